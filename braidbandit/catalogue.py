@@ -1,0 +1,461 @@
+"""The catalogue: the finite set of braids to choose from, with costs and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit.braid import STRATEGIES, Braid, ModelCard, content_hash
+from braidbandit.descriptors import describe
+
+__all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
+
+LAYER_SETS = ("output", "final", "final+output", "sparse", "dense")
+SHARES = (
+    (0.75, 0.25),
+    (0.5, 0.5),
+    (0.9, 0.1),
+    (0.5, 0.25, 0.25),
+    (0.5, 0.4, 0.1),
+)
+# Bytes per weight by the start of the quantisation's name, block scales included.
+_BYTES = {"q2": 0.36, "q3": 0.46, "q4": 0.58, "q5": 0.70, "q6": 0.82, "q8": 1.07}
+_BYTES |= {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "f32": 4.0, "fp32": 4.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Absolute limits for one decision; None means no limit.
+
+    Parameters
+    ----------
+    flops : float, optional
+        Most operations per token written (see :meth:`Catalogue.costs`).
+    memory : float, optional
+        Most bytes of weights (see :meth:`Catalogue.memory`).
+    """
+
+    flops: float | None = None
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("flops", "memory"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise ValueError(f"{key} must be above 0 or None, received {value!r}")
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the limits as JSON-able data."""
+        return {"flops": self.flops, "memory": self.memory}
+
+
+class Catalogue:
+    """A set of braids over a pool of models, in a fixed order.
+
+    Parameters
+    ----------
+    cards : iterable of ModelCard
+    braids : iterable of Braid
+        Distinct braids over those models.
+    unfit : mapping from arm id to reason, optional
+        Braids that must not be served.
+
+    Attributes
+    ----------
+    braids : tuple of Braid
+    ids : tuple of str
+    cards : dict from name to ModelCard
+    unfit : dict from arm id to reason
+    hash : str
+        Content hash of the sorted ids and the cards. Order does not enter.
+
+    Examples
+    --------
+    >>> catalogue = Catalogue.build(["a", "b"], layer_sets=("output", "final"))
+    >>> len(catalogue), catalogue.braids[0].label()
+    (18, 'a alone')
+    >>> catalogue[catalogue.ids[4]].label()
+    'a 75% + b 25%, learned_weighted at the output'
+    >>> int(catalogue.mask(compute_budget=0.0).sum())
+    4
+    """
+
+    def __init__(
+        self,
+        cards: Iterable[ModelCard],
+        braids: Iterable[Braid],
+        unfit: Mapping[str, str] | None = None,
+    ) -> None:
+        cards = tuple(cards)
+        self.cards: dict[str, ModelCard] = {card.name: card for card in cards}
+        self.braids: tuple[Braid, ...] = tuple(braids)
+        if len(self.cards) != len(cards):
+            names = [card.name for card in cards]
+            raise ValueError(f"model names must differ, received {names}")
+        if not self.braids:
+            raise ValueError("a catalogue needs at least one braid, received none")
+        self.ids: tuple[str, ...] = tuple(braid.id for braid in self.braids)
+        self._rows = {arm_id: row for row, arm_id in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids):
+            raise ValueError("the braids of a catalogue must differ, two are equal")
+        for braid in self.braids:
+            _check_against_cards(braid, self.cards)
+        self.unfit: dict[str, str] = dict(unfit or {})
+        for arm_id in self.unfit:
+            self.index(arm_id)
+
+    @classmethod
+    def build(
+        cls,
+        pool: Iterable[ModelCard | Mapping[str, Any] | str],
+        max_strands: int = 3,
+        shares: Sequence[tuple[float, ...]] = SHARES,
+        layer_sets: Sequence[str] = LAYER_SETS,
+        strategies: Sequence[str] = STRATEGIES,
+    ) -> Catalogue:
+        """Enumerate every braid that makes sense over a pool.
+
+        Each model appears alone and fed its own states (the matched control), and
+        as the anchor of every set of up to ``max_strands`` strands. "output" alone
+        has no fuser to attend with, so it takes "learned_weighted" and "router"
+        only. Elsewhere the share is only a prior on a trained fuser: those sets
+        take the first share vector of each length, and so do the gated strategies
+        at the output; "learned_weighted" at the output takes every share vector.
+
+        "sparse" is the layers ``round(L f) - 1`` for f in (0.7, 0.83, 0.97) of an
+        anchor with L layers (20, 24, 28 of 30); "dense" is 9 layers evenly spaced
+        from ``L / 3`` to the last but one. An anchor with too few layers for
+        distinct positions goes without that layer set.
+
+        Parameters
+        ----------
+        pool : iterable of ModelCard, dict or str
+            Dicts go through :meth:`ModelCard.from_dict`; text is a name.
+        max_strands : int
+            Most strands in a braid, at least 1.
+        shares : sequence of tuples
+            Share vectors, anchor first. Unequal donor shares are tried in every
+            order of the donors.
+        layer_sets, strategies : sequences of str
+
+        Raises
+        ------
+        ValueError
+            On an empty pool, an unknown layer set or strategy, or "sparse" or
+            "dense" for an anchor whose ``layers`` is None.
+        """
+        cards = [_as_card(entry) for entry in pool]
+        if not cards:
+            raise ValueError("the pool is empty; give at least one model")
+        if max_strands < 1:
+            raise ValueError(f"max_strands must be at least 1, received {max_strands}")
+        _check_known("layer set", layer_sets, LAYER_SETS)
+        _check_known("strategy", strategies, STRATEGIES)
+        braids: dict[str, Braid] = {}
+        for card in cards:
+            for single in (
+                Braid(card.name),
+                Braid(card.name, fusion_layers=("final",), strategy="learned_weighted"),
+            ):
+                braids[single.id] = single
+        for size in range(2, min(max_strands, len(cards)) + 1):
+            vectors = [tuple(vector) for vector in shares if len(vector) == size]
+            if not vectors:
+                raise ValueError(
+                    f"no share vector of length {size} for braids of {size} strands; "
+                    "add one to shares or lower max_strands"
+                )
+            for group in combinations(cards, size):
+                for anchor in group:
+                    donors = tuple(c.name for c in group if c is not anchor)
+                    for braid in _braids_of(
+                        anchor, donors, vectors, layer_sets, strategies
+                    ):
+                        braids[braid.id] = braid
+        return cls(cards, braids.values())
+
+    def __len__(self) -> int:
+        return len(self.braids)
+
+    def __iter__(self) -> Iterator[Braid]:
+        return iter(self.braids)
+
+    def __getitem__(self, arm_id: str) -> Braid:
+        return self.braids[self.index(arm_id)]
+
+    def __contains__(self, arm_id: object) -> bool:
+        return arm_id in self._rows
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Catalogue)
+            and self.ids == other.ids
+            and self.cards == other.cards
+            and self.unfit == other.unfit
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Catalogue of {len(self)} braids over {list(self.cards)}>"
+
+    def index(self, arm_id: str) -> int:
+        """Return the row of an arm; an unknown id is a KeyError."""
+        try:
+            return self._rows[arm_id]
+        except (KeyError, TypeError):
+            raise KeyError(
+                f"unknown arm {arm_id!r}; this catalogue has {len(self)} arms, such as "
+                f"{self.ids[0]!r} ({self.braids[0].label()}). Arms are named by "
+                "Braid.id, see Catalogue.ids"
+            ) from None
+
+    @cached_property
+    def hash(self) -> str:
+        cards = [self.cards[name].to_dict() for name in sorted(self.cards)]
+        return content_hash([sorted(self.ids), cards])
+
+    def with_unfit(self, arm_id: str, reason: str) -> Catalogue:
+        """Return a copy in which an arm is masked, with the reason on record."""
+        self.index(arm_id)
+        return Catalogue(
+            self.cards.values(), self.braids, {**self.unfit, arm_id: reason}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole catalogue as JSON-able data."""
+        return {
+            "cards": [card.to_dict() for card in self.cards.values()],
+            "braids": [braid.recipe() for braid in self.braids],
+            "unfit": dict(self.unfit),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Catalogue:
+        """Build a catalogue from :meth:`to_dict`."""
+        return cls(
+            [ModelCard.from_dict(card) for card in data["cards"]],
+            [Braid.from_recipe(recipe) for recipe in data["braids"]],
+            data["unfit"],
+        )
+
+    def costs(self) -> NDArray[np.float64]:
+        """Estimate the operations per token written, shape (A,).
+
+        Two per weight that is read: the whole anchor, and of each donor the body
+        (``parameters - vocab_size * width``) down to its deepest tap; its head
+        only where outputs are mixed. If the ``parameters`` of any model in the
+        pool are unknown, every model counts as one unit and there is no head.
+        """
+        return self._costs.copy()
+
+    @cached_property
+    def _costs(self) -> NDArray[np.float64]:
+        known = all(card.parameters is not None for card in self.cards.values())
+        return np.array([_cost(braid, self.cards, known) for braid in self.braids])
+
+    def relative_costs(self) -> NDArray[np.float64]:
+        """Costs on the scale from 0 (cheapest) to 1 (dearest), shape (A,)."""
+        span = float(np.ptp(self._costs))
+        if span == 0.0:
+            return np.zeros(len(self))
+        return (self._costs - self._costs.min()) / span
+
+    def memory(self) -> NDArray[np.float64]:
+        """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
+
+        Two bytes a weight unless the card's ``quantisation`` says otherwise.
+        """
+        size = {
+            name: (card.parameters or 0) * _bytes_per_weight(card.quantisation)
+            for name, card in self.cards.items()
+        }
+        return np.array([sum(size[name] for name in b.strands) for b in self.braids])
+
+    def mask(
+        self,
+        compute_budget: float = 1.0,
+        excluded: Iterable[str] = (),
+        budget: Budget | None = None,
+    ) -> NDArray[np.bool_]:
+        """Return which arms may be chosen, shape (A,).
+
+        Parameters
+        ----------
+        compute_budget : float in [0, 1]
+            Highest relative cost: 0 keeps only the cheapest arms, 1 keeps all.
+        excluded : iterable of arm ids
+        budget : Budget, optional
+            Absolute limits on top.
+
+        Raises
+        ------
+        ValueError
+            When the budget is outside [0, 1], or no arm is left.
+        KeyError
+            When an excluded arm is unknown.
+        """
+        eligible = np.array(
+            [not r for r in self.mask_reasons(compute_budget, excluded, budget)]
+        )
+        if not eligible.any():
+            cheapest = int(np.argmin(self._costs))
+            raise ValueError(
+                f"no arm is left for compute_budget={compute_budget} and {budget}: the "
+                f"cheapest is {self.braids[cheapest].label()!r} at "
+                f"{self._costs[cheapest]:.4g} per token and "
+                f"{self.memory()[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
+                "unfit. Raise the budget or exclude fewer arms"
+            )
+        return eligible
+
+    def mask_reasons(
+        self,
+        compute_budget: float = 1.0,
+        excluded: Iterable[str] = (),
+        budget: Budget | None = None,
+    ) -> list[str]:
+        """Return why each arm is masked; empty text where it is eligible."""
+        if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
+            raise ValueError(
+                f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
+                f"(all arms), received {compute_budget!r}"
+            )
+        limits = budget or Budget()
+        if isinstance(excluded, str):
+            raise TypeError("excluded is a collection of arm ids, received one text")
+        dropped = {self.ids[self.index(arm_id)] for arm_id in excluded}
+        flops = np.inf if limits.flops is None else limits.flops
+        memory = np.inf if limits.memory is None else limits.memory
+        reasons = []
+        for arm_id, relative, cost, size in zip(
+            self.ids, self.relative_costs(), self._costs, self.memory(), strict=True
+        ):
+            reason = ""
+            if arm_id in self.unfit:
+                reason = f"unfit: {self.unfit[arm_id]}"
+            elif arm_id in dropped:
+                reason = "excluded by the caller"
+            elif relative > compute_budget:
+                reason = f"relative cost {relative:.2f} above {compute_budget:.2f}"
+            elif cost > flops:
+                reason = f"cost {cost:.3g} above {flops:.3g} per token"
+            elif size > memory:
+                reason = f"memory {size:.3g} above {memory:.3g} bytes"
+            reasons.append(reason)
+        return reasons
+
+    def descriptors(self) -> tuple[NDArray[np.float64], list[str]]:
+        """Return ``Z`` of shape (A, m) and its column names.
+
+        See :func:`braidbandit.descriptors.describe` for the columns.
+        """
+        return describe(self.braids, self.cards, self._costs)
+
+
+def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:
+    if isinstance(entry, ModelCard):
+        return entry
+    if isinstance(entry, str):
+        return ModelCard(entry)
+    if isinstance(entry, Mapping):
+        return ModelCard.from_dict(entry)
+    raise TypeError(
+        f"a pool holds ModelCard, dict or name, received {type(entry).__name__}"
+    )
+
+
+def _check_known(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown or isinstance(given, str):
+        raise ValueError(f"unknown {kind} {unknown or given!r}; expected {known}")
+
+
+def _check_against_cards(braid: Braid, cards: Mapping[str, ModelCard]) -> None:
+    missing = [name for name in braid.strands if name not in cards]
+    if missing:
+        raise ValueError(
+            f"braid {braid.label()!r} uses {missing}, not in the pool {list(cards)}"
+        )
+    layers = cards[braid.anchor].layers
+    if layers is not None and braid.mid_layers and max(braid.mid_layers) >= layers:
+        raise ValueError(
+            f"braid {braid.label()!r} fuses at layer {max(braid.mid_layers)}, but "
+            f"{braid.anchor!r} has layers 0 to {layers - 1}"
+        )
+
+
+def _braids_of(
+    anchor: ModelCard,
+    donors: tuple[str, ...],
+    vectors: Sequence[tuple[float, ...]],
+    layer_sets: Sequence[str],
+    strategies: Sequence[str],
+) -> Iterator[Braid]:
+    for layer_set in layer_sets:
+        layers = _layers_of(layer_set, anchor)
+        if layers is None:
+            continue
+        for strategy in strategies:
+            if layer_set == "output" and strategy == "attention":
+                continue
+            mixes = "output" in layers and strategy == "learned_weighted"
+            for vector in vectors if mixes else vectors[:1]:
+                seen: set[frozenset[tuple[str, float]]] = set()
+                for order in permutations(donors):
+                    # Donors of equal share give the same braid in either order.
+                    key = frozenset(zip(order, vector[1:], strict=True))
+                    if key not in seen:
+                        seen.add(key)
+                        yield Braid(anchor.name, order, vector, layers, strategy)
+
+
+def _layers_of(layer_set: str, anchor: ModelCard) -> tuple[int | str, ...] | None:
+    """Fusion layers of a named set for an anchor; None if it has too few layers."""
+    if layer_set not in ("sparse", "dense"):
+        return tuple(layer_set.split("+"))
+    if anchor.layers is None:
+        raise ValueError(
+            f"layer set {layer_set!r} needs the number of layers of {anchor.name!r}; "
+            "give ModelCard(layers=...), or leave 'sparse' and 'dense' out of "
+            "layer_sets"
+        )
+    depth = anchor.layers
+    if layer_set == "sparse":
+        wanted = [round(depth * part) - 1 for part in (0.7, 0.83, 0.97)]
+    else:
+        wanted = [round(at) for at in np.linspace(depth / 3, depth - 2, 9)]
+    distinct = sorted({layer for layer in wanted if layer >= 0})
+    return tuple(distinct) if len(distinct) == len(wanted) else None
+
+
+def _cost(braid: Braid, cards: Mapping[str, ModelCard], known: bool) -> float:
+    if not known:
+        whole, body, head = dict.fromkeys(cards, 1.0), dict.fromkeys(cards, 1.0), {}
+    else:
+        whole = {name: 2.0 * float(c.parameters or 0) for name, c in cards.items()}
+        head = {
+            name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
+            for name, c in cards.items()
+        }
+        body = {name: max(whole[name] - head[name], 0.0) for name in cards}
+    deepest = 1.0
+    if braid.layer_set in ("sparse", "dense", "custom") and braid.mid_layers:
+        layers = cards[braid.anchor].layers
+        if layers is not None and not set(braid.fusion_layers) & {"final", "output"}:
+            deepest = (max(braid.mid_layers) + 1) / layers
+    cost = whole[braid.anchor] + sum(deepest * body[name] for name in braid.donors)
+    if "output" in braid.fusion_layers:
+        cost += sum(head.get(name, 0.0) for name in braid.donors)
+    return cost
+
+
+def _bytes_per_weight(quantisation: str | None) -> float:
+    name = (quantisation or "").lower().lstrip("i")
+    return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)
