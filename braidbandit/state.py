@@ -1,0 +1,120 @@
+"""Save and load: one directory with a JSON manifest and a safetensors file.
+
+The files hold data only: no pickle, no code, no import paths. The arrays file is
+named by its content and written first; replacing ``manifest.json`` in one step is
+what makes a save count, so a crash leaves the previous state readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+FORMAT = 1
+"""Raised by one when older readers could not read a new file correctly."""
+
+_KIND = "braidbandit recommender"
+
+
+def write_state(
+    path: str | Path,
+    manifest: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+) -> None:
+    """Write manifest and arrays to the directory ``path``, durably and atomically.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_state(folder, {"price": 0.1}, {"mean": np.ones(2)})
+    ...     manifest, arrays = read_state(folder)
+    >>> manifest["price"], arrays["mean"].tolist()
+    (0.1, [1.0, 1.0])
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a state is saved to a directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    blob = save_arrays({key: np.ascontiguousarray(a) for key, a in arrays.items()})
+    digest = hashlib.sha256(blob).hexdigest()
+    name = f"arrays-{digest[:16]}.safetensors"
+    header = {"kind": _KIND, "format": FORMAT, "arrays": name, "sha256": digest}
+    text = json.dumps({**header, **manifest}, indent=1, allow_nan=False)
+    _write(folder / name, blob)
+    _write(folder / "manifest.json", text.encode())
+    for old in folder.glob("arrays-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what :func:`write_state` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no manifest.
+    ValueError
+        When the state is of a newer format, of another kind, or damaged.
+    """
+    folder = Path(path)
+    file = folder / "manifest.json"
+    if not file.exists():
+        raise FileNotFoundError(f"no saved recommender in {folder}: no manifest.json")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        kind, number = manifest["kind"], int(manifest["format"])
+        name, digest = str(manifest["arrays"]), manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}; restore a backup") from error
+    if kind != _KIND:
+        raise ValueError(f"{file} holds {kind!r}, expected {_KIND!r}")
+    if number > FORMAT:
+        raise ValueError(
+            f"{file} has format {number}, this version reads up to {FORMAT}; upgrade "
+            "braidbandit"
+        )
+    # A name with a folder in it could point outside the state.
+    if Path(name).name != name or not (folder / name).exists():
+        raise ValueError(f"{file} is damaged: no arrays file {name!r}")
+    blob = (folder / name).read_bytes()
+    if hashlib.sha256(blob).hexdigest() != digest:
+        raise ValueError(
+            f"{folder / name} is damaged: its content does not match the manifest; "
+            "restore a backup, or learn again from the ledger"
+        )
+    try:
+        return manifest, load_arrays(blob)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / name} is damaged: {error}") from error
+
+
+def _write(path: Path, blob: bytes) -> None:
+    """Write beside, flush to disk, rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
