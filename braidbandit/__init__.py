@@ -1,0 +1,50 @@
+"""Learn which braid of language models to use for each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
+from braidbandit.decision import Decision, Explanation, Outcome
+from braidbandit.encoding import TaskEncoder
+from braidbandit.ledger import Ledger
+from braidbandit.policies import (
+    EpsilonGreedy,
+    Greedy,
+    LinUCB,
+    ThompsonSampling,
+    Uniform,
+)
+from braidbandit.posterior import PriorScales
+from braidbandit.recommender import BraidRecommender
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Braid",
+    "BraidRecommender",
+    "Budget",
+    "Catalogue",
+    "Decision",
+    "EpsilonGreedy",
+    "Explanation",
+    "Greedy",
+    "Ledger",
+    "LinUCB",
+    "MetaBraider",
+    "ModelCard",
+    "Outcome",
+    "PriorScales",
+    "TaskEncoder",
+    "ThompsonSampling",
+    "Uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # MetaBraider joins this package to the engine; everything else works without.
+    if name == "MetaBraider":
+        from braidbandit.meta import MetaBraider
+
+        return MetaBraider
+    raise AttributeError(f"module 'braidbandit' has no attribute {name!r}")

@@ -262,6 +262,10 @@ class Catalogue:
 
     def relative_costs(self) -> NDArray[np.float64]:
         """Costs on the scale from 0 (cheapest) to 1 (dearest), shape (A,)."""
+        return self._relative.copy()
+
+    @cached_property
+    def _relative(self) -> NDArray[np.float64]:
         span = float(np.ptp(self._costs))
         if span == 0.0:
             return np.zeros(len(self))
@@ -272,6 +276,10 @@ class Catalogue:
 
         Two bytes a weight unless the card's ``quantisation`` says otherwise.
         """
+        return self._memory.copy()
+
+    @cached_property
+    def _memory(self) -> NDArray[np.float64]:
         size = {
             name: (card.parameters or 0) * _bytes_per_weight(card.quantisation)
             for name, card in self.cards.items()
@@ -301,16 +309,14 @@ class Catalogue:
         KeyError
             When an excluded arm is unknown.
         """
-        eligible = np.array(
-            [not r for r in self.mask_reasons(compute_budget, excluded, budget)]
-        )
+        eligible = self._allowed(compute_budget, excluded, budget)
         if not eligible.any():
             cheapest = int(np.argmin(self._costs))
             raise ValueError(
                 f"no arm is left for compute_budget={compute_budget} and {budget}: the "
                 f"cheapest is {self.braids[cheapest].label()!r} at "
                 f"{self._costs[cheapest]:.4g} per token and "
-                f"{self.memory()[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
+                f"{self._memory[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
                 "unfit. Raise the budget or exclude fewer arms"
             )
         return eligible
@@ -322,34 +328,43 @@ class Catalogue:
         budget: Budget | None = None,
     ) -> list[str]:
         """Return why each arm is masked; empty text where it is eligible."""
+        excluded = list(excluded)
+        allowed = self._allowed(compute_budget, excluded, budget)
+        reasons = []
+        for row, arm_id in enumerate(self.ids):
+            if allowed[row]:
+                reasons.append("")
+            elif arm_id in self.unfit:
+                reasons.append(f"unfit: {self.unfit[arm_id]}")
+            elif arm_id in excluded:
+                reasons.append("excluded by the caller")
+            elif self._relative[row] > compute_budget:
+                reasons.append(
+                    f"relative cost {self._relative[row]:.2f} above {compute_budget:.2f}"
+                )
+            else:
+                reasons.append("beyond the absolute budget")
+        return reasons
+
+    def _allowed(
+        self, compute_budget: float, excluded: Iterable[str], budget: Budget | None
+    ) -> NDArray[np.bool_]:
         if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
             raise ValueError(
                 f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
                 f"(all arms), received {compute_budget!r}"
             )
-        limits = budget or Budget()
         if isinstance(excluded, str):
             raise TypeError("excluded is a collection of arm ids, received one text")
-        dropped = {self.ids[self.index(arm_id)] for arm_id in excluded}
-        flops = np.inf if limits.flops is None else limits.flops
-        memory = np.inf if limits.memory is None else limits.memory
-        reasons = []
-        for arm_id, relative, cost, size in zip(
-            self.ids, self.relative_costs(), self._costs, self.memory(), strict=True
-        ):
-            reason = ""
-            if arm_id in self.unfit:
-                reason = f"unfit: {self.unfit[arm_id]}"
-            elif arm_id in dropped:
-                reason = "excluded by the caller"
-            elif relative > compute_budget:
-                reason = f"relative cost {relative:.2f} above {compute_budget:.2f}"
-            elif cost > flops:
-                reason = f"cost {cost:.3g} above {flops:.3g} per token"
-            elif size > memory:
-                reason = f"memory {size:.3g} above {memory:.3g} bytes"
-            reasons.append(reason)
-        return reasons
+        limits = budget or Budget()
+        allowed = self._relative <= compute_budget
+        if limits.flops is not None:
+            allowed &= self._costs <= limits.flops
+        if limits.memory is not None:
+            allowed &= self._memory <= limits.memory
+        for arm_id in (*excluded, *self.unfit):
+            allowed[self.index(arm_id)] = False
+        return allowed
 
     def descriptors(self) -> tuple[NDArray[np.float64], list[str]]:
         """Return ``Z`` of shape (A, m) and its column names.

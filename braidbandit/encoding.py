@@ -158,7 +158,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
         A stated type has share 1. None when no typed task was seen in ``fit``.
         """
-        tasks, embeddings = self._read([task] if _is_one(task) else task)
+        tasks, embeddings = self._read(
+            [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
+        )
         if tasks[0].get("type"):
             return str(tasks[0]["type"]), 1.0
         if not len(getattr(self, "example_types_", ())):

@@ -139,7 +139,10 @@ class Ledger:
         ValueError
             When the decision has a different outcome.
         """
-        if self._body(self._decisions, self._decisions.c.id, outcome.decision_id) is None:
+        if (
+            self._body(self._decisions, self._decisions.c.id, outcome.decision_id)
+            is None
+        ):
             raise KeyError(
                 f"unknown decision {outcome.decision_id!r}; record the decision before "
                 "its outcome"

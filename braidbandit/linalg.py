@@ -197,5 +197,5 @@ def gaussian_draws(
     >>> gaussian_draws(np.zeros(2), np.eye(2), 3, np.random.default_rng(0)).shape
     (3, 2)
     """
-    draws: Array = mean + rng.standard_normal((n_draws, lower.shape[1])) @ lower.T
-    return draws
+    noise = rng.standard_normal((n_draws, lower.shape[1]))
+    return np.asarray(mean + noise @ lower.T, dtype=np.float64)
