@@ -339,9 +339,8 @@ class Catalogue:
             elif arm_id in excluded:
                 reasons.append("excluded by the caller")
             elif self._relative[row] > compute_budget:
-                reasons.append(
-                    f"relative cost {self._relative[row]:.2f} above {compute_budget:.2f}"
-                )
+                relative = self._relative[row]
+                reasons.append(f"relative cost {relative:.2f} above {compute_budget}")
             else:
                 reasons.append("beyond the absolute budget")
         return reasons

@@ -264,8 +264,8 @@ class Ledger:
                 )
             elif int(found) > FORMAT:
                 raise ValueError(
-                    f"the ledger has format {found}, this version reads up to {FORMAT}; "
-                    "upgrade braidbandit"
+                    f"the ledger has format {found}, this version reads up to "
+                    f"{FORMAT}; upgrade braidbandit"
                 )
 
 

@@ -179,9 +179,8 @@ def root(covariance: Array) -> Array:
         return np.zeros_like(covariance)
     for jitter in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
         try:
-            return np.linalg.cholesky(
-                covariance + jitter * scale * np.eye(len(covariance))
-            )
+            padded = covariance + jitter * scale * np.eye(len(covariance))
+            return np.asarray(np.linalg.cholesky(padded), dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
     raise ValueError("the matrix is not a covariance: it has a negative eigenvalue")

@@ -85,6 +85,20 @@ class BraidRecommender(BaseEstimator):
     (1,)
     """
 
+    encoder_: TaskEncoder
+    Z_: Array
+    columns_: tuple[str, ...]
+    arm_ids_: tuple[str, ...]
+    classes_: NDArray[np.str_]
+    rng_: np.random.Generator
+    posterior_: Posterior | None
+    start_: Posterior | None
+    n_updates_: int
+    ledger_position_: int
+    pending_: dict[str, Decision]
+    settled_: dict[str, float]
+    catalogue_hash_: str
+
     def __init__(
         self,
         catalogue: Catalogue | None = None,
@@ -462,8 +476,8 @@ class BraidRecommender(BaseEstimator):
         self.arm_ids_ = catalogue.ids
         self.classes_ = np.array(catalogue.ids)
         self.rng_ = np.random.default_rng(self.random_state)
-        self.posterior_: Posterior | None = None
-        self.start_: Posterior | None = None
+        self.posterior_ = None
+        self.start_ = None
         self._forget_rewards()
         self.catalogue_hash_ = catalogue.hash
 
@@ -496,8 +510,8 @@ class BraidRecommender(BaseEstimator):
     def _forget_rewards(self) -> None:
         self.posterior_ = None if self.start_ is None else self.start_.copy()
         self.n_updates_, self.ledger_position_ = 0, 0
-        self.pending_: dict[str, Decision] = {}
-        self.settled_: dict[str, float] = {}
+        self.pending_ = {}
+        self.settled_ = {}
 
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""

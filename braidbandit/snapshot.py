@@ -96,8 +96,8 @@ def fill(
         mean, factor = arrays[f"{name}.mean"], arrays[f"{name}.factor"]
         if mean.shape != posterior.mean.shape or factor.shape != posterior.factor.shape:
             raise ValueError(
-                f"the saved {name} has shapes {mean.shape} and {factor.shape}, expected "
-                f"{posterior.mean.shape} and {posterior.factor.shape}"
+                f"the saved {name} has shapes {mean.shape} and {factor.shape}, "
+                f"expected {posterior.mean.shape} and {posterior.factor.shape}"
             )
         posterior.mean, posterior.factor = mean, factor
         setattr(agent, f"{name}_", posterior)
