@@ -1,21 +1,9 @@
-"""Small things shared by the tests: a toy embedder, a catalogue, a recommender."""
+"""Small things shared by the tests: an encoder, a catalogue, a recommender."""
 
-import hashlib
-
-import numpy as np
 import pytest
+from toy_embedder import embed
 
 from braidbandit import BraidRecommender, Catalogue, ModelCard, TaskEncoder
-
-
-def embed(texts):
-    """Unit vectors of 12 numbers that depend on the text only."""
-    rows = []
-    for text in texts:
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-        rows.append(np.random.default_rng(seed).standard_normal(12))
-    array = np.array(rows)
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
 
 
 @pytest.fixture

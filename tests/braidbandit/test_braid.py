@@ -58,7 +58,9 @@ def test_plain_and_control():
     ],
 )
 def test_impossible_braids_are_refused(arguments):
-    with pytest.raises(ValueError, match="received|unknown|needs|has no|layer|attention"):
+    with pytest.raises(
+        ValueError, match="received|unknown|needs|has no|layer|attention"
+    ):
         Braid(*arguments)
 
 

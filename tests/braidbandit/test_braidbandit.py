@@ -1,0 +1,65 @@
+"""The package as a whole: light to import, floors kept, names exported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import braidbandit
+
+FLOORS = {
+    "braid": 0,
+    "linalg": 0,
+    "utility": 0,
+    "state": 0,
+    "decision": 1,
+    "descriptors": 1,
+    "encoding": 1,
+    "policies": 1,
+    "posterior": 1,
+    "catalogue": 2,
+    "ledger": 2,
+    "explaining": 3,
+    "snapshot": 3,
+    "recommender": 4,
+}
+
+
+def test_import_is_light():
+    heavy = "torch transformers sentence_transformers sqlalchemy matplotlib"
+    code = (
+        "import sys, time; start = time.process_time(); import braidbandit; "
+        "spent = time.process_time() - start; "
+        f"print(spent, [m for m in '{heavy}'.split() if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    spent, loaded = run.stdout.split(maxsplit=1)
+    assert loaded.strip() == "[]"
+    assert float(spent) < 1.5
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_modules_import_only_lower_floors(name):
+    folder = Path(braidbandit.__file__).parent
+    tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "braidbandit":
+                used = [alias.name for alias in node.names]
+            elif node.module.startswith("braidbandit."):
+                used = [node.module.split(".")[1]]
+            else:
+                continue
+            for other in used:
+                assert FLOORS[other] < FLOORS[name], f"{name} imports {other}"
+
+
+def test_exports():
+    for name in set(braidbandit.__all__) - {"MetaBraider"}:
+        assert getattr(braidbandit, name).__doc__
+    with pytest.raises(AttributeError, match="nothing"):
+        getattr(braidbandit, "nothing")  # noqa: B009

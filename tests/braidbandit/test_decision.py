@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from braidbandit import Decision, Explanation, Outcome
+from braidbandit.decision import dumps
+
+
+def test_decision_round_trips_exactly(agent):
+    decision = agent.recommend({"type": "code", "complexity": 1 / 3})
+    assert Decision.from_dict(json.loads(dumps(decision))) == decision
+    assert str(decision).startswith("chose ")
+
+
+def test_explanation_round_trips_exactly(agent):
+    gone = agent.catalogue.ids[0]
+    explanation = agent.explain("x", compute_budget=0.9, excluded=[gone])
+    again = Explanation.from_dict(json.loads(dumps(explanation)))
+    assert again == explanation
+    assert again.rows[0].score == float("-inf")
+
+
+def test_unknown_keys_are_refused(agent):
+    data = agent.recommend("x").to_dict()
+    with pytest.raises(KeyError, match="colour"):
+        Decision.from_dict({**data, "colour": 1})
+
+
+def test_outcome_checks():
+    assert Outcome("d", True).reward == 1.0
+    for reward in (1.5, float("nan"), "good"):
+        with pytest.raises(ValueError, match="reward"):
+            Outcome("d", reward)
+    with pytest.raises(ValueError, match="latency_ms"):
+        Outcome("d", 0.5, latency_ms=-1.0)
+    assert Outcome("d", 0.5).same_measurement(Outcome("d", 0.5, created_at="later"))
+    assert not Outcome("d", 0.5).same_measurement(Outcome("d", 0.6))
+
+
+def test_table_shows_the_chosen_arm(agent):
+    explanation = agent.explain("x")
+    text = str(explanation)
+    assert explanation.sentence in text
+    assert "\n> " in text
+    assert explanation.chosen in explanation.rows
+
+
+def test_plot(agent):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    axes = agent.explain("x").plot()
+    assert len(axes.patches) == 15
+    plt.close(axes.figure)

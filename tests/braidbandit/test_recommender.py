@@ -1,0 +1,369 @@
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from braidbandit import (
+    Braid,
+    BraidRecommender,
+    Budget,
+    Catalogue,
+    EpsilonGreedy,
+    Greedy,
+    LinUCB,
+    ModelCard,
+    TaskEncoder,
+    ThompsonSampling,
+    Uniform,
+)
+
+TYPES = ("code", "medical", "creative")
+TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(60)]
+
+
+def fingerprint(agent):
+    """Every fitted array and counter, as bytes."""
+    posterior = agent.posterior_
+    return (
+        None if posterior is None else posterior.mean.tobytes(),
+        None if posterior is None else posterior.factor.tobytes(),
+        agent.n_updates_,
+        json.dumps(agent.settled_),
+        list(agent.pending_),
+    )
+
+
+def rng_state(agent):
+    return agent.rng_.bit_generator.state["state"]
+
+
+def teach(agent, n=20, reward=0.5):
+    for task in TASKS[:n]:
+        agent.update(agent.recommend(task), reward)
+    return agent
+
+
+def test_constructor_only_stores(catalogue, encoder):
+    agent = BraidRecommender(catalogue, encoder, price=-5.0, forgetting=9.0)
+    assert clone(agent).get_params()["price"] == -5.0
+    with pytest.raises(ValueError, match="price"):
+        agent.recommend("x")
+    with pytest.raises(ValueError, match="needs a catalogue"):
+        BraidRecommender().recommend("x")
+
+
+def test_cold_start_serves_and_explores(agent):
+    chosen = {agent.recommend(task).braid.id for task in TASKS}
+    assert len(chosen) > 5
+
+
+def test_recommend_records_what_is_needed_later(agent, catalogue):
+    decision = agent.recommend(TASKS[0], compute_budget=0.5)
+    row = catalogue.index(decision.braid.id)
+    assert decision.eligible[row]
+    assert 0 < decision.propensity <= 1
+    assert decision.relative_cost <= 0.5
+    assert decision.arm_ids == catalogue.ids
+    assert decision.budget["compute_budget"] == 0.5
+    cheap = agent.recommend("x", budget=Budget(flops=2000))
+    assert cheap.braid.anchor == "small"
+
+
+def test_same_seed_same_choices_and_seed_zero_works(catalogue, encoder):
+    runs = [
+        [
+            a.recommend(t).braid.id
+            for a in [BraidRecommender(catalogue, encoder, random_state=seed)]
+            for t in TASKS
+        ]
+        for seed in (0, 0, 1, np.random.default_rng(0))
+    ]
+    assert runs[0] == runs[1] == runs[3]
+    assert runs[0] != runs[2]
+
+
+def test_only_recommend_moves_the_generator(agent):
+    decision = agent.recommend("x")
+    state, before = rng_state(agent), fingerprint(agent)
+    agent.predict(TASKS)
+    agent.predict_proba(TASKS[:3])
+    agent.decision_function(TASKS)
+    agent.explain("y")
+    assert (rng_state(agent), fingerprint(agent)) == (state, before)
+    agent.update(decision, 0.5)
+    assert rng_state(agent) == state
+    agent.recommend("y")
+    assert rng_state(agent) != state
+
+
+def test_explain_foretells_the_decision(agent):
+    teach(agent)
+    for task in TASKS[:10]:
+        explanation = agent.explain(task)
+        decision = agent.recommend(task)
+        assert explanation.arm_id == decision.braid.id
+        assert explanation.probability == decision.propensity
+        assert explanation.sentence == decision.sentence
+        scores = [row.score for row in explanation.rows]
+        assert scores == list(decision.scores)
+
+
+@pytest.mark.parametrize("policy", [ThompsonSampling(), LinUCB(), Greedy()])
+def test_explanations_add_up(agent, policy):
+    teach(agent.set_params(policy=policy))
+    explanation = agent.explain(TASKS[0], compute_budget=0.6)
+    for row in explanation.rows:
+        assert row.score == row.mean + row.exploration + row.cost + row.mask
+        assert (row.mask == 0) == (row.reason == "")
+    if not isinstance(policy, ThompsonSampling) and explanation.probability > 0.5:
+        assert explanation.chosen.score == max(row.score for row in explanation.rows)
+    singles = [r.mean for r in explanation.rows if agent.catalogue[r.arm_id].is_single]
+    lead = explanation.chosen.mean - max(singles)
+    assert sum(explanation.blocks.values()) == pytest.approx(lead, abs=1e-12)
+    assert "because the task is code-related (1.00)" in explanation.sentence
+
+
+def test_probabilities_and_predictions(agent):
+    teach(agent)
+    p = agent.predict_proba(TASKS[:4])
+    assert p.shape == (4, len(agent.catalogue))
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    best = agent.classes_[agent.decision_function(TASKS).argmax(axis=1)]
+    assert (agent.predict(TASKS) == best).all()
+
+
+def test_price_changes_choices_without_relearning(agent):
+    teach(agent)
+    before = fingerprint(agent)
+    agent.set_params(price=100.0)
+    assert {agent.catalogue[a].anchor for a in agent.predict(TASKS)} == {"small"}
+    assert fingerprint(agent) == before
+
+
+def test_unfit_braids_are_masked_at_once(agent):
+    teach(agent)
+    best = agent.predict(["x"])[0]
+    agent.catalogue = agent.catalogue.with_unfit(best, "worse than its anchor")
+    assert agent.predict(["x"])[0] != best
+    row = agent.catalogue.index(best)
+    assert agent.explain("x").rows[row].reason.startswith("unfit")
+
+
+def test_a_changed_catalogue_is_refused(agent):
+    teach(agent, 1)
+    agent.catalogue = Catalogue.build(["a", "b"], layer_sets=("final",))
+    with pytest.raises(ValueError, match="catalogue changed"):
+        agent.recommend("x")
+
+
+@pytest.mark.parametrize("reward", [1.5, -0.1, float("nan"), "good", None])
+def test_rejected_rewards_change_nothing(agent, reward):
+    decision = teach(agent).recommend("x")
+    before = fingerprint(agent)
+    with pytest.raises((ValueError, TypeError), match="reward"):
+        agent.update(decision, reward)
+    assert fingerprint(agent) == before
+
+
+def test_other_rejected_calls_change_nothing(agent, encoder):
+    decision = teach(agent).recommend("x")
+    before, state = fingerprint(agent), rng_state(agent)
+    foreign = dataclasses.replace(decision, id="f", braid=Braid("other"))
+    drifted = dataclasses.replace(decision, id="d", encoder_hash="0")
+    for call, error in [
+        (lambda: agent.update("nope", 0.5), KeyError),
+        (lambda: agent.update(3, 0.5), TypeError),
+        (lambda: agent.update(foreign, 0.5), KeyError),
+        (lambda: agent.update(drifted, 0.5), ValueError),
+        (lambda: agent.update(decision, 0.5, weight=-1.0), ValueError),
+        (lambda: agent.recommend("x", compute_budget=2.0), ValueError),
+        (lambda: agent.recommend("x", excluded=["nope"]), KeyError),
+        (lambda: agent.recommend({"kind": "x"}), KeyError),
+        (lambda: agent.partial_fit(["x"], ["nope"]), KeyError),
+        (
+            lambda: agent.partial_fit(["x"], agent.arm_ids_[:1], reward=[2.0]),
+            ValueError,
+        ),
+        (lambda: agent.partial_fit(["x"], agent.arm_ids_[:2]), ValueError),
+        (lambda: agent.partial_fit([" "], agent.arm_ids_[:1]), ValueError),
+        (lambda: agent.warm_start(["x"], agent.arm_ids_[:1], [[0.5]]), ValueError),
+        (lambda: agent.retract(decision), KeyError),
+    ]:
+        with pytest.raises(error):
+            call()
+        assert fingerprint(agent) == before
+        assert rng_state(agent) == state
+
+
+def test_a_second_reward(agent):
+    decision = agent.recommend("x")
+    agent.update(decision.id, 0.5)
+    before = fingerprint(agent)
+    agent.update(decision, 0.5)
+    with pytest.raises(ValueError, match="already learnt"):
+        agent.update(decision, 0.6)
+    assert fingerprint(agent) == before
+
+
+def test_retract_takes_a_reward_back(agent):
+    teach(agent)
+    decision = agent.recommend("x")
+    before = agent.posterior_.copy()
+    agent.update(decision, 0.1).retract(decision)
+    np.testing.assert_allclose(agent.posterior_.mean, before.mean, atol=1e-12)
+    np.testing.assert_allclose(agent.posterior_.factor, before.factor, atol=1e-12)
+    agent.update(decision.id, 0.9)
+    assert agent.settled_[decision.id] == 0.9
+
+
+def test_partial_fits_equal_one_fit(agent):
+    arms = [agent.catalogue.ids[i % 5] for i in range(60)]
+    rewards = np.linspace(0, 1, 60)
+    whole = clone(agent).fit(TASKS, arms, reward=rewards)
+    agent.encoder = whole.encoder_
+    for i in range(0, 60, 20):
+        part = slice(i, i + 20)
+        agent.partial_fit(TASKS[part], arms[part], reward=rewards[part])
+    np.testing.assert_allclose(agent.posterior_.mean, whole.posterior_.mean, atol=1e-12)
+    refit = whole.posterior_.mean.copy()
+    np.testing.assert_array_equal(
+        whole.fit(TASKS, arms, reward=rewards).posterior_.mean, refit
+    )
+    zero = clone(agent).fit(TASKS, arms, reward=rewards, sample_weight=np.zeros(60))
+    assert zero.n_updates_ == 0
+
+
+def test_warm_start_learns_the_table(agent, catalogue):
+    singles = [b.id for b in catalogue if b.is_single]
+    good = {"code": "big", "medical": "small", "creative": "big"}
+    anchors = [catalogue[arm].anchor for arm in singles]
+    table = [[0.9 if good[t["type"]] == a else 0.3 for a in anchors] for t in TASKS]
+    agent.warm_start(TASKS, singles, table)
+    assert agent.posterior_.scales.noise < 0.1
+    agent.set_params(price=0.0)
+    rows = [catalogue.index(arm) for arm in singles]
+    scores = agent.decision_function(TASKS)[:, rows]
+    assert [anchors[i] for i in scores.argmax(axis=1)] == [
+        good[t["type"]] for t in TASKS
+    ]
+    warm = agent.posterior_.mean.copy()
+    teach(agent, 5)
+    agent.fit(TASKS[:1], [singles[0]], reward=[0.5], sample_weight=[0.0])
+    np.testing.assert_array_equal(agent.posterior_.mean, warm)
+    for bad in ([[0.5]], np.full((60, 2), np.nan), np.full((60, 2), 1.2)):
+        with pytest.raises(ValueError, match="table"):
+            clone(agent).warm_start(TASKS, singles, bad)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_reloaded_recommender_is_the_same(agent, catalogue, encoder, tmp_path, warm):
+    if warm:
+        table = np.random.default_rng(0).random((60, 3))
+        agent.warm_start(TASKS, catalogue.ids[:3], table)
+    teach(agent.set_params(policy=LinUCB(0.7)))
+    waiting = agent.recommend("later")
+    agent.save(tmp_path / "s")
+    again = BraidRecommender.load(
+        tmp_path / "s", catalogue=catalogue, encoder=encoder, resume_rng=True
+    )
+    assert fingerprint(again) == fingerprint(agent)
+    scores = agent.decision_function(TASKS)
+    assert again.decision_function(TASKS).tobytes() == scores.tobytes()
+    assert [again.recommend(t).braid for t in TASKS] == [
+        agent.recommend(t).braid for t in TASKS
+    ]
+    again.update(waiting.id, 0.5)
+    reseeded = BraidRecommender.load(tmp_path / "s", encoder=encoder)
+    assert rng_state(reseeded) != rng_state(again)
+
+
+def test_an_unused_recommender_can_be_saved(agent, encoder, tmp_path):
+    agent.save(tmp_path / "s")
+    again = BraidRecommender.load(tmp_path / "s", encoder=encoder)
+    assert again.posterior_ is None
+    assert again.recommend("x").braid in agent.catalogue.braids
+
+
+def test_mismatched_states_are_refused(agent, encoder, tmp_path):
+    teach(agent, 3).save(tmp_path / "s")
+    load = BraidRecommender.load
+    other = Catalogue.build(["a", "b"], layer_sets=("final",))
+    with pytest.raises(ValueError, match="saved for catalogue"):
+        load(tmp_path / "s", catalogue=other, encoder=encoder)
+    with pytest.raises(ValueError, match="embedder of its own"):
+        load(tmp_path / "s")
+    narrow = clone(encoder).set_params(n_components=3)
+    with pytest.raises(ValueError, match="saved settings"):
+        load(tmp_path / "s", encoder=narrow)
+    manifest = tmp_path / "s" / "manifest.json"
+    data = json.loads(manifest.read_text())
+    del data["settled"]
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path / "s", encoder=encoder)
+
+
+def test_pending_decisions_are_bounded(agent):
+    first = agent.recommend("x")
+    for i in range(1000):
+        agent.pending_[str(i)] = first
+    agent.recommend("y")
+    assert len(agent.pending_) == 1000
+    assert first.id not in agent.pending_
+
+
+def test_numbers_as_tasks(catalogue):
+    agent = BraidRecommender(catalogue, TaskEncoder(n_components=3), random_state=0)
+    X = np.random.default_rng(0).standard_normal((10, 3))
+    for row in X:
+        agent.update(agent.recommend(row), 0.5)
+    assert agent.predict(X).shape == (10,)
+    assert agent.explain(X[0]).sentence
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [ThompsonSampling(), LinUCB(), EpsilonGreedy()],
+    ids=lambda p: type(p).__name__,
+)
+def test_learning_beats_uniform_choice(policy):
+    """Mean reward of the last 150 of 300 rounds, by more than 5 standard errors.
+
+    Each task type has its own best model; a braid earns its share-weighted
+    quality plus a little for being a braid.
+    """
+    names = ("coder", "medic", "poet")
+    catalogue = Catalogue.build(
+        [ModelCard(n) for n in names], max_strands=2, layer_sets=("output", "final")
+    )
+    best = dict(zip(TYPES, names, strict=True))
+
+    def run(policy):
+        encoder = TaskEncoder(embedder=lambda texts: np.ones((len(texts), 2)))
+        agent = BraidRecommender(catalogue, encoder, policy, price=0.0, random_state=0)
+        rng, rewards = np.random.default_rng(1), []
+        for i in range(300):
+            kind = TYPES[rng.integers(3)]
+            decision = agent.recommend({"type": kind})
+            braid = decision.braid
+            share = dict(zip(braid.strands, braid.shares, strict=True))
+            quality = 0.3 + 0.4 * share.get(best[kind], 0.0) + 0.1 * bool(braid.donors)
+            reward = float(np.clip(quality + 0.1 * rng.standard_normal(), 0, 1))
+            agent.update(decision, reward)
+            rewards.append(reward if i >= 150 else np.nan)
+        return np.array(rewards)[150:]
+
+    learnt, uniform = run(policy), run(Uniform())
+    error = np.sqrt((learnt.var() + uniform.var()) / 150)
+    assert learnt.mean() - uniform.mean() > 5 * error
+
+
+def test_copies_are_independent(agent):
+    teach(agent, 3)
+    other = copy.deepcopy(agent)
+    before = fingerprint(agent)
+    teach(other, 3)
+    assert fingerprint(agent) == before
