@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from braidbandit.braid import STRATEGIES, Braid, ModelCard, content_hash
 from braidbandit.descriptors import describe
+from braidbandit.enumeration import braids_of, bytes_per_weight, cost_per_token
 
 __all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
 
@@ -24,9 +25,6 @@ SHARES = (
     (0.5, 0.25, 0.25),
     (0.5, 0.4, 0.1),
 )
-# Bytes per weight by the start of the quantisation's name, block scales included.
-_BYTES = {"q2": 0.36, "q3": 0.46, "q4": 0.58, "q5": 0.70, "q6": 0.82, "q8": 1.07}
-_BYTES |= {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "f32": 4.0, "fp32": 4.0}
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ class Catalogue:
             for group in combinations(cards, size):
                 for anchor in group:
                     donors = tuple(c.name for c in group if c is not anchor)
-                    for braid in _braids_of(
+                    for braid in braids_of(
                         anchor, donors, vectors, layer_sets, strategies
                     ):
                         braids[braid.id] = braid
@@ -258,7 +256,9 @@ class Catalogue:
     @cached_property
     def _costs(self) -> NDArray[np.float64]:
         known = all(card.parameters is not None for card in self.cards.values())
-        return np.array([_cost(braid, self.cards, known) for braid in self.braids])
+        return np.array(
+            [cost_per_token(braid, self.cards, known) for braid in self.braids]
+        )
 
     def relative_costs(self) -> NDArray[np.float64]:
         """Costs on the scale from 0 (cheapest) to 1 (dearest), shape (A,)."""
@@ -281,7 +281,7 @@ class Catalogue:
     @cached_property
     def _memory(self) -> NDArray[np.float64]:
         size = {
-            name: (card.parameters or 0) * _bytes_per_weight(card.quantisation)
+            name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
             for name, card in self.cards.items()
         }
         return np.array([sum(size[name] for name in b.strands) for b in self.braids])
@@ -403,73 +403,3 @@ def _check_against_cards(braid: Braid, cards: Mapping[str, ModelCard]) -> None:
             f"braid {braid.label()!r} fuses at layer {max(braid.mid_layers)}, but "
             f"{braid.anchor!r} has layers 0 to {layers - 1}"
         )
-
-
-def _braids_of(
-    anchor: ModelCard,
-    donors: tuple[str, ...],
-    vectors: Sequence[tuple[float, ...]],
-    layer_sets: Sequence[str],
-    strategies: Sequence[str],
-) -> Iterator[Braid]:
-    for layer_set in layer_sets:
-        layers = _layers_of(layer_set, anchor)
-        if layers is None:
-            continue
-        for strategy in strategies:
-            if layer_set == "output" and strategy == "attention":
-                continue
-            mixes = "output" in layers and strategy == "learned_weighted"
-            for vector in vectors if mixes else vectors[:1]:
-                seen: set[frozenset[tuple[str, float]]] = set()
-                for order in permutations(donors):
-                    # Donors of equal share give the same braid in either order.
-                    key = frozenset(zip(order, vector[1:], strict=True))
-                    if key not in seen:
-                        seen.add(key)
-                        yield Braid(anchor.name, order, vector, layers, strategy)
-
-
-def _layers_of(layer_set: str, anchor: ModelCard) -> tuple[int | str, ...] | None:
-    """Fusion layers of a named set for an anchor; None if it has too few layers."""
-    if layer_set not in ("sparse", "dense"):
-        return tuple(layer_set.split("+"))
-    if anchor.layers is None:
-        raise ValueError(
-            f"layer set {layer_set!r} needs the number of layers of {anchor.name!r}; "
-            "give ModelCard(layers=...), or leave 'sparse' and 'dense' out of "
-            "layer_sets"
-        )
-    depth = anchor.layers
-    if layer_set == "sparse":
-        wanted = [round(depth * part) - 1 for part in (0.7, 0.83, 0.97)]
-    else:
-        wanted = [round(at) for at in np.linspace(depth / 3, depth - 2, 9)]
-    distinct = sorted({layer for layer in wanted if layer >= 0})
-    return tuple(distinct) if len(distinct) == len(wanted) else None
-
-
-def _cost(braid: Braid, cards: Mapping[str, ModelCard], known: bool) -> float:
-    if not known:
-        whole, body, head = dict.fromkeys(cards, 1.0), dict.fromkeys(cards, 1.0), {}
-    else:
-        whole = {name: 2.0 * float(c.parameters or 0) for name, c in cards.items()}
-        head = {
-            name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
-            for name, c in cards.items()
-        }
-        body = {name: max(whole[name] - head[name], 0.0) for name in cards}
-    deepest = 1.0
-    if braid.layer_set in ("sparse", "dense", "custom") and braid.mid_layers:
-        layers = cards[braid.anchor].layers
-        if layers is not None and not set(braid.fusion_layers) & {"final", "output"}:
-            deepest = (max(braid.mid_layers) + 1) / layers
-    cost = whole[braid.anchor] + sum(deepest * body[name] for name in braid.donors)
-    if "output" in braid.fusion_layers:
-        cost += sum(head.get(name, 0.0) for name in braid.donors)
-    return cost
-
-
-def _bytes_per_weight(quantisation: str | None) -> float:
-    name = (quantisation or "").lower().lstrip("i")
-    return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)

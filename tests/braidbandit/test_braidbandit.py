@@ -17,6 +17,7 @@ FLOORS = {
     "decision": 1,
     "descriptors": 1,
     "encoding": 1,
+    "enumeration": 1,
     "policies": 1,
     "posterior": 1,
     "catalogue": 2,
