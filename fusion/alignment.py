@@ -1,0 +1,176 @@
+"""Two tokenisations of one text, lined up by bytes.
+
+Characters do not work as the common ruler: the offsets that fast tokenizers report
+are in characters, and two byte-pieces of one emoji get overlapping spans. Bytes do:
+every token of a byte-level or byte-fallback vocabulary stands for a known string of
+bytes, and a text is their concatenation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+
+@lru_cache(maxsize=1)
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins that byte-level BPE writes bytes with (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printable)]
+    alphabet = {chr(b): b for b in printable}
+    alphabet.update({chr(256 + i): b for i, b in enumerate(others)})
+    return alphabet
+
+
+def _decoders(tokenizer: Any) -> str:
+    """The tokenizer's decoder, as text: it says which alphabet its tokens use."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TypeError(
+            f"{type(tokenizer).__name__} has no fast backend; expected a tokenizer "
+            "loaded from tokenizer.json (use_fast=True)"
+        )
+    return json.dumps(json.loads(backend.to_str()).get("decoder"))
+
+
+def _token_bytes(token: str, byte_level: bool) -> bytes:
+    if byte_level:
+        alphabet = _byte_alphabet()
+        if all(c in alphabet for c in token):
+            return bytes(alphabet[c] for c in token)
+        return token.encode()  # an added token, written as plain text
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
+
+
+class TokenBytes:
+    """The bytes each token of a vocabulary stands for.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...) or SentencePiece style with
+        byte fallback (Llama 2, Gemma, Mistral, ...).
+
+    Attributes
+    ----------
+    table : list of bytes
+        ``table[i]`` is what token ``i`` writes; special tokens write nothing.
+
+    Raises
+    ------
+    TypeError
+        When the tokenizer has no fast backend.
+    ValueError
+        When its tokens cannot be read as bytes (WordPiece, for example).
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        decoders = _decoders(tokenizer)
+        byte_level = "ByteLevel" in decoders
+        if not byte_level and "\\u2581" not in decoders:
+            raise ValueError(
+                f"cannot read the tokens of {type(tokenizer).__name__} as bytes; "
+                "expected a byte-level BPE or a SentencePiece-style tokenizer"
+            )
+        special = set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        special |= {i for i, token in added.items() if token.special}
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.table: list[bytes] = [
+            b"" if i in special or t is None else _token_bytes(t, byte_level)
+            for i, t in enumerate(tokens)
+        ]
+        # Some SentencePiece models write a space before the text that is not in it.
+        probe = tokenizer("a", add_special_tokens=False)["input_ids"]
+        self.prepends_space = self.join(probe) == b" a"
+
+    def join(self, ids: Sequence[int]) -> bytes:
+        """The bytes that the tokens write, one after the other."""
+        table = self.table
+        return b"".join(table[i] if i < len(table) else b"" for i in ids)
+
+    def text(self, ids: Sequence[int]) -> bytes:
+        """The bytes of the text that the tokens came from."""
+        joined = self.join(ids)
+        if self.prepends_space and joined.startswith(b" "):
+            return joined[1:]
+        return joined
+
+    def ends(self, ids: Sequence[int]) -> np.ndarray:
+        """Where the text ends after each token, in bytes: ``(len(ids),)`` int64."""
+        table = self.table
+        lengths = [len(table[i]) if i < len(table) else 0 for i in ids]
+        ends = np.cumsum(lengths, dtype=np.int64) if lengths else np.zeros(0, np.int64)
+        if self.prepends_space and self.join(ids).startswith(b" "):
+            ends = np.maximum(ends - 1, 0)
+        return ends
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenise, and verify that the tokens write exactly this text.
+
+        Raises
+        ------
+        ValueError
+            When they do not: a normaliser changed the text, or pieces are unknown.
+        """
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for several texts at once."""
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        for text, ids in zip(texts, rows, strict=True):
+            written, wanted = self.text(ids), text.encode()
+            if written != wanted:
+                at = len(os.path.commonprefix([written, wanted]))
+                raise ValueError(
+                    f"{type(self.tokenizer).__name__} cannot round-trip this text: "
+                    f"byte {at} reads {wanted[at : at + 12]!r}, its tokens write "
+                    f"{written[at : at + 12]!r}; normalise the text (NFC) or leave "
+                    "this strand out"
+                )
+        return rows
+
+
+def complete_text(data: bytes) -> str:
+    """The text that ``data`` completes: an unfinished last character is left out.
+
+    Bytes that can never become text are shown as U+FFFD, as a tokenizer would.
+
+    Examples
+    --------
+    >>> complete_text("café".encode()[:-1])
+    'caf'
+    >>> complete_text(b"a\\xffb")
+    'a\\ufffdb'
+    """
+    for cut in range(min(3, len(data)) + 1):
+        try:
+            return data[: len(data) - cut].decode()
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                break
+    return data.decode(errors="replace")
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens two lists share.
+
+    Examples
+    --------
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i in range(n) if a[i] != b[i])

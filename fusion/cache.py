@@ -1,0 +1,207 @@
+"""What a request remembers: the anchor's keys and values, and each donor's path.
+
+The donor's view of anchor position t is defined by the text so far and nothing else:
+the donor tokenises the bytes that the anchor has completed at t. Later text may make
+it tokenise the same bytes differently; then its cache is cropped to the common prefix
+and the changed tail is run again. A full forward walks the same way as cached
+decoding does, so the two agree, and no later token can reach back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from .alignment import common_prefix, complete_text
+from .strand import Strand, Tap
+
+
+@dataclass
+class DonorStates:
+    """A donor's states beside the positions of the anchor.
+
+    Attributes
+    ----------
+    states : Tensor (B, S, width)
+    last : Tensor (B, T), int64
+        Index of the last donor token that position t may see; -1 where there is none.
+    visible : Tensor (B, T, S), bool
+        All donor tokens that position t may see, oldest first.
+    """
+
+    states: Tensor
+    last: Tensor
+    visible: Tensor
+
+    def aligned(self) -> tuple[Tensor, Tensor]:
+        """States gathered per anchor position (B, T, width), and a (B, T, 1) mask."""
+        present = self.last >= 0
+        if self.states.shape[1] == 0:
+            shape = (*self.last.shape, self.states.shape[2])
+            return self.states.new_zeros(shape), present[..., None]
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, self.states.shape[2])
+        return self.states.gather(1, index), present[..., None]
+
+
+@dataclass
+class DonorPath:
+    """One donor's tokens for one row, with their states and the cache behind them."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    states: dict[Tap, Tensor] = field(default_factory=dict)  # tap -> (len(ids), width)
+
+    def extend(self, strand: Strand, new: Sequence[int], taps: Iterable[Tap]) -> None:
+        ids = torch.tensor([list(new)], dtype=torch.long, device=strand.device)
+        # A donor is only ever read, so gradients stop here.
+        with torch.no_grad():
+            out = strand.run(ids, taps=taps, cache=self.cache)
+        for tap in taps:
+            old = self.states.get(tap)
+            self.states[tap] = out[tap][0] if old is None else torch.cat([old, out[tap][0]])
+        self.ids = [*self.ids, *new]
+
+    def crop(self, length: int) -> None:
+        if length < len(self.ids):
+            self.cache.crop(length - len(self.ids))
+            self.states = {tap: s[:length] for tap, s in self.states.items()}
+            self.ids = self.ids[:length]
+
+
+def walk(
+    strand: Strand, path: DonorPath, prefixes: Sequence[list[int]], taps: Sequence[Tap]
+) -> tuple[dict[Tap, Tensor], list[list[int]]]:
+    """Follow a donor through the tokenisations of a growing text.
+
+    Returns
+    -------
+    states : dict of tap to Tensor (S, width)
+        Every donor token that any prefix contains, in the order they were run.
+    seen : list of list of int
+        For each prefix, which of the S tokens it consists of.
+    """
+    flat = {tap: [s] for tap, s in path.states.items()}
+    where = list(range(len(path.ids)))  # position in the flat order, per token of path
+    count = len(where)
+    pending: list[int] = []
+    seen: list[list[int]] = []
+
+    def run_pending() -> None:
+        if pending:
+            path.extend(strand, pending, taps)
+            for tap in taps:
+                flat.setdefault(tap, []).append(path.states[tap][-len(pending) :])
+            pending.clear()
+
+    for ids in prefixes:
+        keep = common_prefix(path.ids + pending, ids)
+        if keep < len(path.ids) + len(pending):
+            run_pending()  # an earlier position sees these tokens
+            path.crop(keep)
+            del where[keep:]
+        new = ids[keep:]
+        pending.extend(new)
+        where.extend(range(count, count + len(new)))
+        count += len(new)
+        seen.append(list(where))
+    run_pending()
+    empty = torch.zeros(0, strand.width, dtype=strand.dtype, device=strand.device)
+    return {tap: torch.cat(flat.get(tap, [empty])) for tap in taps}, seen
+
+
+@dataclass
+class Row:
+    """One sequence of a batch: the anchor's tokens so far and its donors' paths."""
+
+    ids: list[int] = field(default_factory=list)
+    donors: dict[str, DonorPath] = field(default_factory=dict)
+
+    def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
+        """The donor's tokens for the text up to each of the last ``new`` positions."""
+        first = len(self.ids) - new
+        if donor.tokens.table == anchor.tokens.table:
+            return [self.ids[: t + 1] for t in range(first, len(self.ids))]
+        data = anchor.tokens.text(self.ids)
+        ends = anchor.tokens.ends(self.ids)[first:]
+        texts = {int(e): complete_text(data[: int(e)]) for e in ends}
+        unique = list(dict.fromkeys(texts.values()))
+        encoded = dict(zip(unique, donor.tokens.encode_many(unique), strict=True))
+        return [encoded[texts[int(e)]] for e in ends]
+
+
+class BraidCache(DynamicCache):
+    """All state of running requests: pass it in, get it back, share nothing.
+
+    The anchor's keys and values are this cache itself; ``rows`` holds the rest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+
+    def _pick(self, indices: Sequence[int]) -> None:
+        self.rows = [copy.deepcopy(self.rows[i]) for i in indices]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._pick(beam_idx.tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._pick([i for i in range(len(self.rows)) for _ in range(repeats)])
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._pick(indices.tolist())
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        for row in self.rows if tokens_to_remove < 0 else ():
+            row.ids = row.ids[:tokens_to_remove]  # donors follow at the next step
+
+
+def gather_rows(
+    rows: Sequence[Row],
+    anchor: Strand,
+    donor: Strand,
+    columns: Sequence[Sequence[int]],
+    length: int,
+    taps: Sequence[Tap],
+) -> dict[Tap, DonorStates]:
+    """Advance one donor in every row and batch what the anchor may see of it.
+
+    Parameters
+    ----------
+    columns : per row, the columns of this step that hold real tokens
+        (padding has none); the row's ids already end with them.
+    length : int
+        T, columns of this step.
+    """
+    device = anchor.device
+    per_row: list[tuple[dict[Tap, Tensor], list[list[int]]]] = []
+    for row, cols in zip(rows, columns, strict=True):
+        path = row.donors.setdefault(donor.name, DonorPath())
+        per_row.append(walk(donor, path, row.prefixes(anchor, donor, len(cols)), taps))
+    size = max((s[taps[0]].shape[0] for s, _ in per_row), default=0)
+    last = torch.full((len(rows), length), -1, dtype=torch.long)
+    visible = torch.zeros(len(rows), length, size, dtype=torch.bool)
+    for b, (cols, (_, seen)) in enumerate(zip(columns, per_row, strict=True)):
+        for t, tokens in zip(cols, seen, strict=True):
+            if tokens:
+                last[b, t] = tokens[-1]
+                visible[b, t, tokens] = True
+    last, visible = last.to(device), visible.to(device)
+    result = {}
+    for tap in taps:
+        padded: list[Any] = [
+            torch.nn.functional.pad(s[tap], (0, 0, 0, size - s[tap].shape[0]))
+            for s, _ in per_row
+        ]
+        result[tap] = DonorStates(torch.stack(padded).to(device), last, visible)
+    return result

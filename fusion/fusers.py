@@ -1,0 +1,166 @@
+"""The trained parts of a braid: three strategies with one signature.
+
+``fuser(hidden, sources, shares) -> hidden``. At a decoder layer a fuser *pulls* the
+residual stream towards the bridged donor states; after the final norm it *adds* them:
+
+    pull    h + sum_i share_i w_i * (B_i a_i - h)      w starts at 0, B_i by ridge
+    add     h + B_0 h + sum_i share_i B_i a_i          all B start at 0; convex to train
+
+B_0 h is the anchor's own adapter. A braid without donors keeps only that: the matched
+control, the same fuser fed the anchor's own states.
+
+Exactly one factor starts at zero, so an uncalibrated braid is its anchor, bit for
+bit, and still has a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cache import DonorStates
+
+
+def unit_rms(x: Tensor) -> Tensor:
+    """Scale states to root mean square 1: strands differ by orders of magnitude."""
+    return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype)
+
+
+class LearnedWeighted(nn.Module):
+    """Bridged donor states with a learned weight per channel.
+
+    Parameters
+    ----------
+    width : int
+        Of the anchor.
+    source_widths : sequence of int
+        Of the sources, in the order they are passed to `forward`.
+    add : bool
+        True after the final norm, False at a decoder layer.
+    """
+
+    def __init__(self, width: int, source_widths: Sequence[int], add: bool) -> None:
+        super().__init__()
+        self.add = add
+        self.bridges = nn.ModuleList(nn.Linear(w, width) for w in source_widths)
+        self.weight = nn.Parameter(torch.zeros(len(source_widths), width))
+        for bridge in self.bridges:
+            nn.init.zeros_(bridge.weight)
+            nn.init.zeros_(bridge.bias)
+        self.own: nn.Linear | None = None
+        if add:  # the bridges are the zero factor; the weights stay as they are
+            self.weight.data.fill_(1.0)
+            self.weight.requires_grad_(False)
+            self.own = nn.Linear(width, width)
+            nn.init.zeros_(self.own.weight)
+            nn.init.zeros_(self.own.bias)
+
+    def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
+        """A factor per source and position; constant here."""
+        return [1.0 for _ in aligned]
+
+    def forward(
+        self, hidden: Tensor, sources: Sequence[DonorStates], shares: Sequence[float]
+    ) -> Tensor:
+        """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
+        pairs = [source.aligned() for source in sources]
+        gates = self.gates(hidden, [a for a, _ in pairs])
+        out = hidden if self.own is None else hidden + self.own(hidden)
+        for i, (bridge, (a, present)) in enumerate(zip(self.bridges, pairs, strict=True)):
+            if shares[i] == 0:
+                continue
+            delta = bridge(a) if self.add else bridge(a) - hidden
+            delta = delta * self.weight[i] * (shares[i] * gates[i])
+            out = out + delta.masked_fill(~present, 0.0)
+        return out
+
+
+class Router(LearnedWeighted):
+    """The same, with a gate per token and source that sees both states.
+
+    The gate is ``2 sigmoid(G [h, a_i])`` with G at zero: it starts as learned_weighted.
+    """
+
+    def __init__(self, width: int, source_widths: Sequence[int], add: bool) -> None:
+        super().__init__(width, source_widths, add)
+        self.routes = nn.ModuleList(nn.Linear(width + w, 1) for w in source_widths)
+        for route in self.routes:
+            nn.init.zeros_(route.weight)
+            nn.init.zeros_(route.bias)
+
+    def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
+        h = unit_rms(hidden)
+        return [
+            2.0 * torch.sigmoid(route(torch.cat([h, unit_rms(a)], dim=-1)))
+            for route, a in zip(self.routes, aligned, strict=True)
+        ]
+
+
+class CrossAttention(nn.Module):
+    """The anchor looks at every donor token that its text so far completes.
+
+    ``h + sum_i share_i O_i softmax(Q h . K_i a + lag) V_i a``, with a zero O and a
+    learned bias for the most recent donor tokens. After the final norm the aligned
+    state is added as well (`LearnedWeighted`), so attention only has to learn what
+    earlier tokens bring. A position that may see nothing gets nothing.
+    """
+
+    RANK = 64  # per head: a low-rank bottleneck does better than full maps here
+    HEADS = 4
+    LAGS = 16
+
+    def __init__(self, width: int, source_widths: Sequence[int], add: bool) -> None:
+        super().__init__()
+        self.aligned = LearnedWeighted(width, source_widths, add) if add else None
+        size = self.RANK * self.HEADS
+        self.query = nn.Linear(width, size, bias=False)
+        self.keys = nn.ModuleList(nn.Linear(w, size, bias=False) for w in source_widths)
+        self.values = nn.ModuleList(
+            nn.Linear(w, size, bias=False) for w in source_widths
+        )
+        self.outputs = nn.ModuleList(
+            nn.Linear(size, width, bias=False) for _ in source_widths
+        )
+        self.lag = nn.Parameter(torch.zeros(len(source_widths), self.HEADS, self.LAGS))
+        for output in self.outputs:
+            nn.init.zeros_(output.weight)
+
+    def _attend(self, i: int, hidden: Tensor, source: DonorStates) -> Tensor:
+        B, T, _ = hidden.shape
+        S = source.states.shape[1]
+        heads = (self.HEADS, self.RANK)
+        a = unit_rms(source.states)
+        q = self.query(unit_rms(hidden)).view(B, T, *heads).transpose(1, 2)
+        k = self.keys[i](a).view(B, S, *heads).transpose(1, 2)
+        v = self.values[i](a).view(B, S, *heads).transpose(1, 2)
+        # How many visible tokens lie between: 0 for the newest one.
+        seen = source.visible.long()
+        lag = (seen.flip(-1).cumsum(-1).flip(-1) - 1).clamp(0, self.LAGS - 1)
+        bias = self.lag[i][:, lag].transpose(0, 1)  # (B, heads, T, S)
+        # A row that may see nothing must not be all -inf: its output is masked after.
+        some = source.visible.any(-1, keepdim=True)
+        mask = (source.visible | ~some)[:, None]
+        bias = bias.masked_fill(~mask, float("-inf")).to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = self.outputs[i](mixed.transpose(1, 2).reshape(B, T, -1))
+        return out.masked_fill(~some, 0.0)
+
+    def forward(
+        self, hidden: Tensor, sources: Sequence[DonorStates], shares: Sequence[float]
+    ) -> Tensor:
+        """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
+        out = hidden if self.aligned is None else self.aligned(hidden, sources, shares)
+        for i, source in enumerate(sources):
+            if shares[i] != 0 and source.states.shape[1] > 0:
+                out = out + shares[i] * self._attend(i, hidden, source)
+        return out
+
+
+FUSERS: dict[str, type[LearnedWeighted] | type[CrossAttention]] = {
+    "learned_weighted": LearnedWeighted,
+    "router": Router,
+    "attention": CrossAttention,
+}

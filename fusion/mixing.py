@@ -1,0 +1,106 @@
+"""Fusion at the output: strands' next-token distributions, mixed.
+
+    p = sum_i w_i T_i p_i,   w = softmax(log share_i + gate_i)
+
+T_i carries a donor's distribution to the anchor's vocabulary (`vocabulary`), the
+anchor's is the identity. Without a gate the share is the weight itself and nothing
+is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .vocabulary import VocabularyMap
+
+
+class OutputMixer(nn.Module):
+    """Mixes the anchor's distribution with its donors'.
+
+    Parameters
+    ----------
+    donor_widths : sequence of int
+        Each donor gets an adapter on its own final state, zero until calibrated.
+    maps : sequence of VocabularyMap
+    gated : bool
+        A gate per token beside the shares; zero until calibrated.
+    """
+
+    HIDDEN = 16
+
+    def __init__(
+        self, donor_widths: Sequence[int], maps: Sequence[VocabularyMap], gated: bool
+    ) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(maps)
+        self.adapters = nn.ModuleList(nn.Linear(w, w) for w in donor_widths)
+        for adapter in self.adapters:
+            nn.init.zeros_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
+        self.gate: nn.Sequential | None = None
+        if gated:
+            n = len(maps)
+            last = nn.Linear(self.HIDDEN, n + 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.gate = nn.Sequential(
+                nn.Linear(2 + 3 * n, self.HIDDEN), nn.GELU(), last
+            )
+
+    def adapt(self, i: int, hidden: Tensor) -> Tensor:
+        """Donor i's final state with its own adapter."""
+        return hidden + self.adapters[i](hidden)
+
+    @staticmethod
+    def features(parts: Sequence[Tensor]) -> Tensor:
+        """What the gate sees: (N, 2 + 3 n) from n + 1 carried distributions.
+
+        Entropy and largest log-probability of each, and how much each donor overlaps
+        with the anchor (log Bhattacharyya coefficient).
+        """
+        anchor = parts[0]
+        columns = []
+        for p in parts:
+            log_p = p.clamp(min=1e-12).log()
+            columns += [-(p * log_p).sum(-1), log_p.amax(-1)]
+        for p in parts[1:]:
+            columns.append((anchor * p).sqrt().sum(-1).clamp(min=1e-12).log())
+        return torch.stack(columns, dim=-1)
+
+    def log_weights(
+        self, features: Tensor | None, present: Sequence[Tensor], shares: Sequence[float]
+    ) -> Tensor:
+        """Log mixing weights (N, n + 1); a donor that is not there weighs nothing."""
+        base = torch.tensor([math.log(s) if s > 0 else -math.inf for s in shares])
+        mask = torch.stack([torch.ones_like(present[0]), *present], dim=-1)
+        scores = base.to(mask.device).expand(mask.shape)
+        if self.gate is not None and features is not None:
+            scores = scores + self.gate(features)
+        return scores.masked_fill(~mask, -math.inf).log_softmax(-1)
+
+    def parts(self, anchor: Tensor, donors: Sequence[Tensor]) -> list[Tensor]:
+        """All distributions in the anchor's vocabulary, from logits; (N, V_a) each."""
+        p = anchor.float().softmax(-1)
+        carried = [
+            carry(d.float().softmax(-1), p)
+            for carry, d in zip(self.maps, donors, strict=True)
+        ]
+        return [p, *carried]
+
+    def forward(
+        self,
+        anchor: Tensor,
+        donors: Sequence[Tensor],
+        present: Sequence[Tensor],
+        shares: Sequence[float],
+    ) -> Tensor:
+        """Mix logits (N, V_a) and (N, V_i) to log-probabilities (N, V_a)."""
+        parts = self.parts(anchor, donors)
+        features = None if self.gate is None else self.features(parts)
+        weights = self.log_weights(features, present, shares).exp()
+        mixed = sum(w[:, None] * p for w, p in zip(weights.unbind(-1), parts, strict=True))
+        return torch.as_tensor(mixed).clamp(min=1e-30).log()

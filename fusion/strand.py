@@ -1,0 +1,187 @@
+"""One frozen language model, read and edited layer by layer.
+
+A strand is shared by every braid that uses it, so nothing of a request may live on
+its modules. Each decoder layer gets one permanent hook that does nothing unless the
+current context carries a request; requests in other threads carry their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .alignment import TokenBytes
+
+Edit = Callable[[Tensor], Tensor]
+Tap = int | str  # a decoder layer (its output), or "final" (after the final norm)
+
+
+@dataclass
+class _Request:
+    strand: Strand
+    taps: frozenset[Tap]
+    edits: Mapping[int, Edit]
+    last: int | None  # stop after this layer
+    states: dict[Tap, Tensor] = field(default_factory=dict)
+
+
+class _Reached(Exception):
+    """The deepest layer that anyone asked for has run."""
+
+
+_CURRENT: ContextVar[_Request | None] = ContextVar("strand_request", default=None)
+
+
+def _visit(strand: Strand, layer: int, _module: Any, _args: Any, output: Any) -> Any:
+    request = _CURRENT.get()
+    if request is None or request.strand is not strand:
+        return None
+    hidden = output[0] if isinstance(output, tuple) else output
+    edit = request.edits.get(layer)
+    if edit is not None:
+        hidden = edit(hidden)
+    if layer in request.taps:
+        request.states[layer] = hidden
+    if layer == request.last:
+        raise _Reached
+    if edit is None:
+        return None
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+@contextmanager
+def _carrying(request: _Request) -> Iterator[None]:
+    token = _CURRENT.set(request)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def decoder_layers(model: nn.Module, count: int) -> nn.ModuleList:
+    """The model's list of decoder layers, found by its length."""
+    found = [
+        m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"found {len(found)} module lists of length {count} in "
+            f"{type(model).__name__}; expected exactly one (its decoder layers)"
+        )
+    return found[0]
+
+
+class Strand:
+    """A frozen causal language model with its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        What recipes call it.
+    model : PreTrainedModel
+        A causal language model; it is put in eval mode and frozen.
+    tokenizer : PreTrainedTokenizerFast
+    source : str, optional
+        Where it came from (hub id, folder or file); kept for saving.
+
+    Attributes
+    ----------
+    n_layers, width, vocab_size : int
+        Of the model: decoder layers, hidden size, rows of the LM head.
+    """
+
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, source: str | None = None
+    ) -> None:
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.source = source or name
+        self.tokens = TokenBytes(tokenizer)
+        config = model.config.get_text_config(decoder=True)
+        self.n_layers = int(config.num_hidden_layers)
+        self.width = int(config.hidden_size)
+        self.body = model.base_model
+        self.head = model.get_output_embeddings()
+        self.vocab_size = int(self.head.weight.shape[0])
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        for i, layer in enumerate(decoder_layers(self.body, self.n_layers)):
+            layer.register_forward_hook(partial(_visit, self, i))
+        self._check_head()
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """`logits` must be what the model itself says; odd heads are refused."""
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        ours = self.logits(self.run(ids, taps=["final"])["final"])
+        theirs = self.model(input_ids=ids, use_cache=False).logits
+        if not torch.allclose(ours.float(), theirs.float(), atol=1e-2, rtol=1e-2):
+            raise ValueError(
+                f"{type(self.model).__name__} does something between its final norm "
+                "and its logits that is not supported; use another model as a strand"
+            )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """LM head on states after the final norm: ``(..., width) -> (..., V)``."""
+        logits = self.head(hidden)
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def run(
+        self,
+        input_ids: Tensor,
+        *,
+        taps: Iterable[Tap],
+        edits: Mapping[int, Edit] | None = None,
+        cache: Any = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> dict[Tap, Tensor]:
+        """Run the model as far as the deepest tap and return the tapped states.
+
+        Parameters
+        ----------
+        input_ids : Tensor (B, T)
+        taps : iterable of int or "final"
+            Decoder layers whose (edited) output to return, each ``(B, T, width)``.
+        edits : mapping of layer to function, optional
+            Replaces the layer's output; runs before the layer's tap.
+        cache : Cache, optional
+            Keys and values of earlier positions; extended in place.
+        """
+        wanted = frozenset(taps)
+        edits = edits or {}
+        deepest = max((t for t in wanted if isinstance(t, int)), default=-1)
+        request = _Request(
+            self, wanted, edits, None if "final" in wanted else max(deepest, *edits, 0)
+        )
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if attention_mask is not None:
+            options["attention_mask"] = attention_mask
+        if position_ids is not None:
+            options["position_ids"] = position_ids
+        with _carrying(request):
+            try:
+                out = self.body(input_ids=input_ids, return_dict=True, **options)
+            except _Reached:
+                return request.states
+        request.states["final"] = out.last_hidden_state
+        return request.states

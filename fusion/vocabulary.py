@@ -1,0 +1,105 @@
+"""One strand's next-token distribution, told in another strand's vocabulary.
+
+Tokens are strings of bytes. A donor token u says "the text goes on with these bytes".
+The anchor tokens that can be the first token of such a text are u's twin (the same
+bytes) or, without a twin, the longest anchor token that u starts with; and every
+anchor token longer than any donor token that it starts with, of which u is the
+longest donor prefix. u's probability goes to them in proportion to the anchor's own
+probabilities, so the donor decides between groups and the anchor within a group.
+Tokens with the same bytes on both sides keep their probability to the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def _longest_prefix(token: bytes, index: dict[bytes, int]) -> int | None:
+    for length in range(len(token), 0, -1):
+        found = index.get(token[:length])
+        if found is not None:
+            return found
+    return None
+
+
+def _index(table: Sequence[bytes]) -> dict[bytes, int]:
+    index: dict[bytes, int] = {}
+    for i, token in enumerate(table):
+        if token:
+            index.setdefault(token, i)
+    return index
+
+
+class VocabularyMap(nn.Module):
+    """Carries a donor's distribution to the anchor's vocabulary.
+
+    Parameters
+    ----------
+    anchor, donor : sequence of bytes
+        What each token writes; special tokens write nothing and carry nothing.
+    anchor_size, donor_size : int
+        Rows of the LM heads (at least the number of tokens).
+    pairs : sequence of (donor token, anchor token), optional
+        Tokens to identify though they write nothing, such as the two ends of text.
+
+    Attributes
+    ----------
+    n_twins : int
+        Donor tokens with the same bytes in the anchor's vocabulary.
+    """
+
+    single_from: Tensor
+    single_to: Tensor
+    many_from: Tensor
+    many_to: Tensor
+
+    def __init__(
+        self,
+        anchor: Sequence[bytes],
+        donor: Sequence[bytes],
+        anchor_size: int,
+        donor_size: int,
+        pairs: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        super().__init__()
+        self.anchor_size, self.donor_size = anchor_size, donor_size
+        anchors, donors = _index(anchor), _index(donor)
+        self.n_twins = sum(token in anchors for token in donors)
+        edges = set(pairs)
+        for token, u in donors.items():
+            v = _longest_prefix(token, anchors)
+            if v is not None:
+                edges.add((u, v))
+        for token, v in anchors.items():
+            if token not in donors:
+                longest = _longest_prefix(token, donors)
+                if longest is not None:
+                    edges.add((longest, v))
+        table = torch.tensor(sorted(edges), dtype=torch.long).reshape(-1, 2)
+        degree = torch.bincount(table[:, 0], minlength=donor_size)
+        alone = degree[table[:, 0]] == 1
+        for name, values in (
+            ("single_from", table[alone, 0]),
+            ("single_to", table[alone, 1]),
+            ("many_from", table[~alone, 0]),
+            ("many_to", table[~alone, 1]),
+        ):
+            self.register_buffer(name, values.contiguous(), persistent=False)
+
+    def forward(self, donor: Tensor, anchor: Tensor) -> Tensor:
+        """Carry ``donor`` (N, V_d) to (N, V_a), given the anchor's own (N, V_a).
+
+        Both are probabilities; so is the result. Mass on donor tokens that reach no
+        anchor token (special tokens) is spread over the rest.
+        """
+        out = torch.zeros_like(anchor)
+        out.index_add_(1, self.single_to, donor[:, self.single_from])
+        if len(self.many_from):
+            weight = anchor[:, self.many_to]
+            total = torch.zeros_like(donor).index_add_(1, self.many_from, weight)
+            ratio = donor / total.clamp(min=1e-30)
+            out.index_add_(1, self.many_to, weight * ratio[:, self.many_from])
+        return out / out.sum(-1, keepdim=True).clamp(min=1e-30)
