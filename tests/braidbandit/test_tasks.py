@@ -1,0 +1,61 @@
+"""The packaged data: complete, well formed, and readable by the encoder."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from toy_embedder import embed
+
+from braidbandit import TaskEncoder
+from braidbandit.encoding import TYPES
+from braidbandit.tasks import calibration_texts, load_tasks, task_of
+
+
+def test_every_domain_has_as_many_tasks_and_both_splits():
+    counts = Counter((task["type"], task["split"]) for task in load_tasks())
+    domains = {domain for domain, _ in counts}
+    assert len(domains) == 7
+    assert domains < set(TYPES)
+    assert all(counts[d, "train"] == 18 and counts[d, "test"] == 6 for d in domains)
+
+
+def test_splits_are_disjoint_and_whole():
+    train, test = load_tasks("train"), load_tasks("test")
+    prompts = [task["prompt"] for task in train + test]
+    assert len(set(prompts)) == len(prompts) == len(load_tasks())
+    assert len({task["id"] for task in load_tasks()}) == len(prompts)
+
+
+def test_tasks_are_what_the_encoder_reads():
+    tasks = [task_of(task) for task in load_tasks()]
+    features = TaskEncoder(embedder=embed, n_components=4).fit(tasks).transform(tasks)
+    assert features.shape[0] == 168
+
+
+def test_no_calibration_text_is_a_task():
+    tasks = load_tasks()
+    texts = calibration_texts()
+    assert not {t["prompt"] for t in texts} & {t["prompt"] for t in tasks}
+    assert not {t["reference"] for t in texts} & {t["reference"] for t in tasks}
+    assert {text["domain"] for text in texts} == {task["type"] for task in tasks}
+
+
+def test_a_part_of_the_calibration_texts_keeps_every_domain():
+    few = calibration_texts(per_domain=3)
+    assert set(Counter(text["domain"] for text in few).values()) == {3}
+    domains = [text["domain"] for text in few]
+    assert sum(a != b for a, b in pairwise(domains)) == 6  # grouped, in file order
+
+
+@pytest.mark.parametrize("task", [t for t in load_tasks() if "tests" in t][:4])
+def test_code_references_pass_their_own_tests(task):
+    names: dict[str, object] = {}
+    exec(task["reference"], names)
+    exec(task["tests"], names)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="split"):
+        load_tasks("validation")
+    with pytest.raises(ValueError, match="per_domain"):
+        calibration_texts(per_domain=0)
