@@ -1,0 +1,236 @@
+"""Tiny real models of three families with real tokenizers, built in milliseconds.
+
+The families differ as real ones do: "llama" and "gpt2" have byte-level BPE with
+different merges, "gemma" a SentencePiece-style BPE with byte fallback and a token in
+front of the text. Widths, depths and vocabularies all differ. Weights are random with
+a large spread, so that a wrong token, position or mask shows in the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from fusion.strand import Strand
+
+FAMILIES = ("llama", "gemma", "gpt2")
+VOCABULARY = 400
+
+# Different text per family, so that one text is cut differently by each.
+TEXTS = {
+    "llama": [
+        "def add(a, b):\n    return a + b\n",
+        "for i in range(10):\n    print(i)\n",
+        "class Point:\n    def __init__(self, x, y):\n        self.x = x\n",
+        "The quick brown fox jumps over the lazy dog. The dog sleeps.",
+        "Braids are made of strands, and strands of shorter strands.",
+        "你好，世界。这是一个测试。",
+        "Emoji: 😀 😁 🎉 🚀",
+    ],
+    "gemma": [
+        "The rain in Spain stays mainly in the plain, they say.",
+        "A patient presents with fever and cough; what is the diagnosis?",
+        "return the sum of the values in the list",
+        "import numpy as np\nnp.sum(x, axis=0)\n",
+        "世界你好，今天天气很好。",
+        "Party time 🎉🎉",
+        "She sells sea shells by the sea shore in the other town.",
+    ],
+    "gpt2": [
+        "print(sum(range(10)))\nreturn None\n",
+        "It was the best of times, it was the worst of times.",
+        "Call me Ishmael. Some years ago, never mind how long precisely.",
+        "こんにちは世界。日本語の文章です。",
+        "🚀🚀 to the moon 🌙",
+        "if x == 1: return x\nelse: return -x\n",
+    ],
+}
+
+# What the tests feed: the four kinds of text that have caught alignment bugs.
+CODE = "def mean(xs):\n    return sum(xs) / len(xs)\n"
+PROSE = "The other strand reads the sentence, then the dog sleeps."
+EMOJI = "café 😀😁 party 🎉👩‍🚀 end"
+CJK = "你好，世界。天气很好 日本語テスト"
+SAMPLES = {"code": CODE, "prose": PROSE, "emoji": EMOJI, "cjk": CJK}
+
+
+def _byte_level(texts: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>", "<|pad|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _sentence_piece(texts: list[str]) -> Tokenizer:
+    """Byte fallback and U+2581 for the space; rare characters are left to bytes."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "\u2581")
+    # Merges stay within a word, as in models whose training text was split.
+    trained.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 260, limit_alphabet=60, show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    state = trained.get_vocab()
+    learned = sorted(state, key=lambda token: state[token])
+    merges = _merges(trained)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    tokens = [*special, *(f"<0x{b:02X}>" for b in range(256)), *learned]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A",
+        pair="<bos> $A <bos> $B",
+        special_tokens=[("<bos>", tokens.index("<bos>"))],
+    )
+    return tokenizer
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    import json
+
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in merges]
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; expected one of {FAMILIES}")
+
+
+@cache
+def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A small real fast tokenizer; the same object every time."""
+    _check_family(family)
+    if family == "gemma":
+        return PreTrainedTokenizerFast(
+            tokenizer_object=_sentence_piece(TEXTS[family]),
+            bos_token="<bos>",
+            eos_token="<eos>",
+            pad_token="<pad>",
+            unk_token="<unk>",
+            clean_up_tokenization_spaces=False,
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_byte_level(TEXTS[family]),
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def tiny_model(family: str, seed: int = 0) -> Any:
+    """A small random model of the family, in eval mode; same seed, same weights."""
+    _check_family(family)
+    tokenizer = tiny_tokenizer(family)
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with _seeded(seed):
+        if family == "llama":
+            config: Any = LlamaConfig(
+                # More rows than tokens, as models padded for speed have.
+                vocab_size=len(tokenizer) + 5,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=512,
+                initializer_range=0.3,
+                **ends,
+            )
+            model: Any = LlamaForCausalLM(config)
+        elif family == "gemma":
+            config = Gemma3TextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=48,
+                intermediate_size=64,
+                num_hidden_layers=6,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=12,
+                query_pre_attn_scalar=12,
+                sliding_window=8,  # shorter than the tests' texts, so that it matters
+                layer_types=["sliding_attention", "full_attention"] * 3,
+                max_position_embeddings=512,
+                initializer_range=0.3,
+                **ends,
+            )
+            model = Gemma3ForCausalLM(config)
+        else:
+            config = GPT2Config(
+                vocab_size=len(tokenizer),
+                n_embd=40,
+                n_layer=3,
+                n_head=4,
+                n_positions=512,
+                initializer_range=0.3,
+                **ends,
+            )
+            model = GPT2LMHeadModel(config)
+    return model.eval()
+
+
+def tiny_strand(family: str, name: str | None = None, seed: int = 0) -> Strand:
+    """A strand around `tiny_model`; its name is the family unless told otherwise."""
+    return Strand(name or family, tiny_model(family, seed), tiny_tokenizer(family))
+
+
+def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
+    """Save model and tokenizer to a folder, as a download would look."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tiny_model(family, seed).save_pretrained(path)
+    tiny_tokenizer(family).save_pretrained(path)
+    return path
