@@ -1,0 +1,438 @@
+"""MetaBraider: the whole loop, from a task to a braid, its text, and what it taught."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import clone
+
+from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard, _as_card
+from braidbandit.decision import Decision, Explanation, Outcome, task_hash
+from braidbandit.encoding import TaskEncoder
+from braidbandit.ledger import Ledger
+from braidbandit.recommender import BraidRecommender
+from braidbandit.tasks import calibration_texts as packaged_texts
+from braidbandit.tasks import load_tasks, task_of
+from braidbandit.utility import as_quality, check_price
+
+if TYPE_CHECKING:
+    from fusion import BraidedLLM, CalibrationReport, Pool
+
+LAYER_SETS = ("output", "final", "final+output")
+_FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
+_NEEDED = ("parameters", "layers", "width", "vocab_size")
+_MOST_BRAIDS = 64
+
+
+class MetaBraider:
+    """An agent that chooses, builds and learns braids of language models.
+
+    Parameters
+    ----------
+    model_pool : iterable of dict, ModelCard or str
+        A dict has "model_name" and "domain", and optionally "source" (hub id, folder
+        or GGUF file) and "role". What a card does not say of a model's size is read
+        from the model's configuration.
+    catalogue : Catalogue, optional
+        What to choose from; by default every braid of the pool over ``layer_sets``.
+    recommender : BraidRecommender, optional
+        Used as it is, in place of a saved or new one; brings its own catalogue.
+    encoder : TaskEncoder, optional
+        By default sentence embeddings. An encoder that is not fitted is fitted on the
+        prompts of the packaged train tasks; no reward enters.
+    ledger : Ledger, optional
+        By default ``ledger.sqlite`` in the folder. A ledger belongs to one agent.
+    folder : str or Path, optional
+        Everything is kept here: ``ledger.sqlite``, ``policy/`` and ``store/`` (trained
+        fusers). A folder that was used before is resumed, and every outcome its
+        ledger holds is learnt. None keeps everything until the agent is closed.
+    calibration_texts : sequence, optional
+        What fusers are trained on; by default the packaged texts.
+    layer_sets : sequence of str
+    price : float
+        Quality given up to go from the dearest arm to the cheapest.
+    random_state : None or int
+        With a number, a resumed agent continues its random sequence too.
+
+    Attributes
+    ----------
+    recommender : BraidRecommender
+    ledger : Ledger
+    folder : Path
+
+    Raises
+    ------
+    ValueError
+        When a model's source is unknown, or the folder belongs to another pool.
+
+    Examples
+    --------
+    A pool whose cards say everything needs no model until a braid is built:
+
+    >>> size = {"parameters": 10**8, "layers": 12, "width": 64, "vocab_size": 1000}
+    >>> pool = [{"model_name": "general-7b", "domain": "general", **size},
+    ...         {"model_name": "coder-7b", "domain": "code", **size}]
+    >>> encoder = TaskEncoder(embedder=lambda texts: [[len(t), 1.0] for t in texts])
+    >>> catalogue = Catalogue.build(pool, layer_sets=("output",))
+    >>> agent = MetaBraider(
+    ...     pool, recommender=BraidRecommender(catalogue, encoder, random_state=0))
+    >>> task = {"type": "code", "complexity": 0.7}
+    >>> decision = agent.forward(task, compute_budget=0.5)
+    >>> agent.learn_from_feedback(task, decision, 4 / 5).ledger.counts()
+    {'decisions': 1, 'outcomes': 1, 'pending': 0}
+    >>> agent.close()
+    """
+
+    def __init__(
+        self,
+        model_pool: Iterable[ModelCard | Mapping[str, Any] | str],
+        *,
+        catalogue: Catalogue | None = None,
+        recommender: BraidRecommender | None = None,
+        encoder: TaskEncoder | None = None,
+        ledger: Ledger | None = None,
+        folder: str | Path | None = None,
+        calibration_texts: Sequence[Any] | None = None,
+        layer_sets: Sequence[str] = LAYER_SETS,
+        price: float = 0.05,
+        random_state: int | None = None,
+    ) -> None:
+        check_price(price)
+        if catalogue is not None and recommender is not None:
+            raise ValueError(
+                "give a catalogue or a recommender, which has one; not both"
+            )
+        if recommender is not None:
+            catalogue = recommender._catalogue()
+        cards = [_as_card(entry) for entry in model_pool]
+        self._sources = {card.name: str(card.source) for card in cards}
+        self._strands: Pool | None = None
+        if catalogue is None:
+            cards = [self._completed(card) for card in cards]
+            catalogue = Catalogue.build(cards, layer_sets=layer_sets)
+        missing = sorted(set(catalogue.cards) - set(self._sources))
+        if missing:
+            raise ValueError(f"the catalogue uses {missing}, not in the model pool")
+        self._texts = calibration_texts
+        self._braids: OrderedDict[str, BraidedLLM] = OrderedDict()
+        self._lock = threading.RLock()
+        temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp() if folder is None else folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
+        self._finalizer = weakref.finalize(
+            self, _close, None if ledger else self.ledger, self.folder, temporary
+        )
+        try:
+            self.recommender = recommender or self._resume(
+                catalogue, encoder, price, random_state
+            )
+            # The saved policy is a cache: what the ledger holds beyond it is learnt.
+            self.recommender.catch_up(self.ledger)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- the loop ----
+
+    def forward(
+        self,
+        task: Any,
+        compute_budget: float = 1.0,
+        *,
+        budget: Budget | None = None,
+        excluded: Iterable[str] = (),
+    ) -> Decision:
+        """Choose a braid for a task. No model is loaded.
+
+        The decision is in the ledger before it is returned.
+
+        Parameters
+        ----------
+        task : str or dict
+            Text, or a dict with "text" (or "prompt"), "type", "complexity" (0 to 1)
+            and "capabilities".
+        compute_budget : float in [0, 1]
+            0 allows the cheapest braids only, 1 all.
+        budget : Budget, optional
+            Absolute limits.
+        excluded : iterable of arm ids
+
+        Raises
+        ------
+        ValueError
+            On an empty prompt, or a budget that no braid meets.
+        """
+        with self._lock:
+            decision = self.recommender.recommend(
+                task, compute_budget, budget, excluded
+            )
+            self.ledger.record_decision(decision)
+        return decision
+
+    def create_braided_model(self, decision: Decision | Braid | str) -> BraidedLLM:
+        """Build the braid of a decision, ready to generate.
+
+        Strands are loaded once and shared by all braids. Fusers are calibrated on
+        first use, which can take minutes; everything trained is kept in the folder.
+        A braid that calibration finds no better than its anchor is masked in the
+        catalogue, a warning is given, and the anchor alone is returned.
+
+        Parameters
+        ----------
+        decision : Decision, Braid or str
+            A decision, one of the catalogue's braids, or its arm id.
+        """
+        with self._lock:
+            braid = self._braid_of(decision)
+            if braid.id not in self._unfit and braid.id not in self._braids:
+                self.calibrate(braid)
+            if braid.id in self._unfit:
+                warnings.warn(
+                    f"{braid.label()} is unfit ({self._unfit[braid.id]}); "
+                    f"{braid.anchor} alone answers instead",
+                    stacklevel=2,
+                )
+                return self._built(Braid(braid.anchor))
+            return self._built(braid)
+
+    def learn_from_feedback(
+        self,
+        task: Any,
+        decision: Decision | str,
+        performance: float | bool | Callable[[Any, Any], float],
+        *,
+        output: Any = None,
+        latency_ms: float | None = None,
+        compute: float | None = None,
+        source: str = "user",
+    ) -> MetaBraider:
+        """Learn how well a decision turned out.
+
+        The outcome is written to the ledger first, then learnt, then the policy is
+        saved; a crash in between loses nothing. The same feedback twice counts once.
+
+        Parameters
+        ----------
+        task : str or dict
+            The task of the decision.
+        decision : Decision or str
+            The decision, or its id.
+        performance : float in [0, 1], bool or callable
+            Quality, such as ``stars / 5``; or a function of ``(task, output)``.
+        output : optional
+            What the braid wrote; needed by a callable only.
+        latency_ms, compute : float, optional
+            Measured costs, for the record.
+        source : str
+            Who measured.
+
+        Returns
+        -------
+        MetaBraider
+            The agent itself.
+
+        Raises
+        ------
+        KeyError
+            On a decision that is not in the ledger.
+        ValueError, TypeError
+            On a performance outside [0, 1] or NaN, another task than the decision's,
+            or a second, different outcome. Whatever is raised, nothing has changed.
+        """
+        with self._lock:
+            found = self.ledger.decision(
+                decision.id if isinstance(decision, Decision) else decision
+            )
+            if task_hash(task) != found.task_hash:
+                raise ValueError(
+                    f"decision {found.id!r} was made for another task; give the very "
+                    f"task that forward received, not {task!r}"
+                )
+            self._check_current(found)
+            if callable(performance) and output is None:
+                raise ValueError("a callable judges the output: give output=...")
+            quality = as_quality(performance, task, output)
+            self.ledger.record_outcome(
+                Outcome(found.id, quality, latency_ms, compute, source)
+            )
+            # Through the ledger: the order of learning is the order of the record.
+            self.recommender.catch_up(self.ledger)
+            self.save()
+        return self
+
+    def explain(
+        self,
+        task: Any,
+        compute_budget: float = 1.0,
+        *,
+        budget: Budget | None = None,
+        excluded: Iterable[str] = (),
+    ) -> Explanation:
+        """Explain what `forward` would choose now, without choosing it."""
+        with self._lock:
+            return self.recommender.explain(
+                task, compute_budget, budget=budget, excluded=excluded
+            )
+
+    # ---- models ----
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is chosen from, with the unfit braids marked."""
+        return self.recommender._catalogue()
+
+    @property
+    def strands(self) -> Pool:
+        """The loaded strands by name; a strand is loaded when it is first asked for."""
+        if self._strands is None:
+            from fusion import Pool
+
+            self._strands = Pool(self._sources)
+        return self._strands
+
+    def calibrate(
+        self, braid: Braid | str, *, progress: bool = False
+    ) -> CalibrationReport | None:
+        """Build one braid and train its fusers, or read them from the folder.
+
+        Returns
+        -------
+        CalibrationReport or None
+            None for a model alone, which has nothing to train.
+        """
+        from fusion import BraidConfig, BraidedLLM, calibrate
+
+        with self._lock:
+            braid = self._braid_of(braid)
+            strands = [self.strands[name] for name in braid.strands]
+            sources = {name: self._sources[name] for name in braid.strands}
+            model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
+            report = None
+            if braid.fusion_layers:
+                texts = packaged_texts() if self._texts is None else self._texts
+                store = self.folder / "store"
+                report = calibrate(model, texts, store=store, progress=progress)
+                if not report.fit:
+                    self._mark_unfit(braid, report)
+            self._braids[braid.id] = model
+            while len(self._braids) > _MOST_BRAIDS:
+                self._braids.popitem(last=False)
+        return report
+
+    # ---- keeping ----
+
+    def save(self) -> None:
+        """Save the policy to the folder by atomic replace."""
+        with self._lock:
+            self.recommender.save(self.folder / "policy")
+
+    def close(self) -> None:
+        """Close the ledger, unless it was given; drop a temporary folder."""
+        self._finalizer()
+
+    def __enter__(self) -> MetaBraider:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- inside ----
+
+    @property
+    def _unfit(self) -> dict[str, str]:
+        return self.catalogue.unfit
+
+    def _completed(self, card: ModelCard) -> ModelCard:
+        """Fill in what the card leaves open from the model's configuration."""
+        if all(getattr(card, key) is not None for key in _NEEDED):
+            return card
+        facts = self.strands.facts(card.name)
+        return replace(
+            card, **{key: facts[key] for key in _FACTS if getattr(card, key) is None}
+        )
+
+    def _resume(
+        self,
+        catalogue: Catalogue,
+        encoder: TaskEncoder | None,
+        price: float,
+        random_state: int | None,
+    ) -> BraidRecommender:
+        """Load the policy of the folder, or start one with a fitted encoder."""
+        if encoder is None:
+            encoder = TaskEncoder(cache_dir=self.folder / "embeddings")
+        if (self.folder / "policy" / "manifest.json").exists():
+            agent = BraidRecommender.load(
+                self.folder / "policy",
+                encoder=encoder,
+                resume_rng=random_state is not None,
+            )
+            saved = agent.catalogue
+            if saved is None or saved.hash != catalogue.hash:
+                raise ValueError(
+                    f"{self.folder} was used with {saved!r}, received {catalogue!r}; "
+                    "give the same pool and layer sets, or another folder"
+                )
+            for arm_id, reason in catalogue.unfit.items():
+                saved = saved.with_unfit(arm_id, reason)
+            agent.catalogue, agent.price = saved, price
+            return agent
+        if not encoder.__sklearn_is_fitted__():
+            encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
+        return BraidRecommender(
+            catalogue, encoder, price=price, random_state=random_state
+        )
+
+    def _braid_of(self, decision: Decision | Braid | str) -> Braid:
+        if isinstance(decision, Decision):
+            decision = decision.braid
+        if isinstance(decision, Braid):
+            decision = decision.id
+        if not isinstance(decision, str):
+            raise TypeError(
+                "expected a Decision, a Braid or an arm id, received "
+                f"{type(decision).__name__}"
+            )
+        return self.catalogue[decision]
+
+    def _built(self, braid: Braid) -> BraidedLLM:
+        if braid.id not in self._braids:
+            self.calibrate(braid)
+        self._braids.move_to_end(braid.id)
+        return self._braids[braid.id]
+
+    def _mark_unfit(self, braid: Braid, report: CalibrationReport) -> None:
+        reason = (
+            f"{report.bits_after:.3f} bits per byte on held-out calibration text, "
+            f"{braid.anchor} alone {report.bits_before:.3f}"
+        )
+        self.recommender.catalogue = self.catalogue.with_unfit(braid.id, reason)
+        self.save()
+
+    def _check_current(self, decision: Decision) -> None:
+        """Refuse, before the ledger is touched, what could not be learnt."""
+        self.catalogue.index(decision.braid.id)
+        encoder = self.recommender.encoder_.projection_hash()
+        if decision.encoder_hash != encoder:
+            raise ValueError(
+                f"decision {decision.id!r} was made with encoder "
+                f"{decision.encoder_hash}, this agent has {encoder}; open the folder "
+                "it was made in"
+            )
+
+
+def _close(ledger: Ledger | None, folder: Path, temporary: bool) -> None:
+    if ledger is not None:
+        ledger.close()
+    if temporary:
+        shutil.rmtree(folder, ignore_errors=True)
