@@ -40,13 +40,17 @@ class DonorStates:
     visible: Tensor
 
     def aligned(self) -> tuple[Tensor, Tensor]:
-        """States gathered per anchor position (B, T, width), and a (B, T, 1) mask."""
+        """States gathered per anchor position (B, T, width), and a (B, T, 1) mask.
+
+        In float32, as the fusers are.
+        """
+        states = self.states.float()
         present = self.last >= 0
         if self.states.shape[1] == 0:
             shape = (*self.last.shape, self.states.shape[2])
-            return self.states.new_zeros(shape), present[..., None]
-        index = self.last.clamp(min=0)[..., None].expand(-1, -1, self.states.shape[2])
-        return self.states.gather(1, index), present[..., None]
+            return states.new_zeros(shape), present[..., None]
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, states.shape[2])
+        return states.gather(1, index), present[..., None]
 
 
 @dataclass
@@ -64,7 +68,9 @@ class DonorPath:
             out = strand.run(ids, taps=taps, cache=self.cache)
         for tap in taps:
             old = self.states.get(tap)
-            self.states[tap] = out[tap][0] if old is None else torch.cat([old, out[tap][0]])
+            self.states[tap] = (
+                out[tap][0] if old is None else torch.cat([old, out[tap][0]])
+            )
         self.ids = [*self.ids, *new]
 
     def crop(self, length: int) -> None:

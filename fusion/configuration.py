@@ -58,7 +58,9 @@ class BraidConfig(PreTrainedConfig):
                 "strands; give one share per strand, the anchor's first"
             )
         if not all(s >= 0 for s in self.shares) or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(f"shares must be >= 0 and sum to 1, received {self.shares}")
+            raise ValueError(
+                f"shares must be >= 0 and sum to 1, received {self.shares}"
+            )
         if self.fusion_layers and self.strategy not in STRATEGIES:
             raise ValueError(
                 f"unknown strategy {self.strategy!r}; expected one of {STRATEGIES}"

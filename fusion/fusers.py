@@ -4,12 +4,13 @@
 residual stream towards the bridged donor states; after the final norm it *adds* them:
 
     pull    h + sum_i share_i w_i * (B_i a_i - h)      w starts at 0, B_i by ridge
-    add     h + B_0 h + sum_i share_i B_i a_i          all B start at 0; convex to train
+    add     h + B_0 h + sum_i B_i a_i                  all B start at 0; convex to train
 
 B_0 h is the anchor's own adapter. A braid without donors keeps only that: the matched
 control, the same fuser fed the anchor's own states.
 
-Exactly one factor starts at zero, so an uncalibrated braid is its anchor, bit for
+A trained map has its own scale, so after the final norm a share only says whether its
+donor takes part. Exactly one factor starts at zero, so an uncalibrated braid is its anchor, bit for
 bit, and still has a gradient.
 """
 
@@ -26,7 +27,7 @@ from .cache import DonorStates
 
 def unit_rms(x: Tensor) -> Tensor:
     """Scale states to root mean square 1: strands differ by orders of magnitude."""
-    return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype)
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
 class LearnedWeighted(nn.Module):
@@ -69,11 +70,14 @@ class LearnedWeighted(nn.Module):
         pairs = [source.aligned() for source in sources]
         gates = self.gates(hidden, [a for a, _ in pairs])
         out = hidden if self.own is None else hidden + self.own(hidden)
-        for i, (bridge, (a, present)) in enumerate(zip(self.bridges, pairs, strict=True)):
+        for i, (bridge, (a, present)) in enumerate(
+            zip(self.bridges, pairs, strict=True)
+        ):
             if shares[i] == 0:
                 continue
             delta = bridge(a) if self.add else bridge(a) - hidden
-            delta = delta * self.weight[i] * (shares[i] * gates[i])
+            scale = 1.0 if self.add else shares[i]
+            delta = delta * self.weight[i] * (scale * gates[i])
             out = out + delta.masked_fill(~present, 0.0)
         return out
 
@@ -132,7 +136,7 @@ class CrossAttention(nn.Module):
         B, T, _ = hidden.shape
         S = source.states.shape[1]
         heads = (self.HEADS, self.RANK)
-        a = unit_rms(source.states)
+        a = unit_rms(source.states.float())
         q = self.query(unit_rms(hidden)).view(B, T, *heads).transpose(1, 2)
         k = self.keys[i](a).view(B, S, *heads).transpose(1, 2)
         v = self.values[i](a).view(B, S, *heads).transpose(1, 2)
@@ -155,7 +159,8 @@ class CrossAttention(nn.Module):
         out = hidden if self.aligned is None else self.aligned(hidden, sources, shares)
         for i, source in enumerate(sources):
             if shares[i] != 0 and source.states.shape[1] > 0:
-                out = out + shares[i] * self._attend(i, hidden, source)
+                scale = 1.0 if self.aligned is not None else shares[i]
+                out = out + scale * self._attend(i, hidden, source)
         return out
 
 

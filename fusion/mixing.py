@@ -72,7 +72,10 @@ class OutputMixer(nn.Module):
         return torch.stack(columns, dim=-1)
 
     def log_weights(
-        self, features: Tensor | None, present: Sequence[Tensor], shares: Sequence[float]
+        self,
+        features: Tensor | None,
+        present: Sequence[Tensor],
+        shares: Sequence[float],
     ) -> Tensor:
         """Log mixing weights (N, n + 1); a donor that is not there weighs nothing."""
         base = torch.tensor([math.log(s) if s > 0 else -math.inf for s in shares])
@@ -102,5 +105,7 @@ class OutputMixer(nn.Module):
         parts = self.parts(anchor, donors)
         features = None if self.gate is None else self.features(parts)
         weights = self.log_weights(features, present, shares).exp()
-        mixed = sum(w[:, None] * p for w, p in zip(weights.unbind(-1), parts, strict=True))
+        mixed = sum(
+            w[:, None] * p for w, p in zip(weights.unbind(-1), parts, strict=True)
+        )
         return torch.as_tensor(mixed).clamp(min=1e-30).log()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -15,8 +17,11 @@ from .cache import BraidCache, DonorStates, Row, gather_rows
 from .configuration import BraidConfig, bridge_layer
 from .fusers import FUSERS
 from .mixing import OutputMixer
+from .pool import Pool
 from .strand import Strand, Tap
 from .vocabulary import VocabularyMap
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -40,6 +45,39 @@ def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
     )
 
 
+def by_hand(
+    model_configs: Sequence[Mapping[str, Any]],
+    strategy: str,
+    layers: Sequence[int | str],
+    shares: Sequence[float] | None,
+) -> BraidConfig:
+    """The configuration of a braid that a person wrote down."""
+    known = {"model_name", "source", "role", "share", "domain"}
+    for entry in model_configs:
+        if "model_name" not in entry or not set(entry) <= known:
+            raise KeyError(
+                f"a model config has 'model_name' and may have {sorted(known)}; "
+                f"received {sorted(entry)}"
+            )
+    names = [str(entry["model_name"]) for entry in model_configs]
+    if not names:
+        raise ValueError("model_configs is empty; name at least one model")
+    if shares is None:
+        given = [float(e.get("share", 1 / len(names))) for e in model_configs]
+        shares = [s / sum(given) for s in given]
+    return BraidConfig(
+        anchor=names[0],
+        donors=names[1:],
+        shares=shares,
+        fusion_layers=layers,
+        strategy=strategy if layers else None,
+        sources={
+            str(e["model_name"]): str(e.get("source", e["model_name"]))
+            for e in model_configs
+        },
+    )
+
+
 class BraidedLLM(PreTrainedModel, GenerationMixin):
     """Several frozen language models as one causal language model.
 
@@ -48,6 +86,15 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
     config : BraidConfig
     strands : sequence of Strand
         The anchor and the donors, by name; shared, never copied, never trained.
+    model_configs : sequence of dict, optional
+        By hand, instead of config and strands: ``{"model_name": ...}`` each, the
+        anchor first, with optional ``source``, ``role`` and ``share``.
+    fusion_strategy : {"learned_weighted", "router", "attention"}
+    fusion_layers : sequence of int, "final" or "output"
+    shares : sequence of float, optional
+        Anchor first; equal by default.
+    pool : Pool, optional
+        Where strands come from when they are not given.
 
     Notes
     -----
@@ -61,7 +108,24 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     _supports_sdpa = True
 
-    def __init__(self, config: BraidConfig, strands: Sequence[Strand]) -> None:
+    def __init__(
+        self,
+        config: BraidConfig | None = None,
+        strands: Sequence[Strand] | None = None,
+        *,
+        model_configs: Sequence[Mapping[str, Any]] | None = None,
+        fusion_strategy: str = "learned_weighted",
+        fusion_layers: Sequence[int | str] = ("final", "output"),
+        shares: Sequence[float] | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        if model_configs is not None:
+            config = by_hand(model_configs, fusion_strategy, fusion_layers, shares)
+        if config is None:
+            raise TypeError("give a BraidConfig and strands, or model_configs")
+        if strands is None:
+            pool = Pool(config.sources) if pool is None else pool
+            strands = [pool[name] for name in (config.anchor, *config.donors)]
         by_name = {s.name: s for s in strands}
         missing = [n for n in (config.anchor, *config.donors) if n not in by_name]
         if missing:
@@ -108,7 +172,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             else:
                 fuser = FUSERS[config.strategy]
                 self.fusers[str(layer)] = fuser(anchor.width, widths, layer == "final")
-        self.to(device=anchor.device, dtype=anchor.dtype)
+        # Fusers stay in float32 whatever the strands are in: they are small, and
+        # half precision loses the small steps of their training.
+        self.to(device=anchor.device)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +204,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         """The anchor's decoder layers that have a fuser."""
         return [int(name) for name in self.fusers if name != "final"]
 
-    def _donor_taps(self, donor: Strand) -> dict[int | str, Tap]:
+    def donor_taps(self, donor: Strand) -> dict[int | str, Tap]:
         """Fusion layer -> the donor layer that feeds it."""
         taps: dict[int | str, Tap] = {
             layer: bridge_layer(layer, self.anchor.n_layers, donor.n_layers)
@@ -154,11 +220,16 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: BraidCache | None = None,
+        memo: MutableMapping[Any, Any] | None = None,
     ) -> BraidStates:
         """Run all strands and fuse up to (not including) the output.
 
         ``input_ids`` (B, T); with a cache, only the new tokens and a mask over all.
+        Braids of the same strands may share a ``memo`` while they read one text
+        after the other without padding or cache: a strand then reads a text once.
         """
+        memo = {} if memo is None else memo
+        text = tuple(map(tuple, input_ids.tolist()))
         rows, columns = self._rows(input_ids, attention_mask, cache)
         if position_ids is None and attention_mask is not None:
             # Padding must not shift a token: positions count real tokens only.
@@ -166,34 +237,47 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             position_ids = position_ids[:, -input_ids.shape[1] :]
         sources: dict[int | str, list[DonorStates]] = {}
         for donor in self.donors if self.active else ():
-            taps = self._donor_taps(donor)
+            taps = self.donor_taps(donor)
             unique = list(dict.fromkeys(taps.values()))
-            got = gather_rows(
-                rows, self.anchor, donor, columns, input_ids.shape[1], unique
-            )
+            key = (self.anchor.name, donor.name, tuple(unique), text)
+            got = memo.get(key)
+            if got is None:
+                got = memo[key] = gather_rows(
+                    rows, self.anchor, donor, columns, input_ids.shape[1], unique
+                )
             for layer, tap in taps.items():
                 sources.setdefault(layer, []).append(got[tap])
-        shares = self.config.shares[1:]
         edits = {
-            layer: lambda h, la=layer: self.fusers[str(la)](h, sources[la], shares)
+            layer: lambda h, la=layer: self.fuse(la, h, sources[la])
             for layer in (self.layers() if self.active else ())
         }
-        hidden = self.anchor.run(
-            input_ids,
-            taps=["final"],
-            edits=edits,
-            cache=cache,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-        )["final"]
+        hidden = None if edits else memo.get((self.anchor.name, text))
+        if hidden is None:
+            hidden = self.anchor.run(
+                input_ids,
+                taps=["final"],
+                edits=edits,
+                cache=cache,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+            )["final"]
+            if not edits:
+                memo[self.anchor.name, text] = hidden
         if self.active and "final" in self.fusers:
-            hidden = self.fusers["final"](hidden, sources.get("final", []), shares)
+            hidden = self.fuse("final", hidden, sources.get("final", []))
         if self.mixer is None or not self.active:
             return BraidStates(hidden, [], [])
         aligned = [source.aligned() for source in sources["final"]]
         return BraidStates(
             hidden, [a for a, _ in aligned], [p[..., 0] for _, p in aligned]
         )
+
+    def fuse(
+        self, layer: int | str, hidden: Tensor, sources: Sequence[DonorStates]
+    ) -> Tensor:
+        fuser = self.fusers[str(layer)]
+        out = fuser(hidden.float(), sources, self.config.shares[1:])
+        return out.to(hidden.dtype)
 
     def _rows(
         self,
@@ -223,16 +307,30 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
 
     def head(self, states: BraidStates, index: Any = ...) -> Tensor:
         """Logits (N, V) for the positions ``states.*[index]``, flattened."""
+        anchor, donors, present = self._head_inputs(states, index)
+        if self.mixer is None or not donors:
+            return anchor
+        return self.mixer(anchor, donors, present, self.config.shares)
+
+    def distributions(self, states: BraidStates, index: Any = ...) -> list[Tensor]:
+        """What an output mixture mixes: a distribution (N, V) per strand."""
+        anchor, donors, _ = self._head_inputs(states, index)
+        if self.mixer is None:
+            return [anchor.float().softmax(-1)]
+        return self.mixer.parts(anchor, donors)
+
+    def _head_inputs(
+        self, states: BraidStates, index: Any
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         hidden = states.hidden[index].reshape(-1, self.anchor.width)
         logits = self.anchor.logits(hidden)
         if self.mixer is None or not states.donors:
-            return logits
-        donors = [
-            d.logits(self.mixer.adapt(i, h[index].reshape(-1, d.width)))
-            for i, (d, h) in enumerate(zip(self.donors, states.donors, strict=True))
-        ]
-        present = [p[index].reshape(-1) for p in states.present]
-        return self.mixer(logits, donors, present, self.config.shares)
+            return logits, [], []
+        donors = []
+        for i, (donor, h) in enumerate(zip(self.donors, states.donors, strict=True)):
+            adapted = self.mixer.adapt(i, h[index].reshape(-1, donor.width).float())
+            donors.append(donor.logits(adapted.to(donor.dtype)))
+        return logits, donors, [p[index].reshape(-1) for p in states.present]
 
     def forward(
         self,
@@ -293,3 +391,41 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         )
         new = out[0, batch["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the recipe and the fusers; strands stay where they come from."""
+        self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.contiguous().cpu() for k, v in self.state_dict().items()},
+            folder / WEIGHTS,
+            metadata={"format": "pt"},
+        )
+        self.config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Any, *, pool: Pool | None = None, **kwargs: Any
+    ) -> BraidedLLM:
+        """Load what `save_pretrained` wrote, and the strands from a pool.
+
+        Raises ValueError when the weights do not fit the recipe.
+        """
+        config = BraidConfig.from_pretrained(path)
+        model = cls(config, pool=pool)
+        file = Path(path) / WEIGHTS
+        if not file.is_file():
+            raise ValueError(f"no {WEIGHTS} in {path}; expected a saved braid")
+        found, wanted = load_file(file), model.state_dict()
+        differ = sorted(set(found) ^ set(wanted)) + [
+            k for k in set(found) & set(wanted) if found[k].shape != wanted[k].shape
+        ]
+        if differ:
+            raise ValueError(
+                f"weights in {path} do not fit its recipe at {differ[:3]} "
+                f"({len(differ)} tensors); recalibrate the braid"
+            )
+        model.load_state_dict(found)
+        return model

@@ -138,10 +138,13 @@ class Strand:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head on states after the final norm: ``(..., width) -> (..., V)``."""
-        logits = self.head(hidden)
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits
+        return self.cap(self.head(hidden))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """The model's own soft cap on logits, if it has one."""
+        if self._softcap is None:
+            return logits
+        return torch.tanh(logits / self._softcap) * self._softcap
 
     def run(
         self,

