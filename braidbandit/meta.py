@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
-from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard, _as_card
+from braidbandit.braid import STRATEGIES
+from braidbandit.catalogue import (
+    SHARES,
+    Braid,
+    Budget,
+    Catalogue,
+    ModelCard,
+    _as_card,
+)
 from braidbandit.decision import Decision, Explanation, Outcome, task_hash
 from braidbandit.encoding import TaskEncoder
 from braidbandit.ledger import Ledger
@@ -43,7 +51,7 @@ class MetaBraider:
         or GGUF file) and "role". What a card does not say of a model's size is read
         from the model's configuration.
     catalogue : Catalogue, optional
-        What to choose from; by default every braid of the pool over ``layer_sets``.
+        What to choose from; by default built from the pool.
     recommender : BraidRecommender, optional
         Used as it is, in place of a saved or new one; brings its own catalogue.
     encoder : TaskEncoder, optional
@@ -57,7 +65,8 @@ class MetaBraider:
         ledger holds is learnt. None keeps everything until the agent is closed.
     calibration_texts : sequence, optional
         What fusers are trained on; by default the packaged texts.
-    layer_sets : sequence of str
+    layer_sets, strategies, shares : sequences
+        Which braids of the pool to choose from; see :meth:`Catalogue.build`.
     price : float
         Quality given up to go from the dearest arm to the cheapest.
     random_state : None or int
@@ -103,6 +112,8 @@ class MetaBraider:
         folder: str | Path | None = None,
         calibration_texts: Sequence[Any] | None = None,
         layer_sets: Sequence[str] = LAYER_SETS,
+        strategies: Sequence[str] = STRATEGIES,
+        shares: Sequence[tuple[float, ...]] = SHARES,
         price: float = 0.05,
         random_state: int | None = None,
     ) -> None:
@@ -118,7 +129,9 @@ class MetaBraider:
         self._strands: Pool | None = None
         if catalogue is None:
             cards = [self._completed(card) for card in cards]
-            catalogue = Catalogue.build(cards, layer_sets=layer_sets)
+            catalogue = Catalogue.build(
+                cards, shares=shares, layer_sets=layer_sets, strategies=strategies
+            )
         missing = sorted(set(catalogue.cards) - set(self._sources))
         if missing:
             raise ValueError(f"the catalogue uses {missing}, not in the model pool")
