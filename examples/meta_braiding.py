@@ -1,0 +1,124 @@
+"""The agent in a few steps, on two small real models.
+
+    python examples/meta_braiding.py --folder demo-output    # after `make demo`
+    python examples/meta_braiding.py                         # from nothing: slower
+
+With the folder of the demo the agent starts with what it learnt there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+from braidbandit import MetaBraider
+from fusion import BraidedLLM
+
+POOL = [
+    {"model_name": "SmolLM2-135M-Instruct", "domain": "general", "role": "instruction"},
+    {"model_name": "gemma-3-270m", "domain": "general", "role": "knowledge"},
+]
+WRITING = {"max_new_tokens": 40, "do_sample": False, "repetition_penalty": 1.2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--folder", type=Path, help="keep everything here, and resume from it"
+    )
+    folder = parser.parse_args().folder
+    quiet()
+    # The same braids as in the demo, so that its folder fits.
+    with MetaBraider(
+        POOL,
+        folder=folder,
+        strategies=("learned_weighted", "router"),
+        shares=((0.75, 0.25),),
+    ) as agent:
+        walk(agent)
+        platform(agent)
+        small_budget(agent)
+        ratings(agent)
+    by_hand()
+
+
+def walk(agent: MetaBraider) -> None:
+    print("1. A task goes in, text comes out, a measurement comes back")
+    task = {"type": "code", "complexity": 0.7}
+    decision = agent.forward(task)
+    print(f"   {decision}")
+    braided = agent.create_braided_model(decision)
+    output = braided.generate("Write a sorting function\n", **WRITING)
+    show(output)
+    performance = float("def " in output)  # did it write a function at all?
+    agent.learn_from_feedback(task, decision, performance, output=output)
+    print(f"   performance {performance}; ledger: {agent.ledger.counts()}")
+
+
+def platform(agent: MetaBraider) -> None:
+    print("\n2. A query on the platform that touches three domains")
+    task = {
+        "text": "Does our glucose-monitoring app count as a medical device under EU "
+        "law, and what must its source code documentation contain?",
+        "complexity": 0.9,
+        "capabilities": ["medical", "legal", "code"],
+    }
+    print(agent.explain(task))
+    braided = agent.create_braided_model(agent.forward(task))
+    show(braided.generate(task["text"] + "\n", **WRITING))
+
+
+def small_budget(agent: MetaBraider) -> None:
+    print("\n3. The same agent with little compute")
+    for budget in (1.0, 0.3):
+        decision = agent.forward("Summarise this paragraph in one line.", budget)
+        print(
+            f"   compute_budget={budget}: {decision.braid.label()}, relative cost "
+            f"{decision.relative_cost:.2f}, {sum(decision.eligible)} arms allowed"
+        )
+
+
+def ratings(agent: MetaBraider) -> None:
+    print("\n4. Ratings of 1 to 5 stars are feedback, too")
+    task = {"text": "Write a haiku about braids.", "type": "creative"}
+    before = agent.recommender.n_updates_
+    for rating in (2, 3, 5, 4, 5):
+        decision = agent.forward(task)
+        agent.learn_from_feedback(task, decision, rating / 5)
+        print(
+            f"   {'*' * rating:<5} expected {decision.expected_quality:.3f} from "
+            f"{decision.braid.label()}"
+        )
+    print(f"   learnt {agent.recommender.n_updates_ - before} ratings")
+
+
+def by_hand() -> None:
+    print("\n5. A braid written down by hand")
+    manual = BraidedLLM(
+        model_configs=[
+            {"model_name": "SmolLM2-135M-Instruct", "role": "instruction"},
+            {"model_name": "gemma-3-270m", "role": "knowledge"},
+        ],
+        fusion_strategy="learned_weighted",
+        fusion_layers=["output"],  # mixes what both would say next: needs no training
+    )
+    show(manual.generate("The three things to know about braiding are", **WRITING))
+
+
+def show(text: str) -> None:
+    print("   | " + text.strip().replace("\n", "\n   | "))
+
+
+def quiet() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("default", category=UserWarning, module="__main__")
+
+
+if __name__ == "__main__":
+    main()

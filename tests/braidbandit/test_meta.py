@@ -1,0 +1,325 @@
+"""The loop on two tiny real models: choose, build, write, learn, crash, resume."""
+
+import warnings
+
+import numpy as np
+import pytest
+from toy_embedder import embed
+
+from braidbandit import (
+    Braid,
+    BraidRecommender,
+    Catalogue,
+    Decision,
+    Ledger,
+    MetaBraider,
+    Outcome,
+    TaskEncoder,
+)
+
+tiny = pytest.importorskip("tiny")
+
+TASK = {"type": "code", "complexity": 0.7}
+TEXTS = [
+    f"The {colour} dog sleeps, then the {colour} fox jumps over {number} strands."
+    for colour in ("brown", "quick", "lazy", "grey")
+    for number in ("two", "three", "nine")
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [
+        {
+            "model_name": family,
+            "domain": domain,
+            "source": str(tiny.tiny_folder(family, folder / family)),
+        }
+        for family, domain in (("llama", "code"), ("gemma", "general"))
+    ]
+
+
+@pytest.fixture
+def make(models):
+    """Open agents on these models; every one is closed in the end."""
+    opened = []
+
+    def open_agent(folder=None, **options):
+        options.setdefault("encoder", TaskEncoder(embedder=embed, n_components=4))
+        agent = MetaBraider(
+            models,
+            folder=folder,
+            calibration_texts=TEXTS,
+            strategies=("learned_weighted",),
+            shares=((0.75, 0.25),),
+            random_state=0,
+            **options,
+        )
+        opened.append(agent)
+        return agent
+
+    yield open_agent
+    for agent in opened:
+        agent.close()
+
+
+def state_of(agent):
+    """Everything that learning may change, as bytes and plain data."""
+    posterior = agent.recommender.posterior_
+    return (
+        None if posterior is None else posterior.mean.tobytes(),
+        None if posterior is None else posterior.factor.tobytes(),
+        str(agent.recommender.rng_.bit_generator.state),
+        list(agent.recommender.pending_),
+        dict(agent.recommender.settled_),
+        agent.ledger.counts(),
+        dict(agent.catalogue.unfit),
+    )
+
+
+def test_cards_are_filled_from_the_models(make):
+    cards = make().catalogue.cards
+    assert (cards["llama"].layers, cards["llama"].width) == (4, 32)
+    assert (cards["gemma"].layers, cards["gemma"].width) == (6, 48)
+    assert cards["llama"].parameters > 10_000
+    assert cards["llama"].domain == "code"
+
+
+def test_the_walk(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    assert isinstance(decision, Decision)
+    # In the ledger before it is returned, and no model was loaded for it.
+    assert agent.ledger.decision(decision.id) == decision
+    assert not agent.strands._strands
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # random strands may be unfit
+        braided = agent.create_braided_model(decision)
+    text = braided.generate("The dog", max_new_tokens=4)
+    assert isinstance(text, str)
+    assert agent.learn_from_feedback(TASK, decision, 4 / 5) is agent
+    assert agent.recommender.settled_ == {decision.id: 0.8}
+    assert (agent.folder / "policy" / "manifest.json").exists()
+
+
+def test_every_braid_can_be_built_and_strands_are_shared(make, tmp_path):
+    agent = make(tmp_path)
+    for braid in agent.catalogue:
+        report = agent.calibrate(braid)
+        assert (report is None) == braid.is_single
+    fit = [b for b in agent.catalogue if b.id not in agent.catalogue.unfit]
+    built = [agent.create_braided_model(braid) for braid in fit]
+    anchors = {model.config.anchor: model.anchor for model in built}
+    assert all(model.anchor is anchors[model.config.anchor] for model in built)
+    assert any((tmp_path / "store").iterdir())
+
+
+def test_an_unfit_braid_is_masked_and_its_anchor_serves(make, tmp_path, monkeypatch):
+    import fusion
+
+    agent = make(tmp_path)
+    braid = next(b for b in agent.catalogue if b.donors)
+    real = fusion.calibrate
+
+    def calibrate(model, texts, **options):
+        # The real calibration, with the one verdict that cannot be forced by data.
+        import dataclasses
+
+        return dataclasses.replace(real(model, texts, **options), fit=False)
+
+    monkeypatch.setattr(fusion, "calibrate", calibrate)
+    with pytest.warns(UserWarning, match="alone answers instead"):
+        served = agent.create_braided_model(braid)
+    assert served.config.donors == []
+    assert not served.config.fusion_layers
+    assert "bits per byte" in agent.catalogue.unfit[braid.id]
+    assert not agent.catalogue.mask()[agent.catalogue.index(braid.id)]
+    agent.close()
+    again = make(tmp_path)
+    assert again.catalogue.unfit == agent.catalogue.unfit
+    row = again.explain(TASK).rows[again.catalogue.index(braid.id)]
+    assert row.reason.startswith("unfit")
+
+
+def test_resume_after_a_crash_between_ledger_and_state(make, tmp_path):
+    """The crashed agent wrote the outcome but saved no policy; nothing is lost."""
+    agent = make(tmp_path / "a")
+    for number in range(5):
+        agent.learn_from_feedback(TASK, agent.forward(TASK), number / 5)
+    decision = agent.forward("sort a list")
+    agent.ledger.record_outcome(Outcome(decision.id, 0.9))
+    agent.close()
+
+    resumed = make(tmp_path / "a")
+    assert resumed.recommender.n_updates_ == 6
+    assert resumed.recommender.settled_[decision.id] == 0.9
+    fresh = BraidRecommender(resumed.catalogue, resumed.recommender.encoder_)
+    fresh.fit(resumed.ledger)
+    np.testing.assert_array_equal(
+        resumed.recommender.posterior_.mean, fresh.posterior_.mean
+    )
+    np.testing.assert_array_equal(
+        resumed.recommender.posterior_.factor, fresh.posterior_.factor
+    )
+
+
+def test_the_ledger_alone_is_enough(make, tmp_path):
+    """A policy that was lost is learnt again from the ledger."""
+    agent = make(tmp_path)
+    for reward in (0.2, 0.8):
+        agent.learn_from_feedback(TASK, agent.forward(TASK), reward)
+    mean = agent.recommender.posterior_.mean.copy()
+    agent.close()
+    for file in (tmp_path / "policy").iterdir():
+        file.unlink()
+    np.testing.assert_array_equal(make(tmp_path).recommender.posterior_.mean, mean)
+
+
+def test_a_resumed_agent_continues_its_random_sequence(make, tmp_path):
+    def choose(agent, times):
+        arms = []
+        for _ in range(times):
+            decision = agent.forward(TASK)
+            arms.append(decision.braid.id)
+            agent.learn_from_feedback(TASK, decision, 0.5)
+        return arms
+
+    straight = choose(make(tmp_path / "straight"), 8)
+    first = make(tmp_path / "halves")
+    halves = choose(first, 4)
+    first.close()
+    assert halves + choose(make(tmp_path / "halves"), 4) == straight
+
+
+def test_a_late_reward_may_come_by_id_to_another_process(make, tmp_path):
+    first = make(tmp_path)
+    decision = first.forward(TASK)
+    first.close()
+    second = make(tmp_path)
+    second.learn_from_feedback(TASK, decision.id, True)
+    assert second.recommender.settled_ == {decision.id: 1.0}
+
+
+def test_the_same_feedback_twice_counts_once(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    agent.learn_from_feedback(TASK, decision, 0.6)
+    before = state_of(agent)
+    agent.learn_from_feedback(TASK, decision, 0.6)
+    assert state_of(agent) == before
+
+
+def test_a_callable_judges_the_output(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    agent.learn_from_feedback(
+        TASK, decision, lambda task, output: "return" in output, output="return 1"
+    )
+    assert agent.recommender.settled_[decision.id] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("performance", "error"),
+    [
+        (float("nan"), ValueError),
+        (1.5, ValueError),
+        (-0.1, ValueError),
+        (4, ValueError),
+        ("good", TypeError),
+        (None, TypeError),
+        (lambda task, output: 1.0, ValueError),  # a callable without an output
+    ],
+)
+def test_bad_performance_changes_nothing(make, performance, error):
+    agent = make()
+    agent.learn_from_feedback(TASK, agent.forward(TASK), 0.5)
+    decision = agent.forward(TASK)
+    before = state_of(agent)
+    with pytest.raises(error):
+        agent.learn_from_feedback(TASK, decision, performance)
+    assert state_of(agent) == before
+    agent.learn_from_feedback(TASK, decision, 0.5)  # and the right one still works
+
+
+def test_bad_decisions_change_nothing(make):
+    agent, other = make(), make()
+    decision = agent.forward(TASK)
+    agent.learn_from_feedback(TASK, decision, 0.5)
+    foreign = other.forward(TASK)
+    before = state_of(agent)
+    with pytest.raises(KeyError, match="unknown decision"):
+        agent.learn_from_feedback(TASK, "no such decision", 0.5)
+    with pytest.raises(KeyError, match="unknown decision"):
+        agent.learn_from_feedback(TASK, foreign, 0.5)
+    with pytest.raises(ValueError, match="another task"):
+        agent.learn_from_feedback("another task", decision, 0.5)
+    with pytest.raises(ValueError, match="has an outcome already"):
+        agent.learn_from_feedback(TASK, decision, 0.9)
+    with pytest.raises(TypeError, match="arm id"):
+        agent.create_braided_model(3)
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.create_braided_model(Braid("another"))
+    assert state_of(agent) == before
+
+
+@pytest.mark.parametrize("task", ["", "   ", {"prompt": ""}, {}, {"type": "cooking"}])
+def test_bad_tasks_change_nothing(make, task):
+    agent = make()
+    before = state_of(agent)
+    with pytest.raises(ValueError, match="task"):
+        agent.forward(task)
+    with pytest.raises(ValueError, match="task"):
+        agent.explain(task)
+    assert state_of(agent) == before
+
+
+def test_a_budget_no_arm_meets_is_refused(make):
+    from braidbandit import Budget
+
+    agent = make()
+    before = state_of(agent)
+    with pytest.raises(ValueError, match="no arm is left"):
+        agent.forward(TASK, budget=Budget(flops=1.0))
+    with pytest.raises(ValueError, match="compute_budget"):
+        agent.forward(TASK, compute_budget=1.5)
+    assert state_of(agent) == before
+    cheap = agent.forward(TASK, compute_budget=0.0)
+    assert cheap.relative_cost == 0.0
+
+
+def test_an_unknown_source_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="unknown model source"):
+        MetaBraider([{"model_name": "no-such-model", "domain": "code"}])
+    with pytest.raises(TypeError, match="pool holds"):
+        MetaBraider([3])
+
+
+def test_a_folder_of_another_pool_is_refused(make, models, tmp_path):
+    agent = make(tmp_path)
+    agent.save()
+    agent.close()
+    with pytest.raises(ValueError, match="another folder"):
+        MetaBraider(
+            models[:1],
+            folder=tmp_path,
+            encoder=TaskEncoder(embedder=embed, n_components=4),
+        )
+
+
+def test_a_given_recommender_and_ledger_are_used(models, tmp_path):
+    catalogue = Catalogue.build(["llama", "gemma"], layer_sets=("output",))
+    recommender = BraidRecommender(
+        catalogue, TaskEncoder(embedder=embed, n_components=4), random_state=0
+    )
+    with Ledger(tmp_path / "mine.sqlite") as ledger:
+        with MetaBraider(models, recommender=recommender, ledger=ledger) as agent:
+            assert agent.catalogue is catalogue
+            agent.learn_from_feedback(TASK, agent.forward(TASK), 0.5)
+            folder = agent.folder
+        assert not folder.exists()  # it was temporary
+        assert ledger.counts()["outcomes"] == 1  # the ledger is its owner's
+    with pytest.raises(ValueError, match="not both"):
+        MetaBraider(models, recommender=recommender, catalogue=catalogue)
+    with pytest.raises(ValueError, match="not in the model pool"):
+        MetaBraider(models[:1], catalogue=catalogue)
