@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from braidbandit import Braid, MetaBraider
-from braidbandit.tasks import load_tasks, task_of
+from braidbandit.tasks import calibration_texts, load_tasks, task_of
 from braidbandit.utility import quality_from_bits, utility
 
 POOL = [
@@ -118,7 +118,11 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
     agent = MetaBraider(
-        POOL, folder=options.folder, random_state=options.seed, **BRAIDS
+        POOL,
+        folder=options.folder,
+        calibration_texts=calibration_texts(per_domain=4 if options.quick else 10),
+        random_state=options.seed,
+        **BRAIDS,
     )
     for card in agent.catalogue.cards.values():
         millions = (card.parameters or 0) / 1e6
@@ -140,7 +144,7 @@ def calibrate(agent: MetaBraider) -> None:
     print(f"\nThe {len(agent.catalogue)} arms, bits per byte on held-out calibration")
     print("text before and after training (lower is better):")
     for braid in tqdm(agent.catalogue, desc="calibrating", leave=False):
-        report = agent.calibrate(braid)
+        report = agent.calibrate(braid, progress=True)
         if report is None:
             tqdm.write(f"  {braid.label():<75} nothing to train")
             continue

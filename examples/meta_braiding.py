@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import warnings
 from pathlib import Path
+from typing import Any
 
 from braidbandit import MetaBraider
+from braidbandit.tasks import calibration_texts
 from fusion import BraidedLLM
 
 POOL = [
     {"model_name": "SmolLM2-135M-Instruct", "domain": "general", "role": "instruction"},
     {"model_name": "gemma-3-270m", "domain": "general", "role": "knowledge"},
 ]
-WRITING = {"max_new_tokens": 40, "do_sample": False, "repetition_penalty": 1.2}
+WRITING: dict[str, Any] = {
+    "max_new_tokens": 40,
+    "do_sample": False,
+    "repetition_penalty": 1.2,
+}
 
 
 def main() -> None:
@@ -30,18 +35,24 @@ def main() -> None:
     )
     folder = parser.parse_args().folder
     quiet()
-    # The same braids as in the demo, so that its folder fits.
-    with MetaBraider(
-        POOL,
-        folder=folder,
-        strategies=("learned_weighted", "router"),
-        shares=((0.75, 0.25),),
-    ) as agent:
+    with open_agent(folder) as agent:
         walk(agent)
         platform(agent)
         small_budget(agent)
         ratings(agent)
     by_hand()
+
+
+def open_agent(folder: Path | None, **options: Any) -> MetaBraider:
+    # The same braids and texts as in the demo, so that its folder fits.
+    return MetaBraider(
+        POOL,
+        folder=folder,
+        strategies=("learned_weighted", "router"),
+        shares=((0.75, 0.25),),
+        calibration_texts=calibration_texts(per_domain=10),
+        **options,
+    )
 
 
 def walk(agent: MetaBraider) -> None:
@@ -59,15 +70,15 @@ def walk(agent: MetaBraider) -> None:
 
 def platform(agent: MetaBraider) -> None:
     print("\n2. A query on the platform that touches three domains")
-    task = {
-        "text": "Does our glucose-monitoring app count as a medical device under EU "
-        "law, and what must its source code documentation contain?",
-        "complexity": 0.9,
-        "capabilities": ["medical", "legal", "code"],
-    }
+    text = (
+        "Does our glucose-monitoring app count as a medical device under EU "
+        "law, and what must its source code documentation contain?"
+    )
+    capabilities = ["medical", "legal", "code"]
+    task = {"text": text, "complexity": 0.9, "capabilities": capabilities}
     print(agent.explain(task))
     braided = agent.create_braided_model(agent.forward(task))
-    show(braided.generate(task["text"] + "\n", **WRITING))
+    show(braided.generate(text + "\n", **WRITING))
 
 
 def small_budget(agent: MetaBraider) -> None:
@@ -82,6 +93,12 @@ def small_budget(agent: MetaBraider) -> None:
 
 def ratings(agent: MetaBraider) -> None:
     print("\n4. Ratings of 1 to 5 stars are feedback, too")
+    # An agent of its own: example ratings have no place among real measurements.
+    with open_agent(None, encoder=agent.recommender.encoder_) as fresh:
+        rate(fresh)
+
+
+def rate(agent: MetaBraider) -> None:
     task = {"text": "Write a haiku about braids.", "type": "creative"}
     before = agent.recommender.n_updates_
     for rating in (2, 3, 5, 4, 5):
@@ -117,7 +134,6 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.filterwarnings("default", category=UserWarning, module="__main__")
 
 
 if __name__ == "__main__":
