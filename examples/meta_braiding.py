@@ -33,9 +33,15 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="keep everything here, and resume from it"
     )
-    folder = parser.parse_args().folder
+    parser.add_argument(
+        "--texts",
+        type=int,
+        default=10,
+        help="calibration texts per domain; the demo uses %(default)s too",
+    )
+    options = parser.parse_args()
     quiet()
-    with open_agent(folder) as agent:
+    with open_agent(options) as agent:
         walk(agent)
         platform(agent)
         small_budget(agent)
@@ -43,15 +49,14 @@ def main() -> None:
     by_hand()
 
 
-def open_agent(folder: Path | None, **options: Any) -> MetaBraider:
+def open_agent(options: argparse.Namespace) -> MetaBraider:
     # The same braids and texts as in the demo, so that its folder fits.
     return MetaBraider(
         POOL,
-        folder=folder,
+        folder=options.folder,
         strategies=("learned_weighted", "router"),
         shares=((0.75, 0.25),),
-        calibration_texts=calibration_texts(per_domain=10),
-        **options,
+        calibration_texts=calibration_texts(per_domain=options.texts),
     )
 
 
@@ -94,7 +99,8 @@ def small_budget(agent: MetaBraider) -> None:
 def ratings(agent: MetaBraider) -> None:
     print("\n4. Ratings of 1 to 5 stars are feedback, too")
     # An agent of its own: example ratings have no place among real measurements.
-    with open_agent(None, encoder=agent.recommender.encoder_) as fresh:
+    encoder = agent.recommender.encoder_
+    with MetaBraider(POOL, layer_sets=("output",), encoder=encoder) as fresh:
         rate(fresh)
 
 
