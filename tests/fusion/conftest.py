@@ -1,0 +1,36 @@
+"""Braids of tiny strands, built on demand."""
+
+import pytest
+import tiny
+import torch
+
+from fusion.configuration import BraidConfig
+from fusion.conformance import randomise
+from fusion.modeling import BraidedLLM
+
+# Tiny tensors: a second thread only waits, badly so when the other core is busy.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def strands():
+    """One strand per family and a second llama; frozen, so all tests share them."""
+    made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(tiny.FAMILIES)]
+    made.append(tiny.tiny_strand("llama", "llama-2", seed=9))
+    return {s.name: s for s in made}
+
+
+@pytest.fixture
+def braid(strands):
+    """Build a braid: ``braid("llama", "gemma", layers=["final"], strategy=...)``."""
+
+    def build(
+        anchor, *donors, layers=("final",), strategy="router", shares=None, std=0.1
+    ):
+        if shares is None:
+            shares = [0.6, *([0.4 / len(donors)] * len(donors))] if donors else [1.0]
+        config = BraidConfig(anchor, donors, shares, layers, strategy)
+        model = BraidedLLM(config, list(strands.values()))
+        return randomise(model, seed=0, std=std) if std else model
+
+    return build

@@ -1,0 +1,202 @@
+"""The conformance battery on every kind of braid, and planted defects it must catch."""
+
+import pytest
+import torch
+
+import fusion.cache
+import fusion.modeling
+from fusion import conformance
+from fusion.cache import BraidCache, DonorPath
+from fusion.fusers import FUSERS, CrossAttention, LearnedWeighted
+from fusion.pool import Pool
+
+STRATEGIES = ("learned_weighted", "router", "attention")
+LAYERS = {
+    "mid": (1, 2),
+    "final": ("final",),
+    "output": ("output",),
+    "final+output": ("final", "output"),
+}
+BRAIDS = (
+    ("llama", "gemma"),
+    ("gemma", "llama"),
+    ("llama", "llama-2"),  # one tokenizer
+    ("llama", "gemma", "gpt2"),
+)
+
+
+@pytest.fixture
+def pool(strands):
+    pool = Pool()
+    for strand in strands.values():
+        pool.add(strand)
+    return pool
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("names", BRAIDS, ids="+".join)
+def test_conforms(braid, pool, tmp_path, names, layers, strategy):
+    model = braid(*names, layers=layers, strategy=strategy)
+    conformance.run_all(model, tmp_path, pool)
+
+
+@pytest.mark.parametrize("layers", [("final",), ()], ids=["final", "plain"])
+def test_a_single_strand_conforms(braid, pool, tmp_path, layers):
+    strategy = "learned_weighted" if layers else None
+    model = braid("gemma", layers=layers, strategy=strategy, std=0.1)
+    conformance.run_all(model, tmp_path, pool)
+
+
+def test_two_braids_share_strands_in_threads(braid):
+    model = braid("llama", "gemma", layers=(1, "final"), strategy="attention")
+    other = braid("gemma", "llama", layers=(2, "output"), strategy="router")
+    conformance.check_concurrency(model, others=[other])
+
+
+# A battery that has never failed proves nothing: each defect below has been seen in
+# real fusion code, and must be caught.
+
+
+def test_catches_attention_that_sees_the_future(braid, monkeypatch):
+    real = CrossAttention._attend
+
+    def everything(self, i, hidden, source):
+        source.visible = torch.ones_like(source.visible)
+        return real(self, i, hidden, source)
+
+    monkeypatch.setattr(CrossAttention, "_attend", everything)
+    model = braid("llama", "gemma", layers=(1,), strategy="attention")
+    with pytest.raises(AssertionError, match="causality"):
+        conformance.check_causality(model)
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(model)
+
+
+def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
+    """Reading the whole text once leaks: later bytes change earlier cuts."""
+
+    def whole(self, anchor, donor, new):
+        data = anchor.tokens.text(self.ids)
+        ids = donor.tokens.encode(fusion.cache.complete_text(data))
+        donor_ends = donor.tokens.ends(ids)
+        ends = anchor.tokens.ends(self.ids)[-new:]
+        return [
+            [i for i, e in zip(ids, donor_ends, strict=True) if e <= end]
+            for end in ends
+        ]
+
+    monkeypatch.setattr(fusion.cache.Row, "prefixes", whole)
+    model = braid("llama", "gemma", strategy="learned_weighted")
+    with pytest.raises(AssertionError, match="causality"):
+        conformance.check_causality(model)
+
+
+def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):
+    def forgetful(self, length):
+        self.states = {tap: s[:length] for tap, s in self.states.items()}
+        self.ids = self.ids[:length]  # but the keys and values stay
+
+    monkeypatch.setattr(DonorPath, "crop", forgetful)
+    with pytest.raises(AssertionError, match="donor gemma"):
+        conformance.check_donors(braid("llama", "gemma"))
+
+
+def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
+    """llama and llama-2 have keys of one shape, so nothing else would complain."""
+    real = fusion.modeling.BraidedLLM.encode
+
+    def shared(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+        if cache is not None and not cache.rows:
+            cache.rows = [fusion.cache.Row(donors={"llama-2": DonorPath(cache=cache)})]
+        return real(self, input_ids, attention_mask, position_ids, cache)
+
+    monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", shared)
+    model = braid("llama", "llama-2")
+    with pytest.raises((AssertionError, IndexError, RuntimeError)):
+        conformance.check_cache(model)
+
+
+def test_catches_state_kept_on_the_module(braid, monkeypatch):
+    """One donor path for all requests: right alone, wrong side by side."""
+    kept = BraidCache()
+    real = fusion.modeling.BraidedLLM._rows
+
+    def remembered(self, input_ids, attention_mask, cache):
+        if cache is not None and not cache.rows:
+            cache.rows = kept.rows = kept.rows or [fusion.cache.Row()]
+        return real(self, input_ids, attention_mask, cache)
+
+    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", remembered)
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(braid("llama", "gemma"))
+
+
+def test_catches_a_fuser_that_is_not_the_identity_at_first(braid, monkeypatch):
+    class Loud(LearnedWeighted):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.bridges[0].bias.data.fill_(1e-3)
+
+    monkeypatch.setitem(FUSERS, "learned_weighted", Loud)
+    model = braid("llama", "gemma", strategy="learned_weighted", std=0)
+    with pytest.raises(AssertionError, match="identity"):
+        conformance.check_identity(model)
+
+
+def test_catches_positions_that_count_padding(braid, monkeypatch):
+    real = fusion.modeling.BraidedLLM.encode
+
+    def counting(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+        T = input_ids.shape[1]
+        if attention_mask is not None:
+            total = attention_mask.shape[1]
+            position_ids = torch.arange(total - T, total).expand(len(input_ids), T)
+        return real(self, input_ids, attention_mask, position_ids, cache)
+
+    monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", counting)
+    # Learned absolute positions: a rotary model would forgive a constant shift.
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(braid("gpt2", "gemma"))
+
+
+def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
+    real = fusion.modeling.BraidedLLM._rows
+
+    def unmasked(self, input_ids, attention_mask, cache):
+        return real(self, input_ids, None, cache)
+
+    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", unmasked)
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(braid("llama", "gemma"))
+
+
+def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch):
+    monkeypatch.setattr(BraidCache, "_pick", lambda self, indices: None)
+    model = braid("llama", "gemma", layers=("final", "output"))
+    with pytest.raises(AssertionError, match="generate"):
+        conformance.check_generate(model)
+
+
+def test_catches_a_strand_that_trains(braid, strands):
+    model = braid("llama", "gemma", layers=(1,))
+    weight = strands["llama"].model.lm_head.weight
+    weight.requires_grad_(True)
+    try:
+        with pytest.raises(AssertionError, match="frozen"):
+            conformance.check_frozen(model)
+    finally:
+        weight.requires_grad_(False)
+        weight.grad = None
+
+
+def test_catches_strands_in_the_saved_file(braid, pool, strands, tmp_path):
+    model = braid("llama", "gemma")
+    model.strand = strands["llama"].model.model  # as a submodule, it would be saved
+    with pytest.raises(AssertionError, match="save"):
+        conformance.check_save_load(model, tmp_path, pool)
+
+
+def test_refuses_texts_too_tame_to_prove_causality(braid):
+    with pytest.raises(AssertionError, match="proves little"):
+        conformance.check_causality(braid("llama", "gemma"), texts=["1 2"])
