@@ -68,7 +68,9 @@ class OutputMixer(nn.Module):
             log_p = p.clamp(min=1e-12).log()
             columns += [-(p * log_p).sum(-1), log_p.amax(-1)]
         for p in parts[1:]:
-            columns.append((anchor * p).sqrt().sum(-1).clamp(min=1e-12).log())
+            # Clamped before the root: its slope at 0 is infinite.
+            shared = (anchor * p).clamp(min=1e-30).sqrt().sum(-1)
+            columns.append(shared.clamp(min=1e-12).log())
         return torch.stack(columns, dim=-1)
 
     def log_weights(
