@@ -155,7 +155,7 @@ class BraidCache(DynamicCache):
         self.rows = [copy.deepcopy(self.rows[i]) for i in indices]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._pick(beam_idx.tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:

@@ -1,16 +1,12 @@
 """Calibration: strands read the text once, then the small parts are trained.
 
-Every trained part (a strand's own adapter, a fuser, a gate) and every strand's
-features are files of a store, keyed by what they depend on. Braids that share a part
-train it once; an interrupted calibration goes on where it stopped.
+Trained parts are a strand's own adapter, a fuser, a gate; `session` stores them, so
+that braids share what they have in common.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,26 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from .fusers import LearnedWeighted
+from .fusers import CrossAttention, LearnedWeighted
 from .modeling import BraidedLLM, BraidStates
+from .session import Session, plain_text, who
 from .strand import Strand
 from .training import (
-    TextFeatures,
     candidate_loss,
     donor_view,
     read_layers,
-    read_text,
     ridge,
     same_end,
-    train,
 )
 
-FORMAT = 1
-HELD_OUT_EVERY = 6
 MIN_TEXTS = 12
 FINAL_RATE = 3e-4
 MID_RATE = 5e-4
@@ -74,106 +64,7 @@ class CalibrationReport:
     reused: tuple[str, ...]
 
 
-def _plain(text: str | Mapping[str, Any]) -> str:
-    if isinstance(text, str):
-        return text
-    try:
-        return f"{text['prompt']}\n{text['reference']}"
-    except KeyError as error:
-        raise KeyError(
-            f"a calibration text is a string or has 'prompt' and 'reference'; "
-            f"received {sorted(text)}"
-        ) from error
-
-
-class _Session:
-    """One calibration: texts, features, and the store behind them."""
-
-    _memory: dict[tuple[str, str], list[TextFeatures]] = {}
-
-    def __init__(
-        self, texts: Sequence[str], store: Path | None, seed: int, progress: bool
-    ) -> None:
-        self.texts, self.store, self.seed, self.progress = texts, store, seed, progress
-        data = json.dumps([FORMAT, seed, *texts])
-        self.data = hashlib.sha256(data.encode()).hexdigest()[:16]
-        order = np.random.default_rng(seed).permutation(len(texts)).tolist()
-        self.held_out = sorted(order[::HELD_OUT_EVERY])
-        self.training = sorted(set(order) - set(self.held_out))
-        self.trained: list[str] = []
-        self.reused: list[str] = []
-
-    def _path(self, kind: str, key: Any) -> Path | None:
-        if self.store is None:
-            return None
-        digest = hashlib.sha256(json.dumps([self.data, kind, key]).encode())
-        return self.store / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
-
-    @staticmethod
-    def _write(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work)
-        os.replace(work, path)  # a part is in the store whole or not at all
-
-    def features(self, strand: Strand) -> list[TextFeatures]:
-        """The strand's features of every text; read once per process and store."""
-        key = (self.data, f"{strand.source}:{strand.dtype}")
-        if key not in self._memory:
-            path = self._path("features", key[1])
-            if path is not None and path.exists():
-                found = _unpack(load_file(path))
-            else:
-                label = f"{strand.name} reads {len(self.texts)} texts"
-                bar = tqdm(self.texts, desc=label, disable=not self.progress)
-                found = [read_text(strand, text) for text in bar]
-                self._write(path, _pack(found))
-            self._memory.clear() if len(self._memory) > 8 else None
-            self._memory[key] = found
-        return self._memory[key]
-
-    def part(
-        self, kind: str, key: Any, module: nn.Module, fit: Callable[[], object]
-    ) -> None:
-        """Fill ``module`` from the store, or by ``fit()`` and then store it."""
-        path = self._path(kind, key)
-        if path is not None and path.exists():
-            module.load_state_dict(load_file(path))
-            self.reused.append(kind)
-            return
-        fit()
-        self._write(path, module.state_dict())
-        self.trained.append(kind)
-
-
-def _pack(found: Sequence[TextFeatures]) -> dict[str, Tensor]:
-    return {
-        "length": torch.tensor([len(f.ids) for f in found]),
-        "ids": torch.cat([f.ids for f in found]),
-        "ends": torch.cat([torch.from_numpy(f.ends) for f in found]),
-        "hidden": torch.cat([f.hidden for f in found]),
-        "log_z": torch.cat([f.log_z for f in found]),
-        "top": torch.cat([f.top for f in found]).int(),
-    }
-
-
-def _unpack(arrays: Mapping[str, Tensor]) -> list[TextFeatures]:
-    lengths = arrays["length"].tolist()
-    columns = [arrays[k].split(lengths) for k in ("ids", "hidden", "log_z")]
-    ends, top = arrays["ends"].split(lengths), arrays["top"].long().split(lengths)
-    return [
-        TextFeatures(i, e.numpy(), h, z, t)
-        for i, h, z, e, t in zip(*columns, ends, top, strict=True)
-    ]
-
-
-def _who(strand: Strand) -> str:
-    return f"{strand.name}:{strand.source}:{strand.dtype}"
-
-
-def _own_adapter(session: _Session, strand: Strand, epochs: int) -> LearnedWeighted:
+def _own_adapter(session: Session, strand: Strand, epochs: int) -> LearnedWeighted:
     """The strand's own adapter after its final norm: the matched control's fuser."""
     module = LearnedWeighted(strand.width, [], add=True)
     texts = session.features(strand)
@@ -184,35 +75,19 @@ def _own_adapter(session: _Session, strand: Strand, epochs: int) -> LearnedWeigh
 
     def fit() -> None:
         label = f"{strand.name}: own adapter"
-        _train(session, module, loss, epochs, FINAL_RATE, label)
+        session.train(module, loss, epochs, FINAL_RATE, label)
 
-    session.part("own", [_who(strand), epochs], module, fit)
+    session.part("own", [who(strand), epochs], module, fit)
     return module
 
 
-def _train(
-    session: _Session,
-    module: nn.Module,
-    loss: Callable[[Sequence[int]], Tensor],
-    epochs: int,
-    rate: float,
-    label: str,
-    limit: int | None = None,
-) -> None:
-    train(
-        module,
-        loss,
-        session.training[:limit],
-        session.held_out[: None if limit is None else max(4, limit // 4)],
-        epochs=epochs,
-        learning_rate=rate,
-        seed=session.seed,
-        label=label,
-        progress=session.progress,
-    )
+def _own_map(session: Session, strand: Strand, epochs: int) -> dict[str, Tensor]:
+    """The linear map inside the own adapter."""
+    state = _own_adapter(session, strand, epochs).state_dict()
+    return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
 
 
-def _fit_final(session: _Session, model: BraidedLLM, epochs: int) -> None:
+def _fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
     fuser = model.fusers["final"]
     anchor = model.anchor
     texts = session.features(anchor)
@@ -228,17 +103,18 @@ def _fit_final(session: _Session, model: BraidedLLM, epochs: int) -> None:
 
     def fit() -> None:
         # The own adapter is the best start: what is left to learn is the donor.
-        own = _own_adapter(session, anchor, epochs).own
-        inner = getattr(fuser, "aligned", None) or fuser
-        inner.own.load_state_dict(own.state_dict())
+        start = {f"own.{k}": v for k, v in _own_map(session, anchor, epochs).items()}
+        inner = "aligned." if isinstance(fuser, CrossAttention) else ""
+        start = {f"{inner}{k}": v for k, v in start.items()}
+        fuser.load_state_dict({**fuser.state_dict(), **start})
         label = f"{anchor.name}: {model.config.strategy} after the final norm"
-        _train(session, fuser, loss, epochs, FINAL_RATE, label)
+        session.train(fuser, loss, epochs, FINAL_RATE, label)
 
-    key = [_who(anchor), [_who(d) for d in model.donors], model.config.strategy, epochs]
+    key = [who(anchor), [who(d) for d in model.donors], model.config.strategy, epochs]
     session.part("final", key, fuser, fit)
 
 
-def _fit_mid(session: _Session, model: BraidedLLM, epochs: int) -> None:
+def _fit_mid(session: Session, model: BraidedLLM, epochs: int) -> None:
     """Bridges in closed form, then weights and bridges through the anchor."""
     anchor, layers = model.anchor, model.layers()
     chosen = [*session.training[:MID_TEXTS], *session.held_out]
@@ -246,35 +122,42 @@ def _fit_mid(session: _Session, model: BraidedLLM, epochs: int) -> None:
     taps = [model.donor_taps(d) for d in model.donors]
     fusers = nn.ModuleDict({str(la): model.fusers[str(la)] for la in layers})
     shares = model.config.shares[1:]
-    donors = [
-        dict(zip(chosen, read_layers(d, [session.features(d)[i] for i in chosen],
-                                     [tap[la] for la in layers]), strict=True))
+    read = {
+        d.name: dict(
+            zip(
+                chosen,
+                read_layers(
+                    d,
+                    [session.features(d)[i] for i in chosen],
+                    [tap[la] for la in layers],
+                ),
+                strict=True,
+            )
+        )
         for d, tap in zip(model.donors, taps, strict=True)
-    ]  # fmt: skip
+    }
 
     def views(i: int, layer: int) -> list[Any]:
         return [
-            donor_view(texts[i], session.features(d)[i], states[i][tap[layer]])
-            for d, tap, states in zip(model.donors, taps, donors, strict=True)
+            donor_view(texts[i], session.features(d)[i], read[d.name][i][tap[layer]])
+            for d, tap in zip(model.donors, taps, strict=True)
         ]
 
     def bridge() -> None:
-        own = dict(zip(chosen, read_layers(anchor, [texts[i] for i in chosen], layers), strict=True))  # fmt: skip
+        some = session.training[:MID_TEXTS]
+        own = read_layers(anchor, [texts[i] for i in some], layers)
         for layer in layers:
             fuser = fusers[str(layer)]
             if not isinstance(fuser, LearnedWeighted):
                 continue
-            for j, linear in enumerate(fuser.bridges):
-                rows = [views(i, layer)[j].aligned()[0][0] for i in session.training[:MID_TEXTS]]  # fmt: skip
-                target = [own[i][layer] for i in session.training[:MID_TEXTS]]
-                weight, bias = ridge(torch.cat(rows), torch.cat(target).float())
-                linear.weight.data.copy_(weight)
-                linear.bias.data.copy_(bias)
+            target = torch.cat([states[layer] for states in own]).float()
+            for j, linear in enumerate(fuser.bridges.children()):
+                rows = [views(i, layer)[j].aligned()[0][0] for i in some]
+                weight, bias = ridge(torch.cat(rows), target)
+                linear.load_state_dict({"weight": weight, "bias": bias})
             # s = 0.05 helps a little before any training; more hurts.
-            fuser.weight.data.copy_(
-                torch.tensor([[0.05 / s if s > 0 else 0.0] for s in shares])
-                .expand_as(fuser.weight)
-            )  # fmt: skip
+            start = torch.tensor([[0.05 / s if s > 0 else 0.0] for s in shares])
+            fuser.weight.data.copy_(start.expand_as(fuser.weight))
 
     def loss(group: Sequence[int]) -> Tensor:
         fused = []
@@ -292,9 +175,9 @@ def _fit_mid(session: _Session, model: BraidedLLM, epochs: int) -> None:
     def fit() -> None:
         bridge()
         label = f"{anchor.name}: {model.config.strategy} at layers {layers}"
-        _train(session, fusers, loss, min(epochs, 2), MID_RATE, label, MID_TEXTS)
+        session.train(fusers, loss, min(epochs, 2), MID_RATE, label, MID_TEXTS)
 
-    key = [_who(anchor), [_who(d) for d in model.donors], model.config.strategy,
+    key = [who(anchor), [who(d) for d in model.donors], model.config.strategy,
            layers, shares, epochs]  # fmt: skip
     session.part("mid", key, fusers, fit)
 
@@ -309,7 +192,7 @@ class _Sample:
 
 @torch.no_grad()
 def _sample(
-    session: _Session, model: BraidedLLM, texts: Sequence[int], count: int
+    session: Session, model: BraidedLLM, texts: Sequence[int], count: int
 ) -> _Sample:
     """The braid's states at about ``count`` positions of some texts."""
     own = session.features(model.anchor)
@@ -340,7 +223,7 @@ def _sample(
     return _Sample(states, torch.cat(before), torch.cat(targets), n_bytes / n_tokens)
 
 
-def _fused(session: _Session, model: BraidedLLM, i: int) -> Tensor:
+def _fused(session: Session, model: BraidedLLM, i: int) -> Tensor:
     """The anchor's state (T, width) after all hidden fusers, for one text."""
     own = session.features(model.anchor)[i]
     hidden = own.hidden
@@ -355,9 +238,10 @@ def _fused(session: _Session, model: BraidedLLM, i: int) -> Tensor:
     return hidden
 
 
-def _fit_gate(session: _Session, model: BraidedLLM) -> None:
+def _fit_gate(session: Session, model: BraidedLLM) -> None:
     mixer = model.mixer
-    assert mixer is not None and mixer.gate is not None  # for the type checker
+    if mixer is None or mixer.gate is None:
+        return
     gate = mixer.gate
 
     def fit() -> None:
@@ -383,7 +267,7 @@ def _fit_gate(session: _Session, model: BraidedLLM) -> None:
 
     torch.manual_seed(session.seed)
     config = model.config
-    key = [_who(model.anchor), [_who(d) for d in model.donors], config.strategy,
+    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
            config.fusion_layers, config.shares]  # fmt: skip
     session.part("gate", key, gate, fit)
 
@@ -439,8 +323,8 @@ def calibrate(
         raise ValueError(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
         )
-    plain = [_plain(text) for text in texts]
-    session = _Session(plain, Path(store) if store else None, seed, progress)
+    plain = [plain_text(text) for text in texts]
+    session = Session(plain, Path(store) if store else None, seed, progress)
     torch.manual_seed(seed)
     if model.layers():
         _fit_mid(session, model, epochs)
@@ -451,15 +335,12 @@ def calibrate(
         model.fusers["final"].load_state_dict(own.state_dict(), strict=False)
     if model.mixer is not None:
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
-            own_part = _own_adapter(session, donor, epochs).own
-            assert own_part is not None  # for the type checker: add=True
-            adapter.load_state_dict(own_part.state_dict())
-        if model.mixer.gate is not None:
-            _fit_gate(session, model)
+            adapter.load_state_dict(_own_map(session, donor, epochs))
+        _fit_gate(session, model)
     return _report(session, model, time.monotonic() - started)
 
 
-def _report(session: _Session, model: BraidedLLM, seconds: float) -> CalibrationReport:
+def _report(session: Session, model: BraidedLLM, seconds: float) -> CalibrationReport:
     sample = _sample(session, model, session.held_out, SCORE_POSITIONS)
     before, after = (
         _bits(logits, sample.targets) / sample.bytes_per_token

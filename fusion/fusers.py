@@ -10,8 +10,8 @@ B_0 h is the anchor's own adapter. A braid without donors keeps only that: the m
 control, the same fuser fed the anchor's own states.
 
 A trained map has its own scale, so after the final norm a share only says whether its
-donor takes part. Exactly one factor starts at zero, so an uncalibrated braid is its anchor, bit for
-bit, and still has a gradient.
+donor takes part. Exactly one factor starts at zero, so an uncalibrated braid is its
+anchor, bit for bit, and still has a gradient.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ def unit_rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
+def zero_linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """A linear map that starts as zero."""
+    linear = nn.Linear(n_in, n_out, bias=bias)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    return linear
+
+
 class LearnedWeighted(nn.Module):
     """Bridged donor states with a learned weight per channel.
 
@@ -46,18 +54,12 @@ class LearnedWeighted(nn.Module):
     def __init__(self, width: int, source_widths: Sequence[int], add: bool) -> None:
         super().__init__()
         self.add = add
-        self.bridges = nn.ModuleList(nn.Linear(w, width) for w in source_widths)
+        self.bridges = nn.ModuleList(zero_linear(w, width) for w in source_widths)
         self.weight = nn.Parameter(torch.zeros(len(source_widths), width))
-        for bridge in self.bridges:
-            nn.init.zeros_(bridge.weight)
-            nn.init.zeros_(bridge.bias)
-        self.own: nn.Linear | None = None
+        self.own = zero_linear(width, width) if add else None
         if add:  # the bridges are the zero factor; the weights stay as they are
             self.weight.data.fill_(1.0)
             self.weight.requires_grad_(False)
-            self.own = nn.Linear(width, width)
-            nn.init.zeros_(self.own.weight)
-            nn.init.zeros_(self.own.bias)
 
     def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
         """A factor per source and position; constant here."""
@@ -90,10 +92,7 @@ class Router(LearnedWeighted):
 
     def __init__(self, width: int, source_widths: Sequence[int], add: bool) -> None:
         super().__init__(width, source_widths, add)
-        self.routes = nn.ModuleList(nn.Linear(width + w, 1) for w in source_widths)
-        for route in self.routes:
-            nn.init.zeros_(route.weight)
-            nn.init.zeros_(route.bias)
+        self.routes = nn.ModuleList(zero_linear(width + w, 1) for w in source_widths)
 
     def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
         h = unit_rms(hidden)
@@ -126,11 +125,9 @@ class CrossAttention(nn.Module):
             nn.Linear(w, size, bias=False) for w in source_widths
         )
         self.outputs = nn.ModuleList(
-            nn.Linear(size, width, bias=False) for _ in source_widths
+            zero_linear(size, width, bias=False) for _ in source_widths
         )
         self.lag = nn.Parameter(torch.zeros(len(source_widths), self.HEADS, self.LAGS))
-        for output in self.outputs:
-            nn.init.zeros_(output.weight)
 
     def _attend(self, i: int, hidden: Tensor, source: DonorStates) -> Tensor:
         B, T, _ = hidden.shape

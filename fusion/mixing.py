@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .fusers import zero_linear
 from .vocabulary import VocabularyMap
 
 
@@ -37,16 +38,11 @@ class OutputMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.maps = nn.ModuleList(maps)
-        self.adapters = nn.ModuleList(nn.Linear(w, w) for w in donor_widths)
-        for adapter in self.adapters:
-            nn.init.zeros_(adapter.weight)
-            nn.init.zeros_(adapter.bias)
+        self.adapters = nn.ModuleList(zero_linear(w, w) for w in donor_widths)
         self.gate: nn.Sequential | None = None
         if gated:
             n = len(maps)
-            last = nn.Linear(self.HIDDEN, n + 1)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            last = zero_linear(self.HIDDEN, n + 1)
             self.gate = nn.Sequential(
                 nn.Linear(2 + 3 * n, self.HIDDEN), nn.GELU(), last
             )

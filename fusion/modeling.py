@@ -174,7 +174,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
                 self.fusers[str(layer)] = fuser(anchor.width, widths, layer == "final")
         # Fusers stay in float32 whatever the strands are in: they are small, and
         # half precision loses the small steps of their training.
-        self.to(device=anchor.device)
+        self.to(device=anchor.device)  # type: ignore[call-arg]
 
     @property
     def device(self) -> torch.device:
@@ -369,7 +369,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
 
     @torch.no_grad()
-    def generate(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def generate(  # type: ignore[override]
+        self, inputs: Any = None, **kwargs: Any
+    ) -> Any:
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
         For text, ``max_new_tokens`` defaults to 128 and only what was written comes
@@ -379,7 +381,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             return self._write(inputs, **kwargs)
         if kwargs.get("use_cache", True) and "past_key_values" not in kwargs:
             kwargs["past_key_values"] = BraidCache()
-        return super().generate(inputs, **kwargs)
+        return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def _write(self, prompt: str, **kwargs: Any) -> str:
         if not prompt.strip():
@@ -392,7 +394,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         new = out[0, batch["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, **kwargs: Any
+    ) -> None:
         """Write the recipe and the fusers; strands stay where they come from."""
         self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
         folder = Path(save_directory)
@@ -406,7 +410,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         self.generation_config.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, path: Any, *, pool: Pool | None = None, **kwargs: Any
     ) -> BraidedLLM:
         """Load what `save_pretrained` wrote, and the strands from a pool.

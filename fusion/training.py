@@ -138,6 +138,8 @@ def train(
 
     best, kept = score(), snapshot()
     steps = epochs * math.ceil(len(training) / group)
+    # Large steps first, none at the end: with this little text it overfits otherwise.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1 - i / steps)
     with tqdm(total=steps, desc=label, disable=not progress, leave=False) as bar:
         for _ in range(epochs):
             order = generator.permutation(training).tolist()
@@ -146,6 +148,7 @@ def train(
                 loss(order[i : i + group]).backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimiser.step()
+                schedule.step()
                 bar.update()
             now = score()
             if not now < best - 1e-4:
