@@ -1,0 +1,247 @@
+"""What fusing two models brings, beside every control: ``python -m fusion.report``.
+
+Bits per byte of held-out text (prompt and reference together), by domain: each strand
+alone; each strand calibrated alone, which is the matched control (the same fuser fed
+the strand's own states); every strategy at every place, both ways round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .calibration import calibrate
+from .configuration import BraidConfig
+from .modeling import BraidedLLM
+from .pool import PACKAGED, Pool, default_cache
+from .scoring import StateCache, bits_per_byte
+
+Text = Mapping[str, str]
+PLACES = (["output"], ["final"], ["final", "output"])
+ANCHOR_SHARE = 0.7
+
+
+def packaged_texts() -> tuple[list[Text], list[Text]]:
+    """Calibration and held-out texts that come with the project."""
+    spec = importlib.util.find_spec("braidbandit")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            "the packaged texts are not installed; pass --texts FILE.jsonl"
+        )
+    data = Path(spec.submodule_search_locations[0]) / "data"
+    rows = [json.loads(line) for line in (data / "tasks.jsonl").open()]
+    held_out: list[Text] = [
+        {**r, "domain": r["type"]} for r in rows if r["split"] == "test"
+    ]
+    return [json.loads(line) for line in (data / "calibration.jsonl").open()], held_out
+
+
+def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
+    """Calibration and held-out texts of a JSON-lines file.
+
+    Each line has ``domain``, ``split`` ("calibration" or "test"), ``prompt`` and
+    ``reference``.
+    """
+    rows = [json.loads(line) for line in path.open()]
+    need = {"domain", "split", "prompt", "reference"}
+    for number, row in enumerate(rows, 1):
+        if not need <= set(row):
+            raise ValueError(
+                f"{path}, line {number}: expected the keys {sorted(need)}, received "
+                f"{sorted(row)}"
+            )
+    return (
+        [r for r in rows if r["split"] == "calibration"],
+        [r for r in rows if r["split"] == "test"],
+    )
+
+
+def _first(texts: Sequence[Text], per_domain: int | None) -> list[Text]:
+    if per_domain is None:
+        return list(texts)
+    counts: dict[str, int] = {}
+    kept = []
+    for text in texts:
+        counts[text["domain"]] = counts.get(text["domain"], 0) + 1
+        if counts[text["domain"]] <= per_domain:
+            kept.append(text)
+    return kept
+
+
+def _whole(text: Text) -> str:
+    gap = "" if text["prompt"][-1:].isspace() else "\n"
+    return text["prompt"] + gap + text["reference"]
+
+
+def recipes(models: Sequence[str]) -> Iterator[BraidConfig]:
+    """Singles, calibrated singles, then every pair, place and strategy."""
+    for name in models:
+        yield BraidConfig(name)
+    for name in models:
+        yield BraidConfig(name, fusion_layers=["final"], strategy="learned_weighted")
+    for anchor in models:
+        for donor in models:
+            for place in PLACES if donor != anchor else ():
+                for strategy in ("learned_weighted", "router", "attention"):
+                    if place == ["output"] and strategy == "attention":
+                        continue  # nothing to attend to: the same gate as router
+                    yield BraidConfig(
+                        anchor,
+                        [donor],
+                        [ANCHOR_SHARE, 1 - ANCHOR_SHARE],
+                        place,
+                        strategy,
+                    )
+
+
+def score(
+    braids: Sequence[BraidedLLM], held_out: Sequence[Text], progress: bool
+) -> list[dict[str, float]]:
+    """Bits per byte by domain for each braid: total bits over total bytes."""
+    bits: list[dict[str, float]] = [{} for _ in braids]
+    size: dict[str, float] = {}
+    for text in tqdm(held_out, desc="held-out texts", disable=not progress):
+        whole, domain = _whole(text), text["domain"]
+        n_bytes = len(whole.encode())
+        size[domain] = size.get(domain, 0.0) + n_bytes
+        states = StateCache()
+        for braid, sums in zip(braids, bits, strict=True):
+            found = bits_per_byte(braid, "", whole, states)
+            sums[domain] = sums.get(domain, 0.0) + found * n_bytes
+    return [{d: b / size[d] for d, b in sums.items()} for sums in bits]
+
+
+def speed(braid: BraidedLLM, tokens: int = 32) -> float:
+    """Tokens per second of greedy decoding."""
+    started = time.monotonic()
+    braid.generate("The", max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+    return tokens / (time.monotonic() - started)
+
+
+def rows_for(
+    pool: Pool,
+    models: Sequence[str],
+    calibration: Sequence[Text],
+    held_out: Sequence[Text],
+    seeds: int,
+    store: Path,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """One row per recipe: mean and spread over seeds."""
+    plans = list(recipes(models))
+    per_seed = []
+    for seed in range(seeds):
+        braids = []
+        for plan in tqdm(plans, desc=f"calibrating, seed {seed}", disable=not progress):
+            braid = BraidedLLM(
+                BraidConfig(**_recipe(plan)),
+                [pool[name] for name in (plan.anchor, *plan.donors)],
+            )
+            if plan.fusion_layers:
+                texts = [_whole(t) for t in calibration]
+                calibrate(braid, texts, store=store, seed=seed, progress=progress)
+            braids.append(braid)
+        per_seed.append(score(braids, held_out, progress))
+    rows = []
+    for i, (plan, braid) in enumerate(zip(plans, braids, strict=True)):
+        domains = list(per_seed[0][i])
+        means = [float(np.mean(list(found[i].values()))) for found in per_seed]
+        rows.append(
+            {
+                "anchor": plan.anchor,
+                "donors": plan.donors,
+                "strategy": plan.strategy,
+                "layers": plan.fusion_layers,
+                "control": bool(plan.fusion_layers) and not plan.donors,
+                "bits_per_byte": {
+                    d: float(np.mean([found[i][d] for found in per_seed]))
+                    for d in domains
+                },
+                "mean": float(np.mean(means)),
+                "spread": float(np.std(means, ddof=1)) if seeds > 1 else None,
+                "tokens_per_s": speed(braid),
+            }
+        )
+    return rows
+
+
+def _recipe(plan: BraidConfig) -> dict[str, Any]:
+    keys = ("anchor", "donors", "shares", "fusion_layers", "strategy")
+    return {key: getattr(plan, key) for key in keys}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text, and the verdict against the best calibrated strand."""
+    domains = list(rows[0]["bits_per_byte"])
+    head = [f"{'braid':58}", *(f"{d[:9]:>9}" for d in domains), "     mean", "   tok/s"]
+    lines = ["".join(head)]
+    for row in rows:
+        how = "alone" if not row["layers"] else "calibrated alone (control)"
+        if row["donors"]:
+            how = f"+ {' + '.join(row['donors'])}, {row['strategy']}, "
+            how += "+".join(map(str, row["layers"]))
+        values = [f"{row['bits_per_byte'][d]:9.4f}" for d in domains]
+        label = f"{row['anchor']} {how}"[:57]
+        lines.append(
+            f"{label:58}{''.join(values)}{row['mean']:9.4f}{row['tokens_per_s']:8.1f}"
+        )
+    singles = [r for r in rows if not r["donors"]]
+    braids = [r for r in rows if r["donors"]]
+    if not braids:
+        return "\n".join(lines)
+    best = min(braids, key=lambda r: float(r["mean"]))
+    bar = {d: min(r["bits_per_byte"][d] for r in singles) for d in domains}
+    gain = {d: 1 - best["bits_per_byte"][d] / bar[d] for d in domains}
+    mean = 1 - best["mean"] / float(np.mean(list(bar.values())))
+    lines += [
+        "",
+        f"best braid ({best['anchor']} {best['strategy']} {best['layers']}) against "
+        "the best single strand of each domain, calibrated or not:",
+        ", ".join(f"{d} {g:+.1%}" for d, g in gain.items()) + f"; mean {mean:+.1%}",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.report", description=__doc__
+    )
+    parser.add_argument(
+        "--texts", type=Path, help="JSON lines; default: packaged texts"
+    )
+    parser.add_argument("--models", nargs="+", default=list(PACKAGED))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--per-domain", type=int, help="at most so many texts of each")
+    parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
+    parser.add_argument("--json", action="store_true", help="rows as JSON")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds is {options.seeds}; give at least 1")
+    torch.manual_seed(0)
+    found = read_texts(options.texts) if options.texts else packaged_texts()
+    calibration, held_out = (_first(texts, options.per_domain) for texts in found)
+    pool = Pool()
+    rows = rows_for(
+        pool,
+        options.models,
+        calibration,
+        held_out,
+        options.seeds,
+        options.store,
+        not options.json,
+    )
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()
