@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from braidbandit import Braid, MetaBraider
+from braidbandit import Braid, Catalogue, MetaBraider, ModelCard
 from braidbandit.tasks import calibration_texts, load_tasks, task_of
 from braidbandit.utility import quality_from_bits, utility
 
@@ -35,13 +35,6 @@ POOL = [
     {"model_name": "SmolLM2-135M-Instruct", "domain": "general", "role": "instruction"},
     {"model_name": "gemma-3-270m", "domain": "general", "role": "knowledge"},
 ]
-# Three layer sets, two strategies, one share: sixteen arms, singles and controls
-# included. The library's defaults give more; here every arm is calibrated and scored.
-BRAIDS: dict[str, Any] = {
-    "layer_sets": ("output", "final", "final+output"),
-    "strategies": ("learned_weighted", "router"),
-    "shares": ((0.75, 0.25),),
-}
 YARDSTICK = "gemma-3-270m"
 GAP = "\n"  # between a prompt and its answer, as in calibration
 
@@ -55,12 +48,10 @@ def main() -> None:
     scorer = Scorer(agent)
     train, test = load_tasks("train"), load_tasks("test")
     probes = per_type(train, 1 if options.quick else 2)
-    if options.quick:
-        test = per_type(test, 1)
+    test = per_type(test, 1 if options.quick else 5)
     warm_start(agent, scorer, probes)
     probe_ids = {task["id"] for task in probes}
     online = [task for task in train if task["id"] not in probe_ids]
-    online = online if options.rounds is None else online[: options.rounds]
     rounds = learn(agent, scorer, online, options)
     results = evaluate(agent, scorer, probes, test)
     picture = draw(agent, rounds, test[0], options.folder / "demo.png")
@@ -88,16 +79,16 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--rounds",
         type=int,
-        help="online rounds of one run, at most and by default 112",
+        help="online rounds of one run, at most 112 (default: 56, quick: 14)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the exploring policy")
     parser.add_argument(
         "--quick", action="store_true", help="14 rounds, 7 probes, 7 test tasks"
     )
     options = parser.parse_args()
-    if options.quick and options.rounds is None:
-        options.rounds = 14
-    if options.rounds is not None and options.rounds < 1:
+    if options.rounds is None:
+        options.rounds = 14 if options.quick else 56
+    if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, received {options.rounds}")
     return options
 
@@ -115,14 +106,18 @@ def quiet() -> None:
 
 
 def open_agent(options: argparse.Namespace) -> MetaBraider:
+    from fusion import Pool
+
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
+    cards = [ModelCard.from_dict({**Pool().facts(m["model_name"]), **m}) for m in POOL]
     agent = MetaBraider(
-        POOL,
+        cards,
+        catalogue=choose_braids(cards),
         folder=options.folder,
         calibration_texts=calibration_texts(per_domain=4 if options.quick else 10),
+        dtype=fastest_dtype(),
         random_state=options.seed,
-        **BRAIDS,
     )
     for card in agent.catalogue.cards.values():
         millions = (card.parameters or 0) / 1e6
@@ -137,6 +132,33 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
             f"Resuming from {options.folder}: {counts['outcomes']} outcomes recorded."
         )
     return agent
+
+
+def choose_braids(cards: list[ModelCard]) -> Catalogue:
+    """Twelve arms. The library's default has more; here each is scored many times."""
+    everything = Catalogue.build(
+        cards,
+        shares=((0.75, 0.25),),
+        layer_sets=("output", "final", "final+output"),
+        strategies=("learned_weighted", "router"),
+    )
+    return Catalogue(
+        cards,
+        [
+            braid
+            for braid in everything
+            if braid.strategy != "router" or braid.layer_set == "final+output"
+        ],
+    )
+
+
+def fastest_dtype() -> str:
+    """bfloat16 where the processor multiplies it natively; scores agree to 0.1 %."""
+    import torch
+
+    about: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = about.get("avx512_bf16") or about.get("amx_bf16")
+    return "bfloat16" if native else "float32"
 
 
 def calibrate(agent: MetaBraider) -> None:
@@ -207,7 +229,7 @@ class Scorer:
             digest = hashlib.sha256(braid.id.encode())
             model = self.agent.create_braided_model(braid)
             for name, weight in model.named_parameters():
-                digest.update(name.encode() + weight.detach().numpy().tobytes())
+                digest.update(name.encode() + weight.detach().float().numpy().tobytes())
             self._prints[braid.id] = digest.hexdigest()[:16]
         return self._prints[braid.id]
 
@@ -266,18 +288,18 @@ def learn(
             task = by_hash[decision.task_hash]
             rounds.append(compare(agent, scorer, task, decision, int(number), options))
     number = rounds[-1]["pass"] if rounds else 1
-    done = {row["task"] for row in rounds if row["pass"] == number}
-    left = [task for task in tasks if task["id"] not in done]
+    left = to_do(rounds, tasks, number, options)
     if not left and evaluated(agent) >= number:
-        number, left = number + 1, list(tasks)
-        print(f"\nEvery round of pass {number - 1} is in the ledger. A fresh pass:")
+        number += 1
+        left = to_do(rounds, tasks, number, options)
+        print(
+            f"\nPass {number - 1} is learnt and evaluated. A fresh pass on top of it:"
+        )
     print(
-        f"\nOnline: pass {number}, {len(left)} of {len(tasks)} tasks to go. Utility is "
-        "quality minus priced compute."
+        f"\nOnline: pass {number}, {len(left)} tasks to go. Utility is quality minus "
+        "priced compute."
     )
-    order = np.random.default_rng((options.seed, number)).permutation(len(tasks))
-    ordered = [tasks[i] for i in order if tasks[i] in left]
-    for task in tqdm(ordered, desc="learning", leave=False):
+    for task in tqdm(left, desc="learning", leave=False):
         decision = agent.forward(task_of(task))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unfit braids were reported above
@@ -292,6 +314,15 @@ def learn(
             tqdm.write(f"  after {len(rounds):3d} rounds: {progress(rounds)}")
     print(f"  all {len(rounds)} rounds:     {progress(rounds)}")
     return rounds
+
+
+def to_do(
+    rounds: list[dict[str, Any]], tasks: list[Any], number: int, options: Any
+) -> list[Any]:
+    """The tasks of a pass that are not in the ledger yet, in the pass's order."""
+    done = {row["task"] for row in rounds if row["pass"] == number}
+    order = np.random.default_rng((options.seed, number)).permutation(len(tasks))
+    return [tasks[i] for i in order[: options.rounds] if tasks[i]["id"] not in done]
 
 
 def compare(

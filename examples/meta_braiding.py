@@ -36,28 +36,18 @@ def main() -> None:
     parser.add_argument(
         "--texts",
         type=int,
-        default=10,
-        help="calibration texts per domain; the demo uses %(default)s too",
+        help="calibration texts per domain: fewer are faster (default: all, or what "
+        "the folder was calibrated with)",
     )
     options = parser.parse_args()
     quiet()
-    with open_agent(options) as agent:
+    texts = calibration_texts(options.texts) if options.texts else None
+    with MetaBraider(POOL, folder=options.folder, calibration_texts=texts) as agent:
         walk(agent)
         platform(agent)
         small_budget(agent)
         ratings(agent)
     by_hand()
-
-
-def open_agent(options: argparse.Namespace) -> MetaBraider:
-    # The same braids and texts as in the demo, so that its folder fits.
-    return MetaBraider(
-        POOL,
-        folder=options.folder,
-        strategies=("learned_weighted", "router"),
-        shares=((0.75, 0.25),),
-        calibration_texts=calibration_texts(per_domain=options.texts),
-    )
 
 
 def walk(agent: MetaBraider) -> None:
