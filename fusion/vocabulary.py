@@ -7,6 +7,7 @@ anchor token longer than any donor token that it starts with, of which u is the
 longest donor prefix. u's probability goes to them in proportion to the anchor's own
 probabilities, so the donor decides between groups and the anchor within a group.
 Tokens with the same bytes on both sides keep their probability to the last digit.
+Several tokens with the same bytes count as one, split as the anchor splits them.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _longest_prefix(token: bytes, index: dict[bytes, int]) -> int | None:
+def _longest_prefix(token: bytes, index: dict[bytes, list[int]]) -> list[int]:
     for length in range(len(token), 0, -1):
         found = index.get(token[:length])
         if found is not None:
             return found
-    return None
+    return []
 
 
-def _index(table: Sequence[bytes]) -> dict[bytes, int]:
-    index: dict[bytes, int] = {}
+def _index(table: Sequence[bytes]) -> dict[bytes, list[int]]:
+    """Tokens by their bytes; with byte fallback, "a" and <0x61> are the same bytes."""
+    index: dict[bytes, list[int]] = {}
     for i, token in enumerate(table):
         if token:
-            index.setdefault(token, i)
+            index.setdefault(token, []).append(i)
     return index
 
 
@@ -77,15 +79,12 @@ class VocabularyMap(nn.Module):
         anchors, donors = _index(anchor), _index(donor)
         self.n_twins = sum(token in anchors for token in donors)
         edges = set(pairs)
-        for token, u in donors.items():
-            v = _longest_prefix(token, anchors)
-            if v is not None:
-                edges.add((u, v))
-        for token, v in anchors.items():
+        for token, us in donors.items():
+            edges.update((u, v) for u in us for v in _longest_prefix(token, anchors))
+        for token, vs in anchors.items():
             if token not in donors:
-                longest = _longest_prefix(token, donors)
-                if longest is not None:
-                    edges.add((longest, v))
+                us = _longest_prefix(token, donors)
+                edges.update((u, v) for u in us for v in vs)
         table = torch.tensor(sorted(edges), dtype=torch.long).reshape(-1, 2)
         degree = torch.bincount(table[:, 0], minlength=donor_size)
         alone = degree[table[:, 0]] == 1

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from fusion.alignment import TokenBytes, common_prefix, complete_text
+
+TOKENS = {family: TokenBytes(tiny.tiny_tokenizer(family)) for family in tiny.FAMILIES}
+FAMILY = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+# Any text: surrogates are no text, and U+2581 is the gemma family's own space.
+ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"))
+
+
+@FAMILY
+@settings(max_examples=100, deadline=None)
+@given(text=ANY)
+def test_ends_follow_the_bytes_of_any_text(family, text):
+    tokens = TOKENS[family]
+    ids = tokens.encode(text)
+    ends = tokens.ends(ids)
+    assert tokens.text(ids) == text.encode()
+    assert ends.dtype == np.int64
+    assert len(ends) == len(ids)
+    assert (np.diff(ends, prepend=0) >= 0).all()
+    if len(ids):
+        assert ends[-1] == len(text.encode())
+    # End t is where the first t + 1 tokens stop writing.
+    assert all(len(tokens.text(ids[: t + 1])) == end for t, end in enumerate(ends))
+
+
+@FAMILY
+@pytest.mark.parametrize("text", tiny.SAMPLES.values(), ids=tiny.SAMPLES)
+def test_samples_round_trip(family, text):
+    tokens = TOKENS[family]
+    assert tokens.text(tokens.encode(text)).decode() == text
+
+
+def test_ends_by_hand():
+    """café: gemma has no é and falls back to its two bytes."""
+    tokens = TOKENS["gemma"]
+    ids = tokens.encode("café")
+    assert [tokens.table[i] for i in ids] == [b"", b"c", b"a", b"f", b"\xc3", b"\xa9"]
+    assert tokens.ends(ids).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_special_tokens_write_nothing():
+    for family, tokens in TOKENS.items():
+        for i in tiny.tiny_tokenizer(family).all_special_ids:
+            assert tokens.table[i] == b""
+    end = tiny.tiny_tokenizer("llama").eos_token_id
+    a = TOKENS["llama"].encode("a")
+    assert TOKENS["llama"].ends([*a, end]).tolist() == [1, 1]
+
+
+def test_rows_beyond_the_vocabulary_write_nothing():
+    """Heads are often padded to a round number of rows."""
+    tokens = TOKENS["llama"]
+    beyond = len(tokens.table) + 3
+    assert tokens.join([beyond]) == b""
+    assert tokens.ends([beyond]).tolist() == [0]
+
+
+def test_nothing_has_no_ends():
+    assert TOKENS["llama"].ends([]).tolist() == []
+    assert TOKENS["llama"].encode_many([]) == []
+
+
+def test_a_space_the_tokenizer_writes_in_front_is_not_text():
+    """Llama 2 style: the tokens of "a" are those of " a"."""
+    from tokenizers import normalizers
+
+    backend = Tokenizer.from_str(
+        tiny.tiny_tokenizer("gemma").backend_tokenizer.to_str()
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokens = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert tokens.prepends_space
+    ids = tokens.encode("a b")
+    assert tokens.text(ids) == b"a b"
+    assert tokens.ends(ids)[-1] == 3
+    assert (tokens.ends(ids) >= 0).all()
+
+
+def test_a_tokenizer_that_is_not_made_of_bytes_is_refused():
+    words = Tokenizer(models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    with pytest.raises(ValueError, match="cannot read the tokens"):
+        TokenBytes(PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(TypeError, match="no fast backend"):
+        TokenBytes(object())
+
+
+def test_a_text_the_tokenizer_changes_is_refused():
+    """gemma writes its own space mark as a space: the text does not come back."""
+    with pytest.raises(ValueError, match=r"byte 1 reads .* normalise the text"):
+        TOKENS["gemma"].encode("a\u2581b")
+
+
+@settings(deadline=None)
+@given(text=ANY, cut=st.integers(0, 40))
+def test_complete_text_leaves_out_only_an_unfinished_character(text, cut):
+    data = text.encode()[:cut]
+    done = complete_text(data).encode()
+    assert data.startswith(done)
+    assert len(data) - len(done) <= 3
+    assert text.startswith(complete_text(data))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "n"),
+    [
+        ([], [], 0),
+        ([1], [], 0),
+        ([1, 2], [1, 2], 2),
+        ([1, 2], [1, 3], 1),
+        ([1], [2], 0),
+    ],
+)
+def test_common_prefix(a, b, n):
+    assert common_prefix(a, b) == common_prefix(b, a) == n

@@ -1,0 +1,67 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.configuration import BraidConfig, bridge_layer
+
+
+def config(**changes):
+    recipe = {
+        "anchor": "a",
+        "donors": ["b"],
+        "shares": [0.7, 0.3],
+        "fusion_layers": [0, "final", "output"],
+        "strategy": "router",
+    }
+    return BraidConfig(**{**recipe, **changes})
+
+
+def test_a_good_recipe_passes():
+    config().check(anchor_layers=1)
+    config(shares=[1.0, 0.0]).check(1)
+    BraidConfig("a").check(1)
+    BraidConfig("a", fusion_layers=["final"], strategy="attention").check(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"shares": [1.0]}, ValueError, "1 shares for 2 strands"),
+        ({"shares": [0.7, 0.7]}, ValueError, "sum to 1"),
+        ({"shares": [1.3, -0.3]}, ValueError, ">= 0"),
+        ({"shares": [float("nan"), 0.5]}, ValueError, "shares"),
+        ({"strategy": "magic"}, ValueError, "unknown strategy 'magic'"),
+        ({"strategy": None}, ValueError, "unknown strategy None"),
+        ({"fusion_layers": []}, ValueError, "at least one fusion layer"),
+        ({"fusion_layers": [4]}, ValueError, "layers 0 to 3"),
+        ({"fusion_layers": [-1]}, ValueError, "beyond the anchor"),
+        ({"fusion_layers": ["first"]}, TypeError, "'first'"),
+        ({"fusion_layers": [True]}, TypeError, "True"),
+        ({"fusion_layers": [1.0]}, TypeError, "1.0"),
+        (
+            {"donors": [], "shares": [1.0], "fusion_layers": ["output"]},
+            ValueError,
+            "need a donor",
+        ),
+    ],
+)
+def test_a_bad_recipe_is_refused(changes, error, says):
+    with pytest.raises(error, match=says):
+        config(**changes).check(anchor_layers=4)
+
+
+def test_round_trips_as_a_file(tmp_path):
+    before = config(sources={"a": "somewhere/a", "b": "b.gguf"})
+    before.save_pretrained(tmp_path)
+    after = BraidConfig.from_pretrained(tmp_path)
+    for key in ("anchor", "donors", "shares", "fusion_layers", "strategy", "sources"):
+        assert getattr(after, key) == getattr(before, key)
+    assert after.model_type == "braid"
+
+
+@given(a=st.integers(1, 80), d=st.integers(1, 80))
+def test_bridges_keep_order_and_meet_at_the_top(a, d):
+    layers = [bridge_layer(i, a, d) for i in range(a)]
+    assert layers == sorted(layers)
+    assert layers[0] >= 0
+    assert layers[-1] == d - 1
