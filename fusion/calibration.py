@@ -238,7 +238,7 @@ def _fused(session: Session, model: BraidedLLM, i: int) -> Tensor:
     return hidden
 
 
-def _fit_gate(session: Session, model: BraidedLLM) -> None:
+def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
     mixer = model.mixer
     if mixer is None or mixer.gate is None:
         return
@@ -268,7 +268,7 @@ def _fit_gate(session: Session, model: BraidedLLM) -> None:
     torch.manual_seed(session.seed)
     config = model.config
     key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-           config.fusion_layers, config.shares]  # fmt: skip
+           config.fusion_layers, config.shares, epochs]  # fmt: skip
     session.part("gate", key, gate, fit)
 
 
@@ -336,7 +336,7 @@ def calibrate(
     if model.mixer is not None:
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
             adapter.load_state_dict(_own_map(session, donor, epochs))
-        _fit_gate(session, model)
+        _fit_gate(session, model, epochs)
     return _report(session, model, time.monotonic() - started)
 
 

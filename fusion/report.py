@@ -222,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=list(PACKAGED))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-domain", type=int, help="at most so many texts of each")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of strands"
+    )
     parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     options = parser.parse_args(arguments)
@@ -230,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     found = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (_first(texts, options.per_domain) for texts in found)
-    pool = Pool()
+    pool = Pool(dtype=getattr(torch, options.dtype))
     rows = rows_for(
         pool,
         options.models,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,7 +30,10 @@ HELD_OUT_EVERY = 6
 class Session:
     """One calibration: texts, features, and the store behind them."""
 
-    _memory: dict[tuple[str, str], list[TextFeatures]] = {}
+    # By strand, not by name: two strands may share a name, and none is kept alive.
+    _memory: WeakKeyDictionary[Strand, dict[str, list[TextFeatures]]] = (
+        WeakKeyDictionary()
+    )
 
     def __init__(
         self, texts: Sequence[str], store: Path | None, seed: int, progress: bool
@@ -60,20 +64,17 @@ class Session:
 
     def features(self, strand: Strand) -> list[TextFeatures]:
         """The strand's features of every text; read once per process and store."""
-        key = (self.data, f"{strand.source}:{strand.dtype}")
-        if key not in self._memory:
-            path = self._path("features", key[1])
+        known = self._memory.setdefault(strand, {})
+        if self.data not in known:
+            path = self._path("features", who(strand))
             if path is not None and path.exists():
-                found = _unpack(load_file(path))
+                known[self.data] = _unpack(load_file(path))
             else:
                 label = f"{strand.name} reads {len(self.texts)} texts"
                 bar = tqdm(self.texts, desc=label, disable=not self.progress)
-                found = [read_text(strand, text) for text in bar]
-                self._write(path, _pack(found))
-            if len(self._memory) > 8:  # a long-lived process, many texts
-                self._memory.clear()
-            self._memory[key] = found
-        return self._memory[key]
+                known[self.data] = [read_text(strand, text) for text in bar]
+                self._write(path, _pack(known[self.data]))
+        return known[self.data]
 
     def part(
         self, kind: str, key: Any, module: nn.Module, fit: Callable[[], object]
