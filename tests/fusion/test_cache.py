@@ -1,0 +1,117 @@
+import pytest
+import tiny
+import torch
+
+from fusion.cache import BraidCache, DonorPath, DonorStates, Row, gather_rows, walk
+from fusion.conformance import resegmented
+
+
+def test_aligned_by_hand():
+    states = torch.tensor([[[1.0], [2.0], [3.0]]])
+    last = torch.tensor([[-1, 0, 2]])
+    found, present = DonorStates(states, last, torch.ones(1, 3, 3).bool()).aligned()
+    assert found[0, 1:, 0].tolist() == [1.0, 3.0]
+    assert present[0, :, 0].tolist() == [False, True, True]
+
+
+def test_aligned_without_any_token():
+    empty = DonorStates(
+        torch.zeros(1, 0, 2), torch.tensor([[-1]]), torch.zeros(1, 1, 0).bool()
+    )
+    found, present = empty.aligned()
+    assert found.shape == (1, 1, 2)
+    assert not present.any()
+
+
+def test_prefixes_are_the_donors_tokens_of_the_text_so_far(strands):
+    llama, gemma = strands["llama"], strands["gemma"]
+    ids = llama.tokens.encode("café")
+    assert [llama.tokens.table[i] for i in ids] == [b"c", b"a", b"f", b"\xc3", b"\xa9"]
+    found = Row(ids=ids).prefixes(llama, gemma, 5)
+    texts = ["c", "ca", "caf", "caf", "café"]  # half an é is no text
+    assert found == [gemma.tokens.encode(t) for t in texts]
+    assert Row(ids=ids).prefixes(llama, gemma, 2) == found[-2:]
+
+
+def test_prefixes_with_one_tokenizer_are_the_tokens_themselves(strands):
+    row = Row(ids=[7, 8, 9])
+    assert row.prefixes(strands["llama"], strands["llama-2"], 2) == [[7, 8], [7, 8, 9]]
+
+
+def test_a_walk_cuts_again_and_forgets(strands):
+    gemma = strands["gemma"]
+    path = DonorPath()
+    prefixes = [[2, 40], [2, 40, 41], [2, 42], [2, 42, 43]]
+    states, seen = walk(gemma, path, prefixes, ["final", 1])
+    # Run in this order: 2 40 | 41 | 42 43; tokens 40 and 41 were left behind.
+    assert seen == [[0, 1], [0, 1, 2], [0, 3], [0, 3, 4]]
+    for prefix, where in zip(prefixes, seen, strict=True):
+        alone = gemma.run(torch.tensor([prefix]), taps=["final", 1])
+        for tap in ("final", 1):
+            torch.testing.assert_close(
+                states[tap][where], alone[tap][0], atol=1e-4, rtol=1e-4
+            )
+    assert path.ids == prefixes[-1]
+    assert path.cache.get_seq_length() == len(path.ids)
+    # It goes on from there.
+    states, seen = walk(gemma, path, [[2, 42, 43, 44]], ["final"])
+    assert seen == [[0, 1, 2, 3]]
+    alone = gemma.run(torch.tensor([[2, 42, 43, 44]]), taps=["final"])["final"][0]
+    torch.testing.assert_close(states["final"], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_text_again_runs_nothing(strands, monkeypatch):
+    gemma, path = strands["gemma"], DonorPath()
+    walk(gemma, path, [[2, 40]], ["final"])
+    monkeypatch.setattr(DonorPath, "extend", lambda *a: pytest.fail("ran again"))
+    _, seen = walk(gemma, path, [[2, 40], [2, 40]], ["final"])
+    assert seen == [[0, 1], [0, 1]]
+
+
+def test_gather_pads_rows_of_different_lengths(strands):
+    llama, gemma = strands["llama"], strands["gemma"]
+    ids = [llama.tokens.encode(t) for t in (tiny.CODE, "café")]
+    rows = [Row(ids=i) for i in ids]
+    length = len(ids[0])
+    columns = [list(range(length)), list(range(length - len(ids[1]), length))]
+    found = gather_rows(rows, llama, gemma, columns, length, ["final"])["final"]
+    assert found.last.shape == (2, length)
+    # Padding sees nothing; the row's own last position sees its whole text.
+    assert (found.last[1, : -len(ids[1])] == -1).all()
+    assert not found.visible[1, : -len(ids[1])].any()
+    assert found.visible[1, -1].sum() == len(gemma.tokens.encode("café"))
+
+
+def test_the_samples_do_change_their_cuts(strands):
+    """Else every test of cutting again would pass for nothing."""
+    pairs = [("llama", "gemma"), ("gemma", "llama"), ("llama", "gpt2")]
+    for anchor, donor in ((strands[a], strands[b]) for a, b in pairs):
+        ids = [anchor.tokens.encode(t) for t in tiny.SAMPLES.values()]
+        assert sum(len(resegmented(anchor, donor, i)) for i in ids) >= 5
+
+
+def test_rows_follow_their_beams():
+    cache = BraidCache()
+    cache.rows = [Row(ids=[1]), Row(ids=[2])]
+    cache.reorder_cache(torch.tensor([1, 1]))
+    assert [r.ids for r in cache.rows] == [[2], [2]]
+    cache.rows[0].ids.append(3)  # copies: beams go different ways
+    assert cache.rows[1].ids == [2]
+    cache.batch_repeat_interleave(2)
+    assert [r.ids for r in cache.rows] == [[2, 3], [2, 3], [2], [2]]
+    cache.batch_select_indices(torch.tensor([2]))
+    assert [r.ids for r in cache.rows] == [[2]]
+
+
+def test_crop_takes_the_text_back(braid):
+    """A braid that went down another way and back gives the first way's logits."""
+    model = braid("llama", "gemma", layers=(1, "final"), strategy="attention")
+    ids = torch.tensor([model.anchor.tokens.encode(tiny.EMOJI)])
+    cache = BraidCache()
+    with torch.no_grad():
+        model(ids[:, :10], past_key_values=cache)
+        model(ids[:, 20:23], past_key_values=cache)
+        cache.crop(-3)
+        got = model(ids[:, 10:], past_key_values=cache).logits
+        wanted = model(ids).logits[:, 10:]
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
