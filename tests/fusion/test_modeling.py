@@ -1,0 +1,273 @@
+"""Beyond the conformance battery: shapes, shares, errors, writing, saving."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import DynamicCache
+
+from fusion.cache import BraidCache
+from fusion.configuration import BraidConfig
+from fusion.conformance import randomise, sibling
+from fusion.modeling import BraidedLLM, vocabulary_map
+from fusion.pool import Pool
+
+
+@pytest.fixture
+def model(braid):
+    return braid("llama", "gemma", layers=(1, "final", "output"), strategy="router")
+
+
+def ids_of(model, text=tiny.PROSE):
+    return torch.tensor([model.anchor.tokens.encode(text)])
+
+
+def logits(model, **options):
+    with torch.no_grad():
+        return model(ids_of(model), **options).logits
+
+
+def test_logits_are_the_anchors_shape(model):
+    out = model(ids_of(model))
+    assert out.logits.shape == (*ids_of(model).shape, model.anchor.vocab_size)
+    assert out.past_key_values is None
+    assert out.loss is None
+
+
+def test_output_is_a_distribution(model):
+    total = logits(model).exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_loss_is_the_mean_over_next_tokens_and_skips_minus_100(model):
+    ids = ids_of(model)
+    log_p = logits(model).log_softmax(-1)[0, :-1]
+    wanted = -log_p.gather(1, ids[0, 1:, None])[:, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, labels=ids).loss, wanted.mean())
+        labels = ids.clone()
+        labels[0, 3:] = -100
+        torch.testing.assert_close(model(ids, labels=labels).loss, wanted[:2].mean())
+
+
+def test_logits_to_keep(model):
+    kept = logits(model, logits_to_keep=2)
+    assert kept.shape[1] == 2
+    torch.testing.assert_close(kept, logits(model)[:, -2:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_memo_changes_nothing_and_serves_the_next_braid(model, braid):
+    ids, memo = ids_of(model), {}
+    other = braid("llama", "gemma", layers=("final",), strategy="attention")
+    with torch.no_grad():
+        plain = [m.head(m.encode(ids)) for m in (other, model)]
+        first = [m.head(m.encode(ids, memo=memo)) for m in (other, model)]
+        again = [m.head(m.encode(ids, memo=memo)) for m in (other, model)]
+    for a, b, c in zip(plain, first, again, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("layers", [(1,), ("final",)], ids=str)
+def test_a_donor_at_share_0_is_as_good_as_absent(braid, layers):
+    """Three strands, one at 0, give the bits of the two."""
+    three = braid("llama", "gemma", "gpt2", layers=layers, shares=[0.6, 0.4, 0.0])
+    two = braid("llama", "gemma", layers=layers, shares=[0.6, 0.4])
+    mine = three.state_dict()
+    # A weight per donor has a row per donor: the first donor's is kept.
+    two.load_state_dict({k: mine[k][: len(v)] for k, v in two.state_dict().items()})
+    assert torch.equal(logits(three), logits(two))
+
+
+def test_shares_move_a_mid_layer_braid(braid):
+    low, high = (
+        braid("llama", "gemma", layers=(1,), shares=[1 - s, s]) for s in (0.01, 0.5)
+    )
+    alone = sibling(low, [1.0, 0.0])
+    distance = [(logits(m) - logits(alone)).abs().max() for m in (low, high)]
+    assert 0 < distance[0] < distance[1]
+
+
+@pytest.mark.parametrize("strategy", ["learned_weighted", "router", "attention"])
+@pytest.mark.parametrize("layers", [(1,), ("final",), ("output",)], ids=str)
+def test_every_fuser_does_something(braid, strategy, layers):
+    """Else the battery would compare the anchor with itself."""
+    model = braid("llama", "gemma", layers=layers, strategy=strategy)
+    gap = logits(model).log_softmax(-1) - logits(
+        sibling(model, [1.0, 0.0])
+    ).log_softmax(-1)
+    assert gap.abs().max() > 0.1
+
+
+def test_an_uncalibrated_output_mixes_by_share(strands):
+    """p = 0.75 p_anchor + 0.25 T p_donor, where the donor has read the same text."""
+    config = BraidConfig("llama", ["gemma"], [0.75, 0.25], ["output"], "router")
+    model = BraidedLLM(config, list(strands.values()))
+    ids = ids_of(model)
+    llama, gemma = strands["llama"], strands["gemma"]
+    theirs = torch.tensor([gemma.tokens.encode(tiny.PROSE)])
+    with torch.no_grad():
+        p = llama.model(ids).logits[:, -1].softmax(-1)
+        q = gemma.model(theirs).logits[:, -1].softmax(-1)
+        carried = vocabulary_map(llama, gemma)(q, p)
+        got = model(ids).logits[:, -1].exp()
+    torch.testing.assert_close(got, 0.75 * p + 0.25 * carried, atol=1e-5, rtol=1e-4)
+
+
+def test_ends_of_text_are_twins(strands):
+    llama, gemma = strands["llama"], strands["gemma"]
+    sure = torch.zeros(1, gemma.vocab_size)
+    sure[0, gemma.tokenizer.eos_token_id] = 1.0
+    p = torch.full((1, llama.vocab_size), 1 / llama.vocab_size)
+    out = vocabulary_map(llama, gemma)(sure, p)
+    assert out[0, llama.tokenizer.eos_token_id] == 1.0
+
+
+def test_only_fusers_are_parameters(model):
+    assert {n.split(".")[0] for n, _ in model.named_parameters()} == {"fusers", "mixer"}
+    assert model.config.vocab_size == model.anchor.vocab_size
+
+
+@pytest.mark.parametrize("text", [tiny.PROSE, tiny.EMOJI])
+def test_text_in_text_out(model, text):
+    out = model.generate(text, max_new_tokens=6, do_sample=False)
+    ids = ids_of(model, text)
+    new = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
+    )[0, ids.shape[1] :]
+    assert out == model.tokenizer.decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(model, prompt):
+    with pytest.raises(ValueError, match="prompt is empty"):
+        model.generate(prompt)
+
+
+def test_empty_input_is_refused(model):
+    with pytest.raises(ValueError, match="at least one row"):
+        model(torch.zeros(1, 0, dtype=torch.long))
+
+
+def test_another_models_cache_is_refused(model):
+    with pytest.raises(TypeError, match=r"DynamicCache.*BraidCache"):
+        model(ids_of(model), past_key_values=DynamicCache())
+
+
+def test_a_cache_of_another_batch_is_refused(model):
+    cache = BraidCache()
+    with torch.no_grad():
+        model(ids_of(model), past_key_values=cache)
+        with pytest.raises(ValueError, match="cache holds 1 rows, received 2"):
+            model(ids_of(model).repeat(2, 1), past_key_values=cache)
+
+
+def test_a_missing_strand_is_refused(strands):
+    config = BraidConfig("llama", ["nobody"], [0.5, 0.5], ["final"], "router")
+    with pytest.raises(KeyError, match="no strand named 'nobody'"):
+        BraidedLLM(config, list(strands.values()))
+    with pytest.raises(TypeError, match="BraidConfig and strands, or model_configs"):
+        BraidedLLM()
+
+
+def test_by_hand(strands):
+    pool = Pool()
+    for strand in strands.values():
+        pool.add(strand)
+    model = BraidedLLM(
+        model_configs=[
+            {"model_name": "llama", "role": "anchor", "share": 3},
+            {"model_name": "gemma", "share": 1},
+        ],
+        fusion_strategy="attention",
+        fusion_layers=[2, "final"],
+        pool=pool,
+    )
+    assert model.config.shares == [0.75, 0.25]
+    assert (model.anchor.name, model.donors[0].name) == ("llama", "gemma")
+    assert list(model.fusers) == ["2", "final"]
+    assert model.config.strategy == "attention"
+
+
+@pytest.mark.parametrize(
+    ("configs", "error", "says"),
+    [
+        ([], ValueError, "empty"),
+        ([{"share": 1.0}], KeyError, "model_name"),
+        ([{"model_name": "llama", "sahre": 1.0}], KeyError, "sahre"),
+    ],
+)
+def test_a_bad_recipe_by_hand_is_refused(configs, error, says):
+    with pytest.raises(error, match=says):
+        BraidedLLM(model_configs=configs)
+
+
+class TestFiles:
+    @pytest.fixture
+    def saved(self, strands, tmp_path):
+        """A braid of two folders, saved."""
+        sources = {
+            f: str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")
+        }
+        pool = Pool(sources)
+        config = BraidConfig(
+            "llama", ["gemma"], [0.5, 0.5], [1, "final", "output"], "router"
+        )
+        made = randomise(BraidedLLM(config, [pool["llama"], pool["gemma"]]))
+        made.save_pretrained(tmp_path / "braid")
+        return made, tmp_path / "braid"
+
+    def test_strands_are_found_again_without_a_pool(self, saved):
+        made, path = saved
+        loaded = BraidedLLM.from_pretrained(path)
+        assert loaded.anchor is not made.anchor
+        assert torch.equal(logits(loaded), logits(made))
+
+    def test_the_files_are_small_and_hold_no_code(self, saved):
+        made, path = saved
+        assert sorted(f.name for f in path.iterdir()) == [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+        ]
+        size = sum(p.numel() for p in made.parameters()) * 4
+        assert (path / "model.safetensors").stat().st_size < size + 10_000
+        assert "auto_map" not in json.loads((path / "config.json").read_text())
+
+    def test_weights_that_do_not_fit_are_refused(self, saved):
+        _, path = saved
+        weights = load_file(path / "model.safetensors")
+        name = sorted(weights)[0]
+        for broken in (
+            {k: v for k, v in weights.items() if k != name},
+            {**weights, "extra": torch.zeros(1)},
+            {**weights, name: torch.zeros(1, 1, 1)},
+        ):
+            save_file(broken, path / "model.safetensors")
+            with pytest.raises(ValueError, match="do not fit its recipe"):
+                BraidedLLM.from_pretrained(path)
+
+    def test_a_folder_without_weights_is_refused(self, saved):
+        _, path = saved
+        (path / "model.safetensors").unlink()
+        with pytest.raises(ValueError, match="expected a saved braid"):
+            BraidedLLM.from_pretrained(path)
+
+
+def test_half_precision_strands_keep_float32_fusers():
+    strands = []
+    for family in ("llama", "gemma"):
+        strand = tiny.tiny_strand(family)
+        strand.model.to(torch.bfloat16)
+        strands.append(strand)
+    for strategy in ("learned_weighted", "router", "attention"):
+        config = BraidConfig(
+            "llama", ["gemma"], [0.5, 0.5], [1, "final", "output"], strategy
+        )
+        model = randomise(BraidedLLM(config, strands))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert model.dtype == torch.bfloat16
+        assert torch.isfinite(logits(model)).all()
+        assert model.generate(tiny.CODE, max_new_tokens=2, do_sample=False) is not None

@@ -1,0 +1,78 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from fusion.pool import Pool, default_cache
+
+IDS = torch.tensor([[5, 50, 150]])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_loads_a_folder(family, tmp_path):
+    folder = tiny.tiny_folder(family, tmp_path / "m")
+    strand = Pool({"it": str(folder)})["it"]
+    assert (strand.name, strand.source) == ("it", str(folder))
+    assert torch.equal(strand.model(IDS).logits, tiny.tiny_model(family)(IDS).logits)
+    assert strand.tokens.table == tiny.tiny_strand(family).tokens.table
+    # A name without a source is its own source.
+    assert Pool()[str(folder)].name == str(folder)
+
+
+def test_loads_once_from_many_threads(tmp_path):
+    pool = Pool({"it": str(tiny.tiny_folder("gpt2", tmp_path))})
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: pool["it"], range(8)))
+    assert all(s is found[0] for s in found)
+
+
+def test_lists_sources_and_added_strands(strands):
+    pool = Pool({"later": "somewhere/else"})
+    pool.add(strands["llama"])
+    assert list(pool) == ["later", "llama"]
+    assert len(pool) == 2
+    assert pool["llama"] is strands["llama"]
+
+
+def test_dtype(tmp_path):
+    folder = str(tiny.tiny_folder("llama", tmp_path))
+    assert Pool({"it": folder}, dtype=torch.bfloat16)["it"].dtype == torch.bfloat16
+
+
+def test_facts_need_no_weights(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    (folder / "model.safetensors").unlink()
+    facts = Pool({"it": str(folder)}).facts("it")
+    model = tiny.tiny_model("llama")
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (facts["layers"], facts["width"]) == (4, 32)
+    assert facts["vocab_size"] == model.config.vocab_size
+    assert facts["source"] == str(folder)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "missing.gguf"])
+def test_an_unknown_source_is_refused(source):
+    with pytest.raises(ValueError, match="unknown model source"):
+        Pool({"it": source})["it"]
+
+
+def test_a_hub_id_that_cannot_be_reached_says_so():
+    with pytest.raises(ValueError, match="cannot load a model from 'nobody/nothing'"):
+        Pool()["nobody/nothing"]
+
+
+def test_a_folder_that_is_no_model_says_so(tmp_path):
+    with pytest.raises(ValueError, match="cannot load a model"):
+        Pool()[str(tmp_path)]
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("BRAIDBANDIT_CACHE", str(tmp_path / "here"))
+    assert default_cache() == tmp_path / "here"
+    monkeypatch.delenv("BRAIDBANDIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "braidbandit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache" / "braidbandit"

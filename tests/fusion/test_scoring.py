@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import tiny
+import torch
+
+from fusion.scoring import StateCache, bits_per_byte
+
+
+def by_definition(strand, logits, text, before):
+    """-sum log2 p / bytes over the tokens that end after byte ``before``."""
+    ids = strand.tokens.encode(text)
+    ends = strand.tokens.ends(ids).tolist()
+    log_p = logits.log_softmax(-1)
+    total, first = 0.0, None
+    for t in range(1, len(ids)):
+        if ends[t] > before:
+            first = t if first is None else first
+            total -= float(log_p[t - 1, ids[t]])
+    return total / math.log(2) / (ends[-1] - ends[first - 1])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("text", tiny.SAMPLES.values(), ids=tiny.SAMPLES)
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_strand_by_definition(strands, family, text, at):
+    strand = strands[family]
+    ids = torch.tensor([strand.tokens.encode(text)])
+    with torch.no_grad():
+        logits = strand.model(ids).logits[0]
+    got = bits_per_byte(strand, text[:at], text[at:])
+    wanted = by_definition(strand, logits, text, len(text[:at].encode()))
+    assert got == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("layers", [(1,), ("final", "output")], ids=str)
+def test_a_braid_by_definition(braid, layers):
+    model = braid("gemma", "llama", layers=layers)
+    ids = torch.tensor([model.anchor.tokens.encode(tiny.CODE)])
+    with torch.no_grad():
+        logits = model(ids).logits[0]
+    got = bits_per_byte(model, tiny.CODE[:7], tiny.CODE[7:])
+    wanted = by_definition(model.anchor, logits, tiny.CODE, 7)
+    assert got == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_shared_state_changes_nothing(braid):
+    models = [
+        braid("llama", "gemma", layers=la, strategy=s)
+        for la, s in (
+            (("final",), "router"),
+            (("final", "output"), "attention"),
+            ((1,), "router"),
+            ((1, "output"), "attention"),
+        )
+    ]
+    states = StateCache()
+    for model in models * 2:
+        shared = bits_per_byte(model, "The ", "dog sleeps.", states)
+        assert shared == bits_per_byte(model, "The ", "dog sleeps.")
+
+
+def test_a_braid_at_share_0_scores_as_its_anchor(braid, strands):
+    model = braid("llama", "gemma", layers=("final", "output"), shares=[1.0, 0.0])
+    got = bits_per_byte(model, "", tiny.PROSE)
+    assert got == bits_per_byte(strands["llama"], "", tiny.PROSE)
+
+
+def test_a_uniform_strand_pays_the_logarithm(strands):
+    """All tokens alike: log2 V bits per token."""
+    strand = tiny.tiny_strand("llama", "flat")
+    strand.model.lm_head.weight.data.zero_()
+    n = len(strand.tokens.encode(tiny.PROSE)) - 1
+    first = int(strand.tokens.ends(strand.tokens.encode(tiny.PROSE))[0])
+    wanted = n * math.log2(strand.vocab_size) / (len(tiny.PROSE) - first)
+    assert bits_per_byte(strand, "", tiny.PROSE) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_nothing_to_score_is_refused(strands):
+    with pytest.raises(ValueError, match="reference is empty"):
+        bits_per_byte(strands["llama"], "a", "")
+    with pytest.raises(ValueError, match="too short"):
+        bits_per_byte(strands["llama"], "", "a")
