@@ -87,6 +87,15 @@ def _own_map(session: Session, strand: Strand, epochs: int) -> dict[str, Tensor]
     return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
 
 
+def _start_from_own(session: Session, model: BraidedLLM, epochs: int) -> None:
+    """Put the anchor's own adapter into the fuser after the final norm."""
+    fuser = model.fusers["final"]
+    inner = "aligned.own." if isinstance(fuser, CrossAttention) else "own."
+    own = _own_map(session, model.anchor, epochs)
+    start = {f"{inner}{k}": v for k, v in own.items()}
+    fuser.load_state_dict({**fuser.state_dict(), **start})
+
+
 def _fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
     fuser = model.fusers["final"]
     anchor = model.anchor
@@ -103,10 +112,7 @@ def _fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
 
     def fit() -> None:
         # The own adapter is the best start: what is left to learn is the donor.
-        start = {f"own.{k}": v for k, v in _own_map(session, anchor, epochs).items()}
-        inner = "aligned." if isinstance(fuser, CrossAttention) else ""
-        start = {f"{inner}{k}": v for k, v in start.items()}
-        fuser.load_state_dict({**fuser.state_dict(), **start})
+        _start_from_own(session, model, epochs)
         label = f"{anchor.name}: {model.config.strategy} after the final norm"
         session.train(fuser, loss, epochs, FINAL_RATE, label)
 
@@ -316,7 +322,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        For fewer than 12 texts, or a text that a tokenizer cannot round-trip.
+        For fewer than 12 texts, an empty one, or one that a tokenizer cannot
+        round-trip.
     """
     started = time.monotonic()
     if len(texts) < MIN_TEXTS:
@@ -324,6 +331,9 @@ def calibrate(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
         )
     plain = [plain_text(text) for text in texts]
+    empty = [i for i, text in enumerate(plain) if not text.strip()]
+    if empty:
+        raise ValueError(f"calibration text {empty[0]} is empty; leave it out")
     session = Session(plain, Path(store) if store else None, seed, progress)
     torch.manual_seed(seed)
     if model.layers():
@@ -331,8 +341,7 @@ def calibrate(
     if "final" in model.fusers and model.donors:
         _fit_final(session, model, epochs)
     elif "final" in model.fusers:
-        own = _own_adapter(session, model.anchor, epochs)
-        model.fusers["final"].load_state_dict(own.state_dict(), strict=False)
+        _start_from_own(session, model, epochs)
     if model.mixer is not None:
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
             adapter.load_state_dict(_own_map(session, donor, epochs))

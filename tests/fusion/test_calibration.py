@@ -1,0 +1,227 @@
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from fusion.cache import Row, gather_rows
+from fusion.calibration import MIN_TEXTS, calibrate
+from fusion.conformance import check_frozen, resegmented
+from fusion.scoring import bits_per_byte
+from fusion.session import HELD_OUT_EVERY, Session
+from fusion.training import candidate_loss, donor_view, read_text, ridge, same_end
+
+WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()
+TEXTS = [
+    f"{WORDS[i % 5]} {' '.join(WORDS[i % 3 :: 2])} {text}"
+    for i, text in enumerate([*tiny.SAMPLES.values()] * 3)
+]
+LAYERS = {"mid": (1,), "final": ("final",), "all": (1, "final", "output")}
+STRATEGIES = ("learned_weighted", "router", "attention")
+
+
+def fit(model, **options):
+    return calibrate(model, TEXTS, epochs=2, progress=False, **options)
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+def test_learns_and_leaves_strands_alone(braid, layers, strategy):
+    model = braid("llama", "gemma", layers=layers, strategy=strategy, std=0)
+    strands = [model.anchor.model, *(d.model for d in model.donors)]
+    before = [p.clone() for m in strands for p in m.parameters()]
+    start = state(model)
+    report = fit(model)
+    after = [p for m in strands for p in m.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(p.grad is None for p in after)
+    assert any(not torch.equal(v, start[k]) for k, v in model.state_dict().items())
+    assert report.fit is (report.bits_after < report.bits_before)
+    assert report.reused == ()
+    if layers != LAYERS["mid"]:  # the own adapter alone does that much
+        assert report.fit
+    check_frozen(model, TEXTS[:1])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_matched_control_is_trained(braid, strategy):
+    """A braid of one strand with a fuser of any strategy: fed its own states."""
+    model = braid("llama", layers=("final",), strategy=strategy, std=0)
+    report = fit(model)
+    assert report.trained == ("own",)
+    assert report.bits_after < report.bits_before - 0.01
+
+
+def test_a_plain_strand_has_nothing_to_learn(braid):
+    report = fit(braid("llama", layers=(), strategy=None, std=0))
+    assert report.trained == ()
+    assert report.bits_after == report.bits_before
+    assert report.fit
+
+
+def test_bits_are_exact_where_every_position_counts(braid):
+    """Few texts and no donor: nothing is sampled, so the figure can be recomputed."""
+    model = braid("llama", layers=("final",), strategy="learned_weighted", std=0)
+    report = fit(model)
+    held_out = Session(TEXTS, None, 0, False).held_out
+    assert len(held_out) == math.ceil(len(TEXTS) / HELD_OUT_EVERY)
+    for braided, bits in ((False, report.bits_before), (True, report.bits_after)):
+        total = n_bytes = 0.0
+        for i in held_out:
+            ends = model.anchor.tokens.ends(model.anchor.tokens.encode(TEXTS[i]))
+            size = int(ends[-1] - ends[0])
+            speaker = model if braided else model.anchor
+            total += bits_per_byte(speaker, "", TEXTS[i]) * size
+            n_bytes += size
+        assert bits == pytest.approx(total / n_bytes, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits(braid):
+    made = [braid("llama", "gemma", layers=LAYERS["all"], std=0) for _ in range(2)]
+    for model in made[1:]:  # the same start: fresh fusers of attention are random
+        model.load_state_dict(made[0].state_dict())
+    for model in made:
+        fit(model, seed=3)
+    for key, value in made[0].state_dict().items():
+        assert torch.equal(value, made[1].state_dict()[key]), key
+
+
+def test_a_store_is_shared_and_changes_nothing(braid, tmp_path):
+    layers = ("final", "output")
+    model = braid("llama", "gemma", layers=layers, std=0)
+    first = fit(model, store=tmp_path)
+    assert set(first.trained) == {"own", "final", "gate"}
+    assert first.reused == ()
+    again = braid("llama", "gemma", layers=layers, std=0)
+    second = fit(again, store=tmp_path)
+    assert second.trained == ()
+    assert second.bits_after == first.bits_after
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    # Another braid of these strands finds what it shares.
+    other = braid("llama", "gemma", layers=("final",), strategy="attention", std=0)
+    third = fit(other, store=tmp_path)
+    assert (third.trained, third.reused) == (("final",), ("own",))
+    # Another split is another calibration.
+    assert fit(again, store=tmp_path, seed=1).reused == ()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
+    model = braid("llama", "gemma", layers=("final", "output"), std=0)
+    monkeypatch.setattr(
+        "fusion.calibration._fit_gate",
+        lambda *a: (_ for _ in ()).throw(OSError("power")),
+    )
+    with pytest.raises(OSError, match="power"):
+        fit(model, store=tmp_path)
+    monkeypatch.undo()
+    report = fit(
+        braid("llama", "gemma", layers=("final", "output"), std=0), store=tmp_path
+    )
+    assert report.trained == ("gate",)
+    assert set(report.reused) == {"final", "own"}
+
+
+def test_texts_may_be_tasks(braid):
+    model = braid("llama", layers=(), strategy=None, std=0)
+    tasks = [{"prompt": t[:9], "reference": t[9:]} for t in TEXTS]
+    joined = [f"{t[:9]}\n{t[9:]}" for t in TEXTS]
+    got = calibrate(model, tasks, progress=False)
+    assert got.bits_before == calibrate(model, joined, progress=False).bits_before
+
+
+def test_bad_texts_are_refused(braid):
+    model = braid("llama", "gemma", std=0)
+    start = state(model)
+    with pytest.raises(ValueError, match=f"received 3 .* at least {MIN_TEXTS}"):
+        calibrate(model, TEXTS[:3])
+    with pytest.raises(ValueError, match=f"text {len(TEXTS)} is empty"):
+        calibrate(model, [*TEXTS, " \n"])
+    with pytest.raises(KeyError, match="'prompt' and 'reference'"):
+        calibrate(model, [{"text": t} for t in TEXTS])
+    with pytest.raises(ValueError, match="cannot round-trip"):
+        calibrate(model, [*TEXTS, "a\u2581b"], progress=False)
+    assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+def test_a_text_of_one_token_does_no_harm(braid):
+    model = braid("llama", "gemma", layers=("final", "output"), std=0)
+    report = calibrate(model, [*TEXTS, *["a"] * 6], epochs=1, progress=False)
+    assert math.isfinite(report.bits_before)
+    assert math.isfinite(report.bits_after)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_cheap_loss_is_exact_for_what_the_strand_says(strands, family):
+    strand = strands[family]
+    texts = [read_text(strand, t) for t in TEXTS[:3]]
+    got = candidate_loss(strand, [t.hidden for t in texts], texts)
+    losses = []
+    for t in texts:
+        with torch.no_grad():
+            log_p = strand.model(t.ids[None]).logits[0, :-1].log_softmax(-1)
+        losses.append(-log_p.gather(1, t.targets[:, None])[:, 0])
+    torch.testing.assert_close(got, torch.cat(losses).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_cheap_loss_is_close_and_falls_where_the_true_loss_falls(strands):
+    """Small changes of the state: the tail that is held fixed hardly moves."""
+    strand = strands["llama"]
+    texts = [read_text(strand, t) for t in TEXTS]
+    g = torch.Generator().manual_seed(0)
+    direction = [torch.randn(t.hidden.shape, generator=g) for t in texts]
+    gaps = []
+    for size in (0.0, 0.02):
+        fused = [t.hidden + size * d for t, d in zip(texts, direction, strict=True)]
+        cheap = float(candidate_loss(strand, fused, texts))
+        log_p = [strand.logits(f[:-1]).log_softmax(-1) for f in fused]
+        true = torch.cat(
+            [
+                -p.gather(1, t.targets[:, None])
+                for p, t in zip(log_p, texts, strict=True)
+            ]
+        )
+        gaps.append(abs(cheap - float(true.mean())))
+    assert gaps[0] < 1e-4
+    assert gaps[1] < 0.02
+
+
+def test_the_donors_view_is_the_served_one_but_where_text_is_cut_again(strands):
+    llama, gemma = strands["llama"], strands["gemma"]
+    for text in tiny.SAMPLES.values():
+        a, d = read_text(llama, text), read_text(gemma, text)
+        view = donor_view(a, d, d.hidden)
+        ids = a.ids.tolist()
+        served = gather_rows(
+            [Row(ids=ids)], llama, gemma, [list(range(len(ids)))], len(ids), ["final"]
+        )["final"]
+        got, wanted = view.aligned()[0][0], served.aligned()[0][0]
+        cut = resegmented(llama, gemma, ids)
+        # Half a character is no text: what is served waits for the rest of it.
+        whole = {len(text[:n].encode()) for n in range(len(text) + 1)}
+        same = [t for t in range(len(ids)) if t not in cut and a.ends[t] in whole]
+        assert len(same) >= len(ids) / 4
+        torch.testing.assert_close(got[same], wanted[same], atol=1e-4, rtol=1e-4)
+        assert set(np.flatnonzero(same_end(a, d))) <= set(range(len(ids)))
+
+
+def test_ridge_is_least_squares_without_a_penalty():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g), torch.randn(40, 2, generator=g)
+    weight, bias = ridge(x, y, penalty=0.0)
+    wanted = np.linalg.lstsq(np.c_[x, np.ones(40)], y.numpy(), rcond=None)[0]
+    np.testing.assert_allclose(weight.T, wanted[:3], atol=1e-5)
+    np.testing.assert_allclose(bias, wanted[3], atol=1e-5)
+
+
+def test_ridge_shrinks_and_bears_fewer_rows_than_columns():
+    x, y = torch.randn(4, 9), torch.randn(4, 2)
+    small, large = (ridge(x, y, penalty=p)[0].norm() for p in (0.01, 10.0))
+    assert torch.isfinite(small)
+    assert large < small
