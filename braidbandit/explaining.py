@@ -79,6 +79,9 @@ class ChoiceView:
         """Say what was chosen, why, and what is expected of it."""
         row = self.choice.arm
         reasons = []
+        score = self.belief.mean + self.choice.exploration + self.cost_term
+        if score[row] < score[self.eligible].max():
+            reasons.append("every eligible braid is tried now and then, at random")
         if self.kind is not None:
             reasons.append(f"the task is {self.kind[0]}-related ({self.kind[1]:.2f})")
         leading = sorted(self.blocks().items(), key=lambda item: -item[1])[:2]

@@ -367,3 +367,12 @@ def test_copies_are_independent(agent):
     before = fingerprint(agent)
     teach(other, 3)
     assert fingerprint(agent) == before
+
+
+def test_a_random_pick_is_called_one(catalogue, encoder):
+    agent = BraidRecommender(catalogue, encoder, Uniform(), random_state=0)
+    teach(agent)
+    sentences = [agent.recommend(task).sentence for task in TASKS]
+    assert sum("at random" in s for s in sentences) > len(TASKS) / 2
+    agent = BraidRecommender(catalogue, encoder, Greedy(), random_state=0)
+    assert "at random" not in teach(agent).recommend(TASKS[0]).sentence
