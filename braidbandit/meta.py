@@ -40,6 +40,7 @@ LAYER_SETS = ("output", "final", "final+output")
 _FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
 _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
+_PRICE = 0.05
 
 
 class MetaBraider:
@@ -73,8 +74,9 @@ class MetaBraider:
     layer_sets, strategies, shares : sequences
         Which braids of the pool to choose from; see :meth:`Catalogue.build`. Without
         effect on a folder that is resumed.
-    price : float
-        Quality given up to go from the dearest arm to the cheapest.
+    price : float, optional
+        Quality given up to go from the dearest arm to the cheapest. By default 0.05,
+        or what the folder has.
     random_state : None or int
         With a number, a resumed agent continues its random sequence too.
 
@@ -121,10 +123,11 @@ class MetaBraider:
         layer_sets: Sequence[str] = LAYER_SETS,
         strategies: Sequence[str] = STRATEGIES,
         shares: Sequence[tuple[float, ...]] = SHARES,
-        price: float = 0.05,
+        price: float | None = None,
         random_state: int | None = None,
     ) -> None:
-        check_price(price)
+        if price is not None:
+            check_price(price)
         if catalogue is not None and recommender is not None:
             raise ValueError(
                 "give a catalogue or a recommender, which has one; not both"
@@ -159,6 +162,7 @@ class MetaBraider:
             self._texts, self._dtype = self._settings(calibration_texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender.catch_up(self.ledger)
+            self.save()
         except BaseException:
             self.close()
             raise
@@ -390,7 +394,7 @@ class MetaBraider:
         catalogue: Catalogue,
         exact: bool,
         encoder: TaskEncoder | None,
-        price: float,
+        price: float | None,
         random_state: int | None,
     ) -> BraidRecommender:
         """Load the policy of the folder, or start one with a fitted encoder."""
@@ -410,16 +414,18 @@ class MetaBraider:
                     f"{self.folder} was used with {saved!r}, received {catalogue!r}; "
                     "give the same models, or another folder"
                 )
-            if not exact:
-                catalogue = saved
             for arm_id, reason in catalogue.unfit.items():
                 saved = saved.with_unfit(arm_id, reason)
-            agent.catalogue, agent.price = saved, price
+            agent.catalogue = saved
+            agent.price = agent.price if price is None else price
             return agent
         if not encoder.__sklearn_is_fitted__():
             encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
         return BraidRecommender(
-            catalogue, encoder, price=price, random_state=random_state
+            catalogue,
+            encoder,
+            price=_PRICE if price is None else price,
+            random_state=random_state,
         )
 
     def _settings(

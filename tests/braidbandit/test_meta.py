@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from toy_embedder import embed
 
 from braidbandit import (
@@ -192,6 +193,20 @@ def test_a_resumed_agent_continues_its_random_sequence(make, tmp_path):
     assert halves + choose(make(tmp_path / "halves"), 4) == straight
 
 
+def test_a_folder_brings_its_settings(make, models, tmp_path):
+    first = make(tmp_path, price=0.2, dtype="bfloat16", layer_sets=("output",))
+    first.close()
+    encoder = TaskEncoder(embedder=embed, n_components=4)
+    with MetaBraider(models, folder=tmp_path, encoder=encoder) as again:
+        assert again.catalogue == first.catalogue
+        assert again.recommender.price == 0.2
+        assert again._texts == TEXTS
+        strand = again.create_braided_model(Braid("llama")).anchor
+        assert strand.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype"):
+        make(tmp_path, dtype="int3")
+
+
 def test_a_late_reward_may_come_by_id_to_another_process(make, tmp_path):
     first = make(tmp_path)
     decision = first.forward(TASK)
@@ -297,7 +312,6 @@ def test_an_unknown_source_says_what_to_do(tmp_path):
 
 def test_a_folder_of_another_pool_is_refused(make, models, tmp_path):
     agent = make(tmp_path)
-    agent.save()
     agent.close()
     with pytest.raises(ValueError, match="another folder"):
         MetaBraider(
