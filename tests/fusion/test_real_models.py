@@ -1,0 +1,89 @@
+"""Cached decoding equals reading the whole text, on two real models.
+
+Tiny random models find wrong tokens and masks; only real ones have real tokenizers
+with a quarter of a million tokens, real scales of states and real sliding windows.
+"""
+
+import pytest
+import torch
+
+from fusion.cache import BraidCache
+from fusion.configuration import BraidConfig
+from fusion.conformance import check_identity, randomise, resegmented, sibling
+from fusion.modeling import BraidedLLM
+from fusion.pool import Pool
+
+NAMES = ("SmolLM2-135M-Instruct", "gemma-3-270m")
+TEXTS = {
+    "code": "return sum(xs)[0]\n\n\n    print(mean([1.5, 22]))",
+    "prose": "Unfortunately, it re-read antidisestablishment.",
+    "emoji": "café 😀👩‍🚀 🎉 end",
+    "cjk": "你好，世界。日本語のテスト",
+}
+ATOL = 1e-3
+
+
+@pytest.fixture(scope="session")
+def real():
+    """Both packaged models; converted on first use, then loaded in seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    pool = Pool()
+    try:
+        yield {name: pool[name] for name in NAMES}
+    except ValueError as error:
+        pytest.skip(f"the packaged models are not installed: {error}")
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", params=[NAMES, NAMES[::-1]], ids="<-".join)
+def real_braid(request, real):
+    anchor, donor = request.param
+    config = BraidConfig(anchor, [donor], [0.7, 0.3], ["final", "output"], "router")
+    return randomise(BraidedLLM(config, list(real.values())), std=0.01)
+
+
+def logits(model, ids, **options):
+    with torch.no_grad():
+        return model(torch.tensor([ids]), **options).logits[0]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_cached_is_uncached(real_braid, kind):
+    """A long prompt at once, then token by token, as in generation."""
+    ids = real_braid.anchor.tokens.encode(TEXTS[kind])
+    whole = logits(real_braid, ids)
+    cache, at = BraidCache(), max(1, len(ids) - 5)
+    parts = [logits(real_braid, ids[:at], past_key_values=cache)]
+    for i in range(at, len(ids)):
+        parts.append(logits(real_braid, [ids[i]], past_key_values=cache))
+    gap = (torch.cat(parts) - whole).abs().max()
+    assert gap < ATOL, f"cached and uncached logits differ by {gap:.3g}"
+
+
+def test_later_text_changes_nothing(real_braid):
+    """Where it makes the donor cut the earlier bytes differently."""
+    anchor, donor = real_braid.anchor, real_braid.donors[0]
+    checked = 0
+    for text in (TEXTS["code"], TEXTS["emoji"]):
+        ids = anchor.tokens.encode(text)
+        whole = logits(real_braid, ids)
+        for cut in resegmented(anchor, donor, ids)[-2:]:
+            gap = (logits(real_braid, ids[: cut + 1]) - whole[: cut + 1]).abs().max()
+            assert gap < ATOL, f"after position {cut} of {text!r}: {gap:.3g}"
+            checked += 1
+    assert checked, "these texts never change the donor's cuts; choose harder ones"
+
+
+def test_share_0_is_the_anchor_bit_for_bit(real_braid):
+    alone = sibling(real_braid, [1.0, 0.0])
+    alone.load_state_dict(real_braid.state_dict())
+    check_identity(alone, [TEXTS["cjk"]])
+
+
+def test_the_fusers_do_something(real_braid):
+    ids = real_braid.anchor.tokens.encode(TEXTS["prose"])
+    alone = logits(sibling(real_braid, [1.0, 0.0]), ids)
+    gap = logits(real_braid, ids) - alone.log_softmax(-1)
+    assert gap[-1].abs().max() > 0.1
