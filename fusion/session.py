@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .strand import Strand
 from .training import TextFeatures, read_text, train
 
-FORMAT = 1
+FORMAT = 2
 HELD_OUT_EVERY = 6
 
 
