@@ -405,10 +405,7 @@ def evaluate(
     everyone = np.arange(len(test))
     rows = {
         "learned policy": (table[everyone, picked], bits[everyone, picked]),
-        f"best fixed arm of the probes: {braids[fixed].label()}": (
-            table[:, fixed],
-            bits[:, fixed],
-        ),
+        "best fixed arm of the probes": (table[:, fixed], bits[:, fixed]),
         "random arm (mean of all arms)": (table.mean(1), bits.mean(1)),
         "oracle (best arm of each task)": (
             table.max(1),
@@ -419,7 +416,7 @@ def evaluate(
         i = column[braid.id]
         rows[braid.label()] = (table[:, i], bits[:, i])
     policy = rows["learned policy"][0]
-    width = min(max(map(len, rows)), 90)
+    width = max(map(len, rows))
     print(f"  {'':<{width}}  bits/byte  utility +- se     policy minus this +- se")
     for name, (value, bit) in rows.items():
         gain = policy - value
@@ -427,6 +424,7 @@ def evaluate(
             f"  {name:<{width}}  {bit.mean():9.3f}  {value.mean():.4f} +- "
             f"{error(value):.4f}  {gain.mean():+.4f} +- {error(gain):.4f}"
         )
+    print(f"  The best fixed arm of the probes is {braids[fixed].label()}.")
     return {
         name: {
             "bits_per_byte": float(bit.mean()),

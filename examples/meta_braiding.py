@@ -15,12 +15,22 @@ from typing import Any
 
 from braidbandit import MetaBraider
 from braidbandit.tasks import calibration_texts
-from fusion import BraidedLLM
+from braidbandit.utility import quality_from_bits
+from fusion import BraidedLLM, bits_per_byte
 
 POOL = [
     {"model_name": "SmolLM2-135M-Instruct", "domain": "general", "role": "instruction"},
     {"model_name": "gemma-3-270m", "domain": "general", "role": "knowledge"},
 ]
+ANSWER = """def insertion_sort(items):
+    result = []
+    for item in items:
+        place = len(result)
+        while place and result[place - 1] > item:
+            place -= 1
+        result.insert(place, item)
+    return result
+"""
 WRITING: dict[str, Any] = {
     "max_new_tokens": 40,
     "do_sample": False,
@@ -56,11 +66,14 @@ def walk(agent: MetaBraider) -> None:
     decision = agent.forward(task)
     print(f"   {decision}")
     braided = agent.create_braided_model(decision)
-    output = braided.generate("Write a sorting function\n", **WRITING)
-    show(output)
-    performance = float("def " in output)  # did it write a function at all?
-    agent.learn_from_feedback(task, decision, performance, output=output)
-    print(f"   performance {performance}; ledger: {agent.ledger.counts()}")
+    prompt = "Write a sorting function\n"
+    show(braided.generate(prompt, **WRITING))
+    # Measured as in the demo: bits per byte of a good answer, against one model alone.
+    bits = bits_per_byte(braided, prompt, ANSWER)
+    alone = bits_per_byte(agent.strands["gemma-3-270m"], prompt, ANSWER)
+    performance = quality_from_bits(bits, alone)
+    agent.learn_from_feedback(task, decision, performance, source="example")
+    print(f"   performance {performance:.3f}; ledger: {agent.ledger.counts()}")
 
 
 def platform(agent: MetaBraider) -> None:
