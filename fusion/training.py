@@ -10,7 +10,7 @@ training can move much is recomputed,
 
 with l the frozen strand's logits, l' the fused ones, Z the frozen partition function,
 C the targets and the 32 most likely tokens of every position in the step, and R a
-fresh random sample of the vocabulary: without r, mass that leaks to other tokens costs
+fresh random sample of the vocabulary. Without r, mass that leaks to other tokens costs
 nothing, and most of what training seems to gain is not there. What is reported is
 always the exact loss.
 """
@@ -105,10 +105,10 @@ def candidate_loss(
     with torch.no_grad():
         covered = logits(before, candidates).logsumexp(-1)
         tail = log_z + torch.log1p(-(covered - log_z).exp().clamp(max=1 - 1e-6))
-        tail -= logits(before, others).logsumexp(-1)
+        tail = tail - logits(before, others).logsumexp(-1)
     new = logits(hidden, candidates)
-    grown = tail + logits(hidden, others).logsumexp(-1)
-    log_z_new = torch.logaddexp(new.logsumexp(-1), grown)
+    tail = tail + logits(hidden, others).logsumexp(-1)
+    log_z_new = torch.logaddexp(new.logsumexp(-1), tail)
     picked = new.gather(1, where[: len(targets), None])[:, 0]
     return (log_z_new - picked).mean()
 
