@@ -57,7 +57,7 @@ def main() -> None:
         platform(agent)
         small_budget(agent)
         ratings(agent)
-    by_hand()
+        by_hand(agent)
 
 
 def walk(agent: MetaBraider) -> None:
@@ -84,9 +84,7 @@ def platform(agent: MetaBraider) -> None:
     )
     capabilities = ["medical", "legal", "code"]
     task = {"text": text, "complexity": 0.9, "capabilities": capabilities}
-    print(agent.explain(task))
-    braided = agent.create_braided_model(agent.forward(task))
-    show(braided.generate(text + "\n", **WRITING))
+    print(agent.explain(task))  # what it would choose; forward(task) chooses
 
 
 def small_budget(agent: MetaBraider) -> None:
@@ -120,7 +118,7 @@ def rate(agent: MetaBraider) -> None:
     print(f"   learnt {agent.recommender.n_updates_ - before} ratings")
 
 
-def by_hand() -> None:
+def by_hand(agent: MetaBraider) -> None:
     print("\n5. A braid written down by hand")
     manual = BraidedLLM(
         model_configs=[
@@ -129,6 +127,7 @@ def by_hand() -> None:
         ],
         fusion_strategy="learned_weighted",
         fusion_layers=["output"],  # mixes what both would say next: needs no training
+        pool=agent.strands,  # already loaded; without a pool it loads its own
     )
     show(manual.generate("The three things to know about braiding are", **WRITING))
 
