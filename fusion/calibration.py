@@ -64,14 +64,28 @@ class CalibrationReport:
     reused: tuple[str, ...]
 
 
+def _final_loss(
+    session: Session, fuser: nn.Module, anchor: Strand, donors: Sequence[Strand]
+) -> Callable[[Sequence[int]], Tensor]:
+    """The loss of a group of texts under a fuser after the anchor's final norm."""
+    texts = session.features(anchor)
+    others = [session.features(d) for d in donors]
+    shares = [1.0] * len(others)
+
+    def loss(group: Sequence[int]) -> Tensor:
+        fused = []
+        for i in group:
+            views = [donor_view(texts[i], o[i], o[i].hidden) for o in others]
+            fused.append(fuser(texts[i].hidden[None].float(), views, shares)[0])
+        return candidate_loss(anchor, fused, [texts[i] for i in group])
+
+    return loss
+
+
 def _own_adapter(session: Session, strand: Strand, epochs: int) -> LearnedWeighted:
     """The strand's own adapter after its final norm: the matched control's fuser."""
     module = LearnedWeighted(strand.width, [], add=True)
-    texts = session.features(strand)
-
-    def loss(group: Sequence[int]) -> Tensor:
-        fused = [module(texts[i].hidden[None].float(), [], [])[0] for i in group]
-        return candidate_loss(strand, fused, [texts[i] for i in group])
+    loss = _final_loss(session, module, strand, [])
 
     def fit() -> None:
         label = f"{strand.name}: own adapter"
@@ -99,16 +113,8 @@ def _start_from_own(session: Session, model: BraidedLLM, epochs: int) -> None:
 def _fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
     fuser = model.fusers["final"]
     anchor = model.anchor
-    texts = session.features(anchor)
-    others = [session.features(d) for d in model.donors]
-    shares = [1.0] * len(others)
-
-    def loss(group: Sequence[int]) -> Tensor:
-        fused = []
-        for i in group:
-            views = [donor_view(texts[i], o[i], o[i].hidden) for o in others]
-            fused.append(fuser(texts[i].hidden[None].float(), views, shares)[0])
-        return candidate_loss(anchor, fused, [texts[i] for i in group])
+    # Every strand reads the texts before anything is changed: one may refuse them.
+    loss = _final_loss(session, fuser, anchor, model.donors)
 
     def fit() -> None:
         # The own adapter is the best start: what is left to learn is the donor.
