@@ -15,24 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .fusers import CrossAttention, LearnedWeighted
+from .fitting import fit_final, fit_mid, own_map
 from .modeling import BraidedLLM, BraidStates
 from .session import Session, plain_text, who
-from .strand import Strand
-from .training import (
-    candidate_loss,
-    donor_view,
-    read_layers,
-    ridge,
-    same_end,
-)
+from .training import donor_view, same_end
 
 MIN_TEXTS = 12
-FINAL_RATE = 3e-4
-MID_RATE = 5e-4
-MID_TEXTS = 48  # training through the anchor is dear
 GATE_POSITIONS = 1536
 SCORE_POSITIONS = 768
 
@@ -62,136 +52,6 @@ class CalibrationReport:
     seconds: float
     trained: tuple[str, ...]
     reused: tuple[str, ...]
-
-
-def _final_loss(
-    session: Session, fuser: nn.Module, anchor: Strand, donors: Sequence[Strand]
-) -> Callable[[Sequence[int]], Tensor]:
-    """The loss of a group of texts under a fuser after the anchor's final norm."""
-    texts = session.features(anchor)
-    others = [session.features(d) for d in donors]
-    shares = [1.0] * len(others)
-
-    def loss(group: Sequence[int]) -> Tensor:
-        fused = []
-        for i in group:
-            views = [donor_view(texts[i], o[i], o[i].hidden) for o in others]
-            fused.append(fuser(texts[i].hidden[None].float(), views, shares)[0])
-        return candidate_loss(anchor, fused, [texts[i] for i in group])
-
-    return loss
-
-
-def _own_adapter(session: Session, strand: Strand, epochs: int) -> LearnedWeighted:
-    """The strand's own adapter after its final norm: the matched control's fuser."""
-    module = LearnedWeighted(strand.width, [], add=True)
-    loss = _final_loss(session, module, strand, [])
-
-    def fit() -> None:
-        label = f"{strand.name}: own adapter"
-        session.train(module, loss, epochs, FINAL_RATE, label)
-
-    session.part("own", [who(strand), epochs], module, fit)
-    return module
-
-
-def _own_map(session: Session, strand: Strand, epochs: int) -> dict[str, Tensor]:
-    """The linear map inside the own adapter."""
-    state = _own_adapter(session, strand, epochs).state_dict()
-    return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
-
-
-def _start_from_own(session: Session, model: BraidedLLM, epochs: int) -> None:
-    """Put the anchor's own adapter into the fuser after the final norm."""
-    fuser = model.fusers["final"]
-    inner = "aligned.own." if isinstance(fuser, CrossAttention) else "own."
-    own = _own_map(session, model.anchor, epochs)
-    start = {f"{inner}{k}": v for k, v in own.items()}
-    fuser.load_state_dict({**fuser.state_dict(), **start})
-
-
-def _fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
-    fuser = model.fusers["final"]
-    anchor = model.anchor
-    # Every strand reads the texts before anything is changed: one may refuse them.
-    loss = _final_loss(session, fuser, anchor, model.donors)
-
-    def fit() -> None:
-        # The own adapter is the best start: what is left to learn is the donor.
-        _start_from_own(session, model, epochs)
-        label = f"{anchor.name}: {model.config.strategy} after the final norm"
-        session.train(fuser, loss, epochs, FINAL_RATE, label)
-
-    key = [who(anchor), [who(d) for d in model.donors], model.config.strategy, epochs]
-    session.part("final", key, fuser, fit)
-
-
-def _fit_mid(session: Session, model: BraidedLLM, epochs: int) -> None:
-    """Bridges in closed form, then weights and bridges through the anchor."""
-    anchor, layers = model.anchor, model.layers()
-    chosen = [*session.training[:MID_TEXTS], *session.held_out]
-    texts = session.features(anchor)
-    taps = [model.donor_taps(d) for d in model.donors]
-    fusers = nn.ModuleDict({str(la): model.fusers[str(la)] for la in layers})
-    shares = model.config.shares[1:]
-    read = {
-        d.name: dict(
-            zip(
-                chosen,
-                read_layers(
-                    d,
-                    [session.features(d)[i] for i in chosen],
-                    [tap[la] for la in layers],
-                ),
-                strict=True,
-            )
-        )
-        for d, tap in zip(model.donors, taps, strict=True)
-    }
-
-    def views(i: int, layer: int) -> list[Any]:
-        return [
-            donor_view(texts[i], session.features(d)[i], read[d.name][i][tap[layer]])
-            for d, tap in zip(model.donors, taps, strict=True)
-        ]
-
-    def bridge() -> None:
-        some = session.training[:MID_TEXTS]
-        own = read_layers(anchor, [texts[i] for i in some], layers)
-        for layer in layers:
-            fuser = fusers[str(layer)]
-            if not isinstance(fuser, LearnedWeighted):
-                continue
-            target = torch.cat([states[layer] for states in own]).float()
-            for j, linear in enumerate(fuser.bridges.children()):
-                rows = [views(i, layer)[j].aligned()[0][0] for i in some]
-                weight, bias = ridge(torch.cat(rows), target)
-                linear.load_state_dict({"weight": weight, "bias": bias})
-            # s = 0.05 helps a little before any training; more hurts.
-            start = torch.tensor([[0.05 / s if s > 0 else 0.0] for s in shares])
-            fuser.weight.data.copy_(start.expand_as(fuser.weight))
-
-    def loss(group: Sequence[int]) -> Tensor:
-        fused = []
-        for i in group:
-            edits = {
-                la: lambda h, i=i, la=la: fusers[str(la)](
-                    h.float(), views(i, la), shares
-                ).to(h.dtype)
-                for la in layers
-            }
-            ids = texts[i].ids[None]
-            fused.append(anchor.run(ids, taps=["final"], edits=edits)["final"][0])
-        return candidate_loss(anchor, fused, [texts[i] for i in group])
-
-    def fit() -> None:
-        bridge()
-        label = f"{anchor.name}: {model.config.strategy} at layers {layers}"
-        session.train(fusers, loss, min(epochs, 2), MID_RATE, label, MID_TEXTS)
-
-    key = [who(anchor), [who(d) for d in model.donors], model.config.strategy,
-           layers, shares, epochs]  # fmt: skip
-    session.part("mid", key, fusers, fit)
 
 
 @dataclass
@@ -300,7 +160,7 @@ def calibrate(
     texts: Sequence[str | Mapping[str, Any]],
     *,
     store: str | Path | None = None,
-    epochs: int = 4,
+    epochs: int = 3,
     seed: int = 0,
     progress: bool = True,
 ) -> CalibrationReport:
@@ -315,7 +175,7 @@ def calibrate(
         Folder that keeps features and trained parts. Braids with the same store
         share them, and an interrupted call goes on where it stopped.
     epochs : int
-        At most; training stops when held-out text gets no better.
+        Passes over the text; the state that is best on held-out text is kept.
     seed : int
         Of the split and the order.
     progress : bool
@@ -343,34 +203,40 @@ def calibrate(
     session = Session(plain, Path(store) if store else None, seed, progress)
     torch.manual_seed(seed)
     if model.layers():
-        _fit_mid(session, model, epochs)
-    if "final" in model.fusers and model.donors:
-        _fit_final(session, model, epochs)
-    elif "final" in model.fusers:
-        _start_from_own(session, model, epochs)
+        fit_mid(session, model, epochs)
+    if "final" in model.fusers:
+        fit_final(session, model, epochs)
     if model.mixer is not None:
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
-            adapter.load_state_dict(_own_map(session, donor, epochs))
+            adapter.load_state_dict(own_map(session, donor, epochs))
         _fit_gate(session, model, epochs)
-    return _report(session, model, time.monotonic() - started)
+    return _report(session, model, epochs, started)
 
 
-def _report(session: Session, model: BraidedLLM, seconds: float) -> CalibrationReport:
-    sample = _sample(session, model, session.held_out, SCORE_POSITIONS)
-    before, after = (
-        _bits(logits, sample.targets) / sample.bytes_per_token
-        for logits in (
-            lambda at: model.anchor.logits(sample.before[at]),
-            lambda at: model.head(sample.states, (slice(None), at)),
-        )
-    )
+def _report(
+    session: Session, model: BraidedLLM, epochs: int, started: float
+) -> CalibrationReport:
+    def measure() -> list[float]:
+        sample = _sample(session, model, session.held_out, SCORE_POSITIONS)
+        return [
+            _bits(logits, sample.targets) / sample.bytes_per_token
+            for logits in (
+                lambda at: model.anchor.logits(sample.before[at]),
+                lambda at: model.head(sample.states, (slice(None), at)),
+            )
+        ]
+
+    config = model.config
+    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
+           config.fusion_layers, config.shares, epochs]  # fmt: skip
+    before, after = session.figures("report", key, measure)
     texts = session.features(model.anchor)
     return CalibrationReport(
         bits_before=before,
         bits_after=after,
         fit=after < before or not model.config.fusion_layers,
         tokens=sum(len(texts[i].ids) for i in session.training),
-        seconds=seconds,
+        seconds=time.monotonic() - started,
         trained=tuple(session.trained),
         reused=tuple(session.reused),
     )

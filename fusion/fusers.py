@@ -4,10 +4,11 @@
 residual stream towards the bridged donor states; after the final norm it *adds* them:
 
     pull    h + sum_i share_i w_i * (B_i a_i - h)      w starts at 0, B_i by ridge
-    add     h + B_0 h + sum_i B_i a_i                  all B start at 0; convex to train
+    add     h + B_0 n(h) + sum_i B_i n(a_i)            all B start at 0; convex to train
 
-B_0 h is the anchor's own adapter. A braid without donors keeps only that: the matched
-control, the same fuser fed the anchor's own states.
+n scales a state to root mean square 1, so that one learning rate suits every strand.
+B_0 n(h) is the anchor's own adapter. A braid without donors keeps only that: the
+matched control, the same fuser fed the anchor's own states.
 
 A trained map has its own scale, so after the final norm a share only says whether its
 donor takes part. Exactly one factor starts at zero, so an uncalibrated braid is its
@@ -71,13 +72,13 @@ class LearnedWeighted(nn.Module):
         """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
         pairs = [source.aligned() for source in sources]
         gates = self.gates(hidden, [a for a, _ in pairs])
-        out = hidden if self.own is None else hidden + self.own(hidden)
+        out = hidden if self.own is None else hidden + self.own(unit_rms(hidden))
         for i, (bridge, (a, present)) in enumerate(
             zip(self.bridges, pairs, strict=True)
         ):
             if shares[i] == 0:
                 continue
-            delta = bridge(a) if self.add else bridge(a) - hidden
+            delta = bridge(unit_rms(a)) if self.add else bridge(a) - hidden
             scale = 1.0 if self.add else shares[i]
             delta = delta * self.weight[i] * (scale * gates[i])
             out = out + delta.masked_fill(~present, 0.0)

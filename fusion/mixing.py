@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .fusers import zero_linear
+from .fusers import unit_rms, zero_linear
 from .vocabulary import VocabularyMap
 
 
@@ -49,7 +49,7 @@ class OutputMixer(nn.Module):
 
     def adapt(self, i: int, hidden: Tensor) -> Tensor:
         """Donor i's final state with its own adapter."""
-        return hidden + self.adapters[i](hidden)
+        return hidden + self.adapters[i](unit_rms(hidden))
 
     @staticmethod
     def features(parts: Sequence[Tensor]) -> Tensor:

@@ -18,12 +18,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .strand import Strand
-from .training import TextFeatures, read_text, train
+from .training import (
+    SampledSoftmax,
+    TextFeatures,
+    mean_distribution,
+    read_texts,
+    train,
+)
 
-FORMAT = 2
+FORMAT = 3
 HELD_OUT_EVERY = 6
 
 
@@ -44,6 +49,7 @@ class Session:
         order = np.random.default_rng(seed).permutation(len(texts)).tolist()
         self.held_out = sorted(order[::HELD_OUT_EVERY])
         self.training = sorted(set(order) - set(self.held_out))
+        self._losses: dict[Strand, SampledSoftmax] = {}
         self.trained: list[str] = []
         self.reused: list[str] = []
 
@@ -62,18 +68,29 @@ class Session:
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work)
         os.replace(work, path)  # a part is in the store whole or not at all
 
+    def _stored(
+        self, kind: str, key: Any, make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        path = self._path(kind, key)
+        if path is not None and path.exists():
+            return load_file(path)
+        made = make()
+        self._write(path, made)
+        return made
+
     def features(self, strand: Strand) -> list[TextFeatures]:
         """The strand's features of every text; read once per process and store."""
         known = self._memory.setdefault(strand, {})
         if self.data not in known:
-            path = self._path("features", who(strand))
-            if path is not None and path.exists():
-                known[self.data] = _unpack(load_file(path))
-            else:
-                label = f"{strand.name} reads {len(self.texts)} texts"
-                bar = tqdm(self.texts, desc=label, disable=not self.progress)
-                known[self.data] = [read_text(strand, text) for text in bar]
-                self._write(path, _pack(known[self.data]))
+            label = f"{strand.name} reads {len(self.texts)} texts"
+
+            def read() -> dict[str, Tensor]:
+                texts = read_texts(
+                    strand, self.texts, label=label, progress=self.progress
+                )
+                return _pack(texts)
+
+            known[self.data] = _unpack(self._stored("features", who(strand), read))
         return known[self.data]
 
     def part(
@@ -89,24 +106,53 @@ class Session:
         self._write(path, module.state_dict())
         self.trained.append(kind)
 
+    def softmax(self, strand: Strand) -> SampledSoftmax:
+        """The cheap loss over the strand's vocabulary, for these texts."""
+        known = self._losses.get(strand)
+        if known is None:
+            texts = self.features(strand)
+            mean = self._stored(
+                "vocabulary",
+                who(strand),
+                lambda: {"mean": mean_distribution(strand, texts, self.seed)},
+            )["mean"]
+            targets = torch.cat([t.targets for t in texts])
+            known = self._losses[strand] = SampledSoftmax(strand, mean, targets)
+        return known
+
+    def figures(
+        self, kind: str, key: Any, measure: Callable[[], Sequence[float]]
+    ) -> list[float]:
+        """Figures of parts in the store; measured anew if a part was trained now."""
+        path = self._path(kind, key)
+        if self.trained and path is not None:
+            path.unlink(missing_ok=True)
+
+        def found() -> dict[str, Tensor]:
+            return {"figures": torch.tensor(measure(), dtype=torch.float64)}
+
+        figures: list[float] = self._stored(kind, key, found)["figures"].tolist()
+        return figures
+
     def train(
         self,
         module: nn.Module,
         loss: Callable[[Sequence[int]], Tensor],
+        items: tuple[Sequence[int], Sequence[int]],
+        group: int,
         epochs: int,
         rate: float,
         label: str,
-        limit: int | None = None,
     ) -> None:
-        """Train a module on the training texts, at most ``limit`` of them."""
+        """Train a module on items, training and held out: texts or positions."""
         train(
             module,
             loss,
-            self.training[:limit],
-            self.held_out[: None if limit is None else max(4, limit // 4)],
+            *items,
             epochs=epochs,
             learning_rate=rate,
             seed=self.seed,
+            group=group,
             label=label,
             progress=self.progress,
         )
@@ -118,19 +164,13 @@ def _pack(found: Sequence[TextFeatures]) -> dict[str, Tensor]:
         "ids": torch.cat([f.ids for f in found]),
         "ends": torch.cat([torch.from_numpy(f.ends) for f in found]),
         "hidden": torch.cat([f.hidden for f in found]),
-        "log_z": torch.cat([f.log_z for f in found]),
-        "top": torch.cat([f.top for f in found]).int(),
     }
 
 
 def _unpack(arrays: Mapping[str, Tensor]) -> list[TextFeatures]:
     lengths = arrays["length"].tolist()
-    columns = [arrays[k].split(lengths) for k in ("ids", "hidden", "log_z")]
-    ends, top = arrays["ends"].split(lengths), arrays["top"].long().split(lengths)
-    return [
-        TextFeatures(i, e.numpy(), h, z, t)
-        for i, h, z, e, t in zip(*columns, ends, top, strict=True)
-    ]
+    columns = [arrays[k].split(lengths) for k in ("ids", "ends", "hidden")]
+    return [TextFeatures(i, e.numpy(), h) for i, e, h in zip(*columns, strict=True)]
 
 
 def who(strand: Strand) -> str:

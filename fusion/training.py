@@ -2,17 +2,9 @@
 
 The language-model loss needs the whole vocabulary, and for a 270 M model with 262k
 tokens the head is most of the work. Two things make it cheap: strands are frozen, so
-their states are computed once; and of the partition function only the part that
-training can move much is recomputed,
-
-    Z' = sum_{v in C} exp l'_v + (Z - sum_{v in C} exp l_v) * r
-    r  = sum_{v in R} exp l'_v / sum_{v in R} exp l_v
-
-with l the frozen strand's logits, l' the fused ones, Z the frozen partition function,
-C the targets and the 32 most likely tokens of every position in the step, and R a
-fresh random sample of the vocabulary. Without r, mass that leaks to other tokens costs
-nothing, and most of what training seems to gain is not there. What is reported is
-always the exact loss.
+their states are computed once; and the partition function is a sum over the tokens
+that matter, plus an importance-sampled sum over the rest (`SampledSoftmax`). What is
+reported is always the exact loss.
 """
 
 from __future__ import annotations
@@ -29,9 +21,11 @@ from tqdm import tqdm
 from .cache import DonorStates
 from .strand import Strand, Tap
 
-TOP = 32
-RANDOM = 4096
+ACTIVE = 4096
+SAMPLED = 2048
+POSITIONS = 2048  # that decide which tokens matter
 CHUNK = 128
+BATCH = 2048  # tokens
 
 
 @dataclass
@@ -41,8 +35,6 @@ class TextFeatures:
     ids: Tensor  # (T,)
     ends: np.ndarray  # (T,) bytes completed
     hidden: Tensor  # (T, width) after the final norm
-    log_z: Tensor  # (T,) log partition function
-    top: Tensor  # (T, TOP) most likely next tokens
 
     @property
     def targets(self) -> Tensor:
@@ -50,19 +42,31 @@ class TextFeatures:
 
 
 @torch.no_grad()
-def read_text(strand: Strand, text: str) -> TextFeatures:
-    """One pass of a strand over a text."""
-    ids = strand.tokens.encode(text)
-    batch = torch.tensor([ids], device=strand.device)
-    hidden = strand.run(batch, taps=["final"])["final"][0]
-    log_z, top = [], []
-    for part in hidden.split(CHUNK):
-        logits = strand.logits(part).float()
-        # log_softmax and a difference: much faster than logsumexp on a wide head.
-        log_z.append(logits[:, 0] - logits.log_softmax(-1)[:, 0])
-        top.append(logits.topk(min(TOP, logits.shape[-1]), sorted=False).indices)
-    ends = strand.tokens.ends(ids)
-    return TextFeatures(batch[0], ends, hidden, torch.cat(log_z), torch.cat(top))
+def read_texts(
+    strand: Strand, texts: Sequence[str], *, label: str = "", progress: bool = False
+) -> list[TextFeatures]:
+    """One pass of a strand over texts, in batches of about the same length.
+
+    Padding on the right: a causal model reads the text before it as it would alone.
+    """
+    encoded = [strand.tokens.encode(text) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    found: dict[int, TextFeatures] = {}
+    with tqdm(total=len(texts), desc=label, disable=not progress) as bar:
+        while len(found) < len(texts):
+            batch = order[len(found) : len(found) + 1]
+            for i in order[len(found) + 1 :]:
+                if (len(batch) + 1) * len(encoded[i]) > BATCH:
+                    break
+                batch.append(i)
+            rows = [torch.tensor(encoded[i], device=strand.device) for i in batch]
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            hidden = strand.run(padded, taps=["final"])["final"]
+            for i, ids, states in zip(batch, rows, hidden, strict=True):
+                ends = strand.tokens.ends(encoded[i])
+                found[i] = TextFeatures(ids, ends, states[: len(ids)].clone())
+            bar.update(len(batch))
+    return [found[i] for i in range(len(texts))]
 
 
 def donor_view(
@@ -84,34 +88,78 @@ def same_end(anchor: TextFeatures, donor: TextFeatures) -> np.ndarray:
     return np.isin(anchor.ends, donor.ends)
 
 
-def candidate_loss(
-    strand: Strand, fused: Sequence[Tensor], texts: Sequence[TextFeatures]
+@torch.no_grad()
+def mean_distribution(
+    strand: Strand, texts: Sequence[TextFeatures], seed: int
 ) -> Tensor:
-    """Mean loss (nats per token) of fused states (T, width), one per text."""
-    hidden = torch.cat([f[:-1] for f in fused])
-    before = torch.cat([t.hidden[:-1] for t in texts])
-    targets = torch.cat([t.targets for t in texts])
-    log_z = torch.cat([t.log_z[:-1] for t in texts])
-    top = torch.cat([t.top[:-1].flatten() for t in texts])
-    candidates, where = torch.unique(torch.cat([targets, top]), return_inverse=True)
-    others = torch.randint(strand.vocab_size, (RANDOM,), device=hidden.device)
-    bias = getattr(strand.head, "bias", None)
+    """The strand's next-token distribution (V,), averaged over sampled positions."""
+    hidden = torch.cat([t.hidden for t in texts])
+    generator = torch.Generator().manual_seed(seed)
+    at = torch.randperm(len(hidden), generator=generator)[:POSITIONS]
+    total = torch.zeros(strand.vocab_size, device=hidden.device)
+    for part in hidden[at].split(CHUNK):
+        total += strand.logits(part).float().softmax(-1).sum(0)
+    return total / len(at)
 
-    def logits(states: Tensor, tokens: Tensor) -> Tensor:
-        rows = strand.head.weight[tokens]
-        out = states.to(rows.dtype) @ rows.T
-        out = (out if bias is None else out + bias[tokens]).float()
-        return strand.cap(out)
 
-    with torch.no_grad():
-        covered = logits(before, candidates).logsumexp(-1)
-        tail = log_z + torch.log1p(-(covered - log_z).exp().clamp(max=1 - 1e-6))
-        tail = tail - logits(before, others).logsumexp(-1)
-    new = logits(hidden, candidates)
-    tail = tail + logits(hidden, others).logsumexp(-1)
-    log_z_new = torch.logaddexp(new.logsumexp(-1), tail)
-    picked = new.gather(1, where[: len(targets), None])[:, 0]
-    return (log_z_new - picked).mean()
+class SampledSoftmax:
+    """The language-model loss with a cheap partition function.
+
+    ``Z = sum_{v in A} exp l_v + sum_{v in R} exp l_v / (|R| q_v)`` with A the active
+    tokens (all targets, and the most likely ones on average) and R a fresh sample of
+    the other tokens, drawn from q, their average distribution: an unbiased estimate,
+    so mass that leaks to any token costs what it should. Importance sampling as in
+    Bengio and Senecal, "Quick training of probabilistic neural nets by importance
+    sampling", AISTATS 2003.
+
+    Parameters
+    ----------
+    strand : Strand
+        Whose head and vocabulary.
+    mean : Tensor (V,)
+        From `mean_distribution`.
+    targets : Tensor, int64
+        Every token that will be asked for.
+    active, sampled : int
+        How many tokens are always counted (besides the targets), and |R|.
+    """
+
+    def __init__(
+        self,
+        strand: Strand,
+        mean: Tensor,
+        targets: Tensor,
+        active: int = ACTIVE,
+        sampled: int = SAMPLED,
+    ) -> None:
+        self.strand, self.sampled = strand, sampled
+        most = mean.topk(min(active, len(mean))).indices
+        self.active = torch.unique(torch.cat([most, targets]))
+        self.where = torch.full_like(mean, -1, dtype=torch.long)
+        self.where[self.active] = torch.arange(len(self.active), device=mean.device)
+        rest = mean + 1e-8  # a token that is never likely can still be drawn
+        rest[self.active] = 0.0
+        self.rest = rest / rest.sum().clamp(min=1e-30)
+        self.rows = self._head(self.active)
+
+    def _head(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        head = self.strand.head
+        bias = getattr(head, "bias", None)
+        return head.weight[tokens], None if bias is None else bias[tokens]
+
+    def _logits(self, hidden: Tensor, rows: tuple[Tensor, Tensor | None]) -> Tensor:
+        out = nn.functional.linear(hidden.to(rows[0].dtype), *rows)
+        return self.strand.cap(out.float())
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss (nats per token) of fused states (N, width)."""
+        logits = self._logits(hidden, self.rows)
+        if len(self.active) < len(self.rest):
+            drawn = torch.multinomial(self.rest, self.sampled, replacement=True)
+            others = self._logits(hidden, self._head(drawn))
+            others = others - (self.sampled * self.rest[drawn]).log()
+            logits = torch.cat([logits, others], dim=-1)
+        return nn.functional.cross_entropy(logits, self.where[targets])
 
 
 def train(
@@ -127,41 +175,46 @@ def train(
     label: str = "",
     progress: bool = True,
 ) -> float:
-    """AdamW over groups of texts, keeping the epoch that is best on held-out texts.
+    """AdamW over groups of items, keeping the state that is best on held-out items.
 
-    Stops at the first epoch that is no better. The state before training counts as
-    an epoch, so a module never ends worse than it began. Returns that best loss.
+    Twice an epoch the module is scored, always with the same random numbers; the
+    state before training counts, so a module never ends worse than it began.
+    Returns the best loss.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     generator = np.random.default_rng(seed)
 
     def score() -> float:
-        with torch.no_grad():
-            parts = [held_out[i : i + group] for i in range(0, len(held_out), group)]
-            return float(np.mean([float(loss(part)) for part in parts]))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            starts = range(0, len(held_out), group)
+            parts = [held_out[i : i + group] for i in starts]
+            total = sum(float(loss(part)) * len(part) for part in parts)
+        return total / len(held_out)
 
     def snapshot() -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     best, kept = score(), snapshot()
-    steps = epochs * math.ceil(len(training) / group)
+    per_epoch = math.ceil(len(training) / group)
+    steps = epochs * per_epoch
     # Large steps first, none at the end: with this little text it overfits otherwise.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1 - i / steps)
-    with tqdm(total=steps, desc=label, disable=not progress, leave=False) as bar:
-        for _ in range(epochs):
-            order = generator.permutation(training).tolist()
-            for i in range(0, len(order), group):
-                optimiser.zero_grad()
-                loss(order[i : i + group]).backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimiser.step()
-                schedule.step()
-                bar.update()
+    order = np.concatenate([generator.permutation(training) for _ in range(epochs)])
+    for step in tqdm(range(steps), desc=label, disable=not progress, leave=False):
+        epoch, part = divmod(step, per_epoch)
+        low = epoch * len(training) + part * group
+        high = min(low + group, (epoch + 1) * len(training))
+        optimiser.zero_grad()
+        loss(order[low:high].tolist()).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        if part + 1 in (per_epoch, per_epoch // 2):
             now = score()
-            if not now < best - 1e-4:
-                break
-            best, kept = now, snapshot()
+            if now < best:
+                best, kept = now, snapshot()
     module.load_state_dict(kept)
     return best
 

@@ -42,13 +42,13 @@ def test_pull_by_hand():
 
 
 def test_add_by_hand():
-    """h + own h + B a: 1 + 0.5 * 1 + 3 * 2 = 7.5, whatever the share is."""
+    """h + own n(h) + B n(a): 2 + 0.5 * 1 + 3 * 1 = 5.5, whatever the share is."""
     fuser = LearnedWeighted(1, [1], add=True)
     fuser.bridges[0].weight.data.fill_(3.0)
     fuser.own.weight.data.fill_(0.5)
     for share in (0.1, 0.9):
-        out = fuser(torch.tensor([[[1.0]]]), [source([[2.0]], [0])], [share])
-        assert out.tolist() == [[[7.5]]]
+        out = fuser(torch.tensor([[[2.0]]]), [source([[5.0]], [0])], [share])
+        torch.testing.assert_close(out, torch.tensor([[[5.5]]]))
 
 
 def test_gate_by_hand():
@@ -57,7 +57,7 @@ def test_gate_by_hand():
     fuser.bridges[0].weight.data.fill_(3.0)
     fuser.routes[0].weight.data = torch.tensor([[0.0, 2.0]])
     out = fuser(torch.tensor([[[1.0]]]), [source([[5.0]], [0])], [1.0])
-    wanted = 1 + 3 * 5 * 2 * torch.sigmoid(torch.tensor(2.0))
+    wanted = 1 + 3 * 1 * 2 * torch.sigmoid(torch.tensor(2.0))
     torch.testing.assert_close(out, wanted.reshape(1, 1, 1))
 
 
@@ -107,7 +107,7 @@ def test_a_position_that_sees_nothing_gets_nothing(strategy, add):
     alone = hidden
     if add:
         own = fuser.own if isinstance(fuser, LearnedWeighted) else fuser.aligned.own
-        alone = hidden + own(hidden)
+        alone = hidden + own(unit_rms(hidden))
     torch.testing.assert_close(out[:, 0], alone[:, 0])
     assert not torch.allclose(out[:, 1], alone[:, 1])
     empty = source(torch.zeros(0, 3).tolist(), [-1] * 5, [[]] * 5)
@@ -143,7 +143,9 @@ def test_attention_forgets_tokens_that_were_cut_again():
 def test_without_donors_only_the_own_adapter_is_left():
     fuser = noisy(LearnedWeighted(2, [], add=True))
     hidden = torch.randn(1, 3, 2)
-    torch.testing.assert_close(fuser(hidden, [], []), hidden + fuser.own(hidden))
+    torch.testing.assert_close(
+        fuser(hidden, [], []), hidden + fuser.own(unit_rms(hidden))
+    )
 
 
 def test_unit_rms():

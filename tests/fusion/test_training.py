@@ -3,7 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from fusion.training import candidate_loss, donor_view, read_text, ridge, train
+from fusion.training import (
+    SampledSoftmax,
+    donor_view,
+    mean_distribution,
+    read_texts,
+    ridge,
+    train,
+)
 
 TEXT = "The house is old. def f(x): return x + 1"
 
@@ -13,29 +20,55 @@ def exact(strand, states, features):
     return float(nn.functional.cross_entropy(logits, features.targets))
 
 
+def sampled(strand, features, **options):
+    mean = mean_distribution(strand, [features], seed=0)
+    return SampledSoftmax(strand, mean, features.targets, **options)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma", "gpt2"])
-def test_the_loss_of_unfused_states_is_exact(strands, name):
+def test_the_loss_is_exact_when_every_token_is_active(strands, name):
     strand = strands[name]
-    features = read_text(strand, TEXT)
-    loss = candidate_loss(strand, [features.hidden], [features])
-    assert float(loss) == pytest.approx(
-        exact(strand, features.hidden, features), abs=1e-4
-    )
+    [features] = read_texts(strand, [TEXT])
+    hidden = features.hidden * 1.1
+    loss = sampled(strand, features).loss(hidden[:-1], features.targets)
+    assert float(loss) == pytest.approx(exact(strand, hidden, features), abs=1e-4)
 
 
-def test_mass_that_leaks_to_other_tokens_is_counted(strands):
-    """States moved along the head's rarest rows: the whole vocabulary must count."""
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_mass_that_leaks_to_tokens_out_of_sight_is_counted(strands, name):
+    """States moved along the head's rarest rows, none of them active."""
     torch.manual_seed(0)
-    strand = strands["llama"]
-    features = read_text(strand, TEXT)
+    strand = strands[name]
+    [features] = read_texts(strand, [TEXT])
+    softmax = sampled(strand, features, active=8, sampled=20_000)
+    assert len(softmax.active) < strand.vocab_size / 4
     rare = strand.logits(features.hidden).mean(0).argsort()[:50]
+    rare = rare[~torch.isin(rare, softmax.active)]
     push = strand.head.weight[rare].mean(0)
-    moved = features.hidden + 0.5 * push * features.hidden.norm() / push.norm()
+    moved = features.hidden + 0.3 * push * features.hidden.norm() / push.norm()
     wanted = exact(strand, moved, features)
     unmoved = exact(strand, features.hidden, features)
-    found = float(candidate_loss(strand, [moved], [features]))
-    # Without the random sample it would be a small part of the change.
-    assert abs(found - wanted) < 0.3 * abs(wanted - unmoved)
+    found = float(softmax.loss(moved[:-1], features.targets))
+    assert abs(found - wanted) < 0.05 * abs(wanted - unmoved)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "gpt2"])
+def test_texts_read_together_are_as_read_alone(strands, name):
+    texts = [TEXT, "a", TEXT * 3, "It rains \U0001f327 today.", TEXT[:20]]
+    together = read_texts(strands[name], texts)
+    for text, features in zip(texts, together, strict=True):
+        [alone] = read_texts(strands[name], [text])
+        assert torch.equal(features.ids, alone.ids)
+        assert features.ends.tolist() == alone.ends.tolist()
+        torch.testing.assert_close(features.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mean_distribution_is_the_strands_own(strands):
+    strand = strands["llama"]
+    [features] = read_texts(strand, [TEXT])
+    mean = mean_distribution(strand, [features, features], seed=0)
+    wanted = strand.logits(features.hidden).softmax(-1).mean(0)
+    torch.testing.assert_close(mean, wanted)
 
 
 def test_training_keeps_the_best_epoch_and_never_gets_worse():
@@ -52,13 +85,13 @@ def test_training_keeps_the_best_epoch_and_never_gets_worse():
     best = train(module, loss, train_on, held_out, learning_rate=0.1, **options)
     assert best < before
     kept = module.weight.item()
-    # A wild rate makes every epoch worse: nothing of it is kept.
+    # A wild rate makes it worse: nothing of it is kept.
     assert train(module, loss, train_on, held_out, learning_rate=1e3, **options) == best
     assert module.weight.item() == kept
 
 
 def test_the_donor_beside_the_anchor_has_read_no_further(strands):
-    anchor, donor = (read_text(strands[n], TEXT) for n in ("llama", "gemma"))
+    [anchor], [donor] = (read_texts(strands[n], [TEXT]) for n in ("llama", "gemma"))
     view = donor_view(anchor, donor, donor.hidden)
     for t, end in enumerate(anchor.ends):
         seen = np.flatnonzero(view.visible[0, t].numpy())
