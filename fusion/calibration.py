@@ -75,7 +75,9 @@ def _sample(
     n_bytes = n_tokens = 0
     for i in texts:
         usable = np.ones(len(own[i].ids) - 1, dtype=bool)
-        for other in others:
+        for other in others if model.mixer is not None else ():
+            # Between the donor's token ends, serving cuts the donor's text anew and
+            # asks it for the rest of the word; these states would ask for the word.
             usable &= same_end(own[i], other[i])[:-1]
         at = generator.permutation(np.flatnonzero(usable))[:per_text]
         hidden.append(_fused(session, model, i)[at])

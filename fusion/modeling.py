@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,16 +34,24 @@ class BraidStates:
     present: list[Tensor]  # (B, T) bool
 
 
+_MAPS: WeakKeyDictionary[Strand, WeakKeyDictionary[Strand, VocabularyMap]] = (
+    WeakKeyDictionary()
+)
+
+
 def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
-    """How the donor's tokens are told in the anchor's vocabulary."""
-    ends = (donor.tokenizer.eos_token_id, anchor.tokenizer.eos_token_id)
-    return VocabularyMap(
-        anchor.tokens.table,
-        donor.tokens.table,
-        anchor.vocab_size,
-        donor.vocab_size,
-        [] if None in ends else [ends],
-    )
+    """How the donor's tokens are told in the anchor's vocabulary; made once a pair."""
+    known = _MAPS.setdefault(anchor, WeakKeyDictionary())
+    if donor not in known:
+        ends = (donor.tokenizer.eos_token_id, anchor.tokenizer.eos_token_id)
+        known[donor] = VocabularyMap(
+            anchor.tokens.table,
+            donor.tokens.table,
+            anchor.vocab_size,
+            donor.vocab_size,
+            [] if None in ends else [ends],
+        )
+    return known[donor]
 
 
 def by_hand(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +24,15 @@ from .calibration import calibrate
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
-from .scoring import StateCache, bits_per_byte
+from .scoring import StateCache, scored_tokens, target_log_probs
 
 Text = Mapping[str, str]
 PLACES = (["output"], ["final"], ["final", "output"])
 ANCHOR_SHARE = 0.7
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def packaged_texts() -> tuple[list[Text], list[Text]]:
@@ -38,11 +43,9 @@ def packaged_texts() -> tuple[list[Text], list[Text]]:
             "the packaged texts are not installed; pass --texts FILE.jsonl"
         )
     data = Path(spec.submodule_search_locations[0]) / "data"
-    rows = [json.loads(line) for line in (data / "tasks.jsonl").open()]
-    held_out: list[Text] = [
-        {**r, "domain": r["type"]} for r in rows if r["split"] == "test"
-    ]
-    return [json.loads(line) for line in (data / "calibration.jsonl").open()], held_out
+    rows = _lines(data / "tasks.jsonl")
+    held_out = [{**r, "domain": r["type"]} for r in rows if r["split"] == "test"]
+    return list(_lines(data / "calibration.jsonl")), list(held_out)
 
 
 def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
@@ -51,7 +54,7 @@ def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
     Each line has ``domain``, ``split`` ("calibration" or "test"), ``prompt`` and
     ``reference``.
     """
-    rows = [json.loads(line) for line in path.open()]
+    rows = _lines(path)
     need = {"domain", "split", "prompt", "reference"}
     for number, row in enumerate(rows, 1):
         if not need <= set(row):
@@ -104,20 +107,51 @@ def recipes(models: Sequence[str]) -> Iterator[BraidConfig]:
 
 
 def score(
-    braids: Sequence[BraidedLLM], held_out: Sequence[Text], progress: bool
+    braids: Sequence[BraidedLLM],
+    held_out: Sequence[Text],
+    positions: int,
+    progress: bool,
 ) -> list[dict[str, float]]:
-    """Bits per byte by domain for each braid: total bits over total bytes."""
+    """Bits per byte by domain for each braid: total bits over total bytes.
+
+    Strands alone are scored at every position. What a braid adds to its anchor is
+    scored at about ``positions`` positions a domain, the same for all braids of an
+    anchor: the head of a large vocabulary is most of the work.
+    """
+    size: dict[str, int] = {}
+    for text in held_out:
+        n_bytes = len(_whole(text).encode())
+        size[text["domain"]] = size.get(text["domain"], 0) + n_bytes
     bits: list[dict[str, float]] = [{} for _ in braids]
-    size: dict[str, float] = {}
-    for text in tqdm(held_out, desc="held-out texts", disable=not progress):
+    for number, text in enumerate(
+        tqdm(held_out, desc="held-out texts", disable=not progress)
+    ):
         whole, domain = _whole(text), text["domain"]
-        n_bytes = len(whole.encode())
-        size[domain] = size.get(domain, 0.0) + n_bytes
+        count = math.ceil(positions * len(whole.encode()) / size[domain])
         states = StateCache()
+        alone: dict[str, tuple[list[int], np.ndarray, np.ndarray]] = {}
         for braid, sums in zip(braids, bits, strict=True):
-            found = bits_per_byte(braid, "", whole, states)
-            sums[domain] = sums.get(domain, 0.0) + found * n_bytes
-    return [{d: b / size[d] for d, b in sums.items()} for sums in bits]
+            name = braid.anchor.name
+            if name not in alone:
+                ids, start = scored_tokens(braid.anchor, "", whole)
+                every = np.arange(start, len(ids))
+                found = target_log_probs(braid.anchor, ids, every.tolist(), states)
+                at = np.random.default_rng(number).permutation(len(every))[:count]
+                alone[name] = ids, found.numpy(), at
+            ids, logs, at = alone[name]
+            total = float(logs.sum())
+            if braid.config.fusion_layers:
+                start = len(ids) - len(logs)
+                mine = target_log_probs(braid, ids, (start + at).tolist(), states)
+                gain = float((mine.numpy() - logs[at]).sum())
+                total += gain * len(logs) / len(at)
+            # The bytes of a first token that nothing predicts are not counted.
+            ends = braid.anchor.tokens.ends(ids)
+            scored = int(ends[-1] - ends[len(ids) - len(logs) - 1])
+            per_byte = -total / math.log(2) / scored
+            weight = len(whole.encode()) / size[domain]
+            sums[domain] = sums.get(domain, 0.0) + per_byte * weight
+    return bits
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:
@@ -133,26 +167,25 @@ def rows_for(
     calibration: Sequence[Text],
     held_out: Sequence[Text],
     seeds: int,
+    positions: int,
     store: Path,
     progress: bool,
 ) -> list[dict[str, Any]]:
     """One row per recipe: mean and spread over seeds."""
     plans = list(recipes(models))
-    per_seed = []
+    texts = [_whole(t) for t in calibration]
+    braids = []
     for seed in range(seeds):
-        braids = []
         for plan in tqdm(plans, desc=f"calibrating, seed {seed}", disable=not progress):
-            braid = BraidedLLM(
-                BraidConfig(**_recipe(plan)),
-                [pool[name] for name in (plan.anchor, *plan.donors)],
-            )
+            strands = [pool[name] for name in (plan.anchor, *plan.donors)]
+            braid = BraidedLLM(BraidConfig(**_recipe(plan)), strands)
             if plan.fusion_layers:
-                texts = [_whole(t) for t in calibration]
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
-        per_seed.append(score(braids, held_out, progress))
+    scores = score(braids, held_out, positions, progress)
+    per_seed = [scores[i : i + len(plans)] for i in range(0, len(scores), len(plans))]
     rows = []
-    for i, (plan, braid) in enumerate(zip(plans, braids, strict=True)):
+    for i, (plan, braid) in enumerate(zip(plans, braids[: len(plans)], strict=True)):
         domains = list(per_seed[0][i])
         means = [float(np.mean(list(found[i].values()))) for found in per_seed]
         rows.append(
@@ -223,6 +256,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-domain", type=int, help="at most so many texts of each")
     parser.add_argument(
+        "--positions",
+        type=int,
+        default=1000,
+        help="scored for each braid and domain (default: %(default)s)",
+    )
+    parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of strands"
     )
     parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
@@ -230,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; give at least 1")
+    if options.positions < 1:
+        parser.error(f"--positions is {options.positions}; give at least 1")
     torch.manual_seed(0)
     found = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (_first(texts, options.per_domain) for texts in found)
@@ -240,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         calibration,
         held_out,
         options.seeds,
+        options.positions,
         options.store,
         not options.json,
     )

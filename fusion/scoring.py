@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,27 +23,41 @@ CHUNK = 64  # positions per head call: a vocabulary of 262k floats each adds up
 @torch.no_grad()
 def target_log_probs(
     model: BraidedLLM | Strand,
-    ids: list[int],
-    start: int,
+    ids: Sequence[int],
+    positions: Sequence[int],
     states: MutableMapping[Any, Any] | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities (nats) of ``ids[start:]``, each given all before it."""
+    """Log-probabilities (nats) of ``ids[t]`` given all before it.
+
+    ``positions`` says which t, each at least 1; ``states`` as in `bits_per_byte`.
+    """
+    states = StateCache() if states is None else states
     strand = model.anchor if isinstance(model, BraidedLLM) else model
-    batch = torch.tensor([ids], device=strand.device)
+    batch = torch.tensor([list(ids)], device=strand.device)
     if isinstance(model, BraidedLLM):
         read: Any = model.encode(batch, memo=states)
     else:
-        read = model.run(batch, taps=["final"])["final"]
+        key = (model.name, (tuple(ids),))
+        if key not in states:
+            states[key] = model.run(batch, taps=["final"])["final"]
+        read = states[key]
     found = []
-    for low in range(start, len(ids), CHUNK):
-        high = min(low + CHUNK, len(ids))
+    for part in torch.tensor(list(positions), device=strand.device).split(CHUNK):
         if isinstance(model, BraidedLLM):
-            logits = model.head(read, (slice(None), slice(low - 1, high - 1)))
+            logits = model.head(read, (slice(None), part - 1))
         else:
-            logits = model.logits(read[0, low - 1 : high - 1])
-        targets = batch[0, low:high, None]
+            logits = model.logits(read[0, part - 1])
+        targets = batch[0, part, None]
         found.append(logits.float().log_softmax(-1).gather(1, targets)[:, 0])
     return torch.cat(found) if found else torch.zeros(0)
+
+
+def scored_tokens(strand: Strand, prompt: str, reference: str) -> tuple[list[int], int]:
+    """The tokens of both, and which is the first that ends inside the reference."""
+    ids = strand.tokens.encode(prompt + reference)
+    ends = strand.tokens.ends(ids)
+    before = len(prompt.encode())
+    return ids, max(1, int(np.searchsorted(ends, before, side="right")))
 
 
 def bits_per_byte(
@@ -69,13 +83,10 @@ def bits_per_byte(
     if not reference:
         raise ValueError("the reference is empty; give the text to be scored")
     strand = model.anchor if isinstance(model, BraidedLLM) else model
-    text = prompt + reference
-    ids = strand.tokens.encode(text)
+    ids, start = scored_tokens(strand, prompt, reference)
     ends = strand.tokens.ends(ids)
-    before = len(prompt.encode())
-    start = max(1, int(np.searchsorted(ends, before, side="right")))
     scored = int(ends[-1]) - int(ends[start - 1])
     if scored == 0:
         raise ValueError(f"nothing to score in {reference!r}: too short")
-    total = float(target_log_probs(model, ids, start, states).sum())
-    return -total / math.log(2) / scored
+    scores = target_log_probs(model, ids, range(start, len(ids)), states)
+    return -float(scores.sum()) / math.log(2) / scored
