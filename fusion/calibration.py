@@ -123,10 +123,11 @@ def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
         states, targets = sample.states, sample.targets
         rows, picked = [], []
         with torch.no_grad():
-            for low in range(0, len(targets), 64):
-                at = slice(low, low + 64)
-                parts = model.distributions(states, (slice(None), at))
-                rows.append(mixer.features(parts))
+            for low in range(0, len(targets), 16):
+                at = slice(low, low + 16)
+                parts, seen = model.distributions(states, (slice(None), at))
+                assert seen is not None  # a gate sees something
+                rows.append(seen)
                 chosen = [p.gather(1, targets[at, None]) for p in parts]
                 picked.append(torch.cat(chosen, dim=1))
         x, p = torch.cat(rows), torch.cat(picked)

@@ -321,11 +321,16 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             return anchor
         return self.mixer(anchor, donors, present, self.config.shares)
 
-    def distributions(self, states: BraidStates, index: Any = ...) -> list[Tensor]:
-        """What an output mixture mixes: a distribution (N, V) per strand."""
-        anchor, donors, _ = self._head_inputs(states, index)
+    def distributions(
+        self, states: BraidStates, index: Any = ...
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What an output mixture mixes, (N, V) per strand, and what its gate sees."""
         if self.mixer is None:
-            return [anchor.float().softmax(-1)]
+            raise ValueError(
+                "this braid mixes no distributions; build one with 'output' among "
+                f"its fusion layers, which are {self.config.fusion_layers}"
+            )
+        anchor, donors, _ = self._head_inputs(states, index)
         return self.mixer.parts(anchor, donors)
 
     def _head_inputs(

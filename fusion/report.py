@@ -32,7 +32,8 @@ ANCHOR_SHARE = 0.7
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def packaged_texts() -> tuple[list[Text], list[Text]]:

@@ -44,7 +44,7 @@ def test_a_gate_moves_weight_from_the_shares():
 
 def test_features_by_hand():
     half, sure = torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])
-    found = OutputMixer.features([half, sure])[0]
+    found = OutputMixer.features([half.log(), sure.log()], [half, sure])[0]
     log2 = torch.tensor(2.0).log()
     # entropy and largest log-probability of each, then log of sqrt(0.5)
     wanted = torch.stack([log2, -log2, log2 * 0, log2 * 0, -log2 / 2])
@@ -52,12 +52,25 @@ def test_features_by_hand():
 
 
 def test_certain_distributions_have_finite_features_and_gradients():
-    sure, other = torch.eye(2)[:1].requires_grad_(), torch.eye(2)[1:].requires_grad_()
-    found = OutputMixer.features([sure, other])
-    assert torch.isfinite(found).all()
-    found.sum().backward()
+    sure = torch.tensor([[0.0, -400.0]], requires_grad=True)
+    other = torch.tensor([[-400.0, 0.0]], requires_grad=True)
+    m = mixer(gated=True)
+    found, seen = m.parts(sure, [other])
+    assert torch.isfinite(seen).all()
+    (seen.sum() + sum(p.sum() for p in found)).backward()
     assert torch.isfinite(sure.grad).all()
     assert torch.isfinite(other.grad).all()
+
+
+def test_many_rows_are_mixed_as_each_alone():
+    m = mixer(gated=True)
+    for p in m.parameters():
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+    a, d = torch.randn(2, 40, 2)
+    here = torch.arange(40) % 3 > 0
+    together = m(a, [d], [here], [0.7, 0.3])
+    alone = [m(a[[i]], [d[[i]]], [here[[i]]], [0.7, 0.3]) for i in range(40)]
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_an_adapter_starts_as_the_identity():

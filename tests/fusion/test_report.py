@@ -10,7 +10,7 @@ from fusion.pool import Pool
 from fusion.scoring import bits_per_byte
 
 TEXTS = [
-    {"domain": d, "split": s, "prompt": f"{t[:9]}{i}", "reference": t[9:]}
+    {"domain": d, "split": s, "prompt": f"{t[:9]}{i}\u2028", "reference": t[9:]}
     for d, t in (("prose", tiny.PROSE), ("code", tiny.CODE))
     for i, s in enumerate(["calibration"] * 8 + ["test"] * 2)
 ]
@@ -50,14 +50,14 @@ def test_scores_at_every_position_are_bits_per_byte(braid, strands):
         braid("gemma", "llama", layers=("final", "output")),
     ]
     texts = [t for t in TEXTS if t["split"] == "test"][:1]
-    whole = f"{texts[0]['prompt']}\n{texts[0]['reference']}"
+    whole = texts[0]["prompt"] + texts[0]["reference"]  # a line ends between them
     for model, got in zip(braids, report.score(braids, texts, 999, False), strict=True):
         assert got["prose"] == pytest.approx(bits_per_byte(model, "", whole), rel=1e-5)
 
 
 def test_a_file_of_texts(tmp_path):
     file = tmp_path / "texts.jsonl"
-    file.write_text("\n".join(map(json.dumps, TEXTS)))
+    file.write_text("\n".join(json.dumps(t, ensure_ascii=False) for t in TEXTS))
     calibration, held_out = report.read_texts(file)
     assert (len(calibration), len(held_out)) == (16, 4)
     file.write_text('{"domain": "code"}')
