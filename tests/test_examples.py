@@ -1,6 +1,7 @@
 """The examples run as a person would run them; on real models where installed."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,14 @@ def test_demo_refuses_no_rounds():
     done = run("demo.py", "--rounds", "0", timeout=120)
     assert done.returncode == 2
     assert "at least 1" in done.stderr
+
+
+def test_kill_loses_nothing():
+    done = run("kill_test.py", "--runs", "6", "--json", timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["runs"], found["lost"], found["doubled"]) == (6, 0, 0)
+    assert found["max_difference"] < 1e-10
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"model packages not installed: {MISSING}")
