@@ -12,6 +12,7 @@ from braidbandit.policies import (
     EpsilonGreedy,
     Greedy,
     LinUCB,
+    SquareCB,
     ThompsonSampling,
     Uniform,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ModelCard",
     "Outcome",
     "PriorScales",
+    "SquareCB",
     "TaskEncoder",
     "ThompsonSampling",
     "Uniform",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.belief import Belief
 from braidbandit.catalogue import Catalogue
 from braidbandit.decision import ArmRow, Explanation
 from braidbandit.descriptors import block_of
-from braidbandit.policies import Belief, Choice
+from braidbandit.policies import Choice
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,7 @@ _WORDS = {
     "strategy": "its strategy",
     "control": "its own-state fuser",
     "cost": "its size",
+    "gain": "how its models fared on the probe tasks",
     "arm": "its own record",
 }
 # Contributions to quality below this are not worth a word.
@@ -39,8 +41,6 @@ class ChoiceView:
     catalogue : Catalogue
     Z : ndarray of shape (A, m)
     columns : sequence of str, length m
-    mu : ndarray of shape (m,)
-        Posterior mean of ``W x``.
     belief : Belief
     choice : Choice
     cost_term : ndarray of shape (A,)
@@ -52,7 +52,6 @@ class ChoiceView:
     catalogue: Catalogue
     Z: Array
     columns: Sequence[str]
-    mu: Array
     belief: Belief
     choice: Choice
     cost_term: Array
@@ -68,8 +67,9 @@ class ChoiceView:
         if not singles:
             return {}
         best = max(singles, key=lambda row: self.belief.mean[row])
-        lead = (self.Z[self.choice.arm] - self.Z[best]) * self.mu
-        blocks: dict[str, float] = {}
+        lead = (self.Z[self.choice.arm] - self.Z[best]) * self.belief.mu
+        own = self.belief.own
+        blocks = {"arm": float(own[self.choice.arm] - own[best])}
         for name, value in zip(self.columns, lead, strict=True):
             block = block_of(name)
             blocks[block] = blocks.get(block, 0.0) + float(value)

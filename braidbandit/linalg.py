@@ -8,7 +8,6 @@ Every function is pure: it returns new arrays and leaves its arguments alone.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
@@ -23,7 +22,7 @@ def _plus_outer(factor: Array, alpha: float, left: Array, right: Array) -> Array
 
 def condition(
     mean: Array, factor: Array, phi: Array, residual: float, variance: float
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, float]:
     """Condition a Gaussian on one noisy linear observation (Potter's form).
 
     Parameters
@@ -40,7 +39,10 @@ def condition(
 
     Returns
     -------
-    mean, factor : new arrays. Equations (5) and (6) of ``docs/math.md``.
+    mean, factor : new arrays
+        Equations (5) and (6) of ``docs/math.md``.
+    predicted : float
+        Variance that the observed value had before it was seen.
 
     References
     ----------
@@ -51,7 +53,7 @@ def condition(
     --------
     Prior N(0, 1), one reward of 1 with unit noise: N(1/2, 1/2).
 
-    >>> mean, factor = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
+    >>> mean, factor, _ = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
     >>> float(mean[0]), round(float((factor @ factor.T)[0, 0]), 12)
     (0.5, 0.5)
     """
@@ -59,7 +61,8 @@ def condition(
     total = float(v @ v) + variance
     gain = factor @ v
     beta = 1.0 / (total + np.sqrt(variance * total))
-    return mean + gain * (residual / total), _plus_outer(factor, -beta, gain, v)
+    mean = mean + gain * (residual / total)
+    return mean, _plus_outer(factor, -beta, gain, v), total
 
 
 def uncondition(
@@ -78,7 +81,7 @@ def uncondition(
 
     Examples
     --------
-    >>> mean, factor = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
+    >>> mean, factor, _ = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
     >>> back, root = uncondition(mean, factor, np.ones(1), 1.0 - mean[0], 1.0)
     >>> abs(round(float(back[0]), 12)), round(float(root[0, 0]), 12)
     (0.0, 1.0)
@@ -97,73 +100,6 @@ def uncondition(
     gain = factor @ v
     beta = 1.0 / (total + np.sqrt(variance * total))
     return mean - gain * (residual / total), _plus_outer(factor, beta, gain, v)
-
-
-def forget(
-    mean: Array, factor: Array, prior_mean: Array, prior_sd: Array, gamma: float
-) -> tuple[Array, Array]:
-    """Blend the precision toward the prior's: ``gamma P^-1 + (1 - gamma) P0^-1``.
-
-    Scaling the precision by ``gamma`` alone lets the variance of directions that
-    no task excites grow without bound; here it is bounded by the prior's.
-    Equations (9) and (10) of ``docs/math.md``; costs O(p^3), without an inverse:
-    the matrix that is factored has its spectrum in [gamma, 1].
-
-    Examples
-    --------
-    Precision 4 forgotten by half toward a prior of precision 1: 2.5.
-
-    >>> mean, factor = forget(
-    ...     np.ones(1), np.full((1, 1), 0.5), np.zeros(1), np.ones(1), 0.5)
-    >>> round(float(1 / factor[0, 0] ** 2), 12), round(float(mean[0]), 12)
-    (2.5, 0.8)
-    """
-    white = factor / prior_sd[:, None]
-    inner = (1.0 - gamma) * (white.T @ white)
-    inner[np.diag_indices_from(inner)] += gamma
-    lower = scipy.linalg.cholesky(inner, lower=True, check_finite=False)
-    white = scipy.linalg.solve_triangular(lower, white.T, lower=True).T
-    shift = (mean - prior_mean) / prior_sd
-    shift = shift - (1.0 - gamma) * (white @ (white.T @ shift))
-    return prior_mean + prior_sd * shift, np.ascontiguousarray(
-        prior_sd[:, None] * white
-    )
-
-
-def batch_condition(
-    gram: Array, moment: Array, prior_sd: Array, variance: float
-) -> tuple[Array, Array]:
-    """Condition a zero-mean Gaussian prior on a whole table at once.
-
-    Parameters
-    ----------
-    gram : ndarray of shape (p, p)
-        ``Phi' Phi``.
-    moment : ndarray of shape (p,)
-        ``Phi' (r - Phi m0)``.
-    prior_sd : ndarray of shape (p,)
-    variance : float
-        Variance of the noise.
-
-    Returns
-    -------
-    shift : ndarray of shape (p,)
-        Posterior mean minus prior mean.
-    factor : ndarray of shape (p, p)
-        Equation (4) of ``docs/math.md``.
-
-    Examples
-    --------
-    >>> shift, factor = batch_condition(np.eye(1), np.ones(1), np.ones(1), 1.0)
-    >>> round(float(shift[0]), 12), round(float(factor[0, 0] ** 2), 12)
-    (0.5, 0.5)
-    """
-    inner = prior_sd[:, None] * gram * prior_sd / variance
-    inner[np.diag_indices_from(inner)] += 1.0
-    lower = scipy.linalg.cholesky(inner, lower=True, check_finite=False)
-    half = scipy.linalg.solve_triangular(lower, np.diag(prior_sd), lower=True)
-    factor = np.ascontiguousarray(half.T)
-    return factor @ (half @ moment) / variance, factor
 
 
 def root(covariance: Array) -> Array:

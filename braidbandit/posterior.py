@@ -1,21 +1,22 @@
-"""The shared Bayesian linear model of quality: ``r = z' W x + noise``.
+"""The Bayesian linear model of quality: ``r = z' W x + b_a' x + noise``.
 
-``z`` describes the braid, ``x`` the task. ``vec(W)`` is Gaussian with one prior
-scale per block. Equations are numbered in ``docs/math.md``.
+``z`` describes the braid, ``x`` the task; ``b_a`` is what the descriptor does not
+explain about arm a. All parameters are Gaussian, with one prior scale per block.
+Equations are numbered in ``docs/math.md``.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.sparse import csr_array
 
 from braidbandit import linalg
+from braidbandit.belief import Belief
+from braidbandit.information import Information, find_scales, solve
 
 Array = NDArray[np.float64]
 
@@ -24,19 +25,29 @@ GROUPS = (
     "task",
     "braid",
     "interaction",
+    "knob",
+    "knob_slope",
+    "pair",
+    "gain",
     "arm_intercept",
     "arm_slope",
 )
-# Blocks whose effect is taken to be the same for every task.
-_TASK_FREE = ("anchor", "pair", "cost")
-# Prior scales are only weakly identified by a few dozen tasks: log-scales get a
-# normal hyperprior around the defaults with this standard deviation.
-_HYPER_SD = 1.5
+# Group of the bias column and of the task columns of each kind of descriptor; None
+# where the effect is taken to be the same for every task.
+_GROUPS_OF: dict[str, tuple[str, str | None]] = {
+    "bias": ("intercept", "task"),
+    "share": ("braid", "interaction"),
+    "anchor": ("knob", None),
+    "cost": ("knob", None),
+    "pair": ("pair", None),
+    "gain": ("gain", None),
+}
+_KNOB: tuple[str, str | None] = ("knob", "knob_slope")
 
 
 @dataclass(frozen=True)
 class PriorScales:
-    """Prior standard deviations of the blocks of ``W``, and of the noise.
+    """Prior standard deviations of the blocks of parameters, and of the noise.
 
     Parameters
     ----------
@@ -46,9 +57,13 @@ class PriorScales:
     intercept, task : float
         Overall level, and how task features move every arm alike.
     braid, interaction : float
-        How descriptors move quality for every task, and per task feature.
+        How the share of a model moves quality, for every task and per task feature.
+    knob, knob_slope : float
+        The same for how the models are combined: layers, strategy, count, cost.
+    pair, gain : float
+        How two models work together, and what the probe tasks say about it.
     arm_intercept, arm_slope : float
-        The same for one arm only: what the descriptors do not explain.
+        For one arm only: what the descriptors do not explain.
     noise : float
         Standard deviation of one reward around its mean.
 
@@ -60,9 +75,13 @@ class PriorScales:
 
     mean: float = 0.7
     intercept: float = 0.3
-    task: float = 0.06
+    task: float = 0.05
     braid: float = 0.15
-    interaction: float = 0.06
+    interaction: float = 0.05
+    knob: float = 0.05
+    knob_slope: float = 0.02
+    pair: float = 0.05
+    gain: float = 0.05
     arm_intercept: float = 0.08
     arm_slope: float = 0.03
     noise: float = 0.25
@@ -79,13 +98,10 @@ class PriorScales:
         return asdict(self)
 
 
-def parameter_groups(
-    names: Sequence[str], n_columns: int, max_parameters: int
-) -> NDArray[np.int64]:
+def parameter_groups(names: Sequence[str], n_columns: int) -> NDArray[np.int64]:
     """Say which block of the prior each entry of ``W`` belongs to.
 
-    Anchor, pair and cost columns have no task slopes. Arms keep task slopes of
-    their own while that fits ``max_parameters``, else an intercept only.
+    Anchor, cost, pair and gain columns have no task slopes.
 
     Parameters
     ----------
@@ -93,7 +109,6 @@ def parameter_groups(
         Descriptor columns, as given by ``Catalogue.descriptors``.
     n_columns : int
         Number of task features k; feature 0 is the bias.
-    max_parameters : int
 
     Returns
     -------
@@ -102,40 +117,44 @@ def parameter_groups(
 
     Examples
     --------
-    >>> parameter_groups(["bias", "share:a", "cost", "arm:x"], 2, 100).tolist()
-    [[0, 1], [2, 3], [2, -1], [4, 5]]
+    >>> parameter_groups(["bias", "share:a", "cost", "strands"], 2).tolist()
+    [[0, 1], [2, 3], [4, -1], [4, 5]]
     """
-    groups = np.full((len(names), n_columns), GROUPS.index("interaction"))
-    groups[:, 0] = GROUPS.index("braid")
+    groups = np.full((len(names), n_columns), -1)
     for row, name in enumerate(names):
-        block = name.split(":", 1)[0]
-        if block == "bias":
-            groups[row] = GROUPS.index("task")
-            groups[row, 0] = GROUPS.index("intercept")
-        elif block == "arm":
-            groups[row] = GROUPS.index("arm_slope")
-            groups[row, 0] = GROUPS.index("arm_intercept")
-        elif block in _TASK_FREE:
-            groups[row, 1:] = -1
-    if int((groups >= 0).sum()) > max_parameters:
-        groups[groups == GROUPS.index("arm_slope")] = -1
+        level, slope = _GROUPS_OF.get(name.split(":", 1)[0], _KNOB)
+        groups[row, 0] = GROUPS.index(level)
+        if slope is not None:
+            groups[row, 1:] = GROUPS.index(slope)
     return groups
 
 
 class Posterior:
-    """Gaussian posterior over the entries of ``W``.
+    """Gaussian posterior over ``W`` and over the arms' own parameters.
 
     Parameters
     ----------
     groups : ndarray of shape (m, k)
         From :func:`parameter_groups`; p is its number of entries that are not -1.
     scales : PriorScales, optional
+    n_arms : int
+        A.
+    own_width : int
+        d, how many of the k task features an arm has own parameters for: 0 none, 1
+        an intercept, k slopes as well.
 
     Attributes
     ----------
     mean : ndarray of shape (p,)
+        Of the entries of ``W``.
     factor : ndarray of shape (p, p)
-        Square root of the covariance: ``P = factor @ factor.T``, the one truth.
+        Square root of their covariance, ``P = factor @ factor.T``.
+    own_mean, own_covariance, own_gain : ndarrays (A, d), (A, d, d), (A, d, p)
+        Given ``theta``, the entries of ``W``, the own parameters of arm a are
+        N(own_mean[a] - own_gain[a] theta, own_covariance[a]), independent of the
+        other arms.
+    square, count : float
+        Weighted sum of squared rewards from the prior mean, and number of rewards.
     scales : PriorScales
 
     Examples
@@ -144,129 +163,323 @@ class Posterior:
 
     >>> scales = PriorScales(mean=0.5, intercept=1.0, noise=1.0)
     >>> posterior = Posterior(np.zeros((1, 1), dtype=int), scales)
-    >>> posterior.update(np.ones(1), np.ones(1), 1.0)
-    >>> mean, variance = posterior.arm_moments(np.ones((1, 1)), np.ones(1))
-    >>> float(mean[0]), round(float(variance[0]), 12)
+    >>> round(posterior.update(0, np.ones(1), np.ones(1), 1.0), 3)
+    0.354
+    >>> belief = posterior.belief(np.ones((1, 1)), np.ones(1))
+    >>> float(belief.mean[0]), round(float(belief.sd[0] ** 2), 12)
     (0.75, 0.5)
     """
 
+    mean: Array
+    factor: Array
+    own_mean: Array
+    own_covariance: Array
+    own_gain: Array
+    square: float
+    count: float
+    scales: PriorScales
+
+    ARRAYS = ("mean", "factor", "own_mean", "own_covariance", "own_gain")
+
     def __init__(
-        self, groups: NDArray[np.int64], scales: PriorScales | None = None
+        self,
+        groups: NDArray[np.int64],
+        scales: PriorScales | None = None,
+        n_arms: int = 1,
+        own_width: int = 0,
     ) -> None:
         self.groups = np.asarray(groups)
         self._rows, self._columns = np.nonzero(self.groups >= 0)
         self._labels = self.groups[self._rows, self._columns]
-        self._starts = np.searchsorted(self._rows, np.arange(len(self.groups) + 1))
-        if self.groups.ndim != 2 or np.any(np.diff(self._starts) == 0):
+        self._starts = np.searchsorted(self._rows, np.arange(len(self.groups)))
+        if self.groups.ndim != 2 or len(np.unique(self._rows)) != len(self.groups):
             raise ValueError("every descriptor column needs at least one parameter")
+        if not 0 <= own_width <= self.groups.shape[1]:
+            raise ValueError(
+                f"own_width lies between 0 and the {self.groups.shape[1]} task "
+                f"features, received {own_width}"
+            )
+        own = [GROUPS.index("arm_intercept")] + [GROUPS.index("arm_slope")] * own_width
+        self._own_labels = np.array(own[:own_width], dtype=np.int64)
+        self._n_arms = n_arms
         self.reset(scales or PriorScales())
 
     def reset(self, scales: PriorScales) -> None:
         """Go back to the prior with the given scales."""
-        self.scales = scales
-        self.mean = self._prior_mean()
-        self.factor = np.diag(self._prior_sd())
+        self._set(self._nothing(), scales)
 
     @property
     def n_parameters(self) -> int:
-        """The number of parameters p."""
+        """The number of shared parameters p."""
         return len(self._rows)
+
+    @property
+    def n_arms(self) -> int:
+        """The number of arms A."""
+        return len(self.own_mean)
+
+    @property
+    def own_width(self) -> int:
+        """The number of parameters d that each arm has of its own."""
+        return len(self._own_labels)
 
     def copy(self) -> Posterior:
         """Return an independent copy."""
-        other = Posterior(self.groups, self.scales)
-        other.mean, other.factor = self.mean.copy(), self.factor.copy()
+        other = copy.copy(self)
+        for name in self.ARRAYS:
+            setattr(other, name, getattr(self, name).copy())
         return other
 
-    def contract(self, x: Array) -> tuple[Array, Array]:
-        """Return mean (m,) and covariance (m, m) of ``W x``: equation (2)."""
-        weights = np.asarray(x, dtype=np.float64)[self._columns]
-        # Each row of W meets its own parameters only: a sparse (m, p) matrix.
-        spread = csr_array(
-            (weights, np.arange(self.n_parameters), self._starts),
-            shape=(len(self.groups), self.n_parameters),
-        )
-        half = spread @ self.factor
-        return spread @ self.mean, half @ half.T
+    # ---- believing ----
 
-    def arm_moments(self, Z: Array, x: Array) -> tuple[Array, Array]:
-        """Return mean and variance of each arm's quality, (A,) each: equation (3)."""
-        mu, covariance = self.contract(x)
-        return Z @ mu, np.maximum(np.einsum("am,am->a", Z @ covariance, Z), 0.0)
+    def belief(self, Z: Array, x: Array) -> Belief:
+        """Return the joint belief about every arm on the task x: equations (2), (3)."""
+        x = np.asarray(x, dtype=np.float64)
+        weights = x[self._columns]
+        # Each row of W meets its own parameters only, and these are consecutive.
+        mu = np.add.reduceat(weights * self.mean, self._starts)
+        half = np.add.reduceat(weights[:, None] * self.factor, self._starts, axis=0)
+        x = x[: self.own_width]
+        own = self.own_mean @ x
+        own_variance = (self.own_covariance @ x) @ x
+        seen = self._seen()
+        load = np.einsum("d,adp->ap", x, self.own_gain[seen])
+        own[seen] -= load @ self.mean
+        return Belief(Z, mu, half, own, own_variance, seen, load @ self.factor)
 
     def means(self, Z: Array, X: Array) -> Array:
         """Return the mean quality of every arm on every task, shape (n, A)."""
         W = np.zeros(self.groups.shape)
         W[self._rows, self._columns] = self.mean
-        return X @ W.T @ Z.T
+        own = self.own_mean - self.own_gain @ self.mean
+        return X @ W.T @ Z.T + X[:, : self.own_width] @ own.T
 
-    def update(self, z: Array, x: Array, r: float, weight: float = 1.0) -> None:
-        """Learn one reward; ``weight`` divides the noise variance."""
-        phi, variance = self._observation(z, x, r, weight)
-        # Tuple assignment last: an error above leaves both arrays as they were.
-        self.mean, self.factor = linalg.condition(
-            self.mean, self.factor, phi, r - float(phi @ self.mean), variance
+    # ---- learning ----
+
+    def update(
+        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
+    ) -> float:
+        """Learn one reward of one arm; ``weight`` divides the noise variance.
+
+        Returns
+        -------
+        surprise : float
+            The reward minus what was expected, in standard deviations of it.
+        """
+        phi, x, variance = self._observation(z, x, r, weight)
+        gain, covariance = self.own_gain[arm], self.own_covariance[arm]
+        # The arm's own parameters make the noise larger, and what is left of them
+        # is a reward of the shared parameters alone: equations (5) to (7).
+        spread = covariance @ x
+        total = variance + float(x @ spread)
+        step = spread / total
+        phi = phi - x @ gain
+        rest = r - float(x @ self.own_mean[arm])
+        residual = rest - float(phi @ self.mean)
+        mean, factor, predicted = linalg.condition(
+            self.mean, self.factor, phi, residual, total
         )
+        # Assigned last: an error above leaves every array as it was.
+        self.mean, self.factor = mean, factor
+        self.own_covariance[arm] = covariance - np.outer(step, spread)
+        self.own_gain[arm] = gain + np.outer(step, phi)
+        self.own_mean[arm] = self.own_mean[arm] + step * rest
+        self.square += weight * (r - self.scales.mean) ** 2
+        self.count += 1.0
+        return residual / float(np.sqrt(predicted))
 
-    def downdate(self, z: Array, x: Array, r: float, weight: float = 1.0) -> None:
+    def downdate(
+        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
+    ) -> None:
         """Take one reward back exactly; refused when it was never learnt."""
-        phi, variance = self._observation(z, x, r, weight)
-        self.mean, self.factor = linalg.uncondition(
-            self.mean, self.factor, phi, r - float(phi @ self.mean), variance
-        )
-
-    def forget(self, gamma: float) -> None:
-        """Blend toward the prior: keep the share ``gamma`` of what was learnt."""
-        if not 0.0 < gamma <= 1.0:
-            raise ValueError(f"gamma must lie in (0, 1], received {gamma!r}")
-        if gamma < 1.0:
-            self.mean, self.factor = linalg.forget(
-                self.mean, self.factor, self._prior_mean(), self._prior_sd(), gamma
+        phi, x, variance = self._observation(z, x, r, weight)
+        spread = self.own_covariance[arm] @ x
+        left = variance - float(x @ spread)
+        if not left > 1e-12 * variance:
+            raise ValueError(
+                "this observation cannot be taken back: arm "
+                f"{arm} was never observed like this (margin {left:.3g}, expected "
+                "above 0). Take back only observations that were added, once"
             )
+        # ``step`` and ``total`` of the update that is being undone.
+        step, total = spread / variance, variance**2 / left
+        phi = (phi - x @ self.own_gain[arm]) * (variance / left)
+        rest = (r - float(x @ self.own_mean[arm])) * (variance / left)
+        mean, factor = linalg.uncondition(
+            self.mean, self.factor, phi, rest - float(phi @ self.mean), total
+        )
+        self.mean, self.factor = mean, factor
+        self.own_covariance[arm] += np.outer(spread, spread) / left
+        self.own_gain[arm] -= np.outer(step, phi)
+        self.own_mean[arm] -= step * rest
+        self.square -= weight * (r - self.scales.mean) ** 2
+        self.count -= 1.0
 
-    def set_prior_by_marginal_likelihood(self, Z: Array, X: Array, R: Array) -> None:
-        """Choose the prior scales and the noise on a full table, then reset to them.
-
-        The scales maximise the marginal likelihood of the table times a weak
-        hyperprior (equation (11)); the search starts at the current scales and
-        draws nothing. The prior mean becomes the mean of the table.
+    def learn_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
+        """Learn a table of n tasks scored on several arms at once: equation (4).
 
         Parameters
         ----------
-        Z : ndarray of shape (A, m)
+        arms : sequence of int, length B
+            Distinct arms, the columns of the table.
+        Z : ndarray of shape (B, m)
         X : ndarray of shape (n, k)
-        R : ndarray of shape (n, A)
-            Quality of every arm on every task.
+        R : ndarray of shape (n, B)
         """
-        scales = replace(self.scales, mean=float(R.mean()))
-        gram, moment, square = self._table_statistics(Z, X, R - scales.mean)
-        names = [*(GROUPS[g] for g in np.unique(self._labels)), "noise"]
-        positions = np.searchsorted(np.unique(self._labels), self._labels)
-        start = np.log([getattr(self.scales, name) for name in names])
-        found = minimize(
-            _negative_log_evidence,
-            start,
-            args=(start, positions, gram, moment, square, R.size),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(np.log(1e-3), np.log(3.0))] * len(names),
-            options={"maxiter": 60},
-        )
-        best = {n: float(v) for n, v in zip(names, np.exp(found.x), strict=True)}
-        self.reset(replace(scales, **best))
+        self._set(self._with_table(arms, Z, X, R, self.scales.mean), self.scales)
 
-    def condition_on_table(self, Z: Array, X: Array, R: Array) -> None:
-        """Learn a full table at once, from the prior: equation (4)."""
-        prior_mean = self._prior_mean()
-        gram, moment, _ = self._table_statistics(Z, X, R - self.scales.mean)
-        shift, factor = linalg.batch_condition(
-            gram, moment, self._prior_sd(), self.scales.noise**2
+    def forget(self, gamma: float) -> None:
+        """Blend toward the prior: every reward so far counts ``gamma`` as much.
+
+        Unlike a discount of the precision alone, this leaves no variance above
+        the prior's, however long no task excites a direction.
+        """
+        if not 0.0 < gamma <= 1.0:
+            raise ValueError(f"gamma must lie in (0, 1], received {gamma!r}")
+        if gamma < 1.0:
+            self._set(self.information().scaled(gamma), self.scales)
+
+    def refine_scales(self) -> None:
+        """Choose prior scales and noise again by the evidence of all rewards.
+
+        Empirical Bayes: the scales maximise the marginal likelihood of what was
+        learnt times a weak hyperprior (equation (11)), and the posterior becomes
+        the one that the same rewards give under the new scales. Draws nothing.
+        """
+        self._adopt(self.information(), self.scales.mean)
+
+    def start_from_table(
+        self, arms: Sequence[int], Z: Array, X: Array, R: Array
+    ) -> None:
+        """Learn a table from the prior, with prior scales chosen on it.
+
+        The prior mean becomes the mean of the table; the scales are chosen as in
+        :meth:`refine_scales`. Parameters as in :meth:`learn_table`.
+        """
+        self.reset(replace(self.scales, mean=float(R.mean())))
+        mean = self.scales.mean
+        self._adopt(self._with_table(arms, Z, X, R, mean), mean)
+
+    def take_arms(self, rows: Sequence[int]) -> Posterior:
+        """Return the posterior over other arms: row by row, -1 for a new one.
+
+        What was learnt on an arm that is left out stays in the shared parameters.
+        """
+        other = Posterior(self.groups, self.scales, len(rows), self.own_width)
+        other.mean, other.factor = self.mean.copy(), self.factor.copy()
+        other.square, other.count = self.square, self.count
+        for row, old in enumerate(rows):
+            if old >= 0:
+                for name in self.ARRAYS[2:]:
+                    getattr(other, name)[row] = getattr(self, name)[old]
+        return other
+
+    def widen(self, arm: int, share: float) -> None:
+        """Move an arm's own variance the given share of the way to the prior's.
+
+        For an arm that has changed, such as a braid trained again: its mean stays,
+        what was known about it counts less from now on.
+        """
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"share must lie in [0, 1), received {share!r}")
+        self.own_covariance[arm] += share * (self._own_prior - self.own_covariance[arm])
+
+    def information(self) -> Information:
+        """Return the sums over rewards that this posterior follows from."""
+        values, variance = self._scale_values(), self.scales.noise**2
+        sd, own_sd = values[self._labels], values[self._own_labels]
+        shift = self.mean - self._prior_mean()
+        white = np.linalg.inv(self.factor / sd[:, None])
+        excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
+        own_precision = np.linalg.inv(self.own_covariance)
+        own = np.asarray(
+            variance * (own_precision - np.diag(own_sd**-2.0)), dtype=np.float64
         )
-        self.mean, self.factor = prior_mean + shift, factor
+        unseen = np.setdiff1d(np.arange(self.n_arms), self._seen())
+        own[unseen] = 0.0
+        cross = variance * own_precision @ self.own_gain
+        own_mean = self.own_mean - self.own_gain @ self._prior_mean()
+        own_moment = variance * np.einsum("ade,ae->ad", own_precision, own_mean)
+        flat = cross.reshape(-1, len(sd))
+        gram = variance * excess + flat.T @ self.own_gain.reshape(-1, len(sd))
+        moment = variance * (excess @ shift + shift / sd**2) + flat.T @ own_mean.ravel()
+        return Information(
+            gram, cross, own, moment, own_moment, self.square, self.count
+        )
+
+    # ---- inside ----
+
+    def _nothing(self) -> Information:
+        p, d = self.n_parameters, self.own_width
+        arms = self._n_arms
+        return Information(
+            np.zeros((p, p)),
+            np.zeros((arms, d, p)),
+            np.zeros((arms, d, d)),
+            np.zeros(p),
+            np.zeros((arms, d)),
+            0.0,
+            0.0,
+        )
+
+    def _with_table(
+        self, arms: Sequence[int], Z: Array, X: Array, R: Array, mean: float
+    ) -> Information:
+        """Sums over what is known and a table; its features are never formed."""
+        known, R = self.information(), R - mean
+        rows, columns, own = self._rows, self._columns, X[:, : self.own_width]
+        gram = (Z.T @ Z)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
+        cross = Z[:, None, rows] * (own.T @ X)[None][:, :, columns]
+        index = np.asarray(arms, dtype=np.intp)
+        for sums, part in (
+            (known.cross, cross),
+            (
+                known.own,
+                np.broadcast_to(own.T @ own, (len(index), *[own.shape[1]] * 2)),
+            ),
+            (known.own_moment, R.T @ own),
+        ):
+            sums[index] += part
+        return replace(
+            known,
+            gram=known.gram + gram,
+            moment=known.moment + (Z.T @ R.T @ X)[rows, columns],
+            square=known.square + float((R**2).sum()),
+            count=known.count + R.size,
+        )
+
+    def _adopt(self, info: Information, mean: float) -> None:
+        """Choose scales for these sums and become their posterior."""
+        used = np.unique(np.append(self._labels, self._own_labels))
+        place = np.searchsorted(used, np.arange(len(GROUPS)))
+        names = [*(GROUPS[g] for g in used), "noise"]
+        start, centre = (
+            np.log([getattr(scales, name) for name in names])
+            for scales in (self.scales, PriorScales())
+        )
+        found = find_scales(
+            info, place[self._labels], place[self._own_labels], start, centre
+        )
+        best = {n: float(v) for n, v in zip(names, np.exp(found), strict=True)}
+        self._set(info, replace(self.scales, mean=mean, **best))
+
+    def _set(self, info: Information, scales: PriorScales) -> None:
+        values = np.array([getattr(scales, name) for name in GROUPS])
+        found = solve(
+            info, values[self._labels], values[self._own_labels], scales.noise**2
+        )
+        self.scales = scales
+        self._own_prior = np.diag(values[self._own_labels] ** 2)
+        prior_mean = self._prior_mean()
+        self.mean, self.factor = prior_mean + found.mean, found.factor
+        # Means are kept from zero, not from the prior mean.
+        self.own_mean = found.own_mean + found.own_gain @ prior_mean
+        self.own_covariance, self.own_gain = found.own_covariance, found.own_gain
+        self.square, self.count = info.square, info.count
 
     def _observation(
         self, z: Array, x: Array, r: float, weight: float
-    ) -> tuple[Array, float]:
+    ) -> tuple[Array, Array, float]:
         z, x = np.asarray(z, dtype=np.float64), np.asarray(x, dtype=np.float64)
         if z.shape != (self.groups.shape[0],) or x.shape != (self.groups.shape[1],):
             raise ValueError(
@@ -277,57 +490,17 @@ class Posterior:
             raise ValueError("features and reward must be finite, received NaN or inf")
         if not (np.isfinite(weight) and weight > 0):
             raise ValueError(f"weight must be finite and above 0, received {weight!r}")
-        return z[self._rows] * x[self._columns], self.scales.noise**2 / weight
+        phi = z[self._rows] * x[self._columns]
+        return phi, x[: self.own_width], self.scales.noise**2 / weight
 
-    def _table_statistics(
-        self, Z: Array, X: Array, R: Array
-    ) -> tuple[Array, Array, float]:
-        """``Phi' Phi``, ``Phi' r`` and ``r' r``; Phi itself is never formed."""
-        rows, columns = self._rows, self._columns
-        gram = (Z.T @ Z)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
-        moment = (Z.T @ R.T @ X)[rows, columns]
-        return gram, moment, float((R**2).sum())
+    def _seen(self) -> NDArray[np.intp]:
+        """Rows of the arms whose own covariance is not the prior's."""
+        changed = (self.own_covariance != self._own_prior).any(axis=(1, 2))
+        return np.flatnonzero(changed)
 
-    def _prior_sd(self) -> Array:
-        by_group = np.array([getattr(self.scales, name) for name in GROUPS])
-        return by_group[self._labels]
+    def _scale_values(self) -> Array:
+        return np.array([getattr(self.scales, name) for name in GROUPS])
 
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
         return np.where(self._labels == 0, self.scales.mean, 0.0)
-
-
-def _negative_log_evidence(
-    log_scales: Array,
-    centre: Array,
-    positions: NDArray[np.int64],
-    gram: Array,
-    moment: Array,
-    square: float,
-    n_rewards: int,
-) -> tuple[float, Array]:
-    """Minus the log marginal likelihood and hyperprior, with its gradient."""
-    sd, noise = np.exp(log_scales[:-1])[positions], float(np.exp(2 * log_scales[-1]))
-    inner = sd[:, None] * gram * sd / noise
-    inner[np.diag_indices_from(inner)] += 1.0
-    lower = scipy.linalg.cholesky(inner, lower=True, check_finite=False)
-    half = scipy.linalg.solve_triangular(lower, np.eye(len(sd)), lower=True)
-    # Whitened posterior: mean u, variances d; both of equation (12).
-    u = half.T @ (half @ (sd * moment)) / noise
-    d = np.einsum("ij,ij->j", half, half)
-    shift = sd * u
-    error = square - 2 * float(shift @ moment) + float(shift @ gram @ shift)
-    away = (log_scales - centre) / _HYPER_SD
-    value = 0.5 * (
-        n_rewards * np.log(noise)
-        + 2 * np.log(np.diag(lower)).sum()
-        + error / noise
-        + float(u @ u)
-        + float(away @ away)
-    )
-    slopes = np.bincount(
-        positions, weights=1.0 - d - u**2, minlength=len(log_scales) - 1
-    )
-    noise_slope = n_rewards - float((1.0 - d).sum()) - error / noise
-    gradient = np.append(slopes, noise_slope) + away / _HYPER_SD
-    return float(value), gradient

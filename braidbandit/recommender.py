@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from braidbandit import snapshot
+from braidbandit.belief import Belief
 from braidbandit.catalogue import Braid, Budget, Catalogue
 from braidbandit.decision import Decision, Explanation, new_id, task_hash
+from braidbandit.descriptors import with_gains
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explaining import ChoiceView
-from braidbandit.policies import Belief, Choice, Policy, ThompsonSampling
+from braidbandit.policies import Choice, Policy, ThompsonSampling
 from braidbandit.posterior import Posterior, PriorScales, parameter_groups
 from braidbandit.state import read_state, write_state
 from braidbandit.utility import check_price, check_quality
@@ -24,6 +26,8 @@ from braidbandit.utility import check_price, check_quality
 Array = NDArray[np.float64]
 
 _FORGET_EVERY = 50
+# Prior scales are chosen again after so many updates, and whenever they double.
+_REFINE_FROM = 64
 _MOST_PENDING = 1000
 _MOST_SETTLED = 100_000
 
@@ -53,13 +57,16 @@ class BraidRecommender(BaseEstimator):
     forgetting : float in (0, 1]
         Share of what was learnt that is kept at each update; 1 keeps all.
     max_parameters : int
-        Arms have task slopes of their own while the model stays below this size.
+        Arms have task slopes of their own, not only an intercept, while these are
+        no more parameters than this.
     random_state : None, int or Generator
         For ``recommend``.
 
     Attributes
     ----------
     posterior_ : Posterior
+    signatures_ : ndarray of shape (n, M) or None
+        Score of every single model on the probe tasks of the warm start.
     encoder_ : TaskEncoder
     arm_ids_ : tuple of str
     classes_ : ndarray of str, shape (A,)
@@ -91,6 +98,7 @@ class BraidRecommender(BaseEstimator):
     arm_ids_: tuple[str, ...]
     classes_: NDArray[np.str_]
     rng_: np.random.Generator
+    signatures_: Array | None
     posterior_: Posterior | None
     start_: Posterior | None
     n_updates_: int
@@ -177,8 +185,10 @@ class BraidRecommender(BaseEstimator):
         """Start from a small table of tasks that were scored on several arms.
 
         Sets the prior scales by marginal likelihood on the table, then learns it.
-        A few dozen tasks scored on every arm, or on the single models only, are
-        worth more than any choice of policy. Call it before any update.
+        Where it holds every single model, it also describes each braid by what
+        its strands could gain from one another on the probe tasks. A few dozen
+        tasks scored on every arm, or on the single models only, are worth more
+        than any choice of policy. Call it before any update.
 
         Parameters
         ----------
@@ -207,10 +217,9 @@ class BraidRecommender(BaseEstimator):
             )
         self._fit_encoder(X)
         features = self.encoder_.transform(X)
-        groups = self._posterior(features.shape[1]).groups
-        posterior = Posterior(groups, self.prior)
-        posterior.set_prior_by_marginal_likelihood(self.Z_[rows], features, scores)
-        posterior.condition_on_table(self.Z_[rows], features, scores)
+        self._describe(self._signatures(ids, scores))
+        posterior = self._new_posterior(features.shape[1])
+        posterior.start_from_table(rows, self.Z_[rows], features, scores)
         self.posterior_, self.start_ = posterior, posterior.copy()
         return self
 
@@ -259,9 +268,9 @@ class BraidRecommender(BaseEstimator):
             decision = self._pending_decision(decision)
         row, x = self._features_of(decision)
         posterior = self._posterior(len(x))
-        posterior.update(self.Z_[row], x, quality, weight)
+        posterior.update(row, self.Z_[row], x, quality, weight)
         self.n_updates_ += 1
-        self._fade(posterior, self.n_updates_)
+        self._maintain(posterior, self.n_updates_)
         self.pending_.pop(decision_id, None)
         self.settled_[decision_id] = quality
         _trim(self.settled_, _MOST_SETTLED)
@@ -279,7 +288,9 @@ class BraidRecommender(BaseEstimator):
         if self.forgetting != 1.0:
             raise ValueError("with forgetting below 1 no reward can be taken back")
         row, x = self._features_of(decision)
-        self._posterior(len(x)).downdate(self.Z_[row], x, self.settled_[decision.id])
+        self._posterior(len(x)).downdate(
+            row, self.Z_[row], x, self.settled_[decision.id]
+        )
         del self.settled_[decision.id]
         self.pending_[decision.id] = decision
         self.n_updates_ -= 1
@@ -322,11 +333,11 @@ class BraidRecommender(BaseEstimator):
         """
         self._start()
         eligible = self._catalogue().mask(compute_budget, excluded, budget)
-        x, mu, belief = self._believe(task)
+        x, belief = self._believe(task)
         cost_term = self._cost_term()
         # Everything is checked by now: a rejected call leaves the generator alone.
         choice = self._policy().select(belief, cost_term, eligible, self.rng_)
-        view = self._view(task, mu, belief, choice, eligible)
+        view = self._view(task, belief, choice, eligible)
         row = choice.arm
         limits = (budget or Budget()).to_dict()
         decision = Decision(
@@ -375,7 +386,7 @@ class BraidRecommender(BaseEstimator):
         rng = copy.deepcopy(self.rng_)
         rows = []
         for x in self.encoder_.transform(X):
-            belief = Belief(self.Z_, *self._posterior(len(x)).contract(x))
+            belief = self._posterior(len(x)).belief(self.Z_, x)
             rows.append(self._policy().probabilities(belief, cost_term, eligible, rng))
         return np.array(rows)
 
@@ -396,10 +407,10 @@ class BraidRecommender(BaseEstimator):
         excluded = list(excluded)
         eligible = self._catalogue().mask(compute_budget, excluded, budget)
         reasons = self._catalogue().mask_reasons(compute_budget, excluded, budget)
-        _, mu, belief = self._believe(task)
+        _, belief = self._believe(task)
         rng = copy.deepcopy(self.rng_)
         choice = self._policy().select(belief, self._cost_term(), eligible, rng)
-        return self._view(task, mu, belief, choice, eligible).explanation(reasons)
+        return self._view(task, belief, choice, eligible).explanation(reasons)
 
     # ---- saving ----
 
@@ -470,9 +481,8 @@ class BraidRecommender(BaseEstimator):
             return
         encoder = self.encoder if self.encoder is not None else TaskEncoder()
         fitted = encoder.__sklearn_is_fitted__()
-        Z, columns = catalogue.descriptors()
         self.encoder_ = encoder if fitted else clone(encoder)
-        self.Z_, self.columns_ = Z, tuple(columns)
+        self._describe(None)
         self.arm_ids_ = catalogue.ids
         self.classes_ = np.array(catalogue.ids)
         self.rng_ = np.random.default_rng(self.random_state)
@@ -498,14 +508,44 @@ class BraidRecommender(BaseEstimator):
     def _posterior(self, width: int) -> Posterior:
         """Return the posterior; created when the number of features is known."""
         if self.posterior_ is None:
-            groups = parameter_groups(self.columns_, width, self.max_parameters)
-            self.posterior_ = Posterior(groups, self.prior)
+            self.posterior_ = self._new_posterior(width)
         elif self.posterior_.groups.shape[1] != width:
             raise ValueError(
                 f"received {width} task features, expected "
                 f"{self.posterior_.groups.shape[1]}; use the encoder of the first call"
             )
         return self.posterior_
+
+    def _new_posterior(self, width: int) -> Posterior:
+        arms = len(self.Z_)
+        return Posterior(
+            parameter_groups(self.columns_, width),
+            self.prior,
+            n_arms=arms,
+            own_width=width if arms * width <= self.max_parameters else 1,
+        )
+
+    def _signatures(self, ids: Sequence[str], scores: Array) -> Array | None:
+        """Return the columns of the single models, if the table has all of them."""
+        place = {
+            braid.anchor: column
+            for column, braid in enumerate(self._catalogue()[i] for i in ids)
+            if braid.is_single
+        }
+        models = self._catalogue().cards
+        if any(name not in place for name in models):
+            return None
+        return scores[:, [place[name] for name in models]]
+
+    def _describe(self, signatures: Array | None) -> None:
+        """Set the descriptors, with the gains where the strands were probed."""
+        catalogue = self._catalogue()
+        Z, columns = catalogue.descriptors()
+        if signatures is not None:
+            braids, models = catalogue.braids, list(catalogue.cards)
+            Z, columns = with_gains(Z, columns, braids, models, signatures)
+        self.Z_, self.columns_ = Z, tuple(columns)
+        self.signatures_ = signatures
 
     def _forget_rewards(self) -> None:
         self.posterior_ = None if self.start_ is None else self.start_.copy()
@@ -552,17 +592,19 @@ class BraidRecommender(BaseEstimator):
         n_updates = self.n_updates_
         for arm, x, reward, weight in zip(rows[0], features, *rows[1:], strict=True):
             if weight > 0:
-                posterior.update(self.Z_[arm], x, float(reward), float(weight))
+                posterior.update(arm, self.Z_[arm], x, float(reward), float(weight))
                 n_updates += 1
-                self._fade(posterior, n_updates)
+                self._maintain(posterior, n_updates)
         self.posterior_, self.n_updates_ = posterior, n_updates
         return self
 
-    def _fade(self, posterior: Posterior, n_updates: int) -> None:
-        # Forgetting factors the whole covariance, so it is done for many updates at
-        # once; counted in updates, so that a replay forgets at the same places.
+    def _maintain(self, posterior: Posterior, n_updates: int) -> None:
+        # Both factor the whole covariance, so they are done for many updates at
+        # once; counted in updates, so that a replay does them at the same places.
         if self.forgetting < 1.0 and n_updates % _FORGET_EVERY == 0:
             posterior.forget(self.forgetting**_FORGET_EVERY)
+        if n_updates >= _REFINE_FROM and n_updates & (n_updates - 1) == 0:
+            posterior.refine_scales()
 
     def _features_of(self, decision: Decision) -> tuple[int, Array]:
         """Return row and features of a decision made under this very set-up."""
@@ -584,18 +626,17 @@ class BraidRecommender(BaseEstimator):
             )
         return self.pending_[decision_id]
 
-    def _believe(self, task: Any) -> tuple[Array, Array, Belief]:
-        """Return the features of one task, the mean of ``W x`` and the belief."""
+    def _believe(self, task: Any) -> tuple[Array, Belief]:
+        """Return the features of one task and the belief about every arm."""
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
         x = self.encoder_.transform([task] if one is None else one)[0]
-        mu, covariance = self._posterior(len(x)).contract(x)
-        return x, mu, Belief(self.Z_, mu, covariance)
+        return x, self._posterior(len(x)).belief(self.Z_, x)
 
     def _view(
-        self, task: Any, mu: Array, belief: Belief, choice: Choice, eligible: Any
+        self, task: Any, belief: Belief, choice: Choice, eligible: Any
     ) -> ChoiceView:
         return ChoiceView(
-            self._catalogue(), self.Z_, self.columns_, mu, belief, choice,
+            self._catalogue(), self.Z_, self.columns_, belief, choice,
             self._cost_term(), eligible, self.encoder_.nearest_type(task),
         )  # fmt: skip
 

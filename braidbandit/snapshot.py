@@ -29,9 +29,12 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         posterior: Posterior | None = getattr(agent, f"{name}_")
         if posterior is not None:
             arrays["groups"] = posterior.groups
-            arrays[f"{name}.mean"] = posterior.mean
-            arrays[f"{name}.factor"] = posterior.factor
+            for key in Posterior.ARRAYS:
+                arrays[f"{name}.{key}"] = getattr(posterior, key)
+            arrays[f"{name}.sums"] = np.array([posterior.square, posterior.count])
             scales[name] = posterior.scales.to_dict()
+    if agent.signatures_ is not None:
+        arrays["signatures"] = agent.signatures_
     if fitted:
         arrays |= {f"encoder.{n}": getattr(encoder, n) for n in _ENCODER_ARRAYS}
     seed = agent.random_state
@@ -89,17 +92,22 @@ def fill(
     agent: Any, manifest: Mapping[str, Any], arrays: Arrays, resume_rng: bool
 ) -> None:
     """Put the learnt state into a recommender that was just started."""
+    if "signatures" in arrays:
+        agent._describe(arrays["signatures"])
     for name, scales in manifest["scales"].items():
         if name not in ("posterior", "start"):
             raise KeyError(name)
-        posterior = Posterior(arrays["groups"], PriorScales(**scales))
-        mean, factor = arrays[f"{name}.mean"], arrays[f"{name}.factor"]
-        if mean.shape != posterior.mean.shape or factor.shape != posterior.factor.shape:
-            raise ValueError(
-                f"the saved {name} has shapes {mean.shape} and {factor.shape}, "
-                f"expected {posterior.mean.shape} and {posterior.factor.shape}"
-            )
-        posterior.mean, posterior.factor = mean, factor
+        own_mean = arrays[f"{name}.own_mean"]
+        posterior = Posterior(arrays["groups"], PriorScales(**scales), *own_mean.shape)
+        for key in Posterior.ARRAYS:
+            array, shape = arrays[f"{name}.{key}"], getattr(posterior, key).shape
+            if array.shape != shape:
+                raise ValueError(
+                    f"the saved {name} has {key} of shape {array.shape}, expected "
+                    f"{shape}"
+                )
+            setattr(posterior, key, array)
+        posterior.square, posterior.count = map(float, arrays[f"{name}.sums"])
         setattr(agent, f"{name}_", posterior)
     agent.n_updates_ = int(manifest["n_updates"])
     agent.ledger_position_ = int(manifest["ledger_position"])
