@@ -137,6 +137,8 @@ def with_gains(
         sign = np.sign(patterns[j, np.abs(patterns[j]).argmax()])
         sources[f"gain:pattern{j}"] = sign * s[j] * patterns[j]
     knobs = {n: Z[:, j] for j, n in enumerate(names) if block_of(n) in _KNOBS}
+    if not gains.any():
+        return Z, list(names)
     columns: dict[str, NDArray[np.float64]] = {}
     for name, gain in sources.items():
         gain = gain / (np.abs(sources["gain:mean"]).max() or 1.0)
@@ -189,4 +191,4 @@ def _stack(
             continue
         directions.append(direction)
         kept[name] = column
-    return np.array(list(kept.values())).reshape(len(kept), -1).T, list(kept)
+    return np.column_stack(list(kept.values())), list(kept)
