@@ -7,6 +7,7 @@ from typing import Any
 from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
 from braidbandit.decision import Decision, Explanation, Outcome
 from braidbandit.encoding import TaskEncoder
+from braidbandit.guard import ConservativePolicy
 from braidbandit.ledger import Ledger
 from braidbandit.policies import (
     EpsilonGreedy,
@@ -26,6 +27,7 @@ __all__ = [
     "BraidRecommender",
     "Budget",
     "Catalogue",
+    "ConservativePolicy",
     "Decision",
     "EpsilonGreedy",
     "Explanation",

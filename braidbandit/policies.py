@@ -7,8 +7,7 @@ re-evaluated later (Li et al. 2011, *Unbiased offline evaluation*).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -327,43 +326,6 @@ class Uniform(_ByScore):
     def __post_init__(self) -> None:
         if self.floor != 1.0:
             raise ValueError(f"Uniform has floor 1, received {self.floor!r}")
-
-
-POLICIES: dict[str, Callable[..., Policy]] = {
-    "ThompsonSampling": ThompsonSampling,
-    "LinUCB": LinUCB,
-    "SquareCB": SquareCB,
-    "EpsilonGreedy": EpsilonGreedy,
-    "Greedy": Greedy,
-    "Uniform": Uniform,
-}
-
-
-def policy_to_dict(policy: Policy) -> dict[str, Any]:
-    """Name and settings of a policy, as JSON-able data.
-
-    Examples
-    --------
-    >>> policy_to_dict(Greedy())
-    {'name': 'Greedy', 'floor': 0.0}
-    """
-    name = type(policy).__name__
-    if POLICIES.get(name) is not type(policy):
-        raise TypeError(
-            f"only the policies of braidbandit can be saved, received {name}; expected "
-            f"one of {sorted(POLICIES)}"
-        )
-    return {"name": name, **asdict(policy)}  # type: ignore[call-overload]
-
-
-def policy_from_dict(data: dict[str, Any]) -> Policy:
-    """Build a policy from :func:`policy_to_dict`."""
-    settings = {key: value for key, value in data.items() if key != "name"}
-    if data.get("name") not in POLICIES:
-        raise ValueError(
-            f"unknown policy {data.get('name')!r}; expected one of {sorted(POLICIES)}"
-        )
-    return POLICIES[data["name"]](**settings)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -82,8 +82,8 @@ class PriorScales:
     knob_slope: float = 0.02
     pair: float = 0.05
     gain: float = 0.05
-    arm_intercept: float = 0.08
-    arm_slope: float = 0.03
+    arm_intercept: float = 0.02
+    arm_slope: float = 0.02
     noise: float = 0.25
 
     def __post_init__(self) -> None:
@@ -199,7 +199,12 @@ class Posterior:
                 f"own_width lies between 0 and the {self.groups.shape[1]} task "
                 f"features, received {own_width}"
             )
-        own = [GROUPS.index("arm_intercept")] + [GROUPS.index("arm_slope")] * own_width
+        # Where no descriptor says what an arm is made of, the arm is all there is.
+        alone = GROUPS.index("braid") not in self._labels
+        level, slope = (
+            ("braid", "interaction") if alone else ("arm_intercept", "arm_slope")
+        )
+        own = [GROUPS.index(level)] + [GROUPS.index(slope)] * own_width
         self._own_labels = np.array(own[:own_width], dtype=np.int64)
         self._n_arms = n_arms
         self.reset(scales or PriorScales())
@@ -266,7 +271,7 @@ class Posterior:
         surprise : float
             The reward minus what was expected, in standard deviations of it.
         """
-        phi, x, variance = self._observation(z, x, r, weight)
+        phi, x, variance = self._observation(arm, z, x, r, weight)
         gain, covariance = self.own_gain[arm], self.own_covariance[arm]
         # The arm's own parameters make the noise larger, and what is left of them
         # is a reward of the shared parameters alone: equations (5) to (7).
@@ -292,7 +297,7 @@ class Posterior:
         self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
     ) -> None:
         """Take one reward back exactly; refused when it was never learnt."""
-        phi, x, variance = self._observation(z, x, r, weight)
+        phi, x, variance = self._observation(arm, z, x, r, weight)
         spread = self.own_covariance[arm] @ x
         left = variance - float(x @ spread)
         if not left > 1e-12 * variance:
@@ -478,8 +483,10 @@ class Posterior:
         self.square, self.count = info.square, info.count
 
     def _observation(
-        self, z: Array, x: Array, r: float, weight: float
+        self, arm: int, z: Array, x: Array, r: float, weight: float
     ) -> tuple[Array, Array, float]:
+        if not 0 <= arm < self.n_arms:
+            raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
         z, x = np.asarray(z, dtype=np.float64), np.asarray(x, dtype=np.float64)
         if z.shape != (self.groups.shape[0],) or x.shape != (self.groups.shape[1],):
             raise ValueError(

@@ -18,6 +18,7 @@ from braidbandit.decision import Decision, Explanation, new_id, task_hash
 from braidbandit.descriptors import with_gains
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explaining import ChoiceView
+from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.policies import Choice, Policy, ThompsonSampling
 from braidbandit.posterior import Posterior, PriorScales, parameter_groups
 from braidbandit.state import read_state, write_state
@@ -47,8 +48,9 @@ class BraidRecommender(BaseEstimator):
     encoder : TaskEncoder, optional
         A fitted encoder is used as it is; one that is not fitted is copied, and
         fitted on the tasks of the first ``fit`` or ``warm_start``.
-    policy : ThompsonSampling, LinUCB, EpsilonGreedy, Greedy or Uniform, optional
-        Defaults to Thompson sampling.
+    policy : Policy or ConservativePolicy, optional
+        ThompsonSampling (the default), LinUCB, SquareCB, EpsilonGreedy, Greedy or
+        Uniform, or one of them guarded by a ConservativePolicy.
     price : float
         Quality given up to go from the dearest arm to the cheapest. Enters the
         scores only: a changed price needs no relearning.
@@ -65,6 +67,8 @@ class BraidRecommender(BaseEstimator):
     Attributes
     ----------
     posterior_ : Posterior
+    baseline_ : str or None
+        Id of the best single model of the warm start.
     signatures_ : ndarray of shape (n, M) or None
         Score of every single model on the probe tasks of the warm start.
     encoder_ : TaskEncoder
@@ -72,6 +76,8 @@ class BraidRecommender(BaseEstimator):
     classes_ : ndarray of str, shape (A,)
         The arm ids: columns of ``predict_proba`` and ``decision_function``.
     n_updates_ : int
+    savings_ : Savings or None
+        What a :class:`ConservativePolicy` may risk.
     pending_ : dict of Decision
         Decisions without a reward, the newest 1,000.
     settled_ : dict of float
@@ -101,6 +107,8 @@ class BraidRecommender(BaseEstimator):
     signatures_: Array | None
     posterior_: Posterior | None
     start_: Posterior | None
+    savings_: Savings | None
+    baseline_: str | None
     n_updates_: int
     ledger_position_: int
     pending_: dict[str, Decision]
@@ -111,7 +119,7 @@ class BraidRecommender(BaseEstimator):
         self,
         catalogue: Catalogue | None = None,
         encoder: TaskEncoder | None = None,
-        policy: Policy | None = None,
+        policy: Policy | ConservativePolicy | None = None,
         *,
         price: float = 0.05,
         prior: PriorScales | None = None,
@@ -221,6 +229,10 @@ class BraidRecommender(BaseEstimator):
         posterior = self._new_posterior(features.shape[1])
         posterior.start_from_table(rows, self.Z_[rows], features, scores)
         self.posterior_, self.start_ = posterior, posterior.copy()
+        singles = [i for i, row in enumerate(rows) if self._is_single(row)]
+        if singles:
+            best = max(singles, key=lambda i: float(scores[:, i].mean()))
+            self.baseline_ = ids[best]
         return self
 
     def update(
@@ -272,6 +284,7 @@ class BraidRecommender(BaseEstimator):
         self.n_updates_ += 1
         self._maintain(posterior, self.n_updates_)
         self.pending_.pop(decision_id, None)
+        self._save(decision, quality)
         self.settled_[decision_id] = quality
         _trim(self.settled_, _MOST_SETTLED)
         return self
@@ -291,7 +304,7 @@ class BraidRecommender(BaseEstimator):
         self._posterior(len(x)).downdate(
             row, self.Z_[row], x, self.settled_[decision.id]
         )
-        del self.settled_[decision.id]
+        self._save(decision, self.settled_.pop(decision.id), back=True)
         self.pending_[decision.id] = decision
         self.n_updates_ -= 1
         return self
@@ -336,7 +349,8 @@ class BraidRecommender(BaseEstimator):
         x, belief = self._believe(task)
         cost_term = self._cost_term()
         # Everything is checked by now: a rejected call leaves the generator alone.
-        choice = self._policy().select(belief, cost_term, eligible, self.rng_)
+        policy = self._policy_now()
+        choice = policy.select(belief, cost_term, eligible, self.rng_)
         view = self._view(task, belief, choice, eligible)
         row = choice.arm
         limits = (budget or Budget()).to_dict()
@@ -354,7 +368,7 @@ class BraidRecommender(BaseEstimator):
             uncertainty=float(belief.sd[row]),
             relative_cost=float(self._catalogue().relative_costs()[row]),
             budget={"compute_budget": float(compute_budget), **limits},
-            policy=type(self._policy()).__name__,
+            policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self.encoder_.projection_hash(),
             sentence=view.sentence(),
@@ -383,11 +397,11 @@ class BraidRecommender(BaseEstimator):
         """
         self._start()
         eligible, cost_term = self._catalogue().mask(), self._cost_term()
-        rng = copy.deepcopy(self.rng_)
+        policy, rng = self._policy_now(), copy.deepcopy(self.rng_)
         rows = []
         for x in self.encoder_.transform(X):
             belief = self._posterior(len(x)).belief(self.Z_, x)
-            rows.append(self._policy().probabilities(belief, cost_term, eligible, rng))
+            rows.append(policy.probabilities(belief, cost_term, eligible, rng))
         return np.array(rows)
 
     def explain(
@@ -409,7 +423,8 @@ class BraidRecommender(BaseEstimator):
         reasons = self._catalogue().mask_reasons(compute_budget, excluded, budget)
         _, belief = self._believe(task)
         rng = copy.deepcopy(self.rng_)
-        choice = self._policy().select(belief, self._cost_term(), eligible, rng)
+        policy = self._policy_now()
+        choice = policy.select(belief, self._cost_term(), eligible, rng)
         return self._view(task, belief, choice, eligible).explanation(reasons)
 
     # ---- saving ----
@@ -488,6 +503,7 @@ class BraidRecommender(BaseEstimator):
         self.rng_ = np.random.default_rng(self.random_state)
         self.posterior_ = None
         self.start_ = None
+        self.baseline_ = None
         self._forget_rewards()
         self.catalogue_hash_ = catalogue.hash
 
@@ -499,8 +515,41 @@ class BraidRecommender(BaseEstimator):
             )
         return self.catalogue
 
-    def _policy(self) -> Policy:
-        return self.policy if self.policy is not None else ThompsonSampling()
+    def _policy_now(self) -> Policy:
+        """Return the policy for the next decision; a guard depends on the past."""
+        policy = self.policy if self.policy is not None else ThompsonSampling()
+        if not isinstance(policy, ConservativePolicy):
+            return policy
+        if self.savings_ is None:
+            baseline = policy.baseline or self.baseline_
+            if baseline is None:
+                raise ValueError(
+                    "ConservativePolicy needs a baseline: call warm_start with a table "
+                    "that has single models, or give ConservativePolicy(baseline=...)"
+                )
+            self.savings_ = Savings(baseline)
+        guarded = self.savings_.baseline
+        departures = sum(
+            self._departs(guarded, decision) for decision in self.pending_.values()
+        )
+        row = self._catalogue().index(guarded)
+        return policy.at(row, self.savings_, departures)
+
+    @staticmethod
+    def _departs(baseline: str, decision: Decision) -> bool:
+        """Whether a decision passed over a baseline that could have been chosen."""
+        allowed = decision.eligible[decision.arm_ids.index(baseline)]
+        return allowed and decision.braid.id != baseline
+
+    def _save(self, decision: Decision, reward: float, back: bool = False) -> None:
+        """Book a reward with the guard, or take it back."""
+        policy, savings = self.policy, self.savings_
+        if not isinstance(policy, ConservativePolicy) or savings is None:
+            return
+        kept = decision.braid.id == savings.baseline
+        if kept or self._departs(savings.baseline, decision):
+            book = savings.before if back else savings.after
+            self.savings_ = book(decision.braid.id, reward, policy.share)
 
     def _cost_term(self) -> Array:
         return -self.price * self._catalogue().relative_costs()
@@ -524,6 +573,9 @@ class BraidRecommender(BaseEstimator):
             n_arms=arms,
             own_width=width if arms * width <= self.max_parameters else 1,
         )
+
+    def _is_single(self, row: int) -> bool:
+        return self._catalogue().braids[row].is_single
 
     def _signatures(self, ids: Sequence[str], scores: Array) -> Array | None:
         """Return the columns of the single models, if the table has all of them."""
@@ -552,6 +604,7 @@ class BraidRecommender(BaseEstimator):
         self.n_updates_, self.ledger_position_ = 0, 0
         self.pending_ = {}
         self.settled_ = {}
+        self.savings_ = None
 
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""

@@ -37,14 +37,15 @@ class Table:
         The arms, one per column of ``rewards``.
     probed : ndarray of int
         Arms that the warm start is told about.
-    unit : float
-        What a difference of 1 in ``rewards`` was before they were brought to [0, 1].
+    origin, unit : float
+        ``origin + unit * rewards`` is what was measured.
     """
 
     rewards: Array
     embeddings: Array
     catalogue: Catalogue
     probed: NDArray[np.intp]
+    origin: float = 0.0
     unit: float = 1.0
 
 
@@ -73,6 +74,7 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
         embeddings[first],
         Catalogue(map(ModelCard, models), map(Braid, models)),
         np.arange(rewards.shape[1]),
+        low,
         high - low,
     )
 
@@ -151,7 +153,7 @@ class Run:
     Attributes
     ----------
     rewards : ndarray of shape (T,)
-        In units of the table, before they were brought to [0, 1].
+        As measured, before they were brought to [0, 1].
     regret : float
         What the best arm for all rounds together earned, minus what was earned.
     last_quarter : float
@@ -207,9 +209,9 @@ def score(table: Table, shuffle: Shuffle, earned: Array, ms: float) -> Run:
     best = float(table.rewards[shuffle.run].sum(axis=0).max())
     quarter = max(len(earned) // 4, 1)
     return Run(
-        table.unit * earned,
+        table.origin + table.unit * earned,
         table.unit * (best - float(earned.sum())),
-        table.unit * float(earned[-quarter:].mean()),
+        table.origin + table.unit * float(earned[-quarter:].mean()),
         ms,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from sklearn.base import clone
 from braidbandit.catalogue import Catalogue
 from braidbandit.decision import Decision
 from braidbandit.encoding import TaskEncoder
-from braidbandit.policies import ThompsonSampling, policy_from_dict, policy_to_dict
+from braidbandit.guard import Savings
+from braidbandit.policies import ThompsonSampling
 from braidbandit.posterior import Posterior, PriorScales
+from braidbandit.registry import policy_from_dict, policy_to_dict
 
 Arrays = Mapping[str, NDArray[Any]]
 _ENCODER_ARRAYS = ("mean_", "components_", "example_points_", "example_types_")
@@ -54,6 +57,8 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "rng": agent.rng_.bit_generator.state,
         "n_updates": agent.n_updates_,
         "ledger_position": agent.ledger_position_,
+        "baseline": agent.baseline_,
+        "savings": None if agent.savings_ is None else asdict(agent.savings_),
         "pending": [decision.to_dict() for decision in agent.pending_.values()],
         "settled": agent.settled_,
     }
@@ -111,6 +116,9 @@ def fill(
         setattr(agent, f"{name}_", posterior)
     agent.n_updates_ = int(manifest["n_updates"])
     agent.ledger_position_ = int(manifest["ledger_position"])
+    agent.baseline_ = manifest["baseline"]
+    savings = manifest["savings"]
+    agent.savings_ = None if savings is None else Savings(**savings)
     decisions = [Decision.from_dict(data) for data in manifest["pending"]]
     agent.pending_ = {decision.id: decision for decision in decisions}
     agent.settled_ = {key: float(value) for key, value in manifest["settled"].items()}

@@ -65,7 +65,7 @@ def braid512(table: Table) -> Table:
     models = list(table.catalogue.cards)[:8]
     if len(models) < 8:
         raise SystemExit(f"braid512 needs 8 models, the table has {len(models)}")
-    rewards = table.unit * table.rewards[:, :8]
+    rewards = table.origin + table.unit * table.rewards[:, :8]
     braids, columns = [Braid(model) for model in models], [*rewards.T]
     for k in (2, 3):
         for group in combinations(range(8), k):
@@ -89,6 +89,7 @@ def braid512(table: Table) -> Table:
         table.embeddings,
         Catalogue(cards, braids),
         np.arange(8),
+        float(low),
         float(high - low),
     )
 
@@ -234,7 +235,7 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
         }
     fixed, late_fixed, oracle = [], [], []
     for order in played["orders"]:
-        rewards = table.unit * table.rewards[order.run]
+        rewards = table.origin + table.unit * table.rewards[order.run]
         best = rewards.sum(axis=0).argmax()
         quarter = max(len(rewards) // 4, 1)
         fixed.append(float(rewards[:, best].mean()))
@@ -293,7 +294,7 @@ def plot(table: Table, played: dict[str, Any], file: str) -> None:
     for name, runs in played["runs"].items():
         curves = []
         for order, run in zip(played["orders"], runs, strict=True):
-            rewards = table.unit * table.rewards[order.run]
+            rewards = table.origin + table.unit * table.rewards[order.run]
             best = rewards[:, rewards.sum(axis=0).argmax()]
             curves.append(np.cumsum(best - run.rewards))
         mean, se = np.mean(curves, axis=0), np.std(curves, axis=0) / len(curves) ** 0.5

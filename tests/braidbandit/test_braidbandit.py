@@ -12,19 +12,24 @@ import braidbandit
 FLOORS = {
     "braid": 0,
     "linalg": 0,
+    "information": 0,
     "utility": 0,
     "state": 0,
+    "belief": 1,
     "decision": 1,
     "descriptors": 1,
     "encoding": 1,
     "enumeration": 1,
-    "policies": 1,
-    "posterior": 1,
+    "policies": 2,
+    "posterior": 2,
     "catalogue": 2,
     "ledger": 2,
     "explaining": 3,
-    "snapshot": 3,
-    "recommender": 4,
+    "guard": 3,
+    "registry": 4,
+    "snapshot": 5,
+    "recommender": 6,
+    "replay": 7,
 }
 
 
