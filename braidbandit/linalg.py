@@ -1,8 +1,8 @@
 """Square-root covariance arithmetic in float64 (``docs/math.md`` section 2).
 
-The posterior covariance is kept as one factor ``F`` with ``P = F F'``. The
-factor is the only truth: no precision matrix and no inverse is stored beside it.
-Every function is pure: it returns new arrays and leaves its arguments alone.
+A covariance is kept as one factor ``F`` with ``P = F F'``. The factor is the only
+truth: no precision matrix and no inverse is stored beside it. Every function is
+pure: it returns new arrays and leaves its arguments alone.
 """
 
 from __future__ import annotations
@@ -14,35 +14,26 @@ from scipy.linalg.blas import dger
 Array = NDArray[np.float64]
 
 
-def _plus_outer(factor: Array, alpha: float, left: Array, right: Array) -> Array:
-    """``factor + alpha * outer(left, right)`` in one copy and one BLAS pass."""
+def plus_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
+    """``matrix + alpha * outer(left, right)``, in one copy and one BLAS pass.
+
+    Examples
+    --------
+    >>> plus_outer(np.eye(2), 2.0, np.array([1.0, 0.0]), np.array([0.0, 1.0])).tolist()
+    [[1.0, 2.0], [0.0, 1.0]]
+    """
+    if not len(matrix):
+        return matrix
     # dger wants column-major storage; the transpose of a C array is just that.
-    return dger(alpha, right, left, a=factor.T, overwrite_a=0).T
+    return dger(alpha, right, left, a=matrix.T, overwrite_a=0).T
 
 
-def condition(
-    mean: Array, factor: Array, phi: Array, residual: float, variance: float
-) -> tuple[Array, Array, float]:
-    """Condition a Gaussian on one noisy linear observation (Potter's form).
+def potter(load: Array, variance: float) -> tuple[float, float]:
+    """Step of a square root when a linear observation is made.
 
-    Parameters
-    ----------
-    mean : ndarray of shape (p,)
-    factor : ndarray of shape (p, p)
-        ``F`` with covariance ``F F'``, C order.
-    phi : ndarray of shape (p,)
-        The observation is ``phi' theta + noise``.
-    residual : float
-        Observed value minus ``phi' mean``.
-    variance : float
-        Variance of the noise, above zero.
-
-    Returns
-    -------
-    mean, factor : new arrays
-        Equations (5) and (6) of ``docs/math.md``.
-    predicted : float
-        Variance that the observed value had before it was seen.
+    With ``load = F' phi`` and the noise variance, returns the variance ``t`` that
+    the observed value had, and ``beta`` so that ``F - beta (F load) load'`` is a
+    square root after the observation: equation (6) of ``docs/math.md``.
 
     References
     ----------
@@ -51,27 +42,20 @@ def condition(
 
     Examples
     --------
-    Prior N(0, 1), one reward of 1 with unit noise: N(1/2, 1/2).
+    Prior N(0, 1), unit noise: variance 2 before, 1/2 after.
 
-    >>> mean, factor, _ = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
-    >>> float(mean[0]), round(float((factor @ factor.T)[0, 0]), 12)
-    (0.5, 0.5)
+    >>> total, beta = potter(np.ones(1), 1.0)
+    >>> total, round((1 - beta) ** 2, 12)
+    (2.0, 0.5)
     """
-    v = phi @ factor
-    total = float(v @ v) + variance
-    gain = factor @ v
-    beta = 1.0 / (total + np.sqrt(variance * total))
-    mean = mean + gain * (residual / total)
-    return mean, _plus_outer(factor, -beta, gain, v), total
+    total = float(load @ load) + variance
+    return total, 1.0 / (total + float(np.sqrt(variance * total)))
 
 
-def uncondition(
-    mean: Array, factor: Array, phi: Array, residual: float, variance: float
-) -> tuple[Array, Array]:
-    """Take one observation back: the exact inverse of :func:`condition`.
+def potter_back(load: Array, variance: float) -> tuple[float, float]:
+    """Step that undoes :func:`potter`: ``F + beta (F load) load'``, equation (8).
 
-    ``residual`` is the observed value minus ``phi' mean`` at the *current* mean.
-    Equations (7) and (8) of ``docs/math.md``.
+    ``load`` is ``F' phi`` with the present factor. Returns ``t`` and ``beta``.
 
     Raises
     ------
@@ -81,13 +65,11 @@ def uncondition(
 
     Examples
     --------
-    >>> mean, factor, _ = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
-    >>> back, root = uncondition(mean, factor, np.ones(1), 1.0 - mean[0], 1.0)
-    >>> abs(round(float(back[0]), 12)), round(float(root[0, 0]), 12)
-    (0.0, 1.0)
+    >>> total, beta = potter_back(np.full(1, 0.5**0.5), 1.0)
+    >>> round(total, 12), round(0.5 * (1 + beta / 2) ** 2, 12)
+    (0.5, 1.0)
     """
-    v = phi @ factor
-    total = variance - float(v @ v)
+    total = variance - float(load @ load)
     # An observation that is in the posterior leaves total > 0 strictly; the margin
     # keeps rounding from turning a refusal into a garbage factor.
     if not total > 1e-12 * variance:
@@ -97,9 +79,7 @@ def uncondition(
             "expected above 0). Take back only observations that were added, once, "
             "with the same features and weight, and not after forgetting."
         )
-    gain = factor @ v
-    beta = 1.0 / (total + np.sqrt(variance * total))
-    return mean - gain * (residual / total), _plus_outer(factor, beta, gain, v)
+    return total, 1.0 / (total + float(np.sqrt(variance * total)))
 
 
 def root(covariance: Array) -> Array:

@@ -42,6 +42,9 @@ _GROUPS_OF: dict[str, tuple[str, str | None]] = {
     "pair": ("pair", None),
     "gain": ("gain", None),
 }
+# Default scales are for rewards that spread like this around their mean (0 or 1, about
+# as often); they grow and shrink with the spread of the rewards that are seen.
+_USUAL_SPREAD = 0.5
 _KNOB: tuple[str, str | None] = ("knob", "knob_slope")
 
 
@@ -136,7 +139,9 @@ class Posterior:
     ----------
     groups : ndarray of shape (m, k)
         From :func:`parameter_groups`; p is its number of entries that are not -1.
-    scales : PriorScales, optional
+    prior : PriorScales, optional
+        Scales before any data, and what they are drawn back to when they are found
+        from data. The defaults are then relative to the spread of the rewards.
     n_arms : int
         A.
     own_width : int
@@ -149,10 +154,16 @@ class Posterior:
         Of the entries of ``W``.
     factor : ndarray of shape (p, p)
         Square root of their covariance, ``P = factor @ factor.T``.
-    own_mean, own_covariance, own_gain : ndarrays (A, d), (A, d, d), (A, d, p)
-        Given ``theta``, the entries of ``W``, the own parameters of arm a are
-        N(own_mean[a] - own_gain[a] theta, own_covariance[a]), independent of the
+    own_mean : ndarray of shape (A, d)
+        Of the arms' own parameters.
+    own_covariance : ndarray of shape (A, d, d)
+        Theirs when ``theta``, the entries of ``W``, is given: independent of the
         other arms.
+    seen : ndarray of int, shape (P,)
+        Arms with a reward, in the order of their first one.
+    own_load : ndarray of shape (P, d, p)
+        How their own parameters depend on ``theta``: the covariance of the two is
+        ``-own_load @ factor.T``.
     square, count : float
         Weighted sum of squared rewards from the prior mean, and number of rewards.
     scales : PriorScales
@@ -174,24 +185,24 @@ class Posterior:
     factor: Array
     own_mean: Array
     own_covariance: Array
-    own_gain: Array
+    seen: NDArray[np.int64]
+    own_load: Array
     square: float
     count: float
     scales: PriorScales
 
-    ARRAYS = ("mean", "factor", "own_mean", "own_covariance", "own_gain")
+    ARRAYS = ("mean", "factor", "own_mean", "own_covariance", "seen", "own_load")
 
     def __init__(
         self,
         groups: NDArray[np.int64],
-        scales: PriorScales | None = None,
+        prior: PriorScales | None = None,
         n_arms: int = 1,
         own_width: int = 0,
     ) -> None:
         self.groups = np.asarray(groups)
         self._rows, self._columns = np.nonzero(self.groups >= 0)
         self._labels = self.groups[self._rows, self._columns]
-        self._starts = np.searchsorted(self._rows, np.arange(len(self.groups)))
         if self.groups.ndim != 2 or len(np.unique(self._rows)) != len(self.groups):
             raise ValueError("every descriptor column needs at least one parameter")
         if not 0 <= own_width <= self.groups.shape[1]:
@@ -199,6 +210,7 @@ class Posterior:
                 f"own_width lies between 0 and the {self.groups.shape[1]} task "
                 f"features, received {own_width}"
             )
+        self._runs = _runs(self.groups >= 0)
         # Where no descriptor says what an arm is made of, the arm is all there is.
         alone = GROUPS.index("braid") not in self._labels
         level, slope = (
@@ -207,7 +219,8 @@ class Posterior:
         own = [GROUPS.index(level)] + [GROUPS.index(slope)] * own_width
         self._own_labels = np.array(own[:own_width], dtype=np.int64)
         self._n_arms = n_arms
-        self.reset(scales or PriorScales())
+        self.prior = prior
+        self.reset(prior or PriorScales())
 
     def reset(self, scales: PriorScales) -> None:
         """Go back to the prior with the given scales."""
@@ -240,24 +253,31 @@ class Posterior:
     def belief(self, Z: Array, x: Array) -> Belief:
         """Return the joint belief about every arm on the task x: equations (2), (3)."""
         x = np.asarray(x, dtype=np.float64)
-        weights = x[self._columns]
-        # Each row of W meets its own parameters only, and these are consecutive.
-        mu = np.add.reduceat(weights * self.mean, self._starts)
-        half = np.add.reduceat(weights[:, None] * self.factor, self._starts, axis=0)
+        mu, half = (
+            np.empty(len(self.groups)),
+            np.empty((len(self.groups), len(self.mean))),
+        )
+        for rows, entries, width in self._runs:
+            # Rows of W with as many parameters each, which are consecutive.
+            mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
+            blocks = self.factor[entries].reshape(-1, width, len(self.mean))
+            half[rows] = x[0] * blocks[:, 0] if width == 1 else x[:width] @ blocks
         x = x[: self.own_width]
-        own = self.own_mean @ x
-        own_variance = (self.own_covariance @ x) @ x
-        seen = self._seen()
-        load = np.einsum("d,adp->ap", x, self.own_gain[seen])
-        own[seen] -= load @ self.mean
-        return Belief(Z, mu, half, own, own_variance, seen, load @ self.factor)
+        return Belief(
+            Z,
+            mu,
+            half,
+            self.own_mean @ x,
+            (self.own_covariance @ x) @ x,
+            self.seen,
+            x @ self.own_load,
+        )
 
     def means(self, Z: Array, X: Array) -> Array:
         """Return the mean quality of every arm on every task, shape (n, A)."""
         W = np.zeros(self.groups.shape)
         W[self._rows, self._columns] = self.mean
-        own = self.own_mean - self.own_gain @ self.mean
-        return X @ W.T @ Z.T + X[:, : self.own_width] @ own.T
+        return X @ W.T @ Z.T + X[:, : self.own_width] @ self.own_mean.T
 
     # ---- learning ----
 
@@ -272,51 +292,53 @@ class Posterior:
             The reward minus what was expected, in standard deviations of it.
         """
         phi, x, variance = self._observation(arm, z, x, r, weight)
-        gain, covariance = self.own_gain[arm], self.own_covariance[arm]
+        slot = self._slot(arm)
+        load = phi @ self.factor
+        if slot is not None:
+            load -= x @ self.own_load[slot]
         # The arm's own parameters make the noise larger, and what is left of them
-        # is a reward of the shared parameters alone: equations (5) to (7).
-        spread = covariance @ x
-        total = variance + float(x @ spread)
-        step = spread / total
-        phi = phi - x @ gain
-        rest = r - float(x @ self.own_mean[arm])
-        residual = rest - float(phi @ self.mean)
-        mean, factor, predicted = linalg.condition(
-            self.mean, self.factor, phi, residual, total
-        )
-        # Assigned last: an error above leaves every array as it was.
-        self.mean, self.factor = mean, factor
-        self.own_covariance[arm] = covariance - np.outer(step, spread)
-        self.own_gain[arm] = gain + np.outer(step, phi)
-        self.own_mean[arm] = self.own_mean[arm] + step * rest
+        # is a reward of the shared parameters alone: equations (5) to (8).
+        spread = self.own_covariance[arm] @ x
+        noise = variance + float(x @ spread)
+        total, beta = linalg.potter(load, noise)
+        residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
+        gain = self.factor @ load
+        self._move(load, residual / total, -beta, gain)
+        self.own_mean[arm] += spread * (residual / total)
+        self.own_covariance[arm] -= np.outer(spread, spread / noise)
+        step = (1.0 - beta * (total - noise)) / noise * np.outer(spread, load)
+        if slot is None:
+            self.seen = np.append(self.seen, arm)
+            self.own_load = np.concatenate([self.own_load, step[None]])
+        else:
+            self.own_load[slot] += step
         self.square += weight * (r - self.scales.mean) ** 2
         self.count += 1.0
-        return residual / float(np.sqrt(predicted))
+        return residual / float(np.sqrt(total))
 
     def downdate(
         self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
     ) -> None:
         """Take one reward back exactly; refused when it was never learnt."""
         phi, x, variance = self._observation(arm, z, x, r, weight)
+        slot = self._slot(arm)
         spread = self.own_covariance[arm] @ x
         left = variance - float(x @ spread)
-        if not left > 1e-12 * variance:
+        if slot is None or not left > 1e-12 * variance:
             raise ValueError(
-                "this observation cannot be taken back: arm "
-                f"{arm} was never observed like this (margin {left:.3g}, expected "
-                "above 0). Take back only observations that were added, once"
+                f"this observation cannot be taken back: arm {arm} was never observed "
+                "like this. Take back only observations that were added, once"
             )
-        # ``step`` and ``total`` of the update that is being undone.
-        step, total = spread / variance, variance**2 / left
-        phi = (phi - x @ self.own_gain[arm]) * (variance / left)
-        rest = (r - float(x @ self.own_mean[arm])) * (variance / left)
-        mean, factor = linalg.uncondition(
-            self.mean, self.factor, phi, rest - float(phi @ self.mean), total
-        )
-        self.mean, self.factor = mean, factor
-        self.own_covariance[arm] += np.outer(spread, spread) / left
-        self.own_gain[arm] -= np.outer(step, phi)
-        self.own_mean[arm] -= step * rest
+        # What the update saw, from what is there after it.
+        noise, factor = variance**2 / left, variance / left
+        load = (phi @ self.factor - x @ self.own_load[slot]) * factor
+        total, beta = linalg.potter_back(load, noise)
+        residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
+        residual *= factor
+        self.own_load[slot] -= np.outer(spread / variance, load)
+        self._move(load, -residual / total, beta, self.factor @ load)
+        self.own_mean[arm] -= spread / variance * residual
+        self.own_covariance[arm] += np.outer(spread, spread / left)
         self.square -= weight * (r - self.scales.mean) ** 2
         self.count -= 1.0
 
@@ -370,13 +392,17 @@ class Posterior:
 
         What was learnt on an arm that is left out stays in the shared parameters.
         """
-        other = Posterior(self.groups, self.scales, len(rows), self.own_width)
+        other = Posterior(self.groups, self.prior, len(rows), self.own_width)
+        other.reset(self.scales)
         other.mean, other.factor = self.mean.copy(), self.factor.copy()
         other.square, other.count = self.square, self.count
-        for row, old in enumerate(rows):
-            if old >= 0:
-                for name in self.ARRAYS[2:]:
-                    getattr(other, name)[row] = getattr(self, name)[old]
+        slots = {int(arm): slot for slot, arm in enumerate(self.seen)}
+        seen = [row for row, old in enumerate(rows) if old in slots]
+        other.seen = np.array(seen, dtype=np.int64)
+        other.own_load = self.own_load[[slots[rows[row]] for row in seen]]
+        for row in seen:
+            other.own_mean[row] = self.own_mean[rows[row]]
+            other.own_covariance[row] = self.own_covariance[rows[row]]
         return other
 
     def widen(self, arm: int, share: float) -> None:
@@ -393,23 +419,25 @@ class Posterior:
         """Return the sums over rewards that this posterior follows from."""
         values, variance = self._scale_values(), self.scales.noise**2
         sd, own_sd = values[self._labels], values[self._own_labels]
-        shift = self.mean - self._prior_mean()
+        shift, sums = self.mean - self._prior_mean(), self._nothing()
         white = np.linalg.inv(self.factor / sd[:, None])
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
-        own_precision = np.linalg.inv(self.own_covariance)
-        own = np.asarray(
-            variance * (own_precision - np.diag(own_sd**-2.0)), dtype=np.float64
+        gain = self.own_load @ white / sd
+        given = self.own_mean[self.seen] + gain @ shift
+        own_precision = np.linalg.inv(self.own_covariance[self.seen])
+        cross = variance * own_precision @ gain
+        sums.cross[self.seen] = cross
+        sums.own[self.seen] = variance * (own_precision - np.diag(own_sd**-2.0))
+        sums.own_moment[self.seen] = variance * np.einsum(
+            "ade,ae->ad", own_precision, given
         )
-        unseen = np.setdiff1d(np.arange(self.n_arms), self._seen())
-        own[unseen] = 0.0
-        cross = variance * own_precision @ self.own_gain
-        own_mean = self.own_mean - self.own_gain @ self._prior_mean()
-        own_moment = variance * np.einsum("ade,ae->ad", own_precision, own_mean)
         flat = cross.reshape(-1, len(sd))
-        gram = variance * excess + flat.T @ self.own_gain.reshape(-1, len(sd))
-        moment = variance * (excess @ shift + shift / sd**2) + flat.T @ own_mean.ravel()
-        return Information(
-            gram, cross, own, moment, own_moment, self.square, self.count
+        return replace(
+            sums,
+            gram=variance * excess + flat.T @ gain.reshape(-1, len(sd)),
+            moment=variance * (excess @ shift + shift / sd**2) + flat.T @ given.ravel(),
+            square=self.square,
+            count=self.count,
         )
 
     # ---- inside ----
@@ -458,12 +486,17 @@ class Posterior:
         used = np.unique(np.append(self._labels, self._own_labels))
         place = np.searchsorted(used, np.arange(len(GROUPS)))
         names = [*(GROUPS[g] for g in used), "noise"]
-        start, centre = (
-            np.log([getattr(scales, name) for name in names])
-            for scales in (self.scales, PriorScales())
-        )
+        centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
+        if self.prior is None and info.square > 0:
+            centre += np.log(np.sqrt(info.square / info.count) / _USUAL_SPREAD)
+        # The first search starts where the hyperprior is, a later one from the last.
+        start = np.log([getattr(self.scales, name) for name in names])
         found = find_scales(
-            info, place[self._labels], place[self._own_labels], start, centre
+            info,
+            place[self._labels],
+            place[self._own_labels],
+            centre if self.count == 0 else start,
+            centre,
         )
         best = {n: float(v) for n, v in zip(names, np.exp(found), strict=True)}
         self._set(info, replace(self.scales, mean=mean, **best))
@@ -477,9 +510,9 @@ class Posterior:
         self._own_prior = np.diag(values[self._own_labels] ** 2)
         prior_mean = self._prior_mean()
         self.mean, self.factor = prior_mean + found.mean, found.factor
-        # Means are kept from zero, not from the prior mean.
-        self.own_mean = found.own_mean + found.own_gain @ prior_mean
-        self.own_covariance, self.own_gain = found.own_covariance, found.own_gain
+        self.own_mean = found.own_mean - found.own_gain @ found.mean
+        self.own_covariance, self.seen = found.own_covariance, info.seen
+        self.own_load = found.own_gain[self.seen] @ self.factor
         self.square, self.count = info.square, info.count
 
     def _observation(
@@ -500,10 +533,21 @@ class Posterior:
         phi = z[self._rows] * x[self._columns]
         return phi, x[: self.own_width], self.scales.noise**2 / weight
 
-    def _seen(self) -> NDArray[np.intp]:
-        """Rows of the arms whose own covariance is not the prior's."""
-        changed = (self.own_covariance != self._own_prior).any(axis=(1, 2))
-        return np.flatnonzero(changed)
+    def _slot(self, arm: int) -> int | None:
+        """Where the arm is in ``seen``."""
+        found = np.flatnonzero(self.seen == arm)
+        return int(found[0]) if len(found) else None
+
+    def _move(self, load: Array, step: float, beta: float, gain: Array) -> None:
+        """Move means and roots of everything that depends on ``theta``."""
+        d = self.own_width
+        own = self.own_load.reshape(-1, len(load))
+        own_gain = own @ load
+        self.mean = self.mean + step * gain
+        self.factor = linalg.plus_outer(self.factor, beta, gain, load)
+        self.own_mean[self.seen] -= step * own_gain.reshape(len(self.seen), d)
+        own = linalg.plus_outer(own, beta, own_gain, load)
+        self.own_load = own.reshape(self.own_load.shape)
 
     def _scale_values(self) -> Array:
         return np.array([getattr(self.scales, name) for name in GROUPS])
@@ -511,3 +555,16 @@ class Posterior:
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
         return np.where(self._labels == 0, self.scales.mean, 0.0)
+
+
+def _runs(used: NDArray[np.bool_]) -> list[tuple[slice, slice, int]]:
+    """Consecutive rows with as many parameters each: rows, parameters, width."""
+    widths = used.sum(axis=1)
+    if any(not row[:width].all() for row, width in zip(used, widths, strict=True)):
+        raise ValueError("the parameters of a descriptor column must come first")
+    edges = [0, *(np.flatnonzero(np.diff(widths)) + 1), len(widths)]
+    ends = np.append(0, np.cumsum(widths))
+    return [
+        (slice(a, b), slice(int(ends[a]), int(ends[b])), int(widths[a]))
+        for a, b in zip(edges, edges[1:], strict=False)
+    ]

@@ -103,13 +103,20 @@ def fill(
         if name not in ("posterior", "start"):
             raise KeyError(name)
         own_mean = arrays[f"{name}.own_mean"]
-        posterior = Posterior(arrays["groups"], PriorScales(**scales), *own_mean.shape)
-        for key in Posterior.ARRAYS:
-            array, shape = arrays[f"{name}.{key}"], getattr(posterior, key).shape
-            if array.shape != shape:
+        posterior = Posterior(arrays["groups"], agent.prior, *own_mean.shape)
+        posterior.reset(PriorScales(**scales))
+        arrived = {key: arrays[f"{name}.{key}"] for key in Posterior.ARRAYS}
+        seen = len(arrived["seen"])
+        expected = {key: getattr(posterior, key).shape for key in Posterior.ARRAYS}
+        expected |= {
+            "seen": (seen,),
+            "own_load": (seen, *posterior.own_load.shape[1:]),
+        }
+        for key, array in arrived.items():
+            if array.shape != expected[key]:
                 raise ValueError(
                     f"the saved {name} has {key} of shape {array.shape}, expected "
-                    f"{shape}"
+                    f"{expected[key]}"
                 )
             setattr(posterior, key, array)
         posterior.square, posterior.count = map(float, arrays[f"{name}.sums"])
