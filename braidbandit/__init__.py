@@ -6,6 +6,7 @@ from typing import Any
 
 from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
 from braidbandit.decision import Decision, Explanation, Outcome
+from braidbandit.drift import DriftMonitor, DriftWarning
 from braidbandit.encoding import TaskEncoder
 from braidbandit.guard import ConservativePolicy
 from braidbandit.ledger import Ledger
@@ -29,6 +30,8 @@ __all__ = [
     "Catalogue",
     "ConservativePolicy",
     "Decision",
+    "DriftMonitor",
+    "DriftWarning",
     "EpsilonGreedy",
     "Explanation",
     "Greedy",

@@ -18,8 +18,8 @@ from braidbandit.belief import Belief
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Arms times joint draws of one Thompson decision: about a tenth of a millisecond.
-_MOST_NUMBERS = 2**15
+# Arms times joint draws of one Thompson decision: a tenth of a millisecond.
+_MOST_NUMBERS = 2**13
 
 
 class Choice(NamedTuple):
@@ -106,7 +106,7 @@ class ThompsonSampling:
     """
 
     scale: float = 0.3
-    n_draws: int = 256
+    n_draws: int = 64
     floor: float = 0.005
 
     def __post_init__(self) -> None:

@@ -353,7 +353,8 @@ class Posterior:
         X : ndarray of shape (n, k)
         R : ndarray of shape (n, B)
         """
-        self._set(self._with_table(arms, Z, X, R, self.scales.mean), self.scales)
+        info = self._with_table(arms, Z, X, R, self.scales.mean, np.eye(R.shape[1]))
+        self._set(info, self.scales)
 
     def forget(self, gamma: float) -> None:
         """Blend toward the prior: every reward so far counts ``gamma`` as much.
@@ -382,10 +383,15 @@ class Posterior:
 
         The prior mean becomes the mean of the table; the scales are chosen as in
         :meth:`refine_scales`. Parameters as in :meth:`learn_table`.
+
+        A task that is hard for one arm is hard for all: what the task features do
+        not say about that is taken to be common to the rewards of the task, so
+        that arms are compared on the same tasks, as they were measured.
         """
         self.reset(replace(self.scales, mean=float(R.mean())))
         mean = self.scales.mean
-        self._adopt(self._with_table(arms, Z, X, R, mean), mean)
+        info = self._with_table(arms, Z, X, R, mean, _task_precision(R))
+        self._adopt(info, mean)
 
     def take_arms(self, rows: Sequence[int]) -> Posterior:
         """Return the posterior over other arms: row by row, -1 for a new one.
@@ -406,14 +412,22 @@ class Posterior:
         return other
 
     def widen(self, arm: int, share: float) -> None:
-        """Move an arm's own variance the given share of the way to the prior's.
+        """Forget the given share of what was learnt about one arm's own parameters.
 
         For an arm that has changed, such as a braid trained again: its mean stays,
-        what was known about it counts less from now on.
+        it is less certain, and its rewards from now on count for more.
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")
-        self.own_covariance[arm] += share * (self._own_prior - self.own_covariance[arm])
+        slot = self._slot(arm)
+        if slot is None or not self.own_width:
+            return
+        before, prior = (
+            np.linalg.inv(c) for c in (self.own_covariance[arm], self._own_prior)
+        )
+        after = np.linalg.inv(prior + (1.0 - share) * (before - prior))
+        self.own_covariance[arm] = after
+        self.own_load[slot] = (1.0 - share) * after @ before @ self.own_load[slot]
 
     def information(self) -> Information:
         """Return the sums over rewards that this posterior follows from."""
@@ -456,28 +470,30 @@ class Posterior:
         )
 
     def _with_table(
-        self, arms: Sequence[int], Z: Array, X: Array, R: Array, mean: float
+        self,
+        arms: Sequence[int],
+        Z: Array,
+        X: Array,
+        R: Array,
+        mean: float,
+        V: Array,
     ) -> Information:
-        """Sums over what is known and a table; its features are never formed."""
+        """Sums over what is known and a table; its features are never formed.
+
+        ``V`` (B, B) is the precision of one task's rewards, in units of one's noise.
+        """
         known, R = self.information(), R - mean
         rows, columns, own = self._rows, self._columns, X[:, : self.own_width]
-        gram = (Z.T @ Z)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
-        cross = Z[:, None, rows] * (own.T @ X)[None][:, :, columns]
-        index = np.asarray(arms, dtype=np.intp)
-        for sums, part in (
-            (known.cross, cross),
-            (
-                known.own,
-                np.broadcast_to(own.T @ own, (len(index), *[own.shape[1]] * 2)),
-            ),
-            (known.own_moment, R.T @ own),
-        ):
-            sums[index] += part
+        VZ, VR, index = V @ Z, R @ V, np.asarray(arms, dtype=np.intp)
+        gram = (Z.T @ VZ)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
+        known.cross[index] += VZ[:, None, rows] * (own.T @ X)[None][:, :, columns]
+        known.own[index] += np.diag(V)[:, None, None] * (own.T @ own)
+        known.own_moment[index] += VR.T @ own
         return replace(
             known,
             gram=known.gram + gram,
-            moment=known.moment + (Z.T @ R.T @ X)[rows, columns],
-            square=known.square + float((R**2).sum()),
+            moment=known.moment + (Z.T @ VR.T @ X)[rows, columns],
+            square=known.square + float((R * VR).sum()),
             count=known.count + R.size,
         )
 
@@ -568,3 +584,24 @@ def _runs(used: NDArray[np.bool_]) -> list[tuple[slice, slice, int]]:
         (slice(a, b), slice(int(ends[a]), int(ends[b])), int(widths[a]))
         for a, b in zip(edges, edges[1:], strict=False)
     ]
+
+
+def _task_precision(R: Array) -> Array:
+    """Precision (B, B) of the rewards of one task, in units of one reward's noise.
+
+    Noise is a part common to the task, share ``rho`` of the variance, and one of
+    each reward: equation (13), with rho from the two-way analysis of variance.
+    """
+    n, arms = R.shape
+    if n < 2 or arms < 2:
+        return np.eye(arms)
+    by_task = R.mean(axis=1, keepdims=True)
+    rest = R - by_task - R.mean(axis=0) + R.mean()
+    alone = float((rest**2).sum()) / ((n - 1) * (arms - 1))
+    common = max(float(by_task.var(ddof=1)) - alone / arms, 0.0)
+    if common == 0.0:
+        return np.eye(arms)
+    # A table without any noise of its own would make the precision infinite.
+    rho = min(common / (common + alone), 0.9)
+    kappa = rho / (1.0 - rho + arms * rho)
+    return (np.eye(arms) - kappa) / (1.0 - rho)

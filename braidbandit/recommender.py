@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from braidbandit.belief import Belief
 from braidbandit.catalogue import Braid, Budget, Catalogue
 from braidbandit.decision import Decision, Explanation, new_id, task_hash
 from braidbandit.descriptors import with_gains
+from braidbandit.drift import DriftMonitor, DriftWarning
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explaining import ChoiceView
 from braidbandit.guard import ConservativePolicy, Savings
@@ -61,6 +63,8 @@ class BraidRecommender(BaseEstimator):
     max_parameters : int
         Arms have task slopes of their own, not only an intercept, while these are
         no more parameters than this.
+    drift : DriftMonitor, optional
+        Watches for arms whose rewards have moved; none by default.
     random_state : None, int or Generator
         For ``recommend``.
 
@@ -76,6 +80,8 @@ class BraidRecommender(BaseEstimator):
     classes_ : ndarray of str, shape (A,)
         The arm ids: columns of ``predict_proba`` and ``decision_function``.
     n_updates_ : int
+    surprises_ : ndarray of shape (2, A)
+        Sums of the drift monitor.
     savings_ : Savings or None
         What a :class:`ConservativePolicy` may risk.
     pending_ : dict of Decision
@@ -108,6 +114,7 @@ class BraidRecommender(BaseEstimator):
     posterior_: Posterior | None
     start_: Posterior | None
     savings_: Savings | None
+    surprises_: Array
     baseline_: str | None
     n_updates_: int
     ledger_position_: int
@@ -125,6 +132,7 @@ class BraidRecommender(BaseEstimator):
         prior: PriorScales | None = None,
         forgetting: float = 1.0,
         max_parameters: int = 640,
+        drift: DriftMonitor | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         self.catalogue = catalogue
@@ -134,6 +142,7 @@ class BraidRecommender(BaseEstimator):
         self.prior = prior
         self.forgetting = forgetting
         self.max_parameters = max_parameters
+        self.drift = drift
         self.random_state = random_state
 
     # ---- learning ----
@@ -280,7 +289,8 @@ class BraidRecommender(BaseEstimator):
             decision = self._pending_decision(decision)
         row, x = self._features_of(decision)
         posterior = self._posterior(len(x))
-        posterior.update(row, self.Z_[row], x, quality, weight)
+        surprise = posterior.update(row, self.Z_[row], x, quality, weight)
+        self._watch(posterior, row, surprise)
         self.n_updates_ += 1
         self._maintain(posterior, self.n_updates_)
         self.pending_.pop(decision_id, None)
@@ -605,6 +615,7 @@ class BraidRecommender(BaseEstimator):
         self.pending_ = {}
         self.settled_ = {}
         self.savings_ = None
+        self.surprises_ = np.zeros((2, len(self.arm_ids_)))
 
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""
@@ -658,6 +669,21 @@ class BraidRecommender(BaseEstimator):
             posterior.forget(self.forgetting**_FORGET_EVERY)
         if n_updates >= _REFINE_FROM and n_updates & (n_updates - 1) == 0:
             posterior.refine_scales()
+
+    def _watch(self, posterior: Posterior, row: int, surprise: float) -> None:
+        """Widen what is believed of an arm that has changed, and say so."""
+        if self.drift is None:
+            return
+        self.surprises_, alarm = self.drift.watch(self.surprises_, row, surprise)
+        if alarm:
+            posterior.widen(row, self.drift.widen)
+            warnings.warn(
+                f"the rewards of arm {self.arm_ids_[row]} have moved away from what "
+                "was learnt; its variance was widened. If everything changes slowly, "
+                "use forgetting below 1",
+                DriftWarning,
+                stacklevel=3,
+            )
 
     def _features_of(self, decision: Decision) -> tuple[int, Array]:
         """Return row and features of a decision made under this very set-up."""

@@ -12,6 +12,7 @@ from sklearn.base import clone
 
 from braidbandit.catalogue import Catalogue
 from braidbandit.decision import Decision
+from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
 from braidbandit.guard import Savings
 from braidbandit.policies import ThompsonSampling
@@ -38,6 +39,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             scales[name] = posterior.scales.to_dict()
     if agent.signatures_ is not None:
         arrays["signatures"] = agent.signatures_
+    arrays["surprises"] = agent.surprises_
     if fitted:
         arrays |= {f"encoder.{n}": getattr(encoder, n) for n in _ENCODER_ARRAYS}
     seed = agent.random_state
@@ -51,6 +53,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "prior": None if agent.prior is None else agent.prior.to_dict(),
         "scales": scales,
         "price": float(agent.price),
+        "drift": None if agent.drift is None else asdict(agent.drift),
         "forgetting": float(agent.forgetting),
         "max_parameters": int(agent.max_parameters),
         "random_state": None if isinstance(seed, np.random.Generator) else seed,
@@ -87,6 +90,9 @@ def parameters(
         "policy": policy_from_dict(manifest["policy"]),
         "prior": None if prior is None else PriorScales(**prior),
         "price": manifest["price"],
+        "drift": None
+        if manifest["drift"] is None
+        else DriftMonitor(**manifest["drift"]),
         "forgetting": manifest["forgetting"],
         "max_parameters": manifest["max_parameters"],
         "random_state": manifest["random_state"],
@@ -123,6 +129,7 @@ def fill(
         setattr(agent, f"{name}_", posterior)
     agent.n_updates_ = int(manifest["n_updates"])
     agent.ledger_position_ = int(manifest["ledger_position"])
+    agent.surprises_ = arrays["surprises"]
     agent.baseline_ = manifest["baseline"]
     savings = manifest["savings"]
     agent.savings_ = None if savings is None else Savings(**savings)

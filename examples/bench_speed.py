@@ -24,9 +24,9 @@ from bench_peers import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # Columns of the published comparison: width of the context, number of arms.
-SIZES = ((384, 24), (384, 200), (32, 200), (32, 2000), (32, 10_000))
+SIZES = ((8, 24), (384, 24), (384, 200), (32, 200), (8, 2000), (32, 2000), (32, 10_000))
 OURS = "braidbandit"
-COMPONENTS = 32
+COMPONENTS = 8
 DESCRIPTORS = 8
 
 

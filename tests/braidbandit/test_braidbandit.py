@@ -13,6 +13,7 @@ FLOORS = {
     "braid": 0,
     "linalg": 0,
     "information": 0,
+    "drift": 0,
     "utility": 0,
     "state": 0,
     "belief": 1,

@@ -309,6 +309,8 @@ def test_a_changed_arm_keeps_its_mean_and_is_less_certain():
     np.testing.assert_allclose(after.mean, before.mean)
     assert after.sd[0] > before.sd[0]
     np.testing.assert_allclose(after.sd[1:], before.sd[1:])
+    posterior.refine_scales()
+    assert np.isfinite(posterior.factor).all()
 
 
 def test_bad_settings():
