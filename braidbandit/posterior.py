@@ -487,7 +487,10 @@ class Posterior:
         VZ, VR, index = V @ Z, R @ V, np.asarray(arms, dtype=np.intp)
         gram = (Z.T @ VZ)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
         known.cross[index] += VZ[:, None, rows] * (own.T @ X)[None][:, :, columns]
-        known.own[index] += np.diag(V)[:, None, None] * (own.T @ own)
+        # Arms stay independent given the shared parameters: of V, their own part
+        # keeps what it says about differences. Larger than V, so nothing turns
+        # negative, and exact where the shared parameters carry the common level.
+        known.own[index] += np.linalg.norm(V, 2) * (own.T @ own)
         known.own_moment[index] += VR.T @ own
         return replace(
             known,

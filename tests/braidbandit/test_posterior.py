@@ -273,6 +273,25 @@ def test_scales_are_found_from_a_table_and_the_same_each_time():
     assert first.scales.mean == pytest.approx(R.mean())
 
 
+def test_a_table_compares_arms_on_the_same_tasks():
+    """Tasks differ by 0.3, arms by 0.05, both without features: 30 tasks are plenty.
+
+    Rewards that were independent would leave the difference of two arms uncertain
+    by about 0.3 * sqrt(2 / 30) = 0.08.
+    """
+    rng = np.random.default_rng(8)
+    X = np.column_stack([np.ones(30), np.zeros((30, 2))])
+    hard = 0.3 * rng.standard_normal((30, 1))
+    R = 0.5 + hard + np.array([0.0, 0.05, 0.1]) + 0.02 * rng.standard_normal((30, 3))
+    posterior = make()
+    posterior.start_from_table([0, 1, 2], Z, X, R)
+    belief = posterior.belief(Z, X[0])
+    np.testing.assert_allclose(np.diff(belief.mean), 0.05, atol=0.02)
+    draws = belief.draw(4000, np.random.default_rng(0))
+    assert (np.diff(draws, axis=1).std(axis=0) < 0.04).all()
+    assert belief.sd[0] > 0.02
+
+
 def test_scales_are_refined_from_rewards_alone():
     """Rewards without noise but for 0.05, learnt one by one under a prior of 0.25."""
     rng = np.random.default_rng(7)
