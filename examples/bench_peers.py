@@ -29,10 +29,11 @@ PACKAGES = (
     "tqdm",
 )
 # Each library with the settings that are tried on the first shuffles; the best plays
-# on all of them. Two widths of context: what the library gets is its choice too.
+# on all of them. Two widths of context: what the library gets is its choice too. LinTS
+# that samples coefficients, its default, stayed near a random choice at any v_sq.
 PEERS: dict[str, list[dict[str, Any]]] = {
     "contextualbandits-LinTS": [
-        {"width": width, "v_sq": v_sq}
+        {"width": width, "v_sq": v_sq, "sample_from": "ci"}
         for width in (8, 32)
         for v_sq in (0.01, 0.05, 0.2)
     ],
