@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
-from braidbandit.decision import Decision, Explanation, Outcome
+from braidbandit.decision import Decision, Outcome
 from braidbandit.drift import DriftMonitor, DriftWarning
 from braidbandit.encoding import TaskEncoder
+from braidbandit.explanation import Explanation
 from braidbandit.guard import ConservativePolicy
 from braidbandit.ledger import Ledger
 from braidbandit.policies import (
@@ -37,6 +39,7 @@ __all__ = [
     "Greedy",
     "Ledger",
     "LinUCB",
+    "LinearBandit",
     "MetaBraider",
     "ModelCard",
     "Outcome",

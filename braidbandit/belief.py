@@ -75,6 +75,13 @@ class Belief:
             shared[self._seen] = np.einsum("aq,aq->a", load, load)
         return np.sqrt(np.maximum(shared + self._own_variance, 0.0))
 
+    def sd_of(self, arm: int) -> float:
+        """Posterior standard deviation of one arm; cheaper than that of all."""
+        load = self._Z[arm] @ self._half
+        for slot in np.flatnonzero(self._seen == arm):
+            load = load - self._coupling[slot]
+        return float(np.sqrt(max(load @ load + self._own_variance[arm], 0.0)))
+
     def draw(
         self,
         n_draws: int,
