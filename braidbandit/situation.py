@@ -168,6 +168,8 @@ def _given(eligible: ArrayLike, catalogue: Catalogue) -> Mask:
         return array
     if array.ndim != 1:
         raise TypeError(f"eligible is arm ids or booleans, received {eligible!r}")
+    if len(set(array.tolist())) != len(array):
+        raise ValueError(f"eligible names an arm twice: {array.tolist()}")
     mask = np.zeros(len(catalogue), dtype=bool)
     for arm_id in array.tolist():
         mask[catalogue.index(arm_id)] = True

@@ -11,6 +11,7 @@ import braidbandit
 
 FLOORS = {
     "braid": 0,
+    "budget": 0,
     "drift": 0,
     "information": 0,
     "linalg": 0,
