@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
-from braidbandit.decision import Decision, Explanation, Outcome
+from braidbandit.decision import Decision, Outcome
+from braidbandit.drift import DriftMonitor, DriftWarning
 from braidbandit.encoding import TaskEncoder
+from braidbandit.explanation import Explanation
+from braidbandit.guard import ConservativePolicy
 from braidbandit.ledger import Ledger
 from braidbandit.policies import (
     EpsilonGreedy,
     Greedy,
     LinUCB,
+    SquareCB,
     ThompsonSampling,
     Uniform,
 )
@@ -25,16 +30,21 @@ __all__ = [
     "BraidRecommender",
     "Budget",
     "Catalogue",
+    "ConservativePolicy",
     "Decision",
+    "DriftMonitor",
+    "DriftWarning",
     "EpsilonGreedy",
     "Explanation",
     "Greedy",
     "Ledger",
     "LinUCB",
+    "LinearBandit",
     "MetaBraider",
     "ModelCard",
     "Outcome",
     "PriorScales",
+    "SquareCB",
     "TaskEncoder",
     "ThompsonSampling",
     "Uniform",

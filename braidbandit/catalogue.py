@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.braid import STRATEGIES, Braid, ModelCard, content_hash
+from braidbandit.budget import Budget
 from braidbandit.descriptors import describe
-from braidbandit.enumeration import braids_of, bytes_per_weight, cost_per_token
+from braidbandit.enumeration import braids_of_pool, bytes_per_weight, cost_per_token
 
 __all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
 
@@ -25,32 +24,6 @@ SHARES = (
     (0.5, 0.25, 0.25),
     (0.5, 0.4, 0.1),
 )
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Absolute limits for one decision; None means no limit.
-
-    Parameters
-    ----------
-    flops : float, optional
-        Most operations per token written (see :meth:`Catalogue.costs`).
-    memory : float, optional
-        Most bytes of weights (see :meth:`Catalogue.memory`).
-    """
-
-    flops: float | None = None
-    memory: float | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("flops", "memory"):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ValueError(f"{key} must be above 0 or None, received {value!r}")
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return the limits as JSON-able data."""
-        return {"flops": self.flops, "memory": self.memory}
 
 
 class Catalogue:
@@ -155,28 +128,9 @@ class Catalogue:
             raise ValueError(f"max_strands must be at least 1, received {max_strands}")
         _check_known("layer set", layer_sets, LAYER_SETS)
         _check_known("strategy", strategies, STRATEGIES)
-        braids: dict[str, Braid] = {}
-        for card in cards:
-            for single in (
-                Braid(card.name),
-                Braid(card.name, fusion_layers=("final",), strategy="learned_weighted"),
-            ):
-                braids[single.id] = single
-        for size in range(2, min(max_strands, len(cards)) + 1):
-            vectors = [tuple(vector) for vector in shares if len(vector) == size]
-            if not vectors:
-                raise ValueError(
-                    f"no share vector of length {size} for braids of {size} strands; "
-                    "add one to shares or lower max_strands"
-                )
-            for group in combinations(cards, size):
-                for anchor in group:
-                    donors = tuple(c.name for c in group if c is not anchor)
-                    for braid in braids_of(
-                        anchor, donors, vectors, layer_sets, strategies
-                    ):
-                        braids[braid.id] = braid
-        return cls(cards, braids.values())
+        return cls(
+            cards, braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
+        )
 
     def __len__(self) -> int:
         return len(self.braids)
@@ -219,12 +173,34 @@ class Catalogue:
         cards = [self.cards[name].to_dict() for name in sorted(self.cards)]
         return content_hash([sorted(self.ids), cards])
 
+    @cached_property
+    def singles(self) -> NDArray[np.intp]:
+        """Rows of the models alone."""
+        return np.flatnonzero([braid.is_single for braid in self.braids])
+
     def with_unfit(self, arm_id: str, reason: str) -> Catalogue:
         """Return a copy in which an arm is masked, with the reason on record."""
         self.index(arm_id)
         return Catalogue(
             self.cards.values(), self.braids, {**self.unfit, arm_id: reason}
         )
+
+    def with_braids(
+        self, braids: Iterable[Braid], cards: Iterable[ModelCard] = ()
+    ) -> Catalogue:
+        """Return a copy with more braids behind, and the cards they need."""
+        known = dict(self.cards)
+        for card in cards:
+            if known.setdefault(card.name, card) != card:
+                raise ValueError(f"another card named {card.name!r} is there already")
+        return Catalogue(known.values(), (*self.braids, *braids), self.unfit)
+
+    def without(self, arm_ids: Iterable[str]) -> Catalogue:
+        """Return a copy without some braids; every card stays."""
+        gone = {self.ids[self.index(arm_id)] for arm_id in _ids(arm_ids)}
+        kept = [braid for braid in self.braids if braid.id not in gone]
+        unfit = {a: reason for a, reason in self.unfit.items() if a not in gone}
+        return Catalogue(self.cards.values(), kept, unfit)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole catalogue as JSON-able data."""
@@ -300,7 +276,7 @@ class Catalogue:
             Highest relative cost: 0 keeps only the cheapest arms, 1 keeps all.
         excluded : iterable of arm ids
         budget : Budget, optional
-            Absolute limits on top.
+            Absolute limits on top; its ``latency_ms`` does not enter here.
 
         Raises
         ------
@@ -353,15 +329,13 @@ class Catalogue:
                 f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
                 f"(all arms), received {compute_budget!r}"
             )
-        if isinstance(excluded, str):
-            raise TypeError("excluded is a collection of arm ids, received one text")
         limits = budget or Budget()
         allowed = self._relative <= compute_budget
         if limits.flops is not None:
             allowed &= self._costs <= limits.flops
         if limits.memory is not None:
             allowed &= self._memory <= limits.memory
-        for arm_id in (*excluded, *self.unfit):
+        for arm_id in (*_ids(excluded), *self.unfit):
             allowed[self.index(arm_id)] = False
         return allowed
 
@@ -371,6 +345,12 @@ class Catalogue:
         See :func:`braidbandit.descriptors.describe` for the columns.
         """
         return describe(self.braids, self.cards, self._costs)
+
+
+def _ids(arm_ids: Iterable[str]) -> Iterable[str]:
+    if isinstance(arm_ids, str):
+        raise TypeError(f"expected a collection of arm ids, received text {arm_ids!r}")
+    return arm_ids
 
 
 def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:

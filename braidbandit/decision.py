@@ -1,7 +1,6 @@
-"""Frozen records: what was decided, what came of it, and why it was decided.
+"""Frozen records: what was decided, and what came of it.
 
-Records travel as JSON. Floats are written by ``repr`` and come back bit for bit;
-minus infinity, which JSON lacks, is written as null where it can occur.
+Records travel as JSON. Floats are written by ``repr`` and come back bit for bit.
 """
 
 from __future__ import annotations
@@ -59,13 +58,17 @@ class Decision:
         Posterior mean and standard deviation of the chosen arm's quality.
     relative_cost : float in [0, 1]
     budget : dict
-        Budget and limits of the call.
+        Budget, limits and preference of the call.
     policy : str
     catalogue_hash, encoder_hash : str
     sentence : str
         The choice in words.
     created_at : str
         ISO 8601, UTC.
+    version : int
+        How often the braid had been retrained.
+    expected_latency_ms : float, optional
+        None until latencies were measured.
     """
 
     id: str
@@ -86,18 +89,20 @@ class Decision:
     encoder_hash: str
     sentence: str = ""
     created_at: str = field(default_factory=now)
+    version: int = 0
+    expected_latency_ms: float | None = None
 
     def __str__(self) -> str:
         return self.sentence or f"{self.braid.label()} (decision {self.id})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
-        return {**_plain(self), "braid": self.braid.recipe()}
+        return {**plain(self), "braid": self.braid.recipe()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Decision:
         """Build a record from :meth:`to_dict`; unknown keys are a KeyError."""
-        values = _known(cls, data)
+        values = known_fields(cls, data)
         for key in ("x", "arm_ids", "scores", "eligible"):
             values[key] = tuple(values[key])
         values["braid"] = Braid.from_recipe(values["braid"])
@@ -150,170 +155,27 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
-        return _plain(self)
+        return plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
         """Build a record from :meth:`to_dict`; unknown keys are a KeyError."""
-        return cls(**_known(cls, data))
+        return cls(**known_fields(cls, data))
 
 
-@dataclass(frozen=True)
-class ArmRow:
-    """One arm of an explanation: four terms and the score they add up to.
-
-    Attributes
-    ----------
-    arm_id, label : str
-    mean : float
-        Expected quality.
-    exploration : float
-        Confidence bonus, or posterior draw minus mean.
-    cost : float
-        Minus price times relative cost.
-    mask : float
-        0, or minus infinity where the arm may not be chosen.
-    reason : str
-        Why the arm is masked; empty where it is not.
-    probability : float
-        With which the policy chooses this arm.
-    sd : float
-        Posterior standard deviation of the quality.
-    """
-
-    arm_id: str
-    label: str
-    mean: float
-    exploration: float
-    cost: float
-    mask: float
-    reason: str
-    probability: float
-    sd: float
-
-    @property
-    def score(self) -> float:
-        """``mean + exploration + cost + mask``, exactly and in that order."""
-        return self.mean + self.exploration + self.cost + self.mask
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as JSON-able data."""
-        score = None if math.isinf(self.score) else self.score
-        mask = None if math.isinf(self.mask) else self.mask
-        return {**_plain(self), "mask": mask, "score": score}
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why one arm would be chosen for one task.
-
-    Attributes
-    ----------
-    arm_id : str
-        The arm this explanation is of.
-    rows : tuple of ArmRow
-        Every arm, in catalogue order.
-    blocks : dict
-        What each block of descriptors adds to the arm's expected quality over the
-        best single model.
-    sentence : str
-    probability : float
-        With which the arm is chosen.
-    """
-
-    arm_id: str
-    rows: tuple[ArmRow, ...]
-    blocks: dict[str, float]
-    sentence: str
-    probability: float
-
-    @property
-    def chosen(self) -> ArmRow:
-        """The row of the explained arm."""
-        return next(row for row in self.rows if row.arm_id == self.arm_id)
-
-    def top(self, n: int = 5) -> list[ArmRow]:
-        """Return the ``n`` rows with the best scores, best first."""
-        return sorted(self.rows, key=lambda row: -row.score)[:n]
-
-    def __str__(self) -> str:
-        shown = self.top()
-        if self.chosen not in shown:
-            shown.append(self.chosen)
-        width = max(len(row.label) for row in shown)
-        head = f"  {'arm':<{width}}    mean  explore    cost   score   prob"
-        lines = [self.sentence, "", head]
-        for row in shown:
-            mark = ">" if row.arm_id == self.arm_id else " "
-            lines.append(
-                f"{mark} {row.label:<{width}}  {row.mean:6.3f}  {row.exploration:+7.3f}"
-                f"  {row.cost:+6.3f}  {row.score:6.3f}  {row.probability:5.2f}"
-                + (f"  {row.reason}" if row.reason else "")
-            )
-        hidden = len(self.rows) - len(shown)
-        if hidden:
-            lines.append(f"  ... and {hidden} more arms")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the explanation as JSON-able data."""
-        return {**_plain(self), "rows": [row.to_dict() for row in self.rows]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Explanation:
-        """Build an explanation from :meth:`to_dict`."""
-        values = _known(cls, data)
-        rows = []
-        for row in values["rows"]:
-            row = {key: value for key, value in row.items() if key != "score"}
-            row["mask"] = -math.inf if row["mask"] is None else row["mask"]
-            rows.append(ArmRow(**row))
-        return cls(**{**values, "rows": tuple(rows)})
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the terms of the best arms as stacked bars; returns the axes.
-
-        Raises
-        ------
-        ImportError
-            When matplotlib is not installed.
-        """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "plot needs matplotlib: pip install matplotlib"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots(figsize=(8, 3))
-        rows = self.top()[::-1]
-        labels = [row.label for row in rows]
-        ax.barh(labels, [row.mean for row in rows], label="expected quality")
-        # Positive terms are stacked to the right of the mean, the cost to the left.
-        ax.barh(
-            labels,
-            [row.exploration for row in rows],
-            left=[row.mean for row in rows],
-            label="exploration",
-            alpha=0.6,
-        )
-        ax.barh(labels, [row.cost for row in rows], label="cost")
-        ax.set_xlabel("score")
-        ax.legend(loc="lower right", fontsize="small")
-        return ax
-
-
-def dumps(record: Decision | Outcome | Explanation) -> str:
+def dumps(record: Any) -> str:
     """Return a record as JSON text."""
     return json.dumps(record.to_dict(), allow_nan=False)
 
 
-def _plain(record: Any) -> dict[str, Any]:
+def plain(record: Any) -> dict[str, Any]:
+    """Return the fields of a record, tuples as lists."""
     values = {f.name: getattr(record, f.name) for f in fields(record)}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _known(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+def known_fields(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values for a record; unknown keys are a KeyError."""
     known = {f.name for f in fields(cls)}
     if set(data) - known:
         raise KeyError(

@@ -12,6 +12,9 @@ from braidbandit.braid import STRATEGIES, Braid, ModelCard
 
 DENSE_LAYERS = 9
 """Fusion layers of the densest named layer set; density is counted in these."""
+PATTERNS = 3
+"""Principal components of the gains over the probe tasks that are kept."""
+_KNOBS = ("strands", "layers", "strategy", "control")
 
 
 def describe(
@@ -23,8 +26,9 @@ def describe(
     the equal share, so that the bias is the quality of an even mix),
     "anchor:<model>", "pair:<a>+<b>" (4 times the product of the shares, 1 for an
     even pair), "strands" (count minus 2), "layers:<flag>", "strategy:<name>",
-    "control", "cost" (log cost, centred) and "arm:<id>". Columns that are the
-    same for every braid say nothing beyond the bias and are left out.
+    "control" and "cost" (log cost, centred). Columns that are the same for every
+    braid, or that repeat another one, say nothing and are left out, and so are the
+    shares where nothing is shared: arms have parameters of their own besides.
 
     Parameters
     ----------
@@ -41,7 +45,8 @@ def describe(
     Examples
     --------
     >>> cards = {name: ModelCard(name) for name in ("a", "b")}
-    >>> Z, names = describe([Braid("a"), Braid("b")], cards, np.ones(2))
+    >>> pair = Braid("a", ("b",), (0.5, 0.5), ("output",), "router")
+    >>> Z, names = describe([Braid("a"), Braid("b"), pair], cards, np.ones(3))
     >>> names[:3], Z[0, :3].tolist()
     (['bias', 'share:a', 'share:b'], [1.0, 0.5, -0.5])
     """
@@ -52,12 +57,13 @@ def describe(
             shares[row, models.index(strand)] = share
 
     columns: dict[str, NDArray[np.float64]] = {}
-    for j, model in enumerate(models):
-        columns[f"share:{model}"] = shares[:, j] - 1.0 / len(models)
-    for model in models:
-        columns[f"anchor:{model}"] = np.array([b.anchor == model for b in braids])
-    for (i, left), (j, right) in combinations(enumerate(models), 2):
-        columns[f"pair:{left}+{right}"] = 4.0 * shares[:, i] * shares[:, j]
+    if any(braid.donors for braid in braids):
+        for j, model in enumerate(models):
+            columns[f"share:{model}"] = shares[:, j] - 1.0 / len(models)
+        for model in models:
+            columns[f"anchor:{model}"] = np.array([b.anchor == model for b in braids])
+        for (i, left), (j, right) in combinations(enumerate(models), 2):
+            columns[f"pair:{left}+{right}"] = 4.0 * shares[:, i] * shares[:, j]
     columns["strands"] = np.array([len(b.strands) - 2 for b in braids])
     for place in ("output", "final"):
         columns[f"layers:{place}"] = np.array(
@@ -74,11 +80,75 @@ def describe(
         )
     columns["control"] = np.array([b.is_control for b in braids])
     columns["cost"] = np.log(costs) - np.log(costs).mean()
+    return _stack({"bias": np.ones(len(braids)), **columns})
 
-    kept = {name: c for name, c in columns.items() if np.ptp(c.astype(float)) > 0}
-    names = ["bias", *kept, *(f"arm:{braid.id}" for braid in braids)]
-    blocks = [np.ones(len(braids)), *kept.values()]
-    return np.column_stack([*blocks, np.eye(len(braids))]).astype(np.float64), names
+
+def with_gains(
+    Z: NDArray[np.float64],
+    names: Sequence[str],
+    braids: Sequence[Braid],
+    models: Sequence[str],
+    signatures: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Add what probe tasks, scored on the single models, say about their braids.
+
+    A braid can be better than the mean of its strands where these are good at
+    different tasks. Its gain on a probe task is the best of its strands' scores
+    minus their mean by share. Columns "gain:mean" (over the tasks) and
+    "gain:pattern0", ... (principal components over the tasks), each alone and
+    times every column that says how strands are combined, which can decide how
+    much of the gain is had.
+
+    Parameters
+    ----------
+    Z, names
+        From :func:`describe`.
+    braids : sequence of Braid, length A
+    models : sequence of str, length M
+    signatures : ndarray of shape (n, M)
+        Score of every single model on every probe task.
+
+    Returns
+    -------
+    Z : ndarray of shape (A, m)
+    names : list of str, length m
+
+    Examples
+    --------
+    Two models, each right where the other is wrong: an even pair may gain 1/2.
+
+    >>> cards = {name: ModelCard(name) for name in ("a", "b")}
+    >>> pair = Braid("a", ("b",), (0.5, 0.5), ("output",), "router")
+    >>> braids = [Braid("a"), Braid("b"), pair]
+    >>> Z, names = describe(braids, cards, np.ones(3))
+    >>> Z, names = with_gains(Z, names, braids, list(cards), np.eye(2))
+    >>> Z[:, names.index("gain:mean")].tolist()
+    [0.0, 0.0, 1.0]
+    """
+    place = {model: j for j, model in enumerate(models)}
+    gains = np.zeros((len(signatures), len(braids)))
+    for row, braid in enumerate(braids):
+        scores = signatures[:, [place[strand] for strand in braid.strands]]
+        gains[:, row] = scores.max(axis=1) - scores @ np.array(braid.shares)
+    sources = {"gain:mean": gains.mean(axis=0)}
+    _, s, patterns = np.linalg.svd(gains - sources["gain:mean"], full_matrices=False)
+    for j in range(min(PATTERNS, len(s))):
+        # The sign of a component is arbitrary; fixed for reproducible columns.
+        sign = np.sign(patterns[j, np.abs(patterns[j]).argmax()])
+        sources[f"gain:pattern{j}"] = sign * s[j] * patterns[j]
+    knobs = {n: Z[:, j] for j, n in enumerate(names) if block_of(n) in _KNOBS}
+    if not gains.any():
+        return Z, list(names)
+    columns: dict[str, NDArray[np.float64]] = {}
+    for name, gain in sources.items():
+        gain = gain / (np.abs(sources["gain:mean"]).max() or 1.0)
+        columns[name] = gain
+        columns |= {f"{name}*{knob}": gain * c for knob, c in knobs.items()}
+    for knob, column in knobs.items():
+        if knob != "strands" and "strands" in knobs:
+            columns[f"gain:strands*{knob}"] = knobs["strands"] * column
+    gain_columns, gain_names = _stack(columns)
+    return np.hstack([Z, gain_columns]), [*names, *gain_names]
 
 
 def block_of(name: str) -> str:
@@ -98,3 +168,27 @@ def _depth(braid: Braid, anchor: ModelCard) -> float:
         return 0.0
     layers = anchor.layers or max(braid.mid_layers) + 1
     return float(np.mean([(layer + 1) / layers for layer in braid.mid_layers]))
+
+
+def _stack(
+    columns: Mapping[str, NDArray[np.generic]],
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Leave out what is constant, and knobs that repeat an earlier column.
+
+    Shares and pairs stay even then: they come as a set that treats models alike.
+    """
+    kept: dict[str, NDArray[np.float64]] = {}
+    directions: list[NDArray[np.float64]] = []
+    for name, values in columns.items():
+        column = values.astype(np.float64)
+        centred = column - column.mean()
+        size = float(np.linalg.norm(centred))
+        if name != "bias" and size <= 1e-9 * max(1.0, float(np.linalg.norm(column))):
+            continue
+        direction = centred / (size or 1.0)
+        repeats = any(abs(float(direction @ d)) > 1 - 1e-9 for d in directions)
+        if repeats and block_of(name) not in ("share", "pair"):
+            continue
+        directions.append(direction)
+        kept[name] = column
+    return np.column_stack(list(kept.values())), list(kept)

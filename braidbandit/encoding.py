@@ -86,7 +86,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
-        n_components: int = 16,
+        n_components: int = 8,
         cache_dir: str | Path | None = None,
         *,
         embedder: Callable[[list[str]], Any] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -12,6 +12,36 @@ from braidbandit.braid import Braid, ModelCard
 # Bytes per weight by the start of the quantisation's name, block scales included.
 _BYTES = {"q2": 0.36, "q3": 0.46, "q4": 0.58, "q5": 0.70, "q6": 0.82, "q8": 1.07}
 _BYTES |= {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "f32": 4.0, "fp32": 4.0}
+
+
+def braids_of_pool(
+    cards: Sequence[ModelCard],
+    max_strands: int,
+    shares: Sequence[tuple[float, ...]],
+    layer_sets: Sequence[str],
+    strategies: Sequence[str],
+) -> list[Braid]:
+    """Every sensible braid of a pool; see :meth:`braidbandit.Catalogue.build`."""
+    braids: dict[str, Braid] = {}
+    for card in cards:
+        for single in (
+            Braid(card.name),
+            Braid(card.name, fusion_layers=("final",), strategy="learned_weighted"),
+        ):
+            braids[single.id] = single
+    for size in range(2, min(max_strands, len(cards)) + 1):
+        vectors = [tuple(vector) for vector in shares if len(vector) == size]
+        if not vectors:
+            raise ValueError(
+                f"no share vector of length {size} for braids of {size} strands; "
+                "add one to shares or lower max_strands"
+            )
+        for group in combinations(cards, size):
+            for anchor in group:
+                donors = tuple(c.name for c in group if c is not anchor)
+                for braid in braids_of(anchor, donors, vectors, layer_sets, strategies):
+                    braids[braid.id] = braid
+    return list(braids.values())
 
 
 def braids_of(

@@ -1,46 +1,39 @@
 """Square-root covariance arithmetic in float64 (``docs/math.md`` section 2).
 
-The posterior covariance is kept as one factor ``F`` with ``P = F F'``. The
-factor is the only truth: no precision matrix and no inverse is stored beside it.
-Every function is pure: it returns new arrays and leaves its arguments alone.
+A covariance is kept as one factor ``F`` with ``P = F F'``. The factor is the only
+truth: no precision matrix and no inverse is stored beside it. Every function is
+pure: it returns new arrays and leaves its arguments alone.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
 Array = NDArray[np.float64]
 
 
-def _plus_outer(factor: Array, alpha: float, left: Array, right: Array) -> Array:
-    """``factor + alpha * outer(left, right)`` in one copy and one BLAS pass."""
+def plus_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
+    """``matrix + alpha * outer(left, right)``, in one copy and one BLAS pass.
+
+    Examples
+    --------
+    >>> plus_outer(np.eye(2), 2.0, np.array([1.0, 0.0]), np.array([0.0, 1.0])).tolist()
+    [[1.0, 2.0], [0.0, 1.0]]
+    """
+    if not len(matrix):
+        return matrix
     # dger wants column-major storage; the transpose of a C array is just that.
-    return dger(alpha, right, left, a=factor.T, overwrite_a=0).T
+    return dger(alpha, right, left, a=matrix.T, overwrite_a=0).T
 
 
-def condition(
-    mean: Array, factor: Array, phi: Array, residual: float, variance: float
-) -> tuple[Array, Array]:
-    """Condition a Gaussian on one noisy linear observation (Potter's form).
+def potter(load: Array, variance: float) -> tuple[float, float]:
+    """Step of a square root when a linear observation is made.
 
-    Parameters
-    ----------
-    mean : ndarray of shape (p,)
-    factor : ndarray of shape (p, p)
-        ``F`` with covariance ``F F'``, C order.
-    phi : ndarray of shape (p,)
-        The observation is ``phi' theta + noise``.
-    residual : float
-        Observed value minus ``phi' mean``.
-    variance : float
-        Variance of the noise, above zero.
-
-    Returns
-    -------
-    mean, factor : new arrays. Equations (5) and (6) of ``docs/math.md``.
+    With ``load = F' phi`` and the noise variance, returns the variance ``t`` that
+    the observed value had, and ``beta`` so that ``F - beta (F load) load'`` is a
+    square root after the observation: equation (6) of ``docs/math.md``.
 
     References
     ----------
@@ -49,26 +42,20 @@ def condition(
 
     Examples
     --------
-    Prior N(0, 1), one reward of 1 with unit noise: N(1/2, 1/2).
+    Prior N(0, 1), unit noise: variance 2 before, 1/2 after.
 
-    >>> mean, factor = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
-    >>> float(mean[0]), round(float((factor @ factor.T)[0, 0]), 12)
-    (0.5, 0.5)
+    >>> total, beta = potter(np.ones(1), 1.0)
+    >>> total, round((1 - beta) ** 2, 12)
+    (2.0, 0.5)
     """
-    v = phi @ factor
-    total = float(v @ v) + variance
-    gain = factor @ v
-    beta = 1.0 / (total + np.sqrt(variance * total))
-    return mean + gain * (residual / total), _plus_outer(factor, -beta, gain, v)
+    total = float(load @ load) + variance
+    return total, 1.0 / (total + float(np.sqrt(variance * total)))
 
 
-def uncondition(
-    mean: Array, factor: Array, phi: Array, residual: float, variance: float
-) -> tuple[Array, Array]:
-    """Take one observation back: the exact inverse of :func:`condition`.
+def potter_back(load: Array, variance: float) -> tuple[float, float]:
+    """Step that undoes :func:`potter`: ``F + beta (F load) load'``, equation (8).
 
-    ``residual`` is the observed value minus ``phi' mean`` at the *current* mean.
-    Equations (7) and (8) of ``docs/math.md``.
+    ``load`` is ``F' phi`` with the present factor. Returns ``t`` and ``beta``.
 
     Raises
     ------
@@ -78,13 +65,11 @@ def uncondition(
 
     Examples
     --------
-    >>> mean, factor = condition(np.zeros(1), np.eye(1), np.ones(1), 1.0, 1.0)
-    >>> back, root = uncondition(mean, factor, np.ones(1), 1.0 - mean[0], 1.0)
-    >>> abs(round(float(back[0]), 12)), round(float(root[0, 0]), 12)
-    (0.0, 1.0)
+    >>> total, beta = potter_back(np.full(1, 0.5**0.5), 1.0)
+    >>> round(total, 12), round(0.5 * (1 + beta / 2) ** 2, 12)
+    (0.5, 1.0)
     """
-    v = phi @ factor
-    total = variance - float(v @ v)
+    total = variance - float(load @ load)
     # An observation that is in the posterior leaves total > 0 strictly; the margin
     # keeps rounding from turning a refusal into a garbage factor.
     if not total > 1e-12 * variance:
@@ -94,76 +79,7 @@ def uncondition(
             "expected above 0). Take back only observations that were added, once, "
             "with the same features and weight, and not after forgetting."
         )
-    gain = factor @ v
-    beta = 1.0 / (total + np.sqrt(variance * total))
-    return mean - gain * (residual / total), _plus_outer(factor, beta, gain, v)
-
-
-def forget(
-    mean: Array, factor: Array, prior_mean: Array, prior_sd: Array, gamma: float
-) -> tuple[Array, Array]:
-    """Blend the precision toward the prior's: ``gamma P^-1 + (1 - gamma) P0^-1``.
-
-    Scaling the precision by ``gamma`` alone lets the variance of directions that
-    no task excites grow without bound; here it is bounded by the prior's.
-    Equations (9) and (10) of ``docs/math.md``; costs O(p^3), without an inverse:
-    the matrix that is factored has its spectrum in [gamma, 1].
-
-    Examples
-    --------
-    Precision 4 forgotten by half toward a prior of precision 1: 2.5.
-
-    >>> mean, factor = forget(
-    ...     np.ones(1), np.full((1, 1), 0.5), np.zeros(1), np.ones(1), 0.5)
-    >>> round(float(1 / factor[0, 0] ** 2), 12), round(float(mean[0]), 12)
-    (2.5, 0.8)
-    """
-    white = factor / prior_sd[:, None]
-    inner = (1.0 - gamma) * (white.T @ white)
-    inner[np.diag_indices_from(inner)] += gamma
-    lower = scipy.linalg.cholesky(inner, lower=True, check_finite=False)
-    white = scipy.linalg.solve_triangular(lower, white.T, lower=True).T
-    shift = (mean - prior_mean) / prior_sd
-    shift = shift - (1.0 - gamma) * (white @ (white.T @ shift))
-    return prior_mean + prior_sd * shift, np.ascontiguousarray(
-        prior_sd[:, None] * white
-    )
-
-
-def batch_condition(
-    gram: Array, moment: Array, prior_sd: Array, variance: float
-) -> tuple[Array, Array]:
-    """Condition a zero-mean Gaussian prior on a whole table at once.
-
-    Parameters
-    ----------
-    gram : ndarray of shape (p, p)
-        ``Phi' Phi``.
-    moment : ndarray of shape (p,)
-        ``Phi' (r - Phi m0)``.
-    prior_sd : ndarray of shape (p,)
-    variance : float
-        Variance of the noise.
-
-    Returns
-    -------
-    shift : ndarray of shape (p,)
-        Posterior mean minus prior mean.
-    factor : ndarray of shape (p, p)
-        Equation (4) of ``docs/math.md``.
-
-    Examples
-    --------
-    >>> shift, factor = batch_condition(np.eye(1), np.ones(1), np.ones(1), 1.0)
-    >>> round(float(shift[0]), 12), round(float(factor[0, 0] ** 2), 12)
-    (0.5, 0.5)
-    """
-    inner = prior_sd[:, None] * gram * prior_sd / variance
-    inner[np.diag_indices_from(inner)] += 1.0
-    lower = scipy.linalg.cholesky(inner, lower=True, check_finite=False)
-    half = scipy.linalg.solve_triangular(lower, np.diag(prior_sd), lower=True)
-    factor = np.ascontiguousarray(half.T)
-    return factor @ (half @ moment) / variance, factor
+    return total, 1.0 / (total + float(np.sqrt(variance * total)))
 
 
 def root(covariance: Array) -> Array:

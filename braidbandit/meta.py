@@ -25,8 +25,9 @@ from braidbandit.catalogue import (
     ModelCard,
     _as_card,
 )
-from braidbandit.decision import Decision, Explanation, Outcome, task_hash
+from braidbandit.decision import Decision, Outcome, task_hash
 from braidbandit.encoding import TaskEncoder
+from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
 from braidbandit.recommender import BraidRecommender
 from braidbandit.tasks import calibration_texts as packaged_texts

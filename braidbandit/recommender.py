@@ -3,65 +3,78 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 
 from braidbandit import snapshot
-from braidbandit.catalogue import Braid, Budget, Catalogue
-from braidbandit.decision import Decision, Explanation, new_id, task_hash
+from braidbandit.catalogue import Budget, Catalogue
+from braidbandit.decision import Decision, new_id, task_hash
+from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explaining import ChoiceView
-from braidbandit.policies import Belief, Choice, Policy, ThompsonSampling
-from braidbandit.posterior import Posterior, PriorScales, parameter_groups
+from braidbandit.explanation import Explanation
+from braidbandit.guard import ConservativePolicy
+from braidbandit.learner import arm_ids_of
+from braidbandit.logged import logged_value
+from braidbandit.objectives import Preference
+from braidbandit.online import Online
+from braidbandit.policies import Choice, Policy
+from braidbandit.posterior import PriorScales
+from braidbandit.situation import Limits, Situation, assess, cost_terms
 from braidbandit.state import read_state, write_state
-from braidbandit.utility import check_price, check_quality
 
 Array = NDArray[np.float64]
 
-_FORGET_EVERY = 50
-_MOST_PENDING = 1000
-_MOST_SETTLED = 100_000
 
-
-class BraidRecommender(BaseEstimator):
-    """Contextual bandit over a catalogue of braids.
+class BraidRecommender(Online, BaseEstimator):
+    """Contextual bandit over a catalogue of braids: tasks in, decisions out.
 
     Quality is modelled as ``r = z' W x + noise`` with ``z`` the braid's descriptor
     and ``x`` the task's features, so a reward on one braid informs every related
-    braid. ``predict`` is greedy and changes nothing; ``recommend`` explores and
-    advances only the random generator; ``update`` draws nothing.
+    braid. ``predict`` is greedy and changes nothing; ``recommend`` explores;
+    ``update`` draws nothing. The numeric bandit inside is a :class:`LinearBandit`.
 
     Parameters
     ----------
     catalogue : Catalogue
-        What to choose from.
+        What to choose from. ``add_arms`` and ``remove_arms`` replace it.
     encoder : TaskEncoder, optional
         A fitted encoder is used as it is; one that is not fitted is copied, and
         fitted on the tasks of the first ``fit`` or ``warm_start``.
-    policy : ThompsonSampling, LinUCB, EpsilonGreedy, Greedy or Uniform, optional
-        Defaults to Thompson sampling.
+    policy : Policy or ConservativePolicy, optional
+        ThompsonSampling (the default), LinUCB, SquareCB, EpsilonGreedy, Greedy or
+        Uniform, or one of them guarded by a ConservativePolicy.
     price : float
         Quality given up to go from the dearest arm to the cheapest. Enters the
         scores only: a changed price needs no relearning.
+    mean_cost : float in [0, 1], optional
+        Long-run mean of the relative cost of the decisions. A price is added that
+        rises while decisions cost more, and falls while they cost less. It counts
+        every decision, rated or not.
     prior : PriorScales, optional
         Prior before any data; ``warm_start`` replaces its scales.
     forgetting : float in (0, 1]
         Share of what was learnt that is kept at each update; 1 keeps all.
     max_parameters : int
-        Arms have task slopes of their own while the model stays below this size.
+        Arms have task slopes of their own, not only an intercept, while these are
+        no more parameters than this.
+    drift : DriftMonitor, optional
+        Watches for arms whose rewards have moved; none by default.
     random_state : None, int or Generator
-        For ``recommend``.
+        For ``recommend``; 0 is a seed like any other.
 
     Attributes
     ----------
-    posterior_ : Posterior
+    learner_ : ArmLearner
+        Posteriors of quality, latency and compute, and the feedback so far.
     encoder_ : TaskEncoder
-    arm_ids_ : tuple of str
+    posterior_ : Posterior or None
+        Of quality; None until a task was seen.
     classes_ : ndarray of str, shape (A,)
         The arm ids: columns of ``predict_proba`` and ``decision_function``.
     n_updates_ : int
@@ -69,6 +82,17 @@ class BraidRecommender(BaseEstimator):
         Decisions without a reward, the newest 1,000.
     settled_ : dict of float
         Rewards that were learnt, by decision id, the newest 100,000.
+    feedback_counts_ : dict of int
+        How often feedback was "learnt", "repeated" (and ignored), "revised",
+        "retracted", and how many decisions "expired".
+    baseline_ : str or None
+        Id of the best single model of the warm start.
+    surprises_ : ndarray of shape (2, A)
+        Sums of the drift monitor.
+    savings_ : Savings or None
+        What a :class:`ConservativePolicy` may risk.
+    pacer_ : Pacer
+        The price that holds ``mean_cost``.
     ledger_position_ : int
         Sequence number of the last ledger outcome that was read.
 
@@ -85,50 +109,41 @@ class BraidRecommender(BaseEstimator):
     (1,)
     """
 
-    encoder_: TaskEncoder
-    Z_: Array
-    columns_: tuple[str, ...]
-    arm_ids_: tuple[str, ...]
-    classes_: NDArray[np.str_]
-    rng_: np.random.Generator
-    posterior_: Posterior | None
-    start_: Posterior | None
-    n_updates_: int
-    ledger_position_: int
-    pending_: dict[str, Decision]
-    settled_: dict[str, float]
-    catalogue_hash_: str
-
     def __init__(
         self,
         catalogue: Catalogue | None = None,
         encoder: TaskEncoder | None = None,
-        policy: Policy | None = None,
+        policy: Policy | ConservativePolicy | None = None,
         *,
         price: float = 0.05,
+        mean_cost: float | None = None,
         prior: PriorScales | None = None,
         forgetting: float = 1.0,
         max_parameters: int = 640,
+        drift: DriftMonitor | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.encoder = encoder
         self.policy = policy
         self.price = price
+        self.mean_cost = mean_cost
         self.prior = prior
         self.forgetting = forgetting
         self.max_parameters = max_parameters
+        self.drift = drift
         self.random_state = random_state
 
-    # ---- learning ----
+    # ---- learning from tables and ledgers ----
 
     def fit(
         self,
         X: Any,
         y: Any = None,
         *,
-        reward: Any = None,
-        sample_weight: Any = None,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> BraidRecommender:
         """Learn from scratch, keeping only the encoder and the warm start.
 
@@ -141,6 +156,9 @@ class BraidRecommender(BaseEstimator):
             The arm each task was given.
         reward : array of shape (n,) in [0, 1], optional
             None means 1 for every row: imitation of good choices.
+        propensity : array of shape (n,) in (0, 1], optional
+            Probability with which the logged arm was chosen; checked, and used by
+            ``score`` only, as the posterior conditions on the arm that was chosen.
         sample_weight : array of shape (n,), optional
             At least 0; divides the noise variance of a row.
         """
@@ -148,28 +166,31 @@ class BraidRecommender(BaseEstimator):
         if y is None and hasattr(X, "pairs"):
             self._forget_rewards()
             return self.catch_up(X)
-        rows = self._check_rows(X, y, reward, sample_weight)
+        rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._fit_encoder(X)
         self._forget_rewards()
-        return self._learn_rows(X, rows)
+        self._learn_rows(X, rows)
+        return self
 
     def partial_fit(
         self,
         X: Any,
         y: Any = None,
         *,
-        reward: Any = None,
-        sample_weight: Any = None,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> BraidRecommender:
         """Learn more rows, or what is new in a ledger; see :meth:`fit`."""
-        first = not hasattr(self, "catalogue_hash_")
+        first = not hasattr(self, "learner_")
         self._start()
         if y is None and hasattr(X, "pairs"):
             return self.catch_up(X)
-        rows = self._check_rows(X, y, reward, sample_weight)
+        rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)
-        return self._learn_rows(X, rows)
+        self._learn_rows(X, rows)
+        return self
 
     def warm_start(
         self, X: Any, arm_ids: Sequence[str], table: Any
@@ -177,8 +198,10 @@ class BraidRecommender(BaseEstimator):
         """Start from a small table of tasks that were scored on several arms.
 
         Sets the prior scales by marginal likelihood on the table, then learns it.
-        A few dozen tasks scored on every arm, or on the single models only, are
-        worth more than any choice of policy. Call it before any update.
+        Where it holds every single model, it also describes each braid by what
+        its strands could gain from one another on the probe tasks. A few dozen
+        tasks scored on every arm, or on the single models only, are worth more
+        than any choice of policy. Call it before any update.
 
         Parameters
         ----------
@@ -188,112 +211,9 @@ class BraidRecommender(BaseEstimator):
             Quality of each arm on each task.
         """
         self._start()
-        ids = list(arm_ids)
-        scores = np.asarray(table, dtype=np.float64)
-        if scores.shape != (len(X), len(ids)) or scores.size == 0:
-            raise ValueError(
-                f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "
-                "row per task, one column per arm"
-            )
-        if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
-            raise ValueError("every score of the table lies in [0, 1]; received others")
-        rows = [self._catalogue().index(arm_id) for arm_id in ids]
-        if len(set(rows)) != len(rows):
-            raise ValueError("the arm ids of the table must differ")
-        if self.n_updates_:
-            raise ValueError(
-                f"warm_start comes before any update; {self.n_updates_} rewards were "
-                "learnt already. Use a new recommender, then fit(ledger)"
-            )
+        rows, scores = self._check_table(X, arm_ids, table)
         self._fit_encoder(X)
-        features = self.encoder_.transform(X)
-        groups = self._posterior(features.shape[1]).groups
-        posterior = Posterior(groups, self.prior)
-        posterior.set_prior_by_marginal_likelihood(self.Z_[rows], features, scores)
-        posterior.condition_on_table(self.Z_[rows], features, scores)
-        self.posterior_, self.start_ = posterior, posterior.copy()
-        return self
-
-    def update(
-        self, decision: Decision | str, reward: float | bool, *, weight: float = 1.0
-    ) -> BraidRecommender:
-        """Learn the quality of one decision.
-
-        Parameters
-        ----------
-        decision : Decision or str
-            The decision, or the id of a pending one.
-        reward : float in [0, 1] or bool
-            Quality. Cost must not be in it: the price is applied to the scores.
-        weight : float
-            Above 0; divides the noise variance.
-
-        Raises
-        ------
-        KeyError
-            On an unknown decision id or arm.
-        TypeError, ValueError
-            On a reward outside [0, 1], a second and different reward for the same
-            decision, or a decision of another catalogue or encoder. Whatever is
-            raised, nothing has changed.
-        """
-        quality = check_quality(reward)
-        self._start()
-        if isinstance(decision, str):
-            decision_id = decision
-        elif isinstance(decision, Decision):
-            decision_id = decision.id
-        else:
-            raise TypeError(
-                f"update takes a Decision or its id, received {type(decision).__name__}"
-            )
-        if decision_id in self.settled_:
-            if self.settled_[decision_id] == quality:
-                return self
-            raise ValueError(
-                f"decision {decision_id!r} was already learnt with reward "
-                f"{self.settled_[decision_id]}, received {quality}; call retract first "
-                "to replace it"
-            )
-        if isinstance(decision, str):
-            decision = self._pending_decision(decision)
-        row, x = self._features_of(decision)
-        posterior = self._posterior(len(x))
-        posterior.update(self.Z_[row], x, quality, weight)
-        self.n_updates_ += 1
-        self._fade(posterior, self.n_updates_)
-        self.pending_.pop(decision_id, None)
-        self.settled_[decision_id] = quality
-        _trim(self.settled_, _MOST_SETTLED)
-        return self
-
-    def retract(self, decision: Decision) -> BraidRecommender:
-        """Take a learnt reward back exactly, as if it had never come.
-
-        Needs the whole decision, as kept by the ledger, and works only without
-        forgetting and for a reward learnt with weight 1.
-        """
-        self._start()
-        if decision.id not in self.settled_:
-            raise KeyError(f"decision {decision.id!r} has no reward to take back")
-        if self.forgetting != 1.0:
-            raise ValueError("with forgetting below 1 no reward can be taken back")
-        row, x = self._features_of(decision)
-        self._posterior(len(x)).downdate(self.Z_[row], x, self.settled_[decision.id])
-        del self.settled_[decision.id]
-        self.pending_[decision.id] = decision
-        self.n_updates_ -= 1
-        return self
-
-    def catch_up(self, ledger: Any) -> BraidRecommender:
-        """Learn what a ledger holds beyond ``ledger_position_``.
-
-        Outcomes that were learnt live are recognised and skipped.
-        """
-        self._start()
-        for sequence, decision, outcome in ledger.pairs(after=self.ledger_position_):
-            self.update(decision, outcome.reward)
-            self.ledger_position_ = int(sequence)
+        self._learn_table(arm_ids, rows, self.encoder_.transform(X), scores)
         return self
 
     # ---- choosing ----
@@ -304,8 +224,15 @@ class BraidRecommender(BaseEstimator):
         compute_budget: float = 1.0,
         budget: Budget | None = None,
         excluded: Iterable[str] = (),
+        *,
+        eligible: ArrayLike | None = None,
+        preference: Mapping[str, float] | None = None,
+        accuracy_target: float | None = None,
     ) -> Decision:
         """Choose a braid for one task; works before any fit.
+
+        Advances the random generator, and notes that the decision is pending: until
+        its reward comes, further decisions take its arm for explored.
 
         Parameters
         ----------
@@ -315,41 +242,62 @@ class BraidRecommender(BaseEstimator):
         budget : Budget, optional
             Absolute limits.
         excluded : iterable of arm ids
+        eligible : collection of arm ids, or array of bool of shape (A,), optional
+            The only arms that may be chosen now.
+        preference : dict, optional
+            What counts, such as ``{"quality": 1, "latency": 0.2, "compute": 0.1}``:
+            0.2 of quality is given up to go from the slowest to the fastest arm. By
+            default quality and the recommender's ``price`` of compute.
+        accuracy_target : float in [0, 1], optional
+            Leaves only arms that may reach this quality (mean plus one standard
+            deviation); when there is none, the one that comes nearest.
 
         Returns
         -------
         Decision
         """
-        self._start()
-        eligible = self._catalogue().mask(compute_budget, excluded, budget)
-        x, mu, belief = self._believe(task)
-        cost_term = self._cost_term()
+        limits = Limits(
+            compute_budget=compute_budget,
+            budget=budget,
+            excluded=_kept(excluded),
+            eligible=eligible,
+            preference=preference,
+            accuracy_target=accuracy_target,
+        )
+        now = self._assess(task, limits)
         # Everything is checked by now: a rejected call leaves the generator alone.
-        choice = self._policy().select(belief, cost_term, eligible, self.rng_)
-        view = self._view(task, mu, belief, choice, eligible)
+        policy, catalogue = self.learner_.policy_now(), self._catalogue()
+        choice = policy.select(now.belief, now.cost_term, now.eligible, self.rng_)
         row = choice.arm
-        limits = (budget or Budget()).to_dict()
+        relative_cost = float(catalogue.relative_costs()[row])
         decision = Decision(
             id=new_id(),
             task_hash=task_hash(task),
-            x=tuple(x.tolist()),
-            braid=self._catalogue().braids[row],
+            x=tuple(now.x.tolist()),
+            braid=catalogue.braids[row],
             propensity=choice.propensity,
             propensity_se=choice.propensity_se,
-            arm_ids=self.arm_ids_,
-            scores=tuple((belief.mean + choice.exploration + cost_term).tolist()),
-            eligible=tuple(eligible.tolist()),
-            expected_quality=float(belief.mean[row]),
-            uncertainty=float(belief.sd[row]),
-            relative_cost=float(self._catalogue().relative_costs()[row]),
-            budget={"compute_budget": float(compute_budget), **limits},
-            policy=type(self._policy()).__name__,
+            arm_ids=catalogue.ids,
+            scores=tuple(
+                (now.belief.mean + choice.exploration + now.cost_term).tolist()
+            ),
+            eligible=tuple(now.eligible.tolist()),
+            expected_quality=float(now.belief.mean[row]),
+            uncertainty=now.belief.sd_of(row),
+            relative_cost=relative_cost,
+            budget=limits.to_dict(),
+            policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self.encoder_.projection_hash(),
-            sentence=view.sentence(),
+            sentence=self._view(task, now, choice).sentence(),
+            version=len(self.learner_.versions.get(catalogue.ids[row], ())),
+            expected_latency_ms=None
+            if now.latency is None
+            else float(now.latency[row]),
         )
-        self.pending_[decision.id] = decision
-        _trim(self.pending_, _MOST_PENDING)
+        self.learner_.log.await_reward(decision)
+        if self.mean_cost is not None:
+            self.pacer_.spend(relative_cost, self.mean_cost)
         return decision
 
     def predict(self, X: Any) -> NDArray[np.str_]:
@@ -362,8 +310,10 @@ class BraidRecommender(BaseEstimator):
         """Return expected quality minus priced cost, shape (n, A)."""
         self._start()
         features = self.encoder_.transform(X)
-        posterior = self._posterior(features.shape[1])
-        return posterior.means(self.Z_, features) + self._cost_term()
+        self.learner_.require(features.shape[1])
+        bandit = self.learner_.bandit
+        means = bandit.posterior_.means(bandit.Z_, features)
+        return means + np.array([self._cost_term(x) for x in features])
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability with which ``recommend`` picks each arm, (n, A).
@@ -371,13 +321,30 @@ class BraidRecommender(BaseEstimator):
         The probability of being chosen, not of being good. Changes nothing.
         """
         self._start()
-        eligible, cost_term = self._catalogue().mask(), self._cost_term()
-        rng = copy.deepcopy(self.rng_)
+        eligible, policy = self._catalogue().mask(), self.learner_.policy_now()
         rows = []
         for x in self.encoder_.transform(X):
-            belief = Belief(self.Z_, *self._posterior(len(x)).contract(x))
-            rows.append(self._policy().probabilities(belief, cost_term, eligible, rng))
+            # The same draws for every row: it does not depend on the rows before it.
+            belief, rng = self.learner_.believe(x), copy.deepcopy(self.rng_)
+            rows.append(policy.probabilities(belief, self._cost_term(x), eligible, rng))
         return np.array(rows)
+
+    def score(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> float:
+        """Return the off-policy value of ``predict`` on logged rows, in [0, 1].
+
+        See :meth:`LinearBandit.score`.
+        """
+        return logged_value(
+            self.predict(X), arm_ids_of(y), reward, propensity, sample_weight
+        )
 
     def explain(
         self,
@@ -386,20 +353,27 @@ class BraidRecommender(BaseEstimator):
         *,
         budget: Budget | None = None,
         excluded: Iterable[str] = (),
+        eligible: ArrayLike | None = None,
+        preference: Mapping[str, float] | None = None,
+        accuracy_target: float | None = None,
     ) -> Explanation:
         """Explain what ``recommend`` would choose now, without choosing it.
 
         The same arguments and the same state of the random generator give the
         same arm. Changes nothing.
         """
-        self._start()
-        excluded = list(excluded)
-        eligible = self._catalogue().mask(compute_budget, excluded, budget)
-        reasons = self._catalogue().mask_reasons(compute_budget, excluded, budget)
-        _, mu, belief = self._believe(task)
-        rng = copy.deepcopy(self.rng_)
-        choice = self._policy().select(belief, self._cost_term(), eligible, rng)
-        return self._view(task, mu, belief, choice, eligible).explanation(reasons)
+        limits = Limits(
+            compute_budget=compute_budget,
+            budget=budget,
+            excluded=_kept(excluded),
+            eligible=eligible,
+            preference=preference,
+            accuracy_target=accuracy_target,
+        )
+        now = self._assess(task, limits)
+        policy, rng = self.learner_.policy_now(), copy.deepcopy(self.rng_)
+        choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
+        return self._view(task, now, choice).explanation()
 
     # ---- saving ----
 
@@ -455,152 +429,23 @@ class BraidRecommender(BaseEstimator):
 
     # ---- inside ----
 
-    def _start(self) -> None:
-        """Create the fitted attributes on first use; check the settings always."""
-        check_price(self.price)
-        if not 0.0 < self.forgetting <= 1.0:
-            raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
-        catalogue = self._catalogue()
-        if hasattr(self, "catalogue_hash_"):
-            if self.catalogue_hash_ != catalogue.hash:
-                raise ValueError(
-                    "the catalogue changed after learning began; make a new "
-                    "recommender for it and fit it"
-                )
-            return
-        encoder = self.encoder if self.encoder is not None else TaskEncoder()
-        fitted = encoder.__sklearn_is_fitted__()
-        Z, columns = catalogue.descriptors()
-        self.encoder_ = encoder if fitted else clone(encoder)
-        self.Z_, self.columns_ = Z, tuple(columns)
-        self.arm_ids_ = catalogue.ids
-        self.classes_ = np.array(catalogue.ids)
-        self.rng_ = np.random.default_rng(self.random_state)
-        self.posterior_ = None
-        self.start_ = None
-        self._forget_rewards()
-        self.catalogue_hash_ = catalogue.hash
-
-    def _catalogue(self) -> Catalogue:
-        if not isinstance(self.catalogue, Catalogue):
-            raise ValueError(
-                "BraidRecommender needs a catalogue, received "
-                f"{type(self.catalogue).__name__}; give Catalogue.build(pool)"
-            )
-        return self.catalogue
-
-    def _policy(self) -> Policy:
-        return self.policy if self.policy is not None else ThompsonSampling()
-
-    def _cost_term(self) -> Array:
-        return -self.price * self._catalogue().relative_costs()
-
-    def _posterior(self, width: int) -> Posterior:
-        """Return the posterior; created when the number of features is known."""
-        if self.posterior_ is None:
-            groups = parameter_groups(self.columns_, width, self.max_parameters)
-            self.posterior_ = Posterior(groups, self.prior)
-        elif self.posterior_.groups.shape[1] != width:
-            raise ValueError(
-                f"received {width} task features, expected "
-                f"{self.posterior_.groups.shape[1]}; use the encoder of the first call"
-            )
-        return self.posterior_
-
-    def _forget_rewards(self) -> None:
-        self.posterior_ = None if self.start_ is None else self.start_.copy()
-        self.n_updates_, self.ledger_position_ = 0, 0
-        self.pending_ = {}
-        self.settled_ = {}
-
-    def _fit_encoder(self, X: Any) -> None:
-        """Fit the encoder once; the random projection served until now."""
-        if not self.encoder_.__sklearn_is_fitted__():
-            self.encoder_.fit(X)
-            self.posterior_, self.pending_ = None, {}
-
-    def _check_rows(
-        self, X: Any, y: Any, reward: Any, sample_weight: Any
-    ) -> tuple[list[int], Array, Array]:
-        """Check labels, rewards and weights before anything is touched."""
-        if y is None:
-            raise ValueError("fit needs the arm of each task (y), or a ledger")
-        arms = [arm.id if isinstance(arm, Braid) else str(arm) for arm in y]
-        rows = [self._catalogue().index(arm) for arm in arms]
-        rewards = np.ones(len(rows)) if reward is None else np.asarray(reward, float)
-        if sample_weight is None:
-            weights = np.ones(len(rows))
-        else:
-            weights = np.asarray(sample_weight, dtype=np.float64)
-        shape = (len(X),)
-        if not shape == (len(rows),) == rewards.shape == weights.shape:
-            raise ValueError(
-                f"received {len(X)} tasks, {len(rows)} arms, rewards "
-                f"{rewards.shape} and weights {weights.shape}; expected equal lengths"
-            )
-        for value in rewards:
-            check_quality(value)
-        if not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError("sample_weight must be finite and at least 0")
-        return rows, rewards, weights
-
-    def _learn_rows(
-        self, X: Any, rows: tuple[list[int], Array, Array]
-    ) -> BraidRecommender:
-        features = self.encoder_.transform(X)
-        posterior = self._posterior(features.shape[1]).copy()
-        n_updates = self.n_updates_
-        for arm, x, reward, weight in zip(rows[0], features, *rows[1:], strict=True):
-            if weight > 0:
-                posterior.update(self.Z_[arm], x, float(reward), float(weight))
-                n_updates += 1
-                self._fade(posterior, n_updates)
-        self.posterior_, self.n_updates_ = posterior, n_updates
-        return self
-
-    def _fade(self, posterior: Posterior, n_updates: int) -> None:
-        # Forgetting factors the whole covariance, so it is done for many updates at
-        # once; counted in updates, so that a replay forgets at the same places.
-        if self.forgetting < 1.0 and n_updates % _FORGET_EVERY == 0:
-            posterior.forget(self.forgetting**_FORGET_EVERY)
-
-    def _features_of(self, decision: Decision) -> tuple[int, Array]:
-        """Return row and features of a decision made under this very set-up."""
-        row = self._catalogue().index(decision.braid.id)
-        encoder_hash = self.encoder_.projection_hash()
-        if decision.encoder_hash != encoder_hash:
-            raise ValueError(
-                f"decision {decision.id!r} was made with encoder "
-                f"{decision.encoder_hash}, this recommender has {encoder_hash}; its "
-                "features mean something else. Load the state it was made with"
-            )
-        return row, np.array(decision.x, dtype=np.float64)
-
-    def _pending_decision(self, decision_id: str) -> Decision:
-        if decision_id not in self.pending_:
-            raise KeyError(
-                f"no pending decision {decision_id!r}; {len(self.pending_)} are "
-                "pending. Give the Decision itself, for example from the ledger"
-            )
-        return self.pending_[decision_id]
-
-    def _believe(self, task: Any) -> tuple[Array, Array, Belief]:
-        """Return the features of one task, the mean of ``W x`` and the belief."""
+    def _assess(self, task: Any, limits: Limits) -> Situation:
+        self._start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
         x = self.encoder_.transform([task] if one is None else one)[0]
-        mu, covariance = self._posterior(len(x)).contract(x)
-        return x, mu, Belief(self.Z_, mu, covariance)
+        return assess(self.learner_, x, limits, self.price, self.pacer_.price)
 
-    def _view(
-        self, task: Any, mu: Array, belief: Belief, choice: Choice, eligible: Any
-    ) -> ChoiceView:
-        return ChoiceView(
-            self._catalogue(), self.Z_, self.columns_, mu, belief, choice,
-            self._cost_term(), eligible, self.encoder_.nearest_type(task),
-        )  # fmt: skip
+    def _cost_term(self, x: Array) -> Array:
+        parts = cost_terms(
+            self.learner_, x, Preference(compute=self.price), self.pacer_.price
+        )
+        return parts["compute"] + parts["latency"] + parts["pacing"]
+
+    def _view(self, task: Any, now: Situation, choice: Choice) -> ChoiceView:
+        kind = self.encoder_.nearest_type(task)
+        return ChoiceView(self.learner_, now, choice, kind)
 
 
-def _trim(records: dict[str, Any], most: int) -> None:
-    """Drop the oldest records beyond ``most``."""
-    while len(records) > most:
-        del records[next(iter(records))]
+def _kept(excluded: Iterable[str]) -> Iterable[str]:
+    """Make a collection of what may be read only once; text is refused later."""
+    return excluded if isinstance(excluded, str) else tuple(excluded)

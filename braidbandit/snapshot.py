@@ -1,8 +1,15 @@
-"""What of a recommender goes into a saved state, and how it comes back."""
+"""What of a recommender goes into a saved state, and how it comes back.
+
+Format 1 (0.1.0) held a posterior in which arms had descriptor columns of their own; of
+such a state the settings and the waiting decisions are read, and the rest is learnt
+again from the ledger.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,9 +18,15 @@ from sklearn.base import clone
 
 from braidbandit.catalogue import Catalogue
 from braidbandit.decision import Decision
+from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
-from braidbandit.policies import ThompsonSampling, policy_from_dict, policy_to_dict
+from braidbandit.feedback import FeedbackLog, Learnt
+from braidbandit.guard import Savings
+from braidbandit.guarding import Guarding
+from braidbandit.objectives import CostModel, Pacer
+from braidbandit.policies import ThompsonSampling
 from braidbandit.posterior import Posterior, PriorScales
+from braidbandit.registry import policy_from_dict, policy_to_dict
 
 Arrays = Mapping[str, NDArray[Any]]
 _ENCODER_ARRAYS = ("mean_", "components_", "example_points_", "example_types_")
@@ -23,18 +36,27 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return manifest and arrays of a started recommender."""
     encoder: TaskEncoder = agent.encoder_
     fitted = encoder.__sklearn_is_fitted__()
-    arrays: dict[str, NDArray[Any]] = {}
+    learner, bandit = agent.learner_, agent.learner_.bandit
+    arrays: dict[str, NDArray[Any]] = {
+        "descriptors": bandit.Z_,
+        "surprises": learner.surprises,
+    }
+    if learner.signatures is not None:
+        arrays["signatures"] = learner.signatures
     scales = {}
-    for name in ("posterior", "start"):
-        posterior: Posterior | None = getattr(agent, f"{name}_")
+    posteriors = {"posterior": agent.posterior_, "start": learner.start}
+    posteriors |= {name: model.posterior for name, model in learner.models.items()}
+    for name, posterior in posteriors.items():
         if posterior is not None:
-            arrays["groups"] = posterior.groups
-            arrays[f"{name}.mean"] = posterior.mean
-            arrays[f"{name}.factor"] = posterior.factor
+            arrays[f"{name}.groups"] = posterior.groups
+            for key in Posterior.ARRAYS:
+                arrays[f"{name}.{key}"] = getattr(posterior, key)
+            arrays[f"{name}.sums"] = np.array([posterior.square, posterior.count])
             scales[name] = posterior.scales.to_dict()
+    arrays |= {f"removed.{arm}": z for arm, z in learner.removed.items()}
     if fitted:
         arrays |= {f"encoder.{n}": getattr(encoder, n) for n in _ENCODER_ARRAYS}
-    seed = agent.random_state
+    seed, log = agent.random_state, learner.log
     manifest = {
         "catalogue": agent.catalogue.to_dict(),
         "catalogue_hash": agent.catalogue_hash_,
@@ -45,14 +67,26 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "prior": None if agent.prior is None else agent.prior.to_dict(),
         "scales": scales,
         "price": float(agent.price),
+        "mean_cost": agent.mean_cost,
+        "drift": None if agent.drift is None else asdict(agent.drift),
         "forgetting": float(agent.forgetting),
         "max_parameters": int(agent.max_parameters),
         "random_state": None if isinstance(seed, np.random.Generator) else seed,
-        "rng": agent.rng_.bit_generator.state,
-        "n_updates": agent.n_updates_,
+        "rng": bandit.rng_.bit_generator.state,
+        "columns": list(bandit.columns_),
+        "n_updates": bandit.n_updates_,
+        "clock": bandit.clock_,
+        "baseline": agent.baseline_,
+        "savings": None if agent.savings_ is None else asdict(agent.savings_),
+        "pacer": asdict(agent.pacer_),
+        "measured": {name: model.n for name, model in learner.models.items()},
+        "versions": learner.versions,
         "ledger_position": agent.ledger_position_,
-        "pending": [decision.to_dict() for decision in agent.pending_.values()],
-        "settled": agent.settled_,
+        "pending": [decision.to_dict() for decision in log.pending.values()],
+        "learnt": [record.to_dict() for record in log.learnt.values()],
+        "settled": log.settled,
+        "expired": log.expired,
+        "counts": log.counts,
     }
     return manifest, arrays
 
@@ -71,7 +105,7 @@ def parameters(
             f"the state was saved for catalogue {manifest['catalogue_hash']}, received "
             f"{given.hash}; build the catalogue as it was, or leave it out"
         )
-    prior = manifest["prior"]
+    prior, drift = manifest["prior"], manifest.get("drift")
     return {
         # Saved order of the arms, and what is known today about the unfit ones.
         "catalogue": Catalogue(saved.cards.values(), saved.braids, given.unfit),
@@ -79,6 +113,8 @@ def parameters(
         "policy": policy_from_dict(manifest["policy"]),
         "prior": None if prior is None else PriorScales(**prior),
         "price": manifest["price"],
+        "mean_cost": manifest.get("mean_cost"),
+        "drift": None if drift is None else DriftMonitor(**drift),
         "forgetting": manifest["forgetting"],
         "max_parameters": manifest["max_parameters"],
         "random_state": manifest["random_state"],
@@ -89,27 +125,102 @@ def fill(
     agent: Any, manifest: Mapping[str, Any], arrays: Arrays, resume_rng: bool
 ) -> None:
     """Put the learnt state into a recommender that was just started."""
-    for name, scales in manifest["scales"].items():
-        if name not in ("posterior", "start"):
-            raise KeyError(name)
-        posterior = Posterior(arrays["groups"], PriorScales(**scales))
-        mean, factor = arrays[f"{name}.mean"], arrays[f"{name}.factor"]
-        if mean.shape != posterior.mean.shape or factor.shape != posterior.factor.shape:
-            raise ValueError(
-                f"the saved {name} has shapes {mean.shape} and {factor.shape}, "
-                f"expected {posterior.mean.shape} and {posterior.factor.shape}"
-            )
-        posterior.mean, posterior.factor = mean, factor
-        setattr(agent, f"{name}_", posterior)
-    agent.n_updates_ = int(manifest["n_updates"])
-    agent.ledger_position_ = int(manifest["ledger_position"])
-    decisions = [Decision.from_dict(data) for data in manifest["pending"]]
-    agent.pending_ = {decision.id: decision for decision in decisions}
-    agent.settled_ = {key: float(value) for key, value in manifest["settled"].items()}
+    learner, bandit = agent.learner_, agent.learner_.bandit
     if resume_rng:
-        agent.rng_.bit_generator.state = manifest["rng"]
+        bandit.rng_.bit_generator.state = manifest["rng"]
     else:
-        agent.rng_ = np.random.default_rng()
+        bandit.rng_ = np.random.default_rng()
+    if manifest["format"] == 1:
+        _fill_from_format_1(learner, manifest)
+        return
+    _fill_arms(learner, manifest, arrays)
+    for name, scales in manifest["scales"].items():
+        posterior = _posterior(name, scales, arrays, agent.prior)
+        if name == "posterior":
+            bandit.posterior_ = posterior
+        elif name == "start":
+            learner.start = posterior
+        else:
+            width = bandit.posterior_.groups.shape[1]
+            model = CostModel(bandit.columns_, width, len(learner.catalogue))
+            model.posterior, model.n = posterior, int(manifest["measured"][name])
+            learner.models[name] = model
+    bandit.n_updates_, bandit.clock_ = manifest["n_updates"], manifest["clock"]
+    agent.ledger_position_ = int(manifest["ledger_position"])
+    agent.pacer_ = Pacer(**manifest["pacer"])
+    learner.log = _log(manifest)
+
+
+def _fill_from_format_1(learner: Any, manifest: Mapping[str, Any]) -> None:
+    """Take over what waits for a reward; the ledger is read again from its start."""
+    for data in manifest["pending"]:
+        learner.log.await_reward(Decision.from_dict(data))
+    if manifest["n_updates"] or manifest["scales"]:
+        warnings.warn(
+            f"the state is of format 1, whose posterior of {manifest['n_updates']} "
+            "rewards this version cannot read: repeat the warm start, if there was "
+            "one, and learn again from the ledger (an agent does that by itself)",
+            stacklevel=4,
+        )
+
+
+def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> None:
+    bandit, columns = learner.bandit, tuple(manifest["columns"])
+    if arrays["descriptors"].shape != (len(learner.catalogue), len(columns)):
+        raise ValueError(
+            f"the saved descriptors have shape {arrays['descriptors'].shape}, expected "
+            f"({len(learner.catalogue)}, {len(columns)})"
+        )
+    bandit.Z_, bandit.columns_ = arrays["descriptors"], columns
+    learner.signatures = arrays.get("signatures")
+    learner.surprises = arrays["surprises"]
+    savings = manifest["savings"]
+    learner.guarding = Guarding(
+        manifest["baseline"], None if savings is None else Savings(**savings)
+    )
+    learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
+    learner.removed = {
+        key.removeprefix("removed."): array
+        for key, array in arrays.items()
+        if key.startswith("removed.")
+    }
+
+
+def _posterior(
+    name: str, scales: Mapping[str, float], arrays: Arrays, prior: PriorScales | None
+) -> Posterior:
+    if name not in ("posterior", "start", "latency", "compute"):
+        raise KeyError(name)
+    own = arrays[f"{name}.own_mean"].shape
+    posterior = Posterior(arrays[f"{name}.groups"], prior, *own)
+    posterior.reset(PriorScales(**scales))
+    arrived = {key: arrays[f"{name}.{key}"] for key in Posterior.ARRAYS}
+    seen = len(arrived["seen"])
+    expected = {key: getattr(posterior, key).shape for key in Posterior.ARRAYS}
+    expected |= {"seen": (seen,), "own_load": (seen, *posterior.own_load.shape[1:])}
+    for key, array in arrived.items():
+        if array.shape != expected[key]:
+            raise ValueError(
+                f"the saved {name} has {key} of shape {array.shape}, expected "
+                f"{expected[key]}"
+            )
+        setattr(posterior, key, array)
+    posterior.square, posterior.count = map(float, arrays[f"{name}.sums"])
+    return posterior
+
+
+def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
+    pending = [Decision.from_dict(data) for data in manifest["pending"]]
+    records = [Learnt.from_dict(data) for data in manifest["learnt"]]
+    savings = manifest["savings"]
+    return FeedbackLog(
+        pending={decision.id: decision for decision in pending},
+        learnt={record.decision.id: record for record in records},
+        settled={key: float(value) for key, value in manifest["settled"].items()},
+        expired=dict(manifest["expired"]),
+        counts={key: int(value) for key, value in manifest["counts"].items()},
+        keep=None if savings is None else savings["baseline"],
+    )
 
 
 def _encoder(

@@ -2,17 +2,33 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from braidbandit import EpsilonGreedy, Greedy, LinUCB, ThompsonSampling, Uniform
-from braidbandit.policies import Belief, policy_from_dict, policy_to_dict
+from braidbandit import (
+    EpsilonGreedy,
+    Greedy,
+    LinUCB,
+    SquareCB,
+    ThompsonSampling,
+    Uniform,
+)
+from braidbandit.belief import Belief
+from braidbandit.registry import policy_from_dict, policy_to_dict
 
-POLICIES = [ThompsonSampling(), LinUCB(), EpsilonGreedy(), Greedy(), Uniform()]
+POLICIES = [
+    ThompsonSampling(),
+    ThompsonSampling(1.0),
+    LinUCB(),
+    SquareCB(),
+    EpsilonGreedy(),
+    Greedy(),
+    Uniform(),
+]
 MEAN = np.array([0.5, 0.6, 0.4, 0.9])
 ELIGIBLE = np.array([True, True, True, False])
 COST = np.array([0.0, -0.02, 0.0, 0.0])
 
 
 def belief():
-    return Belief(np.eye(4), MEAN, 0.02 * np.eye(4))
+    return Belief(np.eye(4), MEAN, np.sqrt(0.02) * np.eye(4))
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
@@ -56,12 +72,12 @@ class TestEveryPolicy:
 
 def test_thompson_probability_is_the_chance_to_be_best():
     """Two arms, difference N(0.1, 2 * 0.02): P(best) = Phi(0.1 / 0.2) = 0.6915."""
-    two = Belief(np.eye(2), np.array([0.6, 0.5]), 0.02 * np.eye(2))
-    policy = ThompsonSampling(n_draws=20_000, floor=0.0)
+    two = Belief(np.eye(2), np.array([0.6, 0.5]), np.sqrt(0.02) * np.eye(2))
+    policy = ThompsonSampling(scale=1.0, n_draws=10_000, floor=0.0)
     p = policy.probabilities(
         two, np.zeros(2), np.ones(2, bool), np.random.default_rng(0)
     )
-    assert p[0] == pytest.approx(0.6915, abs=4 * np.sqrt(0.21 / 20_000))
+    assert p[0] == pytest.approx(0.6915, abs=4 * np.sqrt(0.21 / 10_000))
 
 
 def test_draws_are_joint():

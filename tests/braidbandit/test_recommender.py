@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_validate
 
 from braidbandit import (
     Braid,
@@ -376,3 +378,39 @@ def test_a_random_pick_is_called_one(catalogue, encoder):
     assert sum("at random" in s for s in sentences) > len(TASKS) / 2
     agent = BraidRecommender(catalogue, encoder, Greedy(), random_state=0)
     assert "at random" not in teach(agent).recommend(TASKS[0]).sentence
+
+
+def test_model_selection_on_tasks(agent):
+    arms = [agent.catalogue.ids[i % 4] for i in range(60)]
+    rewards = np.array([0.9 if i % 4 == 1 else 0.2 for i in range(60)])
+    logged = {"reward": rewards, "propensity": np.full(60, 0.25)}
+    plain = cross_validate(agent, TASKS, arms, cv=3, params={"reward": rewards})
+    assert plain["test_score"].shape == (3,)
+    with sklearn.config_context(enable_metadata_routing=True):
+        names = dict.fromkeys(logged, True)
+        agent.set_fit_request(**names).set_score_request(**names)
+        found = cross_validate(agent, TASKS, arms, cv=3, params=logged)
+        search = GridSearchCV(agent, {"price": [0.0, 100.0]}, cv=3)
+        search.fit(TASKS, arms, **logged)
+    assert (found["test_score"] > 0.8).all()
+    assert search.best_params_ == {"price": 0.0}
+    assert search.best_estimator_.predict(TASKS).tolist() == [arms[1]] * 60
+
+
+def test_the_encoder_sets_its_output(encoder):
+    encoder.set_output(transform="default")
+    assert encoder.fit_transform(TASKS).shape[0] == 60
+
+
+@pytest.mark.parametrize("policy", [ThompsonSampling(), LinUCB(), EpsilonGreedy(0.4)])
+def test_probabilities_are_those_of_recommend(agent, policy):
+    """400 choices: each arm within four standard errors of its probability."""
+    teach(agent.set_params(policy=policy))
+    agent.pending_.clear()
+    expected = agent.predict_proba(["x"])[0]
+    counts = np.zeros(len(expected))
+    for _ in range(400):
+        counts[agent.catalogue.index(agent.recommend("x").braid.id)] += 1
+        agent.pending_.clear()
+    error = np.sqrt(expected * (1 - expected) / 400 + 0.25 / 256)
+    assert (np.abs(counts / 400 - expected) < 4 * error).all()

@@ -1,0 +1,406 @@
+"""LinearBandit: the contextual bandit on numbers, a scikit-learn classifier."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+
+from braidbandit.belief import Belief
+from braidbandit.logged import check_propensities, check_rewards, logged_value
+from braidbandit.policies import Choice, EpsilonGreedy, Policy
+from braidbandit.posterior import Posterior, PriorScales, parameter_groups
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_FORGET_EVERY = 50
+# Prior scales are chosen again after so many updates, and whenever they double.
+_REFINE_FROM = 64
+
+
+class LinearBandit(ClassifierMixin, BaseEstimator):
+    """Contextual bandit over numeric contexts.
+
+    The reward of arm a in context x is ``z_a' W x + b_a' x + noise`` with one Gaussian
+    posterior over ``W`` and every ``b_a``, so that arms with similar descriptors
+    inform each other (``docs/math.md``). Contexts are best standardised: the prior
+    expects columns of about unit variance.
+
+    Parameters
+    ----------
+    policy : ThompsonSampling, LinUCB, EpsilonGreedy, Greedy or Uniform, optional
+        What ``recommend`` and ``predict_proba`` explore with. By default
+        ``EpsilonGreedy``, whose most probable arm is the one ``predict`` returns, as
+        scikit-learn expects of a classifier.
+    arms : array-like of shape (A,), optional
+        Labels of the arms. By default those in the first ``y``.
+    descriptors : array-like of shape (A, q), optional
+        What the arms have in common, one row per entry of ``arms``. By default
+        arms share a common level and task effect only.
+    columns : sequence of str, optional
+        Names of the descriptors; see :func:`parameter_groups` for what they decide.
+    prior : PriorScales, optional
+    forgetting : float in (0, 1]
+        Share of what was learnt that is kept at each update; 1 keeps all.
+    max_parameters : int
+        Arms have context slopes of their own, not only an intercept, while these
+        are no more parameters than this.
+    random_state : None, int or Generator
+        For ``recommend``; 0 is a seed like any other.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (A,)
+        The arms: columns of ``predict_proba`` and ``decision_function``.
+    Z_ : ndarray of shape (A, m)
+        Descriptors, with a constant in front.
+    posterior_ : Posterior
+    n_updates_ : int
+        Rewards in the posterior.
+    clock_ : int
+        Rewards learnt so far, those taken back included: forgetting counts these.
+    n_features_in_ : int
+
+    Notes
+    -----
+    ``predict`` is greedy and changes nothing; ``predict_proba`` is the probability
+    of being *chosen* by ``recommend``, not of being right.
+
+    Examples
+    --------
+    >>> X = np.array([[-1.0], [1.0], [-1.0], [1.0]])
+    >>> bandit = LinearBandit(random_state=0)
+    >>> bandit = bandit.fit(X, ["a", "b", "b", "a"], reward=[1.0, 0.9, 0.1, 0.0])
+    >>> bandit.predict(X[:2]).tolist()
+    ['a', 'b']
+    >>> bandit.predict_proba(X[:1]).round(2).tolist()
+    [[0.95, 0.05]]
+    """
+
+    classes_: NDArray[Any]
+    columns_: tuple[str, ...]
+    Z_: Array
+    posterior_: Posterior
+    rng_: np.random.Generator
+    n_updates_: int
+    clock_: int
+    n_features_in_: int
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        arms: ArrayLike | None = None,
+        descriptors: ArrayLike | None = None,
+        columns: Sequence[str] | None = None,
+        prior: PriorScales | None = None,
+        forgetting: float = 1.0,
+        max_parameters: int = 640,
+        random_state: int | np.random.Generator | None = None,
+    ) -> None:
+        self.policy = policy
+        self.arms = arms
+        self.descriptors = descriptors
+        self.columns = columns
+        self.prior = prior
+        self.forgetting = forgetting
+        self.max_parameters = max_parameters
+        self.random_state = random_state
+
+    # ---- the estimator ----
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> LinearBandit:
+        """Learn from scratch.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : array-like of shape (n,)
+            The arm each context was given.
+        reward : array-like of shape (n,) in [0, 1], optional
+            None means 1 for every row: imitation of good choices.
+        propensity : array-like of shape (n,) in (0, 1], optional
+            Probability with which the logged arm was chosen. Checked, and used by
+            ``score`` only: the posterior conditions on the arm that was chosen.
+        sample_weight : array-like of shape (n,), optional
+            At least 0; divides the noise variance of a row.
+
+        Returns
+        -------
+        LinearBandit
+            The estimator itself.
+        """
+        return self._learn(X, y, None, reward, propensity, sample_weight, first=True)
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> LinearBandit:
+        """Learn more rows; ``classes`` names the arms on the first call.
+
+        See :meth:`fit`. After an error nothing has changed.
+        """
+        first = not hasattr(self, "posterior_")
+        return self._learn(X, y, classes, reward, propensity, sample_weight, first)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the arm with the best expected reward for each row, shape (n,)."""
+        features = self._features(X)
+        return self.classes_[self.posterior_.means(self.Z_, features).argmax(axis=1)]
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Return the expected reward of every arm, shape (n, A).
+
+        With two arms, as scikit-learn has it, the lead of the second, shape (n,).
+        """
+        features = self._features(X)
+        means = self.posterior_.means(self.Z_, features)
+        return means[:, 1] - means[:, 0] if len(self.classes_) == 2 else means
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Return the probability with which ``recommend`` picks each arm, (n, A)."""
+        features = self._features(X)
+        n_arms = len(self.classes_)
+        no_cost, everything = np.zeros(n_arms), np.ones(n_arms, dtype=bool)
+        rows = [
+            self.probabilities(self.posterior_.belief(self.Z_, x), no_cost, everything)
+            for x in features
+        ]
+        return np.array(rows)
+
+    def recommend(
+        self, X: ArrayLike, *, mask: ArrayLike | None = None
+    ) -> tuple[NDArray[Any], Array]:
+        """Choose an arm for each row, exploring; advances the random generator.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        mask : array-like of bool, shape (A,) or (n, A), optional
+            Which arms may be chosen now.
+
+        Returns
+        -------
+        arms : ndarray of shape (n,)
+        propensities : ndarray of shape (n,)
+            Probability with which each was chosen.
+        """
+        features = self._features(X)
+        shape = (len(features), len(self.classes_))
+        allowed = np.asarray(True if mask is None else mask)
+        if allowed.dtype != bool or allowed.shape not in ((), shape[1:], shape):
+            raise ValueError(
+                f"mask must be boolean of shape {shape[1:]} or {shape}, received "
+                f"{allowed.dtype} {allowed.shape}"
+            )
+        allowed = np.broadcast_to(allowed, shape)
+        if not allowed.any(axis=1).all():
+            raise ValueError("the mask leaves no arm for some row; allow at least one")
+        cost = np.zeros(shape[1])
+        choices = [
+            self.select(self.posterior_.belief(self.Z_, x), cost, rows)
+            for x, rows in zip(features, allowed, strict=True)
+        ]
+        arms = self.classes_[[choice.arm for choice in choices]]
+        return arms, np.array([choice.propensity for choice in choices])
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> float:
+        """Return the off-policy value of ``predict`` on logged rows.
+
+        The self-normalised inverse propensity estimate: the mean reward of the rows
+        whose logged arm is the predicted one, each weighted by 1 / propensity; in
+        [0, 1], higher is better. Without ``reward`` it is the share of rows whose
+        arm is the predicted one. Without ``propensity`` the log is taken to have
+        ignored the context: each arm's share of the rows is its propensity.
+
+        References
+        ----------
+        Swaminathan and Joachims (2015), *The self-normalized estimator for
+        counterfactual learning*.
+        """
+        predicted = self.predict(X)
+        return logged_value(predicted, y, reward, propensity, sample_weight)
+
+    # ---- one row at a time, without checks of the input: for estimators on top ----
+
+    def open(self, arms: NDArray[Any]) -> None:
+        """Create the arms and the random generator."""
+        shared, names = self._shared(len(arms))
+        self.classes_ = arms
+        self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
+        self.columns_ = ("bias", *names)
+        self.rng_ = np.random.default_rng(self.random_state)
+        self.n_updates_ = self.clock_ = 0
+
+    def start(self, width: int) -> None:
+        """Create the posterior for features of ``width`` columns, the first all 1."""
+        n_arms = len(self.classes_)
+        self.posterior_ = Posterior(
+            parameter_groups(self.columns_, width),
+            self.prior,
+            n_arms=n_arms,
+            own_width=width if n_arms * width <= self.max_parameters else 1,
+        )
+        self.n_updates_ = self.clock_ = 0
+
+    def select(
+        self,
+        belief: Belief,
+        cost_term: Array,
+        eligible: Mask,
+    ) -> Choice:
+        """Choose one arm with the bandit's generator."""
+        return self._policy().select(belief, cost_term, eligible, self.rng_)
+
+    def probabilities(self, belief: Belief, cost_term: Array, eligible: Mask) -> Array:
+        """Return the probability of each arm of being chosen.
+
+        Every call starts from the same state of the generator, so that a row's
+        probabilities do not depend on the rows before it.
+        """
+        rng = copy.deepcopy(self.rng_)
+        return self._policy().probabilities(belief, cost_term, eligible, rng)
+
+    def learn(
+        self, arm: int, z: Array, x: Array, reward: float, weight: float = 1.0
+    ) -> float:
+        """Learn one reward; forget, and choose prior scales, when it is time.
+
+        Returns how surprising the reward was, in standard deviations.
+        """
+        surprise = self.posterior_.update(arm, z, x, reward, weight)
+        self.n_updates_ += 1
+        self.clock_ += 1
+        # Both factor the whole covariance, so they are done for many updates at
+        # once; counted in updates, so that a replay does them at the same places.
+        if self.forgetting < 1.0 and self.clock_ % _FORGET_EVERY == 0:
+            self.posterior_.forget(self.forgetting**_FORGET_EVERY)
+        if self.clock_ >= _REFINE_FROM and self.clock_ & (self.clock_ - 1) == 0:
+            self.posterior_.refine_scales()
+        return surprise
+
+    def unlearn(
+        self, arm: int, z: Array, x: Array, reward: float, weight: float, clock: int
+    ) -> None:
+        """Take back the reward that was learnt when ``clock_`` became ``clock``."""
+        self.posterior_.downdate(arm, z, x, reward, weight * self.kept(clock))
+        self.n_updates_ -= 1
+
+    def kept(self, clock: int) -> float:
+        """Return the share that is left of a reward learnt at ``clock``.
+
+        Forgetting makes every reward count less by the same share, so taking it back
+        with what is left of its weight is exact.
+        """
+        times = self.clock_ // _FORGET_EVERY - (clock - 1) // _FORGET_EVERY
+        return float(self.forgetting ** (_FORGET_EVERY * times))
+
+    # ---- inside ----
+
+    def _learn(
+        self,
+        X: Any,
+        y: Any,
+        classes: ArrayLike | None,
+        reward: ArrayLike | None,
+        propensity: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        first: bool,
+    ) -> LinearBandit:
+        if not 0.0 < self.forgetting <= 1.0:
+            raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
+        # All on a copy: an error below leaves this estimator as it was.
+        work = copy.copy(self)
+        X, y = validate_data(work, X, y, dtype=np.float64, reset=first)
+        check_classification_targets(y)
+        weights = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        rewards = check_rewards(reward, len(X))
+        check_propensities(propensity, len(X))
+        if first:
+            work.open(work._arms(y, classes))
+            work.start(X.shape[1] + 1)
+        else:
+            work.posterior_ = self.posterior_.copy()
+        order = np.argsort(work.classes_, kind="stable")
+        known = work.classes_[order]
+        at = np.minimum(np.searchsorted(known, y), len(known) - 1)
+        if (known[at] != y).any():
+            raise ValueError(
+                f"unknown arms {sorted(set(y[known[at] != y].tolist()))}; expected "
+                f"some of {work.classes_.tolist()}"
+            )
+        rows = zip(order[at], _with_bias(X), rewards, weights, strict=True)
+        for arm, x, value, weight in rows:
+            if weight > 0:
+                work.learn(int(arm), work.Z_[arm], x, float(value), float(weight))
+        self.__dict__.update(work.__dict__)
+        return self
+
+    def _arms(self, y: NDArray[Any], classes: ArrayLike | None) -> NDArray[Any]:
+        given = self.arms if self.arms is not None else classes
+        if given is None:
+            return np.unique(y)
+        arms = np.asarray(given)
+        if arms.ndim != 1 or not len(arms) or len(np.unique(arms)) != len(arms):
+            raise ValueError(f"arms must be distinct labels, received {given!r}")
+        return arms
+
+    def _shared(self, n_arms: int) -> tuple[Array, list[str]]:
+        if self.descriptors is None:
+            return np.zeros((n_arms, 0)), []
+        shared = np.asarray(self.descriptors, dtype=np.float64)
+        if shared.ndim != 2 or len(shared) != n_arms or not np.isfinite(shared).all():
+            raise ValueError(
+                f"descriptors must be finite of shape ({n_arms}, q), one row per arm, "
+                f"received shape {shared.shape}"
+            )
+        names = list(self.columns or (f"feature:{j}" for j in range(shared.shape[1])))
+        if len(set(names)) != shared.shape[1]:
+            raise ValueError(f"expected {shared.shape[1]} column names, got {names}")
+        return shared, names
+
+    def _policy(self) -> Policy:
+        return self.policy if self.policy is not None else EpsilonGreedy()
+
+    def _features(self, X: ArrayLike) -> Array:
+        check_is_fitted(self, "posterior_")
+        return _with_bias(validate_data(self, X, dtype=np.float64, reset=False))
+
+
+def _with_bias(X: Array) -> Array:
+    return np.column_stack([np.ones(len(X)), X])

@@ -1,0 +1,121 @@
+"""Joint Gaussian belief about the quality of every arm for one task."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit.linalg import gaussian_draws, root
+
+Array = NDArray[np.float64]
+
+# An arm whose own noise would have to exceed this many standard deviations to win a
+# draw is not given any: one such draw in three million would have changed the winner.
+_REACH = 5.0
+
+
+class Belief:
+    """Belief ``Z (W x) + own`` about A arms.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (A, m)
+        Descriptors of the arms.
+    mu : ndarray of shape (m,)
+        Mean of ``W x``.
+    half : ndarray of shape (m, q)
+        Square root of the covariance of ``W x``.
+    own : ndarray of shape (A,), optional
+        What each arm's own parameters add to its mean.
+    own_variance : ndarray of shape (A,), optional
+        Variance of them that is independent of everything else.
+    seen : ndarray of int, shape (P,), optional
+        Arms whose own parameters depend on the shared ones, and
+    coupling : ndarray of shape (P, q), optional
+        how: minus their loading on the columns of ``half``.
+
+    Examples
+    --------
+    >>> belief = Belief(np.eye(2), np.array([0.4, 0.6]), np.eye(2) / 2)
+    >>> belief.mean.tolist(), belief.sd.tolist()
+    ([0.4, 0.6], [0.5, 0.5])
+    """
+
+    def __init__(
+        self,
+        Z: Array,
+        mu: Array,
+        half: Array,
+        own: Array | None = None,
+        own_variance: Array | None = None,
+        seen: NDArray[np.intp] | None = None,
+        coupling: Array | None = None,
+    ) -> None:
+        self.mu = mu
+        self.own = np.zeros(len(Z)) if own is None else own
+        self.mean: Array = Z @ mu + self.own
+        self._Z, self._half = Z, half
+        self._own_variance = np.zeros(len(Z)) if own_variance is None else own_variance
+        self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
+        self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
+
+    @cached_property
+    def sd(self) -> Array:
+        """Posterior standard deviation of each arm, shape (A,)."""
+        m, q = self._half.shape
+        Z = self._Z
+        if m < q:
+            shared = np.einsum("am,am->a", Z @ (self._half @ self._half.T), Z)
+        else:
+            shared = ((Z @ self._half) ** 2).sum(axis=1)
+        if len(self._seen):
+            load = Z[self._seen] @ self._half - self._coupling
+            shared[self._seen] = np.einsum("aq,aq->a", load, load)
+        return np.sqrt(np.maximum(shared + self._own_variance, 0.0))
+
+    def sd_of(self, arm: int) -> float:
+        """Posterior standard deviation of one arm; cheaper than that of all."""
+        load = self._Z[arm] @ self._half
+        for slot in np.flatnonzero(self._seen == arm):
+            load = load - self._coupling[slot]
+        return float(np.sqrt(max(load @ load + self._own_variance[arm], 0.0)))
+
+    def draw(
+        self,
+        n_draws: int,
+        rng: np.random.Generator,
+        scale: float = 1.0,
+        offset: Array | None = None,
+    ) -> Array:
+        """Draw the quality of all arms jointly, shape (n_draws, A).
+
+        Parameters
+        ----------
+        n_draws : int
+        rng : Generator
+        scale : float
+            Multiplies every posterior standard deviation.
+        offset : ndarray of shape (A,), optional
+            What is added to the draws before the best arm is looked for, minus
+            infinity for arms that do not count. Of a large catalogue, only arms
+            that could win a draw get the part of it that is theirs alone.
+        """
+        m, q = self._half.shape
+        if len(self._Z) <= min(q, 64):
+            load = self._Z @ self._half
+            load[self._seen] -= self._coupling
+            covariance = load @ load.T
+            covariance[np.diag_indices_from(covariance)] += self._own_variance
+            return gaussian_draws(self.mean, scale * root(covariance), n_draws, rng)
+        noise = scale * rng.standard_normal((n_draws, q))
+        draws = self.mean + (noise @ self._half.T) @ self._Z.T
+        if len(self._seen):
+            draws[:, self._seen] -= noise @ self._coupling.T
+        scores = draws if offset is None else draws + offset
+        own = scale * np.sqrt(self._own_variance)
+        bar = (scores - _REACH * own).max(axis=1, keepdims=True)
+        row, arm = np.nonzero(scores + _REACH * own >= bar)
+        draws[row, arm] += own[arm] * rng.standard_normal(len(arm))
+        return draws

@@ -1,0 +1,34 @@
+"""Absolute limits of one decision."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Absolute limits for one decision; None means no limit.
+
+    Parameters
+    ----------
+    flops : float, optional
+        Most operations per token written (see :meth:`Catalogue.costs`).
+    memory : float, optional
+        Most bytes of weights (see :meth:`Catalogue.memory`).
+    latency_ms : float, optional
+        Longest expected time to answer. Only a recommender can tell, and only once
+        it was told some latencies; until then every arm is within this limit.
+    """
+
+    flops: float | None = None
+    memory: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{key} must be above 0 or None, received {value!r}")
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the limits as JSON-able data."""
+        return asdict(self)

@@ -1,0 +1,212 @@
+"""Feedback as it really arrives: late, twice, revised, taken back, or never."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from braidbandit.decision import Decision, plain
+
+_MOST_PENDING = 1000
+_MOST_LEARNT = 500
+_MOST_SETTLED = 100_000
+_COUNTS = ("learnt", "repeated", "revised", "retracted", "expired")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One reward in the posterior, with all that is needed to take it back.
+
+    Attributes
+    ----------
+    decision : Decision
+        Without the scores of the other arms.
+    reward, weight : float
+        As given.
+    applied : float
+        The weight it was learnt with: less than ``weight`` for an arm that was
+        retrained since, or is gone.
+    clock : int
+        The bandit's clock just after it was learnt; 0 where it is not known.
+    latency_ms, compute : float, optional
+    """
+
+    decision: Decision
+    reward: float
+    weight: float = 1.0
+    applied: float = 1.0
+    clock: int = 0
+    latency_ms: float | None = None
+    compute: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-able data."""
+        return {**plain(self), "decision": self.decision.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Learnt:
+        """Build a record from :meth:`to_dict`."""
+        decision = Decision.from_dict(data["decision"])
+        return cls(**{**data, "decision": decision})
+
+
+@dataclass
+class FeedbackLog:
+    """Which decisions wait for a reward, and which rewards were learnt.
+
+    Attributes
+    ----------
+    pending : dict of Decision
+        Decisions without a reward, the newest 1,000.
+    learnt : dict of Learnt
+        What was learnt from decisions, the newest 500: these can be revised and
+        taken back by id, and explanations quote them.
+    settled : dict of float
+        Rewards that were learnt, by decision id, the newest 100,000.
+    expired : dict of str
+        When the expired decisions were made, by id, the newest 500.
+    counts : dict of int
+        How often feedback was learnt, repeated (and ignored), revised, retracted,
+        and how many decisions expired.
+    keep : str, optional
+        The arm a guard compares with: decisions keep what they knew of it.
+
+    Examples
+    --------
+    >>> log = FeedbackLog()
+    >>> log.is_repeat("d1", 0.5), log.counts["repeated"]
+    (False, 0)
+    """
+
+    pending: dict[str, Decision] = field(default_factory=dict)
+    learnt: dict[str, Learnt] = field(default_factory=dict)
+    settled: dict[str, float] = field(default_factory=dict)
+    expired: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
+    keep: str | None = None
+
+    def await_reward(self, decision: Decision) -> None:
+        """Keep a decision until its reward comes; the other arms are left out."""
+        self.pending[decision.id] = slim(decision, self.keep)
+        _trim(self.pending, _MOST_PENDING)
+
+    def is_repeat(self, decision_id: str, reward: float) -> bool:
+        """Whether this very reward was learnt already; counts it if so.
+
+        Raises
+        ------
+        ValueError
+            When a different reward was learnt.
+        """
+        if decision_id not in self.settled:
+            return False
+        if self.settled[decision_id] == reward:
+            self.counts["repeated"] += 1
+            return True
+        raise ValueError(
+            f"decision {decision_id!r} was already learnt with reward "
+            f"{self.settled[decision_id]}, received {reward}; call revise to replace "
+            "it, or retract to take it back"
+        )
+
+    def decision(self, decision_id: str) -> Decision:
+        """Return a pending decision, or say what became of it."""
+        if decision_id in self.expired:
+            raise KeyError(
+                f"decision {decision_id!r} of {self.expired[decision_id]} expired "
+                "before its reward came. Give the Decision itself to learn it anyway"
+            )
+        if decision_id not in self.pending:
+            raise KeyError(
+                f"no pending decision {decision_id!r}; {len(self.pending)} are "
+                "pending. Give the Decision itself, for example from the ledger"
+            )
+        return self.pending[decision_id]
+
+    def settle(self, record: Learnt) -> None:
+        """Note that a reward was learnt."""
+        decision_id = record.decision.id
+        self.pending.pop(decision_id, None)
+        self.expired.pop(decision_id, None)
+        self.settled[decision_id] = record.reward
+        decision = slim(record.decision, self.keep)
+        self.learnt[decision_id] = replace(record, decision=decision)
+        self.counts["learnt"] += 1
+        _trim(self.settled, _MOST_SETTLED)
+        _trim(self.learnt, _MOST_LEARNT)
+
+    def unsettle(self, decision: Decision) -> None:
+        """Note that a reward was taken back: the decision waits again."""
+        del self.settled[decision.id]
+        self.learnt.pop(decision.id, None)
+        self.counts["retracted"] += 1
+        self.await_reward(decision)
+
+    def replace(self, record: Learnt) -> None:
+        """Note that a reward was revised."""
+        self.settled[record.decision.id] = record.reward
+        self.learnt[record.decision.id] = record
+        self.counts["revised"] += 1
+
+    def expire(self, before: datetime) -> list[str]:
+        """Stop waiting for decisions made before a time; returns their ids."""
+        if before.tzinfo is None:
+            raise ValueError(
+                f"expire takes a time with a zone, received {before!r}; for example "
+                "datetime.now(timezone.utc) - timedelta(days=1)"
+            )
+        late = [
+            decision
+            for decision in self.pending.values()
+            if _time(decision.created_at) < before
+        ]
+        for decision in late:
+            del self.pending[decision.id]
+            self.expired[decision.id] = decision.created_at
+        self.counts["expired"] += len(late)
+        _trim(self.expired, _MOST_LEARNT)
+        return [decision.id for decision in late]
+
+    def drop_records(self, arm_ids: Iterable[str]) -> None:
+        """Forget how to take back what was learnt about some arms."""
+        gone = set(arm_ids)
+        self.learnt = {
+            key: record
+            for key, record in self.learnt.items()
+            if record.decision.braid.id not in gone
+        }
+
+    def copy(self) -> FeedbackLog:
+        """Return an independent copy."""
+        return FeedbackLog(
+            dict(self.pending),
+            dict(self.learnt),
+            dict(self.settled),
+            dict(self.expired),
+            dict(self.counts),
+            self.keep,
+        )
+
+
+def slim(decision: Decision, keep: str | None = None) -> Decision:
+    """Leave out every arm but one: a state keeps thousands of decisions."""
+    at = [row for row, arm_id in enumerate(decision.arm_ids) if arm_id == keep]
+    return replace(
+        decision,
+        arm_ids=tuple(decision.arm_ids[row] for row in at),
+        scores=tuple(decision.scores[row] for row in at),
+        eligible=tuple(decision.eligible[row] for row in at),
+    )
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+def _trim(records: dict[str, Any], most: int) -> None:
+    """Drop the oldest records beyond ``most``."""
+    while len(records) > most:
+        del records[next(iter(records))]

@@ -1,0 +1,253 @@
+"""The learner: everything that is learnt about the braids of a catalogue.
+
+Quality, latency and compute of every arm, the decisions that wait for a reward, and
+what stays true when arms come, change and go. Works on numbers: a task is its
+feature row ``x``.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit.belief import Belief
+from braidbandit.braid import Braid
+from braidbandit.decision import Decision
+from braidbandit.drift import DriftWarning
+from braidbandit.feedback import FeedbackLog, Learnt
+from braidbandit.inflight import MOST_IN_FLIGHT, Pull
+from braidbandit.objectives import CostModel
+from braidbandit.policies import Policy
+from braidbandit.reshape import own_variance
+from braidbandit.roster import Roster
+
+Array = NDArray[np.float64]
+
+# What learning changes of a bandit.
+_LEARNT = ("posterior_", "n_updates_", "clock_")
+
+
+class ArmLearner(Roster):
+    """What is known about every arm, and how it came to be known.
+
+    See :class:`Roster` for the attributes.
+    """
+
+    # ---- believing ----
+
+    def require(self, width: int) -> None:
+        """Create the posterior when the number of task features is known."""
+        if not self.started:
+            self.bandit.start(width)
+        elif self.bandit.posterior_.groups.shape[1] != width:
+            raise ValueError(
+                f"received {width} task features, expected "
+                f"{self.bandit.posterior_.groups.shape[1]}; use the encoder of the "
+                "first call"
+            )
+
+    def believe(self, x: Array) -> Belief:
+        """Return the belief about every arm, less what is in flight."""
+        self.require(len(x))
+        posterior = self._in_flight.ahead(self.bandit.posterior_, self._pulls())
+        return posterior.belief(self.bandit.Z_, x)
+
+    def policy_now(self) -> Policy:
+        """Return the policy for the next decision; a guard depends on the past."""
+        pending = self.log.pending.values()
+        policy = self.guarding.policy(self.policy, self.catalogue, pending)
+        if self.guarding.savings is not None:
+            self.log.keep = self.guarding.savings.baseline
+        return policy
+
+    def expected(self, objective: str, x: Array) -> Array | None:
+        """Return what each arm will typically measure; None before any measurement."""
+        model = self.models.get(objective)
+        if model is None or model.n == 0:
+            return None
+        return model.expected(self.bandit.Z_, x, self.catalogue.costs())
+
+    def evidence(
+        self, decision: Decision, weight: float
+    ) -> tuple[int, Array, Array, float]:
+        """Return row, descriptor, features, and the weight of this decision's reward.
+
+        A reward of an earlier version of an arm says less about the arm of today,
+        by the variance its retraining may have added. An arm that is gone has row -1.
+        """
+        x = np.array(decision.x, dtype=np.float64)
+        self.require(len(x))
+        arm_id, posterior = decision.braid.id, self.bandit.posterior_
+        if arm_id in self.removed:
+            return -1, self.removed[arm_id], x, weight
+        row = self.catalogue.index(arm_id)
+        widened = sum(self.versions.get(arm_id, [])[decision.version :])
+        if widened:
+            noise = posterior.scales.noise**2
+            weight *= noise / (noise + widened * own_variance(posterior, x))
+        return row, self.bandit.Z_[row], x, weight
+
+    def _pulls(self) -> dict[str, Pull]:
+        pulls = {}
+        for decision in list(self.log.pending.values())[-MOST_IN_FLIGHT:]:
+            arm_id = decision.braid.id
+            if arm_id in self.catalogue:
+                row = self.catalogue.index(arm_id)
+                pulls[decision.id] = (row, self.bandit.Z_[row], np.array(decision.x))
+        return pulls
+
+    # ---- learning ----
+
+    def learn(self, record: Learnt) -> None:
+        """Learn a reward and the measurements that came with it."""
+        arm, z, x, applied = self.evidence(record.decision, record.weight)
+        if arm < 0:
+            self._learn_of_removed(record, z, x)
+            return
+        surprise = self.bandit.learn(arm, z, x, record.reward, applied)
+        for name, value in _measured(record).items():
+            cost = self._operations(arm)
+            self._model(name).learn(arm, z, x, value, cost, applied)
+        self._settle(replace(record, applied=applied, clock=self.bandit.clock_))
+        self._watch(arm, surprise)
+
+    def unlearn(self, record: Learnt) -> None:
+        """Take a reward back exactly, as if it had never come."""
+        arm, z, x, _ = self.evidence(record.decision, record.weight)
+        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.clock)
+        for name, value in _measured(record).items():
+            cost = self._operations(arm)
+            self.models[name].unlearn(arm, z, x, value, cost, record.applied)
+        self.guarding.book(self.policy, record.decision, record.reward, back=True)
+        self.log.unsettle(record.decision)
+
+    def revise(self, record: Learnt, reward: float) -> None:
+        """Replace a reward exactly, as if this one had come in its place."""
+        arm, z, x, _ = self.evidence(record.decision, record.weight)
+        weight = record.applied * self.bandit.kept(record.clock)
+        posterior = self.bandit.posterior_.copy()
+        posterior.downdate(arm, z, x, record.reward, weight)
+        posterior.update(arm, z, x, reward, weight)
+        self.bandit.posterior_ = posterior
+        self.guarding.book(self.policy, record.decision, record.reward, back=True)
+        self.guarding.book(self.policy, record.decision, reward)
+        self.log.replace(replace(record, reward=reward))
+
+    def _watch(self, arm: int, surprise: float) -> None:
+        """Widen what is believed of an arm that has changed, and say so."""
+        if self.drift is None:
+            return
+        self.surprises, alarm = self.drift.watch(self.surprises, arm, surprise)
+        if alarm:
+            arm_id = self.catalogue.ids[arm]
+            self.retrain(arm_id, self.drift.widen)
+            warnings.warn(
+                f"the rewards of arm {arm_id} have moved away from what was learnt; "
+                "its variance was widened. If everything changes slowly, use "
+                "forgetting below 1",
+                DriftWarning,
+                stacklevel=4,
+            )
+
+    def _settle(self, record: Learnt) -> None:
+        self.guarding.book(self.policy, record.decision, record.reward)
+        self.log.settle(record)
+
+    def _learn_of_removed(self, record: Learnt, z: Array, x: Array) -> None:
+        """Learn what a removed arm says about its relatives.
+
+        It joins as an arm nothing else is known of, and leaves again: its own
+        effect is integrated out.
+        """
+        bandit = self.bandit
+        posterior, rows = bandit.posterior_, list(range(len(self.catalogue)))
+        bandit.posterior_ = posterior.take_arms([*rows, -1])
+        bandit.learn(len(rows), z, x, record.reward, record.weight)
+        bandit.posterior_ = bandit.posterior_.take_arms(rows)
+        self._settle(record)
+        self.log.drop_records([record.decision.braid.id])
+
+    def record_of(self, decision: Decision | str) -> Learnt:
+        """Return what was learnt from a decision, or say why it cannot be known."""
+        decision_id = decision if isinstance(decision, str) else decision.id
+        if decision_id not in self.log.settled:
+            raise KeyError(f"decision {decision_id!r} has no reward to take back")
+        if decision_id in self.log.learnt:
+            return self.log.learnt[decision_id]
+        if isinstance(decision, str):
+            raise KeyError(
+                f"the record of decision {decision_id!r} is gone: only the newest are "
+                "kept. Give the Decision itself, for example from the ledger"
+            )
+        arm_id = decision.braid.id
+        changed = arm_id in self.versions or arm_id not in self.catalogue
+        if changed or self.bandit.forgetting != 1.0:
+            raise ValueError(
+                f"the reward of decision {decision_id!r} cannot be taken back exactly: "
+                "its record is gone, and since then the arm was retrained or removed, "
+                "or forgetting went on. Learn again from the ledger: fit(ledger)"
+            )
+        return Learnt(decision, self.log.settled[decision_id])
+
+    def forget_rewards(self) -> None:
+        """Go back to the warm start, or to the prior."""
+        if self.start is not None:
+            self.bandit.posterior_ = self.start.copy()
+            self.bandit.n_updates_ = self.bandit.clock_ = 0
+        else:
+            self.reset()
+        self.models, self.log = {}, FeedbackLog()
+        self.guarding.savings = None
+        self.surprises = np.zeros((2, len(self.catalogue)))
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return what :meth:`restore` needs to undo every call in between."""
+        state = {k: v for k, v in vars(self.bandit).items() if k in _LEARNT}
+        if self.started:
+            state["posterior_"] = self.bandit.posterior_.copy()
+        return {
+            "bandit": state,
+            "models": copy.deepcopy(self.models),
+            "log": self.log.copy(),
+            "guarding": copy.copy(self.guarding),
+            "versions": copy.deepcopy(self.versions),
+            "surprises": self.surprises,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint."""
+        for name in _LEARNT:
+            self.bandit.__dict__.pop(name, None)
+        self.bandit.__dict__.update(saved["bandit"])
+        self.models, self.log = saved["models"], saved["log"]
+        self.guarding = saved["guarding"]
+        self.versions, self.surprises = saved["versions"], saved["surprises"]
+
+    def _model(self, name: str) -> CostModel:
+        if name not in self.models:
+            width = self.bandit.posterior_.groups.shape[1]
+            self.models[name] = CostModel(
+                self.bandit.columns_, width, len(self.catalogue)
+            )
+        return self.models[name]
+
+    def _operations(self, arm: int) -> float:
+        return float(self.catalogue.costs()[arm])
+
+
+def _measured(record: Learnt) -> dict[str, float]:
+    values = {"latency": record.latency_ms, "compute": record.compute}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:
+    """Return arm ids from braids or ids."""
+    if isinstance(arms, str | Braid):
+        raise TypeError(f"expected a collection of arms, received {arms!r}")
+    return [arm.id if isinstance(arm, Braid) else str(arm) for arm in arms]

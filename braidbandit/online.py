@@ -1,0 +1,204 @@
+"""Online: feedback on decisions as it comes, and arms that come, change and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from braidbandit.catalogue import Braid, ModelCard
+from braidbandit.decision import Decision
+from braidbandit.feedback import Learnt
+from braidbandit.fitted import Fitted
+from braidbandit.learner import arm_ids_of
+from braidbandit.objectives import check_measurement
+from braidbandit.utility import check_quality
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Online(Fitted):
+    """What a recommender does between two choices."""
+
+    def catch_up(self, ledger: Any) -> Self:
+        """Learn what a ledger holds beyond ``ledger_position_``.
+
+        Outcomes that were learnt live are recognised and skipped.
+        """
+        self._start()
+        for sequence, decision, outcome in ledger.pairs(after=self.ledger_position_):
+            self.update(
+                decision,
+                outcome.reward,
+                latency_ms=outcome.latency_ms or None,
+                compute=outcome.compute or None,
+            )
+            self.ledger_position_ = int(sequence)
+        return self
+
+    # ---- learning from decisions ----
+
+    def update(
+        self,
+        decision: Decision | str,
+        reward: float | bool,
+        *,
+        weight: float = 1.0,
+        latency_ms: float | None = None,
+        compute: float | None = None,
+    ) -> Self:
+        """Learn how one decision turned out; it may come late and in any order.
+
+        The very same reward again is ignored, and counted in
+        ``feedback_counts_["repeated"]``. A reward of an arm that was retrained since
+        counts less; one of an arm that was removed informs its relatives.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, or the id of a pending one.
+        reward : float in [0, 1] or bool
+            Quality. Cost must not be in it: costs are applied to the scores.
+        weight : float
+            Above 0; divides the noise variance.
+        latency_ms, compute : float, optional
+            What it took, above 0; compute in any unit, but always the same.
+
+        Raises
+        ------
+        KeyError
+            On an unknown or expired decision id, or an unknown arm.
+        TypeError, ValueError
+            On a reward outside [0, 1], a second and different reward for the same
+            decision, or a decision of another encoder. Whatever is raised, nothing
+            has changed.
+        """
+        quality = check_quality(reward)
+        latency_ms = check_measurement("latency_ms", latency_ms)
+        compute = check_measurement("compute", compute)
+        if not (np.isfinite(weight) and weight > 0):
+            raise ValueError(f"weight must be finite and above 0, received {weight!r}")
+        self._start()
+        log = self.learner_.log
+        if log.is_repeat(self._id_of(decision), quality):
+            return self
+        found = log.decision(decision) if isinstance(decision, str) else decision
+        self._check_encoder(found)
+        self.learner_.learn(
+            Learnt(
+                found, quality, float(weight), latency_ms=latency_ms, compute=compute
+            )
+        )
+        return self
+
+    def update_batch(
+        self, feedback: Iterable[tuple[Decision | str, float | bool]]
+    ) -> Self:
+        """Learn many rewards in the order given: all of them, or none on an error.
+
+        Gives the very posterior of as many calls of :meth:`update`.
+        """
+        self._start()
+        saved = self.learner_.checkpoint()
+        try:
+            for decision, reward in feedback:
+                self.update(decision, reward)
+        except BaseException:
+            self.learner_.restore(saved)
+            raise
+        return self
+
+    def revise(self, decision: Decision | str, reward: float | bool) -> Self:
+        """Replace a learnt reward exactly, as if this one had come in its place.
+
+        See :meth:`retract` for what can be revised.
+        """
+        quality = check_quality(reward)
+        self._start()
+        self._id_of(decision)
+        self.learner_.revise(self.learner_.record_of(decision), quality)
+        return self
+
+    def retract(self, decision: Decision | str) -> Self:
+        """Take a learnt reward back exactly; the decision then waits for one again.
+
+        The id is enough for the newest 500 rewards. An older one needs the whole
+        decision, as kept by the ledger, weight 1 and no forgetting. A reward of an
+        arm that was retrained or removed since is refused: its part in the posterior
+        can no longer be told apart.
+        """
+        self._start()
+        self._id_of(decision)
+        self.learner_.unlearn(self.learner_.record_of(decision))
+        return self
+
+    def expire(self, before: datetime) -> list[str]:
+        """Stop waiting for decisions made before a time, and return their ids.
+
+        A reward that comes later is refused by id; the Decision itself is learnt.
+        """
+        self._start()
+        return self.learner_.log.expire(before)
+
+    # ---- arms that come, change and go ----
+
+    def add_arms(
+        self, braids: Iterable[Braid], cards: Iterable[ModelCard] = ()
+    ) -> Self:
+        """Add braids; each starts from what its relatives taught, not from nothing.
+
+        Parameters
+        ----------
+        braids : iterable of Braid
+        cards : iterable of ModelCard
+            Cards of models the catalogue does not have yet.
+        """
+        self._start()
+        self._take_over(self._catalogue().with_braids(braids, cards), "add")
+        return self
+
+    def remove_arms(self, arms: Iterable[Braid | str]) -> Self:
+        """Remove braids. What they taught about their relatives stays."""
+        self._start()
+        self._take_over(self._catalogue().without(arm_ids_of(arms)), "remove")
+        return self
+
+    def retrain(self, arm: Braid | str, share: float = 0.5) -> Self:
+        """Note that a braid was trained anew: its mean stays, its variance grows.
+
+        Parameters
+        ----------
+        arm : Braid or str
+        share : float in [0, 1)
+            How far its own variance moves back to the prior's.
+        """
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"share must lie in [0, 1), received {share!r}")
+        self._start()
+        arm_id = arm.id if isinstance(arm, Braid) else arm
+        self._catalogue().index(arm_id)
+        self.learner_.retrain(arm_id, float(share))
+        return self
+
+    # ---- inside ----
+
+    def _id_of(self, decision: Decision | str) -> str:
+        if isinstance(decision, str):
+            return decision
+        if isinstance(decision, Decision):
+            return decision.id
+        raise TypeError(
+            f"expected a Decision or its id, received {type(decision).__name__}"
+        )
+
+    def _check_encoder(self, decision: Decision) -> None:
+        encoder_hash = self.encoder_.projection_hash()
+        if decision.encoder_hash != encoder_hash:
+            raise ValueError(
+                f"decision {decision.id!r} was made with encoder "
+                f"{decision.encoder_hash}, this recommender has {encoder_hash}; its "
+                "features mean something else. Load the state it was made with"
+            )

@@ -1,0 +1,265 @@
+"""Exact replay on tables that hold the reward of every arm on every prompt.
+
+Whatever a policy chooses, its reward is known: no off-policy estimate is needed.
+All policies see the same shuffles of the same prompts; some prompts are reserved as
+the probe table of a warm start; the order of the arms is permuted in each shuffle,
+so that a tie favours nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit.catalogue import Braid, Catalogue, ModelCard
+from braidbandit.encoding import TaskEncoder
+from braidbandit.recommender import BraidRecommender
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Prompts and what every arm earned on each.
+
+    Attributes
+    ----------
+    rewards : ndarray of shape (n, A)
+        In [0, 1].
+    embeddings : ndarray of shape (n, w)
+    catalogue : Catalogue
+        The arms, one per column of ``rewards``.
+    probed : ndarray of int
+        Arms that the warm start is told about.
+    origin, unit : float
+        ``origin + unit * rewards`` is what was measured.
+    """
+
+    rewards: Array
+    embeddings: Array
+    catalogue: Catalogue
+    probed: NDArray[np.intp]
+    origin: float = 0.0
+    unit: float = 1.0
+
+
+def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
+    """Return a table of single models; prompts seen before are left out.
+
+    Examples
+    --------
+    >>> table_of([[0, 2], [1, 0], [1, 0]], [[1.0], [2.0], [2.0]]).rewards.tolist()
+    [[0.0, 1.0], [0.5, 0.0]]
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    embeddings = np.asarray(embeddings, dtype=np.float64)
+    if rewards.ndim != 2 or embeddings.ndim != 2 or len(rewards) != len(embeddings):
+        raise ValueError(
+            f"received rewards {rewards.shape} and embeddings {embeddings.shape}, "
+            "expected (n, A) and (n, w)"
+        )
+    if not (np.isfinite(rewards).all() and np.isfinite(embeddings).all()):
+        raise ValueError("rewards and embeddings must be finite, received NaN or inf")
+    first = np.sort(np.unique(embeddings, axis=0, return_index=True)[1])
+    models = [str(n) for n in (range(rewards.shape[1]) if names is None else names)]
+    low, high = min(0.0, float(rewards.min())), max(1.0, float(rewards.max()))
+    return Table(
+        (rewards[first] - low) / (high - low),
+        embeddings[first],
+        Catalogue(map(ModelCard, models), map(Braid, models)),
+        np.arange(rewards.shape[1]),
+        low,
+        high - low,
+    )
+
+
+def read_table(path: str | Path) -> Table:
+    """Read ``rewards``, ``embeddings`` and, where there are any, ``arms``."""
+    with np.load(path, allow_pickle=False) as data:
+        missing = {"rewards", "embeddings"} - set(data.files)
+        if missing:
+            raise KeyError(f"{path} lacks {sorted(missing)}; it has {data.files}")
+        names = data["arms"] if "arms" in data.files else None
+        return table_of(data["rewards"], data["embeddings"], names)
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """One order of prompts and arms.
+
+    Attributes
+    ----------
+    seed : int
+    probe, run : ndarrays of int
+        Rows of the reserved prompts and of the rounds, in order.
+    arms : ndarray of int, shape (A,)
+        Column of the table behind each arm as policies see them.
+    """
+
+    seed: int
+    probe: NDArray[np.intp]
+    run: NDArray[np.intp]
+    arms: NDArray[np.intp]
+
+    def probe_arms(self, table: Table) -> NDArray[np.intp]:
+        """Positions, as policies see them, of the arms in the probe table."""
+        return np.flatnonzero(np.isin(self.arms, table.probed))
+
+
+def shuffles(
+    table: Table, rounds: int, seeds: int, probes: int = 40
+) -> Iterator[Shuffle]:
+    """Yield one shuffle per seed, with at most as many rounds as there are prompts.
+
+    Examples
+    --------
+    >>> table = table_of(np.eye(6)[:, :2], np.arange(6.0)[:, None])
+    >>> one = next(shuffles(table, 4, 1, probes=2))
+    >>> sorted([*one.probe, *one.run]) == list(range(6)), sorted(one.arms.tolist())
+    (True, [0, 1])
+    """
+    prompts, arms = table.rewards.shape
+    if prompts <= probes:
+        raise ValueError(f"{prompts} prompts cannot spare {probes} for the probe")
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(prompts)
+        run = order[probes : probes + rounds]
+        yield Shuffle(seed, order[:probes], run, rng.permutation(arms))
+
+
+class Player(Protocol):
+    """What is replayed: chooses an arm by its position, then learns its reward."""
+
+    def choose(self, row: int) -> int:
+        """Choose an arm for the prompt in this row of the table."""
+        ...
+
+    def learn(self, row: int, arm: int, reward: float) -> None:
+        """Learn what the chosen arm earned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one player earned on one shuffle.
+
+    Attributes
+    ----------
+    rewards : ndarray of shape (T,)
+        As measured, before they were brought to [0, 1].
+    regret : float
+        What the best arm for all rounds together earned, minus what was earned.
+    last_quarter : float
+        Mean reward of the last quarter of the rounds.
+    ms : float
+        Median milliseconds of one choice and one update.
+    """
+
+    rewards: Array
+    regret: float
+    last_quarter: float
+    ms: float
+
+
+def replay(
+    table: Table,
+    shuffle: Shuffle,
+    player: Player,
+    on_round: Callable[[], Any] = lambda: None,
+) -> Run:
+    """Play every round of a shuffle: one choice, one update.
+
+    Examples
+    --------
+    Arm 1 always earns 1, arm 0 never. Whoever plays arm 0 first and then arm 1
+    loses one reward in four rounds.
+
+    >>> class Second:
+    ...     played = 0
+    ...     def choose(self, row): return 1 if self.played else 0
+    ...     def learn(self, row, arm, reward): self.played += 1
+    >>> table = table_of(np.tile([0.0, 1.0], (4, 1)), np.arange(4.0)[:, None])
+    >>> order = Shuffle(0, np.arange(0), np.arange(4), np.arange(2))
+    >>> run = replay(table, order, Second())
+    >>> run.rewards.tolist(), run.regret, run.last_quarter
+    ([0.0, 1.0, 1.0, 1.0], 1.0, 1.0)
+    """
+    earned, spent = np.zeros(len(shuffle.run)), np.zeros(len(shuffle.run))
+    for t, row in enumerate(shuffle.run.tolist()):
+        start = time.perf_counter()
+        arm = player.choose(row)
+        chosen = time.perf_counter()
+        earned[t] = table.rewards[row, shuffle.arms[arm]]
+        again = time.perf_counter()
+        player.learn(row, arm, float(earned[t]))
+        spent[t] = time.perf_counter() - again + chosen - start
+        on_round()
+    return score(table, shuffle, earned, 1e3 * float(np.median(spent)))
+
+
+def score(table: Table, shuffle: Shuffle, earned: Array, ms: float) -> Run:
+    """Score rewards in [0, 1] that were earned on a shuffle."""
+    best = float(table.rewards[shuffle.run].sum(axis=0).max())
+    quarter = max(len(earned) // 4, 1)
+    return Run(
+        table.origin + table.unit * earned,
+        table.unit * (best - float(earned.sum())),
+        table.origin + table.unit * float(earned[-quarter:].mean()),
+        ms,
+    )
+
+
+class BraidPlayer:
+    """A :class:`BraidRecommender` in its default settings, cost left aside.
+
+    Parameters
+    ----------
+    table : Table
+    shuffle : Shuffle
+    encoder : TaskEncoder
+        Fitted on all prompts, which are unlabelled.
+    warm : bool
+        Whether it gets the probe table.
+    settings : keyword arguments of BraidRecommender
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        shuffle: Shuffle,
+        encoder: TaskEncoder,
+        warm: bool = True,
+        **settings: Any,
+    ) -> None:
+        known = table.catalogue
+        catalogue = Catalogue(
+            known.cards.values(), [known.braids[column] for column in shuffle.arms]
+        )
+        self._rows = {arm_id: row for row, arm_id in enumerate(catalogue.ids)}
+        self._embeddings = table.embeddings
+        self.agent = BraidRecommender(
+            catalogue, encoder, price=0.0, random_state=shuffle.seed, **settings
+        )
+        if warm:
+            arms = shuffle.probe_arms(table)
+            self.agent.warm_start(
+                table.embeddings[shuffle.probe],
+                [catalogue.ids[arm] for arm in arms],
+                table.rewards[np.ix_(shuffle.probe, shuffle.arms[arms])],
+            )
+
+    def choose(self, row: int) -> int:
+        """Choose by ``recommend``."""
+        self._decision = self.agent.recommend(self._embeddings[row])
+        return self._rows[self._decision.braid.id]
+
+    def learn(self, row: int, arm: int, reward: float) -> None:
+        """Learn by ``update``."""
+        self.agent.update(self._decision, reward)

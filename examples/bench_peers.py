@@ -1,0 +1,318 @@
+"""Other bandit libraries on the same shuffles, in an environment of their own.
+
+Imported by bench_bandits.py, which calls :func:`run_peers`; run by the Python of that
+environment, where this project is not installed, to play one library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PACKAGES = (
+    "mabwiser",
+    "vowpalwabbit",
+    "bayesianbandits",
+    "pandas",
+    "joblib",
+    "safetensors",
+    "tqdm",
+)
+# Each library with the settings that are tried on the first shuffles; the best plays
+# on all of them. Two widths of context: what the library gets is its choice too. LinTS
+# that samples coefficients, its default, stayed near a random choice at any v_sq.
+PEERS: dict[str, list[dict[str, Any]]] = {
+    "contextualbandits-LinTS": [
+        {"width": width, "v_sq": v_sq, "sample_from": "ci"}
+        for width in (8, 32)
+        for v_sq in (0.01, 0.05, 0.2)
+    ],
+    "contextualbandits-LinUCB": [
+        {"width": width, "alpha": alpha}
+        for width in (8, 32)
+        for alpha in (0.05, 0.2, 0.5)
+    ],
+    "mabwiser-LinUCB": [
+        {"width": 8, "alpha": 0.05},
+        {"width": 8, "alpha": 0.2},
+        {"width": 8, "alpha": 0.5},
+    ],
+    "vowpalwabbit-regcb": [
+        {"width": width, "rate": rate} for width in (8, 32) for rate in (0.1, 0.5, 2.0)
+    ],
+    "bayesianbandits-Thompson": [
+        {"width": 8, "alpha": alpha, "beta": beta}
+        for alpha in (5.0, 50.0)
+        for beta in (10.0, 50.0)
+    ],
+}
+TUNING_SHUFFLES = 3
+TUNING_ROUNDS = 800
+
+
+class ContextualBandits:
+    """contextualbandits: LinTS or LinUCB; it refuses random_state=0."""
+
+    def __init__(self, name: str, arms: int, seed: int, setting: dict[str, Any]):
+        from contextualbandits import online
+
+        kind = getattr(online, name.split("-")[1])
+        options = {k: v for k, v in setting.items() if k != "width"}
+        if name.endswith("LinUCB"):
+            options["ucb_from_empty"] = False
+        # Its beta_prior breaks on rewards that are not 0 or 1.
+        self.model = kind(
+            nchoices=arms, beta_prior=None, random_state=seed + 1, **options
+        )
+
+    def warm(self, X: Any, arms: Any, rewards: Any) -> None:
+        self.model.fit(X, arms, rewards)
+
+    def choose(self, x: Any) -> int:
+        return int(self.model.predict(x[None])[0])
+
+    def learn(self, x: Any, arm: int, reward: float) -> None:
+        self.model.partial_fit(x[None], np.array([arm]), np.array([reward]))
+
+
+class AdaptiveGreedy(ContextualBandits):
+    """contextualbandits: its fastest policy, on a linear regression; timed only."""
+
+    def __init__(self, arms: int) -> None:
+        from contextualbandits.linreg import LinearRegression
+        from contextualbandits.online import AdaptiveGreedy as Policy
+
+        self.model = Policy(
+            LinearRegression(lambda_=1.0),
+            nchoices=arms,
+            beta_prior=None,
+            batch_train=True,
+            random_state=1,
+            njobs=1,
+        )
+
+
+class MabWiser:
+    """MABWiser: LinUCB."""
+
+    def __init__(self, name: str, arms: int, seed: int, setting: dict[str, Any]):
+        from mabwiser.mab import MAB, LearningPolicy
+
+        self.model = MAB(
+            arms=list(range(arms)),
+            learning_policy=LearningPolicy.LinUCB(alpha=setting["alpha"]),
+            seed=seed,
+        )
+
+    def warm(self, X: Any, arms: Any, rewards: Any) -> None:
+        self.model.fit(decisions=arms, rewards=rewards, contexts=_with_bias(X))
+
+    def choose(self, x: Any) -> int:
+        return int(self.model.predict(_with_bias(x[None])))
+
+    def learn(self, x: Any, arm: int, reward: float) -> None:
+        self.model.partial_fit(
+            decisions=np.array([arm]),
+            rewards=np.array([reward]),
+            contexts=_with_bias(x[None]),
+        )
+
+
+class VowpalWabbit:
+    """Vowpal Wabbit: regcb with arm x context features; wants costs in a range."""
+
+    def __init__(self, name: str, arms: int, seed: int, setting: dict[str, Any]):
+        from vowpalwabbit import Workspace
+
+        self.arms = arms
+        self.rng = np.random.default_rng(seed)
+        self.model = Workspace(
+            "--cb_explore_adf --regcb --cb_min_cost -1 --cb_max_cost 0 -q xa "
+            f"--learning_rate {setting['rate']} --random_seed {seed} --quiet"
+        )
+
+    def _lines(self, x: Any, label: tuple[int, float, float] | None = None) -> Any:
+        shared = "shared |x " + " ".join(f"{i}:{v:.6g}" for i, v in enumerate(x))
+        lines = [f"|a arm={arm}" for arm in range(self.arms)]
+        if label is not None:
+            arm, reward, propensity = label
+            lines[arm] = f"0:{-reward}:{propensity} " + lines[arm]
+        return [shared, *lines]
+
+    def warm(self, X: Any, arms: Any, rewards: Any) -> None:
+        share = 1 / len(set(np.asarray(arms).tolist()))
+        for x, arm, reward in zip(X, arms, rewards, strict=True):
+            self.model.learn(self._lines(x, (int(arm), float(reward), share)))
+
+    def choose(self, x: Any) -> int:
+        p = np.array(self.model.predict(self._lines(x)))
+        arm = int(self.rng.choice(len(p), p=p / p.sum()))
+        self.propensity = float(p[arm])
+        return arm
+
+    def learn(self, x: Any, arm: int, reward: float) -> None:
+        self.model.learn(self._lines(x, (arm, reward, self.propensity)))
+
+
+class BayesianBandits:
+    """bayesianbandits: one Bayesian regression per arm, Thompson sampling."""
+
+    def __init__(self, name: str, arms: int, seed: int, setting: dict[str, Any]):
+        from bayesianbandits import (
+            Arm,
+            ContextualAgent,
+            NormalRegressor,
+            ThompsonSampling,
+        )
+
+        learners = [
+            Arm(a, learner=NormalRegressor(setting["alpha"], setting["beta"]))
+            for a in range(arms)
+        ]
+        self.model = ContextualAgent(learners, ThompsonSampling(), random_seed=seed)
+        self.centre = 0.0
+
+    def warm(self, X: Any, arms: Any, rewards: Any) -> None:
+        # Its prior mean is zero, so rewards are given from the mean of the probe.
+        self.centre = float(np.mean(rewards))
+        for arm in np.unique(arms):
+            rows = np.asarray(arms) == arm
+            self.model.select_for_update(int(arm)).update(
+                _with_bias(X[rows]), np.asarray(rewards)[rows] - self.centre
+            )
+
+    def choose(self, x: Any) -> int:
+        return int(self.model.pull(_with_bias(x[None]))[0])
+
+    def learn(self, x: Any, arm: int, reward: float) -> None:
+        self.model.select_for_update(arm).update(
+            _with_bias(x[None]), np.array([reward - self.centre])
+        )
+
+
+ADAPTERS = {
+    "contextualbandits": ContextualBandits,
+    "mabwiser": MabWiser,
+    "vowpalwabbit": VowpalWabbit,
+    "bayesianbandits": BayesianBandits,
+}
+
+
+def _with_bias(X: Any) -> Any:
+    return np.column_stack([np.ones(len(X)), X])
+
+
+def play_one(
+    data: dict[str, Any], name: str, setting: dict[str, Any], seed: int, rounds: int
+) -> dict[str, Any]:
+    """Replay one library with one setting on one shuffle."""
+    rewards, X = data["rewards"], data[f"X{setting['width']}"]
+    probe, run, order, known = (
+        data[f"{key}{seed}"] for key in ("probe", "run", "arms", "known")
+    )
+    player = ADAPTERS[name.split("-")[0]](name, len(order), seed, setting)
+    rows, arms = np.repeat(probe, len(known)), np.tile(known, len(probe))
+    player.warm(X[rows], arms, rewards[rows, order[arms]])
+    earned, spent = [], []
+    for row in run[:rounds]:
+        x, start = X[row], time.perf_counter()
+        arm = player.choose(x)
+        reward = float(rewards[row, order[arm]])
+        player.learn(x, arm, reward)
+        spent.append(time.perf_counter() - start)
+        earned.append(reward)
+    try:
+        size = len(pickle.dumps(player.model)) / 1e6
+    except Exception:
+        size = float("nan")
+    return {"earned": earned, "ms": 1e3 * float(np.median(spent)), "mb": size}
+
+
+def play_library(file: str, name: str) -> None:
+    """Tune one library on the first shuffles, play it on all; JSON lines to stdout."""
+    warnings.filterwarnings("ignore")
+    data = dict(np.load(file))
+    seeds = int(data["seeds"])
+    settings = PEERS[name]
+    tuned = []
+    for setting in settings:
+        tries = range(min(TUNING_SHUFFLES, seeds))
+        found = [play_one(data, name, setting, s, TUNING_ROUNDS) for s in tries]
+        tuned.append(float(np.mean([np.sum(f["earned"]) for f in found])))
+        print(f"{name} {setting}: {tuned[-1]:.1f}", file=sys.stderr, flush=True)
+    best = settings[int(np.argmax(tuned))]
+    for seed in range(seeds):
+        print(f"{name}, shuffle {seed}", file=sys.stderr, flush=True)
+        found = play_one(data, name, best, seed, len(data["run0"]))
+        print(json.dumps({"setting": best, **found}), flush=True)
+
+
+def environment(cache: Path) -> Path:
+    """Return the Python of the other libraries' environment, made on first use."""
+    folder = cache / "peers-env"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"making an environment for other libraries in {folder}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        # contextualbandits is compiled against the numpy that is there.
+        tools = ["cython", "numpy", "scipy", "scikit-learn", "setuptools", "wheel"]
+        for packages in (
+            [*tools, *PACKAGES],
+            ["--no-build-isolation", "contextualbandits"],
+        ):
+            print("installing", *packages, file=sys.stderr)
+            subprocess.run([*install, *packages], check=True)
+    return python
+
+
+def run_peers(
+    table: Any, orders: Any, widths: dict[int, Any], names: list[str], cache: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Play other libraries; runs and sizes by name."""
+    from braidbandit.replay import score
+
+    python = environment(cache)
+    data = {"rewards": table.rewards, "seeds": np.array(len(orders))}
+    data |= {f"X{width}": X for width, X in widths.items()}
+    for order in orders:
+        data[f"probe{order.seed}"] = order.probe
+        data[f"run{order.seed}"] = order.run
+        data[f"arms{order.seed}"] = order.arms
+        data[f"known{order.seed}"] = order.probe_arms(table)
+    runs, sizes = {}, {}
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "shuffles.npz")
+        np.savez(file, **data)
+        for name in names:
+            done = subprocess.run(
+                [str(python), __file__, file, name],
+                stdout=subprocess.PIPE,
+                text=True,
+                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **clean},
+                check=True,
+            )
+            found = [json.loads(line) for line in done.stdout.splitlines()]
+            setting = " ".join(f"{k}={v}" for k, v in found[0]["setting"].items())
+            label = f"{name} ({setting})"
+            runs[label] = [
+                score(table, order, np.array(one["earned"]), one["ms"])
+                for order, one in zip(orders, found, strict=True)
+            ]
+            sizes[label] = found[-1]["mb"]
+    return runs, sizes
+
+
+if __name__ == "__main__":
+    play_library(sys.argv[1], sys.argv[2])

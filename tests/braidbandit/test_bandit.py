@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from braidbandit import EpsilonGreedy, Greedy, LinearBandit, ThompsonSampling
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([LinearBandit(), LinearBandit(Greedy(), forgetting=0.999)])
+def test_sklearn(estimator, check):
+    """Every check, none excused.
+
+    With a policy that explores, ``predict_proba`` (the probability of being chosen)
+    need not be largest for the arm that ``predict`` (which is greedy) returns, as two
+    checks of classifiers ask: hence the default policy.
+    """
+    check(estimator)
+
+
+def log(n=200, seed=0):
+    """Uniform logging of two arms: "a" earns 0.9 where x > 0, "b" where x < 0."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 2))
+    y = rng.choice(["a", "b"], n)
+    right = (X[:, 0] > 0) == (y == "a")
+    return X, y, np.where(right, 0.9, 0.2), np.full(n, 0.5)
+
+
+def test_it_learns_from_a_log():
+    X, y, reward, propensity = log()
+    bandit = LinearBandit(random_state=0).fit(X, y, reward=reward)
+    new = log(seed=1)[0]
+    assert np.mean((bandit.predict(new) == "a") == (new[:, 0] > 0)) > 0.95
+    value = bandit.score(X, y, reward=reward, propensity=propensity)
+    assert 0.85 < value <= 0.9
+    assert value == pytest.approx(bandit.score(X, y, reward=reward), abs=0.02)
+    agree = np.mean(bandit.predict(X) == y)
+    assert bandit.score(X, y) == pytest.approx(agree)
+
+
+def test_score_by_hand():
+    """Two rows agree: (0.9 / 0.25 + 0.3 / 0.5) / (1 / 0.25 + 1 / 0.5) = 0.7."""
+    X = np.array([[1.0], [1.0], [-1.0]])
+    bandit = LinearBandit().fit(X[:2], ["a", "a"])
+    bandit = LinearBandit(arms=["a", "b"]).fit(X, ["a", "a", "a"])
+    value = bandit.score(
+        X, ["a", "a", "b"], reward=[0.9, 0.3, 0.1], propensity=[0.25, 0.5, 0.5]
+    )
+    assert value == pytest.approx(0.7)
+    assert np.isnan(bandit.score(X[:1], ["b"], reward=[1.0]))
+
+
+def test_partial_fits_equal_one_fit():
+    X, y, reward, _ = log()
+    whole = LinearBandit().fit(X, y, reward=reward)
+    parts = LinearBandit()
+    for i in range(0, 200, 50):
+        rows = slice(i, i + 50)
+        parts.partial_fit(X[rows], y[rows], classes=["a", "b"], reward=reward[rows])
+    assert parts.posterior_.mean.tobytes() == whole.posterior_.mean.tobytes()
+
+
+def test_arms_that_share_descriptors_inform_each_other():
+    X = np.zeros((30, 1))
+    features = [[1.0], [1.0], [-1.0]]
+    bandit = LinearBandit(arms=["a", "b", "c"], descriptors=features)
+    bandit.fit(X, ["a"] * 30, reward=np.full(30, 1.0))
+    a, b, c = bandit.decision_function(X[:1])[0]
+    assert a > b > c
+
+
+def test_an_unpulled_arm_has_the_prior_width():
+    """Prior sd 0.1, nothing learnt: the bonus is 0.1, not 10 (field notes, 1e.1)."""
+    from braidbandit import PriorScales
+
+    prior = PriorScales(intercept=0.06, braid=0.08)
+    bandit = LinearBandit(prior=prior)
+    bandit.open(np.array(["a", "b"]))
+    bandit.start(2)
+    belief = bandit.posterior_.belief(bandit.Z_, np.array([1.0, 0.0]))
+    np.testing.assert_allclose(belief.sd, 0.1, rtol=1e-12)
+
+
+def test_random_state_zero_is_a_seed_and_settings_have_names():
+    X, y, reward, _ = log()
+    runs = []
+    for seed in (0, 0, 1):
+        bandit = LinearBandit(ThompsonSampling(), random_state=seed)
+        runs.append(bandit.fit(X, y, reward=reward).recommend(X)[0].tolist())
+    assert runs[0] == runs[1] != runs[2]
+    with pytest.raises(TypeError, match="positional"):
+        LinearBandit(None, ["a"])
+
+
+def test_recommend_obeys_the_mask_and_reports_propensities():
+    X, y, reward, _ = log()
+    bandit = LinearBandit(EpsilonGreedy(0.2), random_state=0).fit(X, y, reward=reward)
+    arms, propensities = bandit.recommend(X)
+    greedy = arms == bandit.predict(X)
+    np.testing.assert_allclose(propensities, np.where(greedy, 0.9, 0.1))
+    only, sure = bandit.recommend(X, mask=[False, True])
+    assert set(only) == {"b"}
+    np.testing.assert_allclose(sure, 1.0)
+    for mask in ([False, False], [True], [1, 0]):
+        with pytest.raises(ValueError, match="mask"):
+            bandit.recommend(X, mask=mask)
+
+
+def fingerprint(bandit):
+    posterior = bandit.posterior_
+    arrays = [getattr(posterior, name).tobytes() for name in posterior.ARRAYS]
+    return [*arrays, posterior.square, bandit.n_updates_, bandit.clock_]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [
+        (([[np.nan, 0.0]], ["a"]), {}),
+        (([[np.inf, 0.0]], ["a"]), {}),
+        (([[0.0]], ["a"]), {}),
+        (([[0.0, 0.0]], ["c"]), {}),
+        (([[0.0, 0.0]], ["a"]), {"reward": [1.1]}),
+        (([[0.0, 0.0]], ["a"]), {"reward": [np.nan]}),
+        (([[0.0, 0.0]], ["a"]), {"reward": [0.5, 0.5]}),
+        (([[0.0, 0.0]], ["a"]), {"propensity": [0.0]}),
+        (([[0.0, 0.0]], ["a"]), {"sample_weight": [-1.0]}),
+        (([[0.0, 0.0]] * 2, ["a", "c"]), {"reward": [0.5, 0.5]}),
+    ],
+)
+def test_bad_rows_change_nothing(rows, settings):
+    X, y, reward, _ = log()
+    bandit = LinearBandit().fit(X, y, reward=reward)
+    before = fingerprint(bandit)
+    with pytest.raises(ValueError, match=r"NaN|infinity|features|arm|reward|prop|weig"):
+        bandit.partial_fit(*rows, **settings)
+    assert fingerprint(bandit) == before
+
+
+def test_bad_settings():
+    X, y, _, _ = log(10)
+    for settings in (
+        {"arms": ["a", "a"]},
+        {"arms": ["a", "b"], "descriptors": [[1.0]]},
+        {"descriptors": [[1.0], [np.nan]]},
+        {"descriptors": [[1.0], [2.0]], "columns": ["x", "y"]},
+        {"forgetting": 0.0},
+    ):
+        with pytest.raises(ValueError, match=r"arms|descriptors|names|forgetting"):
+            LinearBandit(**settings).fit(X, y)
+
+
+def test_model_selection_and_routing():
+    X, y, reward, propensity = log()
+    logged = {"reward": reward, "propensity": propensity}
+    plain = cross_validate(LinearBandit(), X, y, params={"reward": reward}, cv=3)
+    assert plain["test_score"].shape == (3,)
+    with sklearn.config_context(enable_metadata_routing=True):
+        names = {"reward": True, "propensity": True}
+        bandit = LinearBandit().set_fit_request(**names).set_score_request(**names)
+        found = cross_validate(bandit, X, y, params=logged, cv=3)
+        assert (found["test_score"] > 0.8).all()
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), bandit),
+            {"linearbandit__policy": [Greedy(), EpsilonGreedy()]},
+            cv=3,
+        ).fit(X, y, **logged)
+        assert search.best_score_ > 0.8
+
+
+def test_clones_and_set_output():
+    X, y, _, _ = log(20)
+    scaled = make_pipeline(StandardScaler(), LinearBandit(random_state=0))
+    scaled.set_output(transform="default").fit(X, y)
+    again = clone(scaled).fit(X, y)
+    assert (again.predict(X) == scaled.predict(X)).all()
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.99])
+def test_taking_a_reward_back_is_exact(forgetting):
+    """120 rewards, one of them taken back later: as if it had never been there.
+
+    With forgetting the others keep their places, so the one is learnt as nothing.
+    """
+    X, y, reward, _ = log(120)
+    X = np.column_stack([np.ones(120), X])
+    gone = 30
+
+    def run(skip):
+        bandit = LinearBandit(forgetting=forgetting)
+        bandit.open(np.array(["a", "b"]))
+        bandit.start(3)
+        for i, (x, arm, r) in enumerate(zip(X, y == "b", reward, strict=True)):
+            weight = 1e-300 if skip and i == gone else 1.0
+            bandit.learn(int(arm), bandit.Z_[int(arm)], x, float(r), weight)
+        return bandit
+
+    bandit, never = run(False), run(True)
+    # Prior scales are chosen from the rewards, at the 64th of them: the same for both.
+    bandit.posterior_._set(bandit.posterior_.information(), never.posterior_.scales)
+    arm = int(y[gone] == "b")
+    bandit.unlearn(arm, bandit.Z_[arm], X[gone], float(reward[gone]), 1.0, gone + 1)
+    for part in (
+        lambda p: p.mean,
+        lambda p: p.factor @ p.factor.T,
+        lambda p: p.own_mean,
+        lambda p: p.own_covariance,
+        lambda p: p.own_load @ p.factor.T,
+    ):
+        np.testing.assert_allclose(
+            part(bandit.posterior_), part(never.posterior_), rtol=1e-7, atol=1e-10
+        )

@@ -1,0 +1,74 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from braidbandit import BraidRecommender, DriftMonitor, DriftWarning, EpsilonGreedy
+
+
+def first_alarm(surprises):
+    monitor, sums = DriftMonitor(), np.zeros((2, 1))
+    for t, surprise in enumerate(surprises):
+        sums, alarm = monitor.watch(sums, 0, surprise)
+        if alarm:
+            return t
+    return None
+
+
+def test_quiet_when_nothing_changes():
+    for seed in range(5):
+        assert first_alarm(np.random.default_rng(seed).standard_normal(10_000)) is None
+
+
+@pytest.mark.parametrize("shift", [0.5, -0.5])
+def test_a_shift_is_noticed(shift):
+    """30 / (0.5 - 0.15) = 86 rewards on average."""
+    delays = [
+        first_alarm(shift + np.random.default_rng(seed).standard_normal(1000))
+        for seed in range(20)
+    ]
+    assert 60 < np.mean(delays) < 120
+
+
+def play(agent, means, rounds, rng):
+    for i in range(rounds):
+        decision = agent.recommend(f"task {i % 9}")
+        mean = means[decision.braid.id]
+        agent.update(decision, float(np.clip(mean + 0.1 * rng.standard_normal(), 0, 1)))
+
+
+def test_the_recommender_warns_widens_and_turns_to_another_arm(catalogue, encoder):
+    rng = np.random.default_rng(0)
+    agent = BraidRecommender(
+        catalogue, encoder, EpsilonGreedy(0.1), price=0.0, random_state=0,
+        drift=DriftMonitor(),
+    )  # fmt: skip
+    best = catalogue.ids[0]
+    means = dict.fromkeys(catalogue.ids, 0.5) | {best: 0.8}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        play(agent, means, 300, rng)
+    means[best] = 0.2
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        play(agent, means, 300, rng)
+    assert told[0].category is DriftWarning
+    assert best in str(told[0].message)
+    again = [agent.predict([f"task {i}"])[0] for i in range(9)]
+    assert best not in again
+
+
+def test_sums_are_saved(catalogue, encoder, tmp_path):
+    agent = BraidRecommender(catalogue, encoder, drift=DriftMonitor(threshold=9.0))
+    for i in range(5):
+        agent.update(agent.recommend(f"task {i}"), 0.9)
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert again.drift == agent.drift
+    assert agent.surprises_.any()
+    np.testing.assert_array_equal(again.surprises_, agent.surprises_)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="threshold"):
+        DriftMonitor(threshold=0.0)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from braidbandit import BraidRecommender, ConservativePolicy, Greedy, LinUCB, Uniform
+from braidbandit.guard import Savings
+from braidbandit.registry import policy_from_dict, policy_to_dict
+
+TASKS = [f"task {i}" for i in range(40)]
+
+
+def singles(catalogue):
+    return [braid.id for braid in catalogue if braid.is_single]
+
+
+def guarded(catalogue, encoder, share=0.1, **settings):
+    agent = BraidRecommender(
+        catalogue, encoder, ConservativePolicy(Uniform(), share), random_state=0
+    )
+    table = np.column_stack([np.full(40, 0.6), np.full(40, 0.8)])
+    return agent.warm_start(TASKS, singles(catalogue), table)
+
+
+def test_baseline_is_the_best_single_model_of_the_probe(catalogue, encoder):
+    agent = guarded(catalogue, encoder)
+    assert agent.baseline_ == singles(catalogue)[1]
+
+
+def test_a_departure_waits_until_it_can_be_paid_for(catalogue, encoder):
+    """At 0.8 a round and a share of 0.1, 13 rounds save 1.04: then one departure."""
+    agent = guarded(catalogue, encoder)
+    for _ in range(13):
+        decision = agent.recommend("x")
+        assert decision.braid.id == agent.baseline_
+        assert decision.propensity == 1.0
+        agent.update(decision, 0.8)
+    assert agent.savings_.amount == pytest.approx(1.04)
+    first = agent.recommend("x")
+    assert first.propensity == pytest.approx(1 / len(catalogue))
+    if first.braid.id != agent.baseline_:
+        assert agent.recommend("x").propensity == 1.0
+        agent.update(first, 0.5)
+        assert agent.savings_.amount == pytest.approx(0.54)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_adversary_costs_more_than_the_share(catalogue, encoder, seed):
+    """The adversary pays every other arm 0 and the baseline whatever hurts most."""
+    agent = guarded(catalogue, encoder, share=0.1)
+    rng = np.random.default_rng(seed)
+    earned = baseline = 0.0
+    for t in range(300):
+        good = float(rng.random() < 0.7)
+        decision = agent.recommend(f"adversary {t % 7}")
+        departs = decision.braid.id != agent.baseline_
+        if departs:
+            good = 1.0
+        reward = 0.0 if departs else good
+        agent.update(decision, reward)
+        earned, baseline = earned + reward, baseline + good
+        assert earned >= 0.9 * baseline - 1e-9
+    assert earned < baseline
+
+
+def test_the_unguarded_policy_falls_behind_the_same_adversary(catalogue, encoder):
+    agent = BraidRecommender(catalogue, encoder, Uniform(), random_state=0)
+    baseline = singles(catalogue)[0]
+    chosen = [agent.recommend(task).braid.id == baseline for task in TASKS]
+    assert sum(chosen) < 0.5 * len(TASKS)
+
+
+def test_where_the_baseline_is_excluded_nothing_is_booked(catalogue, encoder):
+    agent = guarded(catalogue, encoder)
+    decision = agent.recommend("x", excluded=[agent.baseline_])
+    assert decision.braid.id != agent.baseline_
+    agent.update(decision, 0.0)
+    assert agent.savings_.amount == 0
+
+
+def test_a_reward_taken_back_is_taken_out_of_the_savings(catalogue, encoder):
+    agent = guarded(catalogue, encoder)
+    decision = agent.recommend("x")
+    agent.update(decision, 0.8)
+    agent.retract(decision)
+    assert agent.savings_.amount == 0
+
+
+def test_saved_and_loaded(catalogue, encoder, tmp_path):
+    agent = guarded(catalogue, encoder)
+    agent.update(agent.recommend("x"), 0.8)
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert again.savings_ == agent.savings_ == Savings(agent.baseline_, 0.8 * 0.1)
+    assert again.baseline_ == agent.baseline_
+
+
+def test_settings():
+    policy = ConservativePolicy(LinUCB(0.5), 0.02, "some arm")
+    assert policy_from_dict(policy_to_dict(policy)) == policy
+    assert ConservativePolicy(Greedy(0.3)).floor == 0.3
+    with pytest.raises(ValueError, match="share"):
+        ConservativePolicy(share=1.0)
+
+
+def test_without_a_baseline_it_says_what_to_do(catalogue, encoder):
+    agent = BraidRecommender(catalogue, encoder, ConservativePolicy())
+    with pytest.raises(ValueError, match="warm_start"):
+        agent.recommend("x")

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from braidbandit.information import (
+    HYPER_SD,
+    Information,
+    find_scales,
+    negative_log_evidence,
+)
+
+LABELS = np.array([0, 1, 1])
+OWN_LABELS = np.array([2, 3])
+SCALES = np.array([0.3, 0.06, 0.15, 0.08, 0.25])
+
+
+def problem(seed=3, n=14, arms=3):
+    """Rewards of two of three arms: features (n, p + A d), rewards, and the sums."""
+    rng = np.random.default_rng(seed)
+    shared, own = rng.standard_normal((n, 3)), rng.standard_normal((n, 2))
+    arm, r = rng.integers(2, size=n), rng.random(n) - 0.5
+    spread = np.zeros((n, arms, 2))
+    spread[np.arange(n), arm] = own
+    info = Information(
+        shared.T @ shared,
+        np.einsum("nad,np->adp", spread, shared),
+        np.einsum("nad,nae->ade", spread, spread),
+        shared.T @ r,
+        np.einsum("nad,n->ad", spread, r),
+        float(r @ r),
+        float(n),
+    )
+    return np.hstack([shared, spread.reshape(n, -1)]), r, info
+
+
+def evidence(scales, info, centre=0.0):
+    return negative_log_evidence(
+        np.log(scales), info, LABELS, OWN_LABELS, np.full(5, centre)
+    )
+
+
+def test_evidence_is_the_density_of_the_rewards():
+    """Differences of the evidence equal differences of the dense log density."""
+    Phi, r, info = problem()
+
+    def ours(scales):
+        return -(
+            evidence(scales, info)[0] - ((np.log(scales) / HYPER_SD) ** 2).sum() / 2
+        )
+
+    def dense(scales):
+        sd = np.append(scales[LABELS], np.tile(scales[OWN_LABELS], 3))
+        cov = (Phi * sd**2) @ Phi.T + scales[-1] ** 2 * np.eye(len(r))
+        return multivariate_normal(np.zeros(len(r)), cov).logpdf(r)
+
+    other = SCALES * np.array([2.0, 0.5, 1.5, 3.0, 0.7])
+    assert ours(SCALES) - ours(other) == pytest.approx(
+        dense(SCALES) - dense(other), abs=1e-9
+    )
+
+
+def test_gradient_is_the_derivative():
+    _, _, info = problem()
+    _, gradient = evidence(SCALES, info, centre=-1.0)
+    for i in range(5):
+        step = np.exp(1e-5 * np.eye(5)[i])
+        up, down = (
+            evidence(SCALES * step, info, -1.0),
+            evidence(SCALES / step, info, -1.0),
+        )
+        assert gradient[i] == pytest.approx(
+            (up[0] - down[0]) / 2e-5, rel=1e-4, abs=1e-6
+        )
+
+
+def test_found_scales_are_a_minimum():
+    _, _, info = problem(n=60)
+    centre = np.log(SCALES)
+    found = find_scales(info, LABELS, OWN_LABELS, centre, centre)
+    best = negative_log_evidence(found, info, LABELS, OWN_LABELS, centre)[0]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        near = found + 0.1 * rng.standard_normal(5)
+        there = negative_log_evidence(near, info, LABELS, OWN_LABELS, centre)[0]
+        assert there >= best - 1e-6
+
+
+def test_less_of_everything():
+    _, _, info = problem()
+    half = info.scaled(0.5)
+    assert half.count == 7
+    np.testing.assert_allclose(half.gram, info.gram / 2)
+    assert info.seen.tolist() == [0, 1]

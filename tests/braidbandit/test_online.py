@@ -1,0 +1,384 @@
+"""Feedback as it arrives, and arms that come, change and go."""
+
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+
+from braidbandit import (
+    Braid,
+    BraidRecommender,
+    Catalogue,
+    LinUCB,
+    ModelCard,
+    Uniform,
+)
+
+TYPES = ("code", "medical", "creative")
+TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(40)]
+REWARDS = np.random.default_rng(0).random(40).round(2)
+
+
+def moments(agent):
+    """Means and covariance: what the factor, which is not unique, stands for."""
+    p = agent.posterior_
+    order = np.argsort(p.seen)
+    own = -p.own_load[order] @ p.factor.T
+    return [p.mean, p.factor @ p.factor.T, p.own_mean, p.own_covariance, own]
+
+
+def assert_same(one, other, tolerance=1e-9):
+    for a, b in zip(moments(one), moments(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=tolerance)
+
+
+def fingerprint(agent):
+    p = agent.posterior_
+    arrays = [] if p is None else [getattr(p, name).tobytes() for name in p.ARRAYS]
+    log = agent.learner_.log
+    return [
+        *arrays,
+        agent.n_updates_,
+        agent.learner_.bandit.clock_,
+        json.dumps([log.settled, list(log.pending), list(log.learnt), log.counts]),
+        agent.arm_ids_,
+        agent.learner_.bandit.Z_.tobytes(),
+        {k: m.posterior.mean.tobytes() for k, m in agent.learner_.models.items()},
+    ]
+
+
+@pytest.fixture
+def twin(catalogue, encoder):
+    return BraidRecommender(catalogue, encoder, random_state=0)
+
+
+def decide(agent, n=40):
+    return [agent.recommend(task) for task in TASKS[:n]]
+
+
+def test_a_delayed_batch_is_the_same_updates_in_order(agent, twin):
+    decisions = decide(agent)
+    agent.update_batch(zip(decisions, REWARDS, strict=True))
+    for decision, reward in zip(decisions, REWARDS, strict=True):
+        twin.update(decision, reward)
+    for name in agent.posterior_.ARRAYS:
+        got, want = getattr(agent.posterior_, name), getattr(twin.posterior_, name)
+        assert got.tobytes() == want.tobytes()
+
+
+def test_the_order_of_rewards_does_not_matter(agent, twin):
+    pairs = list(zip(decide(agent), REWARDS, strict=True))
+    agent.update_batch(pairs)
+    twin.update_batch(pairs[::-1])
+    assert_same(agent, twin)
+
+
+def test_a_batch_is_all_or_nothing(agent):
+    decisions = decide(agent, 5)
+    agent.update(decisions[0], 0.5, latency_ms=3.0)
+    before = fingerprint(agent)
+    with pytest.raises(ValueError, match="reward"):
+        agent.update_batch([(decisions[1], 0.5), (decisions[2].id, 0.1), ("x", 2.0)])
+    assert fingerprint(agent) == before
+    with pytest.raises(KeyError, match="no pending"):
+        agent.update_batch([(decisions[1], 0.5), ("x", 0.2)])
+    assert fingerprint(agent) == before
+
+
+def test_repeated_feedback_is_ignored_and_reported(agent):
+    decision = agent.recommend("x")
+    agent.update(decision.id, 0.5)
+    mean = agent.posterior_.mean.tobytes()
+    agent.update(decision, 0.5).update(decision.id, 0.5)
+    assert agent.posterior_.mean.tobytes() == mean
+    assert agent.feedback_counts_["learnt"] == 1
+    assert agent.feedback_counts_["repeated"] == 2
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.99])
+def test_a_revised_reward_is_as_if_it_had_come_first(catalogue, encoder, forgetting):
+    def new():
+        return BraidRecommender(
+            catalogue, encoder, forgetting=forgetting, random_state=0
+        )
+
+    agent, twin = new(), new()
+    tasks = [*TASKS, *TASKS[:20]]
+    decisions = [agent.recommend(task) for task in tasks]
+    for i, decision in enumerate(decisions):
+        agent.update(decision, 0.1 if i == 3 else 0.6)
+        twin.update(decision, 0.9 if i == 3 else 0.6)
+    agent.revise(decisions[3].id, 0.9)
+    assert_same(agent, twin)
+    assert agent.settled_[decisions[3].id] == 0.9
+    assert agent.feedback_counts_["revised"] == 1
+    with pytest.raises(ValueError, match="reward"):
+        agent.revise(decisions[3], 1.9)
+    with pytest.raises(KeyError, match="no reward"):
+        agent.revise("unknown", 0.9)
+
+
+def test_a_retracted_reward_never_came(agent, twin):
+    decisions = decide(agent)
+    for i, decision in enumerate(decisions):
+        agent.update(decision, REWARDS[i], latency_ms=10.0 + i, compute=1.0)
+        if i != 7:
+            twin.update(decision, REWARDS[i], latency_ms=10.0 + i, compute=1.0)
+    agent.retract(decisions[7].id)
+    assert_same(agent, twin)
+    for name, model in agent.learner_.models.items():
+        other = twin.learner_.models[name]
+        assert model.n == other.n == 39
+        np.testing.assert_allclose(
+            model.posterior.mean, other.posterior.mean, atol=1e-6
+        )
+    assert agent.n_updates_ == 39
+    agent.update(decisions[7].id, 0.5)
+    with pytest.raises(KeyError, match="no reward"):
+        agent.retract("unknown")
+
+
+def test_an_old_record_needs_the_decision(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    decisions = decide(agent, 4)
+    before = None
+    for decision in decisions:
+        agent.update(decision, 0.4)
+    with pytest.raises(KeyError, match="Give the Decision itself"):
+        agent.retract(decisions[0].id)
+    before = agent.n_updates_
+    assert agent.retract(decisions[0]).n_updates_ == before - 1
+    agent.retrain(decisions[1].braid)
+    with pytest.raises(ValueError, match="cannot be taken back exactly"):
+        agent.retract(decisions[1])
+
+
+def test_expired_decisions(agent):
+    old, new = decide(agent, 2)
+    agent.pending_[old.id] = replace(
+        agent.pending_[old.id], created_at="2020-01-01T00:00:00+00:00"
+    )
+    assert agent.expire(datetime.now(timezone.utc) - timedelta(days=1)) == [old.id]
+    assert list(agent.pending_) == [new.id]
+    with pytest.raises(KeyError, match="expired"):
+        agent.update(old.id, 0.5)
+    agent.update(old, 0.5)
+    assert agent.feedback_counts_["expired"] == 1
+    with pytest.raises(ValueError, match="zone"):
+        agent.expire(datetime(2020, 1, 1))
+
+
+def test_pending_decisions_spread(catalogue, encoder):
+    """LinUCB is deterministic: without the pending pulls it would repeat itself."""
+    agent = BraidRecommender(catalogue, encoder, LinUCB(1.0, floor=0.0), price=0.0)
+    same = {"type": "code"}
+    first = agent.recommend(same)
+    before = agent.explain(same).chosen.sd
+    chosen = {agent.recommend(same).braid.id for _ in range(9)}
+    assert len(chosen) > 4
+    row = next(r for r in agent.explain(same).rows if r.arm_id == first.braid.id)
+    assert row.sd < before
+    means = [r.mean for r in agent.explain(same).rows]
+    agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    calm = [r.mean for r in agent.explain(same).rows]
+    np.testing.assert_allclose(means, calm, atol=1e-12)
+
+
+def test_widths_with_pending_pulls_are_those_after_the_rewards(agent):
+    decisions = decide(agent, 6)
+    waiting = [row.sd for row in agent.explain("new task").rows]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    learnt = [row.sd for row in agent.explain("new task").rows]
+    np.testing.assert_allclose(waiting, learnt, rtol=1e-9)
+
+
+# ---- arms ----
+
+
+def new_braids(catalogue):
+    return [
+        Braid("big", ("small",), (0.6, 0.4), ("final",), "router"),
+        Braid("small", ("big",), (0.6, 0.4), ("output",), "learned_weighted"),
+    ]
+
+
+def test_new_arms_start_from_their_relatives(agent, catalogue):
+    agent.set_params(policy=Uniform())
+    good = {b.id for b in catalogue if b.anchor == "big" and b.donors}
+    for decision in [agent.recommend(t) for t in TASKS * 3]:
+        agent.update(decision, 0.9 if decision.braid.id in good else 0.2)
+    before = agent.decision_function(TASKS[:5]) + agent.price * (
+        agent.catalogue.relative_costs()
+    )
+    like_good, like_bad = new_braids(catalogue)
+    agent.add_arms([like_good, like_bad])
+    after = agent.decision_function(TASKS[:5]) + agent.price * (
+        agent.catalogue.relative_costs()
+    )
+    np.testing.assert_allclose(after[:, :-2], before, atol=1e-12)
+    assert (after[:, -2] > after[:, -1] + 0.2).all()
+    assert agent.classes_[-2:].tolist() == [like_good.id, like_bad.id]
+    with pytest.raises(ValueError, match="differ"):
+        agent.add_arms([like_good])
+    for decision in [agent.recommend(t) for t in TASKS]:
+        agent.update(decision, 0.5)
+
+
+def test_a_new_model_moves_no_old_arm(agent, catalogue):
+    for decision in decide(agent, 20):
+        agent.update(decision, 0.4, latency_ms=5.0)
+    before = agent.explain("x", preference={"quality": 1}).rows
+    card = ModelCard("third", parameters=500, layers=6, width=5, vocab_size=40)
+    agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    agent.add_arms([Braid("third"), Braid("third", ("big",), (0.5, 0.5), ("final",),
+                                          "router")], [card])  # fmt: skip
+    after = agent.explain("x", preference={"quality": 1}).rows
+    for old, new in zip(before, after, strict=False):
+        assert new.mean == pytest.approx(old.mean, abs=1e-12)
+        assert new.sd == pytest.approx(old.sd, abs=1e-9)
+    assert "share:third" in agent.learner_.bandit.columns_
+    for decision in decide(agent, 20):
+        agent.update(decision, 0.6, latency_ms=5.0)
+
+
+def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
+    singles = [b.id for b in catalogue if b.is_single]
+    table = np.random.default_rng(1).random((40, 2))
+    agent.warm_start(TASKS, singles, table)
+    pair = next(b for b in catalogue if b.donors and b.fusion_layers == ("final",))
+    twin = replace(pair, shares=(0.76, 0.24))
+    agent.add_arms([twin])
+    Z, columns = agent.learner_.bandit.Z_, agent.learner_.bandit.columns_
+    column = columns.index("gain:mean")
+    relative = Z[-1, column] / Z[catalogue.index(pair.id), column]
+    order = [0, 1] if catalogue[singles[0]].anchor == pair.anchor else [1, 0]
+    gains = [
+        (table.max(axis=1) - table[:, order] @ shares).mean()
+        for shares in ([0.76, 0.24], list(pair.shares))
+    ]
+    assert relative == pytest.approx(gains[0] / gains[1], rel=1e-6)
+    assert agent.fit(TASKS[:2], [twin, pair], reward=[0.5, 0.5]).n_updates_ == 2
+
+
+def test_removing_arms_keeps_what_they_taught(agent, catalogue):
+    decisions = decide(agent)
+    for decision, reward in zip(decisions[:30], REWARDS, strict=False):
+        agent.update(decision, reward)
+    gone = decisions[35].braid
+    agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    before = {r.arm_id: (r.mean, r.sd) for r in agent.explain("x").rows}
+    agent.remove_arms([gone])
+    assert gone.id not in agent.classes_
+    for row in agent.explain("x").rows:
+        assert (row.mean, row.sd) == pytest.approx(before[row.arm_id], abs=1e-12)
+    mean = agent.posterior_.mean.copy()
+    agent.update(decisions[35], 0.0)
+    assert agent.posterior_.own_mean.shape[0] == len(catalogue) - 1
+    assert not np.array_equal(agent.posterior_.mean, mean)
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.remove_arms([gone])
+    agent.add_arms([gone])
+    assert agent.recommend("x", eligible=[gone.id]).braid == gone
+
+
+def test_a_removed_arm_counts_as_one_that_nothing_else_is_known_of(agent, twin):
+    """Its reward joins with the arm's own effect integrated out."""
+    decision = agent.recommend("x", excluded=agent.catalogue.ids[1:])
+    twin._start()
+    agent.remove_arms([decision.braid])
+    agent.update(decision, 0.1)
+    twin.update(decision, 0.1)
+    twin.remove_arms([decision.braid])
+    assert_same(agent, twin)
+
+
+def test_a_retrained_arm_keeps_its_mean_and_is_wider(agent):
+    for decision in [
+        agent.recommend(t, eligible=agent.catalogue.ids[:2]) for t in TASKS
+    ]:
+        agent.update(decision, 0.8)
+    arm = agent.classes_[0]
+    before = agent.explain("x").rows
+    agent.retrain(arm)
+    after = agent.explain("x").rows
+    for old, new in zip(before, after, strict=True):
+        assert new.mean == pytest.approx(old.mean, abs=1e-12)
+        if old.arm_id == arm:
+            assert new.sd > old.sd * 1.005
+        else:
+            assert new.sd == pytest.approx(old.sd, abs=1e-12)
+    with pytest.raises(ValueError, match="share"):
+        agent.retrain(arm, share=1.0)
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.retrain("nope")
+    assert agent.recommend("x", eligible=[arm]).version == 1
+
+
+def test_a_reward_of_an_earlier_version_counts_less(agent, twin):
+    only = agent.recommend("x", excluded=agent.catalogue.ids[1:])
+    twin._start()
+    for one in (agent, twin):
+        one.retrain(only.braid)
+    agent.update(only, 0.0)
+    twin.update(replace(only, version=1), 0.0)
+    old, new = (one.explain("x").rows[0].mean for one in (agent, twin))
+    assert 0.7 > old > new
+
+
+def test_reordering_the_catalogue_changes_nothing(agent):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward)
+    waiting = agent.recommend("later")
+    scores = dict(zip(agent.classes_, agent.decision_function(["x"])[0], strict=True))
+    known = agent.catalogue
+    agent.catalogue = Catalogue(known.cards.values(), known.braids[::-1])
+    assert agent.classes_.tolist() != [b.id for b in agent.catalogue]
+    again = agent.decision_function(["x"])[0]
+    assert agent.classes_.tolist() == [b.id for b in agent.catalogue]
+    for arm, score in zip(agent.classes_, again, strict=True):
+        assert score == pytest.approx(scores[arm], abs=1e-12)
+    agent.update(waiting.id, 0.3)
+
+
+def test_rejected_calls_change_nothing(agent):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward, latency_ms=7.0)
+    decision = agent.recommend("y")
+    unknown = Braid("nobody")
+    before = fingerprint(agent)
+    for call, error in [
+        (lambda: agent.update(decision, 0.5, latency_ms=0.0), ValueError),
+        (lambda: agent.update(decision, 0.5, compute=float("nan")), ValueError),
+        (lambda: agent.update(decision, 0.5, weight=float("nan")), ValueError),
+        (lambda: agent.update(replace(decision, id="z", x=(1.0,)), 0.5), ValueError),
+        (lambda: agent.add_arms([unknown]), ValueError),
+        (lambda: agent.add_arms([agent.catalogue.braids[0]]), ValueError),
+        (lambda: agent.remove_arms([unknown]), KeyError),
+        (lambda: agent.remove_arms("text"), TypeError),
+        (lambda: agent.remove_arms(agent.classes_), ValueError),
+        (lambda: agent.retract(3), TypeError),
+        (lambda: agent.recommend("x", eligible=[]), ValueError),
+        (lambda: agent.recommend("x", eligible=["nope"]), KeyError),
+        (lambda: agent.recommend("x", eligible=[decision.braid.id] * 2), ValueError),
+        (lambda: agent.recommend(np.full(12, np.nan)), ValueError),
+        (lambda: agent.recommend(np.full(12, np.inf)), ValueError),
+        (lambda: agent.recommend(np.ones(2)), ValueError),
+        (lambda: agent.recommend("x", eligible=[True]), ValueError),
+        (lambda: agent.recommend("x", accuracy_target=2.0), ValueError),
+        (lambda: agent.recommend("x", preference={"speed": 1}), KeyError),
+        (lambda: agent.recommend("x", preference={"quality": 0}), ValueError),
+    ]:
+        with pytest.raises(error):
+            call()
+        assert fingerprint(agent) == before
+
+
+def test_the_uncertainty_of_a_decision_is_its_arms_width(agent):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward)
+    explanation = agent.explain("x")
+    width = agent.recommend("x").uncertainty
+    assert width == pytest.approx(explanation.chosen.sd, rel=1e-9)

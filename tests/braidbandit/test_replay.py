@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from braidbandit.encoding import TaskEncoder
+from braidbandit.replay import (
+    BraidPlayer,
+    Shuffle,
+    read_table,
+    replay,
+    score,
+    shuffles,
+    table_of,
+)
+
+REWARDS = np.array([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.5, 0.5]])
+ROUNDS = np.arange(4)
+
+
+class Plan:
+    """Plays the given arms in turn and notes what it is told."""
+
+    def __init__(self, arms):
+        self.arms, self.told = list(arms), []
+
+    def choose(self, row):
+        return self.arms[len(self.told)]
+
+    def learn(self, row, arm, reward):
+        self.told.append((row, arm, reward))
+
+
+def table():
+    return table_of(REWARDS, np.arange(4.0)[:, None])
+
+
+def test_a_small_sum():
+    """Arm 1 earns 1 + 0 + 1 + 0.5 = 2.5 and is best; the plan earns 0 + 0 + 1 + 0.5."""
+    run = replay(
+        table(), Shuffle(0, ROUNDS[:0], ROUNDS, np.arange(3)), Plan([0, 1, 1, 2])
+    )
+    assert run.rewards.tolist() == [0.0, 0.0, 1.0, 0.5]
+    assert run.regret == pytest.approx(2.5 - 1.5)
+    assert run.last_quarter == 0.5
+    assert run.ms > 0
+
+
+def test_arms_are_seen_in_the_order_of_the_shuffle():
+    """Position 0 is column 2: it earns 0.5 on every row."""
+    plan = Plan([0, 0, 2, 1])
+    order = Shuffle(0, ROUNDS[:0], ROUNDS[::-1], np.array([2, 0, 1]))
+    replay(table(), order, plan)
+    assert plan.told == [(3, 0, 0.5), (2, 0, 0.5), (1, 2, 0.0), (0, 1, 0.0)]
+
+
+def test_rewards_outside_the_unit_interval_are_measured_as_they_were():
+    """-1 and 3 become 0 and 1; regret and rewards come back in units of before."""
+    wide = table_of([[-1.0, 3.0], [3.0, 1.0]], [[0.0], [1.0]])
+    assert wide.rewards.tolist() == [[0.0, 1.0], [1.0, 0.5]]
+    order = Shuffle(0, ROUNDS[:0], ROUNDS[:2], np.arange(2))
+    run = replay(wide, order, Plan([0, 0]))
+    assert run.rewards.tolist() == [-1.0, 3.0]
+    assert run.regret == pytest.approx((3.0 + 1.0) - (-1.0 + 3.0))
+    assert score(wide, order, np.array([1.0, 0.5]), 0.0).regret == 0.0
+
+
+def test_repeated_prompts_are_left_out():
+    twice = table_of(np.vstack([REWARDS, REWARDS]), np.tile(np.arange(4.0), 2)[:, None])
+    np.testing.assert_array_equal(twice.rewards, REWARDS)
+
+
+def test_shuffles_reserve_the_probe_and_differ():
+    big = table_of(np.random.default_rng(0).random((60, 5)), np.arange(60.0)[:, None])
+    orders = list(shuffles(big, 15, 3))
+    for order in orders:
+        assert len(order.probe) == 40
+        assert len(order.run) == 15
+        assert not set(order.probe) & set(order.run)
+        assert sorted(order.arms) == list(range(5))
+        assert order.probe_arms(big).tolist() == list(range(5))
+    assert len({tuple(order.run) for order in orders}) == 3
+    assert len({tuple(order.arms) for order in orders}) > 1
+    assert len(next(shuffles(big, 1000, 1)).run) == 20
+    with pytest.raises(ValueError, match="cannot spare"):
+        next(shuffles(table(), 10, 1))
+
+
+def test_the_recommender_plays_by_position_and_learns_which_arm_is_good():
+    """Column 3 always earns 1, the others 0: it is played nearly always."""
+    rng = np.random.default_rng(1)
+    easy = table_of(np.tile(np.arange(4) == 3, (90, 1)), rng.standard_normal((90, 6)))
+    encoder = TaskEncoder(types=(), n_components=2).fit(easy.embeddings)
+    for order in shuffles(easy, 40, 2):
+        player = BraidPlayer(easy, order, encoder)
+        run = replay(easy, order, player)
+        assert run.regret <= 2
+        assert player.agent.n_updates_ == 40
+
+
+def test_same_shuffle_same_run():
+    rng = np.random.default_rng(2)
+    noisy = table_of(rng.random((80, 3)), rng.standard_normal((80, 6)))
+    encoder = TaskEncoder(types=(), n_components=2).fit(noisy.embeddings)
+    order = next(shuffles(noisy, 30, 1))
+    one, two = (replay(noisy, order, BraidPlayer(noisy, order, encoder)) for _ in "ab")
+    assert one.rewards.tolist() == two.rewards.tolist()
+
+
+def test_files(tmp_path):
+    file = tmp_path / "table.npz"
+    embeddings = np.arange(4.0)[:, None]
+    np.savez(file, rewards=REWARDS, embeddings=embeddings, arms=["x", "y", "z"])
+    assert [b.anchor for b in read_table(file).catalogue] == ["x", "y", "z"]
+    np.savez(file, rewards=REWARDS)
+    with pytest.raises(KeyError, match="embeddings"):
+        read_table(file)
+    with pytest.raises(ValueError, match="finite"):
+        table_of(REWARDS * np.nan, embeddings)
+    with pytest.raises(ValueError, match="expected"):
+        table_of(REWARDS, embeddings[:2])

@@ -1,0 +1,146 @@
+"""Saved states: one stored file per format, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_embedder import embed
+
+from braidbandit import (
+    BraidRecommender,
+    ConservativePolicy,
+    Greedy,
+    TaskEncoder,
+)
+
+DATA = Path(__file__).parent / "data"
+TYPES = ("code", "medical", "creative")
+TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(12)]
+
+
+def small_encoder():
+    return TaskEncoder(embedder=embed, n_components=2, types=TYPES)
+
+
+def expected(folder):
+    return json.loads((folder / "expected.json").read_text())
+
+
+def test_format_2_reads_as_it_was_written(tmp_path):
+    folder = DATA / "state-format-2"
+    agent = BraidRecommender.load(folder, encoder=small_encoder(), resume_rng=True)
+    want = expected(folder)
+    np.testing.assert_allclose(
+        agent.decision_function(TASKS[:3]), want["scores"], rtol=1e-12
+    )
+    assert agent.predict(TASKS).tolist() == want["predict"]
+    assert agent.recommend("x").braid.id in agent.classes_
+    assert agent.feedback_counts_ == want["counts"]
+    agent.save(tmp_path / "again")
+
+
+def test_format_1_brings_its_settings_and_says_what_it_leaves_behind():
+    folder = DATA / "state-format-1"
+    with pytest.warns(UserWarning, match="learn again from the ledger"):
+        agent = BraidRecommender.load(folder, encoder=small_encoder())
+    assert agent.posterior_ is None
+    assert (agent.n_updates_, agent.ledger_position_) == (0, 0)
+    assert len(agent.pending_) == 1
+    assert agent.classes_.tolist() == expected(folder)["arms"]
+    assert agent.policy.alpha == 0.7
+    waiting = next(iter(agent.pending_))
+    agent.update(waiting, 0.5)
+
+
+@pytest.fixture
+def used(agent):
+    """A recommender with something in every part of its state."""
+    agent.set_params(policy=ConservativePolicy(Greedy(), share=0.5), mean_cost=0.3)
+    catalogue = agent.catalogue
+    table = np.random.default_rng(0).random((12, 2))
+    agent.warm_start(TASKS, [b.id for b in catalogue if b.is_single], table)
+    decisions = [agent.recommend(task) for task in TASKS * 3]
+    for i, decision in enumerate(decisions[:30]):
+        agent.update(decision, 0.5 + i / 100, latency_ms=5.0 + i, compute=2.0)
+    agent.add_arms([replace(catalogue.braids[-1], shares=(0.55, 0.45))])
+    agent.remove_arms([catalogue.braids[-2]])
+    agent.retrain(catalogue.braids[3])
+    return agent
+
+
+def test_everything_comes_back(used, encoder, tmp_path):
+    used.save(tmp_path / "s")
+    again = BraidRecommender.load(tmp_path / "s", encoder=encoder, resume_rng=True)
+    again.save(tmp_path / "t")
+    one, other = (
+        json.loads((tmp_path / name / "manifest.json").read_text()) for name in "st"
+    )
+    assert one == other
+    tasks = [f"new {i}" for i in range(8)]
+    call = {"preference": {"quality": 1, "latency": 0.3, "compute": 0.2}}
+    for task in tasks:
+        mine, theirs = used.recommend(task, **call), again.recommend(task, **call)
+        assert theirs.braid == mine.braid
+        np.testing.assert_allclose(theirs.scores, mine.scores, rtol=1e-9)
+        assert theirs.expected_latency_ms == mine.expected_latency_ms
+    assert again.savings_ == used.savings_ is not None
+    assert again.pacer_ == used.pacer_
+    learnt = next(iter(used.learner_.log.learnt))
+    for agent in (used, again):
+        agent.retract(learnt)
+    np.testing.assert_allclose(
+        again.decision_function(tasks), used.decision_function(tasks), atol=1e-12
+    )
+
+
+def test_a_state_stays_small(catalogue, encoder, tmp_path):
+    """A hundred waiting decisions keep no scores of the other arms."""
+    agent = BraidRecommender(catalogue, encoder, random_state=0)
+    agent.recommend("x")
+    agent.save(tmp_path / "s")
+    size = (tmp_path / "s" / "manifest.json").stat().st_size
+    for i in range(100):
+        agent.recommend(f"task {i}")
+    agent.save(tmp_path / "s")
+    grown = (tmp_path / "s" / "manifest.json").stat().st_size
+    assert (grown - size) / 100 < 2500
+
+
+def test_replicas_do_not_explore_in_lockstep(agent, encoder, tmp_path):
+    for task in TASKS:
+        agent.recommend(task)
+    agent.save(tmp_path / "s")
+
+    def choices(**settings):
+        loaded = BraidRecommender.load(tmp_path / "s", encoder=encoder, **settings)
+        return [loaded.recommend(f"new {i}").braid.id for i in range(40)]
+
+    assert choices() != choices()
+    assert choices(resume_rng=True) == choices(resume_rng=True)
+
+
+@pytest.mark.parametrize("part", ["descriptors", "posterior.own_load"])
+def test_arrays_of_the_wrong_shape_are_refused(used, encoder, tmp_path, part):
+    from braidbandit.state import read_state, write_state
+
+    used.save(tmp_path / "s")
+    manifest, arrays = read_state(tmp_path / "s")
+    for key in ("kind", "format", "arrays", "sha256"):
+        del manifest[key]
+    write_state(tmp_path / "t", manifest, {**arrays, part: arrays[part][:-1]})
+    with pytest.raises(ValueError, match="shape"):
+        BraidRecommender.load(tmp_path / "t", encoder=encoder)
+
+
+def test_a_crash_while_saving_leaves_a_state(used, encoder, tmp_path, monkeypatch):
+    used.save(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    used.recommend("x")
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        used.save(tmp_path / "s")
+    monkeypatch.undo()
+    BraidRecommender.load(tmp_path / "s", encoder=encoder)
