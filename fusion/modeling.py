@@ -199,7 +199,8 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         return self.anchor.tokenizer
 
     def _apply(self, fn: Any, recurse: bool = True) -> BraidedLLM:
-        super()._apply(fn, recurse)
+        # Fusers move with their strands but stay in float32 (see `_build`).
+        super()._apply(lambda t: fn(t).to(t.dtype), recurse)
         for strand in (self.anchor, *self.donors) if "anchor" in self.__dict__ else ():
             strand.model._apply(fn)
         return self

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from .calibration import calibrate
 from .configuration import BraidConfig
+from .memory import reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
 from .scoring import StateCache, scored_tokens, target_log_probs
@@ -273,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.positions < 1:
         parser.error(f"--positions is {options.positions}; give at least 1")
     torch.manual_seed(0)
+    reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (_first(texts, options.per_domain) for texts in found)
     pool = Pool(dtype=getattr(torch, options.dtype))

@@ -271,3 +271,12 @@ def test_half_precision_strands_keep_float32_fusers():
         assert model.dtype == torch.bfloat16
         assert torch.isfinite(logits(model)).all()
         assert model.generate(tiny.CODE, max_new_tokens=2, do_sample=False) is not None
+
+
+def test_half_precision_is_for_strands_only(strands):
+    mine = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(("llama", "gemma"))]
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    model = BraidedLLM(config, mine).to(torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {s.dtype for s in mine} == {torch.bfloat16}
+    assert model(torch.tensor([[5, 6, 7]])).logits.dtype == torch.bfloat16
