@@ -20,7 +20,6 @@ from braidbandit.braid import STRATEGIES
 from braidbandit.catalogue import (
     SHARES,
     Braid,
-    Budget,
     Catalogue,
     ModelCard,
     _as_card,
@@ -171,12 +170,7 @@ class MetaBraider:
     # ---- the loop ----
 
     def forward(
-        self,
-        task: Any,
-        compute_budget: float = 1.0,
-        *,
-        budget: Budget | None = None,
-        excluded: Iterable[str] = (),
+        self, task: Any, compute_budget: float = 1.0, **limits: Any
     ) -> Decision:
         """Choose a braid for a task. No model is loaded.
 
@@ -189,9 +183,9 @@ class MetaBraider:
             and "capabilities".
         compute_budget : float in [0, 1]
             0 allows the cheapest braids only, 1 all.
-        budget : Budget, optional
-            Absolute limits.
-        excluded : iterable of arm ids
+        **limits
+            As for :meth:`BraidRecommender.recommend`: ``budget``, ``excluded``,
+            ``eligible``, ``preference``, ``accuracy_target``.
 
         Raises
         ------
@@ -199,9 +193,7 @@ class MetaBraider:
             On an empty prompt, or a budget that no braid meets.
         """
         with self._lock:
-            decision = self.recommender.recommend(
-                task, compute_budget, budget, excluded
-            )
+            decision = self.recommender.recommend(task, compute_budget, **limits)
             self.ledger.record_decision(decision)
         return decision
 
@@ -297,18 +289,11 @@ class MetaBraider:
         return self
 
     def explain(
-        self,
-        task: Any,
-        compute_budget: float = 1.0,
-        *,
-        budget: Budget | None = None,
-        excluded: Iterable[str] = (),
+        self, task: Any, compute_budget: float = 1.0, **limits: Any
     ) -> Explanation:
         """Explain what `forward` would choose now, without choosing it."""
         with self._lock:
-            return self.recommender.explain(
-                task, compute_budget, budget=budget, excluded=excluded
-            )
+            return self.recommender.explain(task, compute_budget, **limits)
 
     # ---- models ----
 

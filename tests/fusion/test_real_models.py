@@ -26,15 +26,11 @@ ATOL = 1e-3
 @pytest.fixture(scope="session")
 def real():
     """Both packaged models; converted on first use, then loaded in seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     pool = Pool()
     try:
-        yield {name: pool[name] for name in NAMES}
+        return {name: pool[name] for name in NAMES}
     except ValueError as error:
         pytest.skip(f"the packaged models are not installed: {error}")
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=[NAMES, NAMES[::-1]], ids="<-".join)
