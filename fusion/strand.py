@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -136,6 +136,57 @@ class Strand:
                 "and its logits that is not supported; use another model as a strand"
             )
 
+    def tree_mask(self, visible: Tensor, depth: Tensor) -> Any:
+        """The attention mask of a tree of tokens, as this model takes it.
+
+        Parameters
+        ----------
+        visible : Tensor (m, n), bool
+            Which of n tokens each of the last m may see.
+        depth : Tensor (n,), int64
+            How many tokens come before each; a sliding window goes by it.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds:
+            kinds = {"full_attention" if window is None else "sliding_attention"}
+        if not kinds <= {"full_attention", "sliding_attention"}:
+            raise ValueError(f"layers of the kinds {sorted(kinds)} cannot read trees")
+        distance = depth[-len(visible) :, None] - depth[None, :]
+        masks = {}
+        for kind in kinds:
+            sees = visible
+            if kind == "sliding_attention" and window is not None:
+                sees = visible & (distance < window)
+            mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device)
+            mask.masked_fill_(~sees.to(self.device), torch.finfo(self.dtype).min)
+            masks[kind] = mask[None, None]
+        return masks if len(masks) > 1 else masks.popitem()[1]
+
+    @cached_property
+    def reads_trees(self) -> bool:
+        """Whether a tree of tokens can be run at once; tried once, on a small one.
+
+        Two branches from one token, [3] -> [4] and [3] -> [5, 6]: the second must
+        give what it gives alone.
+        """
+        ids = [min(i, self.vocab_size - 1) for i in (3, 4, 5, 6)]
+        visible = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]])
+        depth = torch.tensor([0, 1, 1, 2])
+        try:
+            tree = self.run(
+                torch.tensor([ids], device=self.device),
+                taps=["final"],
+                attention_mask=self.tree_mask(visible.bool(), depth),
+                position_ids=depth[None].to(self.device),
+            )["final"][0, [0, 2, 3]]
+            branch = torch.tensor([[ids[0], *ids[2:]]], device=self.device)
+            alone = self.run(branch, taps=["final"])["final"][0]
+        except Exception:  # whatever a model that cannot do it raises
+            return False
+        return bool((tree - alone).norm() < 0.02 * alone.norm())
+
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head on states after the final norm: ``(..., width) -> (..., V)``."""
         return self.cap(self.head(hidden))
@@ -153,7 +204,7 @@ class Strand:
         taps: Iterable[Tap],
         edits: Mapping[int, Edit] | None = None,
         cache: Any = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Any = None,
         position_ids: Tensor | None = None,
     ) -> dict[Tap, Tensor]:
         """Run the model as far as the deepest tap and return the tapped states.
@@ -167,6 +218,7 @@ class Strand:
             Replaces the layer's output; runs before the layer's tap.
         cache : Cache, optional
             Keys and values of earlier positions; extended in place.
+        attention_mask : Tensor (B, n), or from `tree_mask`, optional
         """
         wanted = frozenset(taps)
         edits = edits or {}
