@@ -35,7 +35,8 @@ class Ours:
 
     def __init__(self, width: int, arms: int, policy: str) -> None:
         import braidbandit
-        from braidbandit.posterior import Posterior, parameter_groups
+        from braidbandit.posterior import Posterior
+        from braidbandit.prior import parameter_groups
 
         rng = np.random.default_rng(0)
         k = min(COMPONENTS, width)
@@ -190,7 +191,8 @@ def long_run(updates: int, rounds: int = 8) -> dict[str, Any]:
     """Stream many rewards; compare with one solve, and the cost of early and late."""
     from tqdm import tqdm
 
-    from braidbandit.posterior import Posterior, PriorScales, parameter_groups
+    from braidbandit.posterior import Posterior
+    from braidbandit.prior import PriorScales, parameter_groups
 
     rng = np.random.default_rng(0)
     names, arms, k = ["bias", "share:a", "share:b", "strands"], 12, 9
