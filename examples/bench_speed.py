@@ -124,7 +124,7 @@ def contestants(width: int, arms: int) -> dict[str, Any]:
         settings: dict[str, dict[str, Any]] = {
             "contextualbandits-LinUCB": {"alpha": 0.2},
             "contextualbandits-LinTS": {"v_sq": 0.05, "sample_from": "ci"},
-            "vowpalwabbit-regcb": {"rate": 0.5},
+            "vowpalwabbit-regcb": {"kind": "regcb", "mellowness": 0.001},
             "bayesianbandits-Thompson": {"alpha": 50.0, "beta": 10.0},
             "mabwiser-LinUCB": {"alpha": 0.2},
         }
