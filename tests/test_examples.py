@@ -116,5 +116,7 @@ def test_bench_speed_compares_a_stream_with_one_solve():
     done = run("bench_speed.py", "--long", "2000", timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["relative_error_mean"] < 1e-10
-    assert found["relative_error_covariance"] < 1e-10
+    assert found["keeping"]["relative_error_mean"] < 1e-10
+    assert found["keeping"]["relative_error_covariance"] < 1e-10
+    assert found["forgetting"]["largest_variance_over_prior"] <= 1 + 1e-9
+    assert 0.92 < found["forgetting"]["within_95_percent_interval"] < 0.98
