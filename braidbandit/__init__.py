@@ -20,7 +20,7 @@ from braidbandit.policies import (
     ThompsonSampling,
     Uniform,
 )
-from braidbandit.posterior import PriorScales
+from braidbandit.prior import PriorScales
 from braidbandit.recommender import BraidRecommender
 
 __version__ = "0.1.0"

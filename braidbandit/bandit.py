@@ -19,7 +19,8 @@ from sklearn.utils.validation import (
 from braidbandit.belief import Belief
 from braidbandit.logged import check_propensities, check_rewards, logged_value
 from braidbandit.policies import Choice, EpsilonGreedy, Policy
-from braidbandit.posterior import Posterior, PriorScales, parameter_groups
+from braidbandit.posterior import Posterior
+from braidbandit.prior import PriorScales, parameter_groups
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -19,7 +19,8 @@ from braidbandit.learner import ArmLearner, arm_ids_of
 from braidbandit.logged import check_propensities, check_rewards
 from braidbandit.objectives import Pacer
 from braidbandit.policies import Policy
-from braidbandit.posterior import Posterior, PriorScales
+from braidbandit.posterior import Posterior
+from braidbandit.prior import PriorScales
 from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]

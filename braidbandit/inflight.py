@@ -37,7 +37,7 @@ class InFlight:
     --------
     One parameter, prior N(0.7, 0.09), noise 0.09: one pull halves the variance.
 
-    >>> from braidbandit.posterior import PriorScales
+    >>> from braidbandit.prior import PriorScales
     >>> posterior = Posterior(np.zeros((1, 1), dtype=int), PriorScales(noise=0.3))
     >>> one = np.ones(1)
     >>> ahead = InFlight().ahead(posterior, {"d1": (0, one, one)})

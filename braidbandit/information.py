@@ -224,3 +224,31 @@ def negative_log_evidence(
     error = info.square - 2 * explained + float(quadratic)
     gradient = np.append(slopes, info.count - fitted - error / variance)
     return float(value), gradient + away / HYPER_SD
+
+
+def task_precision(R: Array) -> Array:
+    """Return the precision (B, B) of one task's rewards, in units of one noise.
+
+    Noise is a part common to the task, share ``rho`` of the variance, and one of
+    each reward: equation (13), with rho from the two-way analysis of variance.
+
+    Examples
+    --------
+    No task is harder than the other:
+
+    >>> task_precision(np.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    n, arms = R.shape
+    if n < 2 or arms < 2:
+        return np.eye(arms)
+    by_task = R.mean(axis=1, keepdims=True)
+    rest = R - by_task - R.mean(axis=0) + R.mean()
+    alone = float((rest**2).sum()) / ((n - 1) * (arms - 1))
+    common = max(float(by_task.var(ddof=1)) - alone / arms, 0.0)
+    if common == 0.0:
+        return np.eye(arms)
+    # A table without any noise of its own would make the precision infinite.
+    rho = min(common / (common + alone), 0.9)
+    kappa = rho / (1.0 - rho + arms * rho)
+    return (np.eye(arms) - kappa) / (1.0 - rho)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
+from scipy.linalg.lapack import dpotrf
 
 Array = NDArray[np.float64]
 
@@ -94,11 +95,12 @@ def root(covariance: Array) -> Array:
     if scale == 0.0:
         return np.zeros_like(covariance)
     for jitter in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
-        try:
+        padded = covariance
+        if jitter:
             padded = covariance + jitter * scale * np.eye(len(covariance))
-            return np.asarray(np.linalg.cholesky(padded), dtype=np.float64)
-        except np.linalg.LinAlgError:
-            continue
+        lower, failed = dpotrf(padded, lower=1, clean=1)
+        if not failed:
+            return np.asarray(lower, dtype=np.float64)
     raise ValueError("the matrix is not a covariance: it has a negative eigenvalue")
 
 

@@ -24,7 +24,7 @@ from braidbandit.logged import logged_value
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
 from braidbandit.policies import Choice, Policy
-from braidbandit.posterior import PriorScales
+from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
 from braidbandit.state import read_state, write_state
 

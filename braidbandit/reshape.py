@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.braid import Braid
-from braidbandit.posterior import GROUPS, Posterior
+from braidbandit.posterior import Posterior
+from braidbandit.prior import GROUPS
 
 Array = NDArray[np.float64]
 

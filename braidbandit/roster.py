@@ -20,7 +20,8 @@ from braidbandit.guarding import Guarding
 from braidbandit.inflight import InFlight
 from braidbandit.objectives import CostModel
 from braidbandit.policies import Policy
-from braidbandit.posterior import Posterior, parameter_groups
+from braidbandit.posterior import Posterior
+from braidbandit.prior import parameter_groups
 from braidbandit.reshape import extend_descriptors, new_groups, with_columns
 
 Array = NDArray[np.float64]

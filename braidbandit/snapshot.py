@@ -25,7 +25,8 @@ from braidbandit.guard import Savings
 from braidbandit.guarding import Guarding
 from braidbandit.objectives import CostModel, Pacer
 from braidbandit.policies import ThompsonSampling
-from braidbandit.posterior import Posterior, PriorScales
+from braidbandit.posterior import Posterior
+from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -26,7 +26,7 @@ import numpy as np
 from bench_peers import PEERS, run_peers
 from tqdm import tqdm
 
-from braidbandit import Braid, Catalogue, ModelCard, TaskEncoder
+from braidbandit import Braid, Catalogue, ConservativePolicy, ModelCard, TaskEncoder
 from braidbandit.replay import (
     BraidPlayer,
     Player,
@@ -41,6 +41,7 @@ from braidbandit.replay import (
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "braidbandit"
+PROBED = "best single of the probe"
 DEPTH = 10
 
 
@@ -188,9 +189,12 @@ def play(table: Table, rounds: int, seeds: int, quiet: bool) -> dict[str, Any]:
     encoder = TaskEncoder(types=()).fit(table.embeddings)
     makers: dict[str, Callable[[Table, Shuffle], Player]] = {
         OURS: lambda t, s: BraidPlayer(t, s, encoder),
+        f"{OURS}, guarded": lambda t, s: BraidPlayer(
+            t, s, encoder, policy=ConservativePolicy()
+        ),
         f"{OURS}, cold": lambda t, s: BraidPlayer(t, s, encoder, warm=False),
         "context-free Thompson": ContextFree,
-        "best single of the probe": BestProbed,
+        PROBED: BestProbed,
         "random": Uniform,
     }
     orders = list(shuffles(table, rounds, seeds))
@@ -218,6 +222,7 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
         return float(np.mean(values)), spread / np.sqrt(n)
 
     policies = {}
+    probed = np.array([run.rewards.sum() for run in played["runs"][PROBED]])
     ours = np.array([run.regret for run in played["runs"][OURS]])
     for name, runs in played["runs"].items():
         regret, se = mean_se([run.regret for run in runs])
@@ -230,6 +235,8 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
             "last_quarter_se": quarter_se,
             "behind": float(ahead.mean()),
             "behind_se": mean_se(list(ahead))[1],
+            # The worst run, as a share of what the best probed model earned in it.
+            "worst": float((([r.rewards.sum() for r in runs] - probed) / probed).min()),
             "ms": float(np.median([run.ms for run in runs])),
             "mb": played["mb"][name],
         }
@@ -261,15 +268,16 @@ def show(found: dict[str, Any]) -> None:
     """Print the summary as a table."""
     print(f"\n{found['rounds']} rounds, {found['seeds']} shuffles; mean +- its error")
     print(f"{'policy':<44}{'regret':>16}{'behind us':>16}{'last quarter':>18}", end="")
-    print(f"{'ms':>8}{'MB':>8}")
+    print(f"{'worst':>8}{'ms':>8}{'MB':>8}")
     ranked = sorted(found["policies"].items(), key=lambda item: item[1]["regret"])
     for name, row in ranked:
         print(
             f"{name:<44}{row['regret']:>8.1f} +-{row['se']:>5.1f}"
             f"{row['behind']:>8.1f} +-{row['behind_se']:>5.1f}"
             f"{row['last_quarter']:>9.4f} +-{row['last_quarter_se']:>6.4f}"
-            f"{row['ms']:>8.3f}{row['mb']:>8.2f}"
+            f"{100 * row['worst']:>7.1f}%{row['ms']:>8.3f}{row['mb']:>8.2f}"
         )
+    print("worst: its worst run against the best single model of the probe")
     print(
         f"per round: best fixed arm {found['best_fixed']:.4f}, ridge with full "
         f"information {found['full_information']:.4f}, oracle {found['oracle']:.4f}"

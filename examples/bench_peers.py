@@ -48,7 +48,10 @@ PEERS: dict[str, list[dict[str, Any]]] = {
         {"width": 8, "alpha": 0.5},
     ],
     "vowpalwabbit-regcb": [
-        {"width": width, "rate": rate} for width in (8, 32) for rate in (0.1, 0.5, 2.0)
+        {"width": width, "kind": kind, "mellowness": mellowness}
+        for width in (8, 32)
+        for kind in ("regcb", "regcbopt")
+        for mellowness in (0.0001, 0.001, 0.01)
     ],
     "bayesianbandits-Thompson": [
         {"width": 8, "alpha": alpha, "beta": beta}
@@ -137,8 +140,8 @@ class VowpalWabbit:
         self.arms = arms
         self.rng = np.random.default_rng(seed)
         self.model = Workspace(
-            "--cb_explore_adf --regcb --cb_min_cost -1 --cb_max_cost 0 -q xa "
-            f"--learning_rate {setting['rate']} --random_seed {seed} --quiet"
+            f"--cb_explore_adf --{setting['kind']} --cb_min_cost -1 --cb_max_cost 0 "
+            f"-q xa --mellowness {setting['mellowness']} --random_seed {seed} --quiet"
         )
 
     def _lines(self, x: Any, label: tuple[int, float, float] | None = None) -> Any:

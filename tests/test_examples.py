@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +59,64 @@ def test_meta_braiding_on_real_models(tmp_path):
     assert "'outcomes': 1" in done.stdout
     assert (tmp_path / "policy" / "manifest.json").exists()
     assert (tmp_path / "ledger.sqlite").exists()
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of 8 models on 70 prompts of two sources, each model good at one."""
+    rng = np.random.default_rng(0)
+    source = np.array(["left", "right"])[np.arange(70) % 2]
+    good = np.arange(8)[None] % 2 == (np.arange(70) % 2)[:, None]
+    embeddings = rng.standard_normal((70, 12)) + 2.0 * (source == "left")[:, None]
+    file = tmp_path / "table.npz"
+    np.savez(
+        file,
+        rewards=0.2 + 0.5 * good + 0.1 * rng.random((70, 8)),
+        embeddings=embeddings,
+        arms=[f"model {i}" for i in range(8)],
+        source=source,
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize("catalogue", ["plain", "braid512"])
+def test_bench_bandits(table, catalogue):
+    done = run(
+        "bench_bandits.py", "--table", table, "--catalogue", catalogue, "--rounds",
+        "20", "--seeds", "2", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["policies"]) >= {"braidbandit", "random", "context-free Thompson"}
+    for row in found["policies"].values():
+        assert {"regret", "se", "last_quarter", "ms", "mb"} <= set(row)
+    assert found["best_fixed"] <= found["oracle"] + 1e-12
+    ours, chance = (found["policies"][n]["regret"] for n in ("braidbandit", "random"))
+    assert ours < chance
+
+
+def test_bench_bandits_says_where_it_looked():
+    done = run("bench_bandits.py", "--table", "no such table", timeout=120)
+    assert done.returncode == 1
+    assert "no such table.npz" in done.stderr
+
+
+def test_bench_transfer(table):
+    done = run(
+        "bench_transfer.py", "--table", table, "--rounds", "10", "--before", "10",
+        "--seeds", "1", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["sources"]) == ["left", "right"]
+    assert found["all"]["fresh"]["low"] <= found["all"]["fresh"]["high"]
+
+
+def test_bench_speed_compares_a_stream_with_one_solve():
+    done = run("bench_speed.py", "--long", "2000", timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["keeping"]["relative_error_mean"] < 1e-10
+    assert found["keeping"]["relative_error_covariance"] < 1e-10
+    assert found["forgetting"]["largest_variance_over_prior"] <= 1 + 1e-9
+    assert 0.92 < found["forgetting"]["within_95_percent_interval"] < 0.98

@@ -16,6 +16,7 @@ FLOORS = {
     "information": 0,
     "linalg": 0,
     "logged": 0,
+    "prior": 0,
     "utility": 0,
     "state": 0,
     "belief": 1,

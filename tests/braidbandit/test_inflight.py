@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from braidbandit.inflight import InFlight
-from braidbandit.posterior import Posterior, parameter_groups
+from braidbandit.posterior import Posterior
+from braidbandit.prior import parameter_groups
 
 
 @pytest.fixture
