@@ -101,7 +101,7 @@ def prepare() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
-    from fusion.memory import reuse_memory
+    from fusion.machine import reuse_memory
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -113,6 +113,7 @@ def prepare() -> None:
 
 def open_agent(options: argparse.Namespace) -> MetaBraider:
     from fusion import Pool
+    from fusion.machine import fastest_dtype
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
@@ -122,7 +123,7 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
         catalogue=choose_braids(cards),
         folder=options.folder,
         calibration_texts=calibration_texts(per_domain=4 if options.quick else 26),
-        dtype=fastest_dtype(),
+        dtype=str(fastest_dtype()).removeprefix("torch."),
         price=PRICE,
         random_state=options.seed,
     )
@@ -157,15 +158,6 @@ def choose_braids(cards: list[ModelCard]) -> Catalogue:
             if braid.strategy != "router" or braid.layer_set == "final+output"
         ],
     )
-
-
-def fastest_dtype() -> str:
-    """bfloat16 where the processor multiplies it natively; scores agree to 0.1 %."""
-    import torch
-
-    about: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = about.get("avx512_bf16") or about.get("amx_bf16")
-    return "bfloat16" if native else "float32"
 
 
 def calibrate(agent: MetaBraider) -> None:

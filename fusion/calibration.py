@@ -163,7 +163,7 @@ def calibrate(
     texts: Sequence[str | Mapping[str, Any]],
     *,
     store: str | Path | None = None,
-    epochs: int = 3,
+    epochs: int = 2,
     seed: int = 0,
     progress: bool = True,
 ) -> CalibrationReport:

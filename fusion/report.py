@@ -2,7 +2,8 @@
 
 Bits per byte of held-out text (prompt and reference together), by domain: each strand
 alone; each strand calibrated alone, which is the matched control (the same fuser fed
-the strand's own states); every strategy at every place, both ways round.
+the strand's own states); every strategy at every place, both ways round; and fusers
+trained on a donor whose states are shuffled, the control that has a donor's size.
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .calibration import calibrate
 from .configuration import BraidConfig
-from .memory import reuse_memory
+from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
 from .scoring import StateCache, scored_tokens, target_log_probs
+from .strand import Strand, Tap
 
 Text = Mapping[str, str]
 PLACES = (["output"], ["final"], ["final", "output"])
 ANCHOR_SHARE = 0.7
+SHUFFLED = " (shuffled)"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +92,10 @@ def _whole(text: Text) -> str:
 
 
 def recipes(models: Sequence[str]) -> Iterator[BraidConfig]:
-    """Singles, calibrated singles, then every pair, place and strategy."""
+    """Singles, calibrated singles, then every pair, place and strategy.
+
+    And the pairs' control: the same fuser, trained on the donor's states shuffled.
+    """
     for name in models:
         yield BraidConfig(name)
     for name in models:
@@ -106,6 +113,34 @@ def recipes(models: Sequence[str]) -> Iterator[BraidConfig]:
                         place,
                         strategy,
                     )
+                if donor != anchor and place != ["output"]:
+                    yield BraidConfig(
+                        anchor,
+                        [donor + SHUFFLED],
+                        [ANCHOR_SHARE, 1 - ANCHOR_SHARE],
+                        place,
+                        "learned_weighted",
+                    )
+
+
+class Shuffled:
+    """A donor whose states come in the wrong order: as large, and of no use."""
+
+    def __init__(self, strand: Strand) -> None:
+        self.strand = strand
+        self.name = strand.name + SHUFFLED
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.strand, name)
+
+    def run(
+        self, input_ids: Tensor, *, taps: Iterable[Tap], **options: Any
+    ) -> dict[Tap, Tensor]:
+        """As `Strand.run`, with the positions of all taps shuffled alike."""
+        generator = torch.Generator().manual_seed(int(input_ids.sum()))
+        order = torch.randperm(input_ids.shape[1], generator=generator)
+        states = self.strand.run(input_ids, taps=taps, **options)
+        return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
 
 
 def score(
@@ -176,11 +211,13 @@ def rows_for(
     """One row per recipe: mean and spread over seeds."""
     plans = list(recipes(models))
     texts = [_whole(t) for t in calibration]
+    strands: dict[str, Any] = {name: pool[name] for name in models}
+    strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
     braids = []
     for seed in range(seeds):
         for plan in tqdm(plans, desc=f"calibrating, seed {seed}", disable=not progress):
-            strands = [pool[name] for name in (plan.anchor, *plan.donors)]
-            braid = BraidedLLM(BraidConfig(**_recipe(plan)), strands)
+            chosen = [strands[name] for name in (plan.anchor, *plan.donors)]
+            braid = BraidedLLM(BraidConfig(**_recipe(plan)), chosen)
             if plan.fusion_layers:
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
@@ -196,7 +233,7 @@ def rows_for(
                 "donors": plan.donors,
                 "strategy": plan.strategy,
                 "layers": plan.fusion_layers,
-                "control": bool(plan.fusion_layers) and not plan.donors,
+                "control": bool(plan.fusion_layers) and not _real(plan.donors),
                 "bits_per_byte": {
                     d: float(np.mean([found[i][d] for found in per_seed]))
                     for d in domains
@@ -207,6 +244,10 @@ def rows_for(
             }
         )
     return rows
+
+
+def _real(donors: Sequence[str]) -> bool:
+    return any(not name.endswith(SHUFFLED) for name in donors)
 
 
 def _recipe(plan: BraidConfig) -> dict[str, Any]:
@@ -230,7 +271,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{label:58}{''.join(values)}{row['mean']:9.4f}{row['tokens_per_s']:8.1f}"
         )
     singles = [r for r in rows if not r["donors"]]
-    braids = [r for r in rows if r["donors"]]
+    braids = [r for r in rows if _real(r["donors"])]
     if not braids:
         return "\n".join(lines)
     best = min(braids, key=lambda r: float(r["mean"]))
@@ -264,7 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="scored for each braid and domain (default: %(default)s)",
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of strands"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of strands; default: the fastest of this machine",
     )
     parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
@@ -277,7 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (_first(texts, options.per_domain) for texts in found)
-    pool = Pool(dtype=getattr(torch, options.dtype))
+    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    pool = Pool(dtype=dtype)
     rows = rows_for(
         pool,
         options.models,
