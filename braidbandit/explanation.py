@@ -193,14 +193,16 @@ class Explanation:
         notes = [f"confidence that it is the best choice: {self.confidence:.2f}"]
         if self.counterfactual is not None:
             notes.append(str(self.counterfactual))
-        parts = [f"{self.prior:.3f} before anything was learnt"]
-        parts += [
-            f"{task.contribution:+.3f} from {task.label} at {task.reward:.2f} on a "
-            f"task with similarity {task.similarity:.2f}"
+        notes += [
+            f"where its expected quality {self.chosen.mean:.3f} comes from:",
+            f"  {self.prior:+.3f}  before anything was learnt",
+        ]
+        notes += [
+            f"  {task.contribution:+.3f}  a task of similarity {task.similarity:.2f}: "
+            f"{task.reward:.2f} with {task.label}"
             for task in self.nearest
         ]
-        parts.append(f"{self.rest:+.3f} from all else")
-        return [*notes, "expected quality: " + ", ".join(parts)]
+        return [*notes, f"  {self.rest:+.3f}  all else"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as JSON-able data."""
