@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from .alignment import common_prefix, complete_text
-from .cache import BraidCache, Row, gather_rows
+from .cache import BraidCache, DonorStates, Row, gather_rows
 from .modeling import BraidedLLM
 from .strand import Strand
 
@@ -158,34 +158,51 @@ def check_donors(
 ) -> None:
     """What a position sees of a donor is the donor's reading of the text so far.
 
-    Compared with the donor's own model on the tokens of that text, in one go.
+    Compared with the donor's own model on the tokens of that text, in one go. The
+    donor follows the text at once, and three tokens at a time.
     """
     for donor in model.donors:
         for text in texts:
             ids = _ids(model, text)
-            row, columns = Row(ids=ids), [list(range(len(ids)))]
-            found = gather_rows(
-                [row], model.anchor, donor, columns, len(ids), ["final"]
-            )["final"]
             prefixes = Row(ids=ids).prefixes(model.anchor, donor, len(ids))
-            for t, prefix in enumerate(prefixes):
-                what = f"donor {donor.name}, {text!r} up to position {t}"
-                seen = found.states[0, found.visible[0, t]]
-                assert len(seen) == len(prefix), (
-                    f"{what}: sees {len(seen)} tokens, the text so far has "
-                    f"{len(prefix)}"
-                )
-                if not prefix:
-                    continue
-                body = donor.model.base_model
-                wanted = body(input_ids=_batch(model, [prefix])).last_hidden_state[0]
-                # Relative: states of strands differ by orders of magnitude.
-                scale = float(wanted.abs().max().clamp(min=1.0))
-                _agree(seen, wanted, atol * scale, what)
-                newest = found.aligned()[0][0, t]
-                _agree(newest[None], wanted[-1:], atol * scale, f"{what}, newest")
+            wanted = [
+                donor.model.base_model(
+                    input_ids=_batch(model, [prefix])
+                ).last_hidden_state[0]
+                if prefix
+                else torch.zeros(0, donor.width)
+                for prefix in prefixes
+            ]
+            for step in (len(ids), 3):
+                row = Row()
+                for low in range(0, len(ids), step):
+                    new = ids[low : low + step]
+                    row.ids = [*row.ids, *new]
+                    columns = [list(range(len(new)))]
+                    found = gather_rows(
+                        [row], model.anchor, donor, columns, len(new), ["final"]
+                    )["final"]
+                    what = f"donor {donor.name}, {text!r} from position {low}"
+                    _check_view(found, wanted[low : low + step], atol, what)
 
 
+def _check_view(
+    found: DonorStates, wanted: Sequence[Tensor], atol: float, what: str
+) -> None:
+    newest = found.aligned()[0][0]
+    for t, alone in enumerate(wanted):
+        seen = found.states[0, found.visible[0, t]]
+        assert len(seen) == len(alone), (
+            f"{what} + {t}: sees {len(seen)} tokens, the text so far has {len(alone)}"
+        )
+        if len(alone):
+            # Relative: states of strands differ by orders of magnitude.
+            scale = float(alone.abs().max().clamp(min=1.0))
+            _agree(seen, alone, atol * scale, f"{what} + {t}")
+            _agree(newest[t][None], alone[-1:], atol * scale, f"{what} + {t}, newest")
+
+
+@torch.no_grad()
 def check_cache(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
 ) -> None:

@@ -95,11 +95,12 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
 
 
 def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):
-    def forgetful(self, length):
-        self.states = {tap: s[:length] for tap, s in self.states.items()}
-        self.ids = self.ids[:length]  # but the keys and values stay
+    def forgetful(self, where, ids, flat):
+        self.ids = [ids[i] for i in where]
+        self.states = {tap: s[list(where)] for tap, s in flat.items()}
+        # but the keys and values of the tokens left behind stay
 
-    monkeypatch.setattr(DonorPath, "crop", forgetful)
+    monkeypatch.setattr(DonorPath, "follow", forgetful)
     with pytest.raises(AssertionError, match="donor gemma"):
         conformance.check_donors(braid("llama", "gemma"))
 
