@@ -12,6 +12,7 @@ from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
 from braidbandit.guard import ConservativePolicy
 from braidbandit.ledger import Ledger
+from braidbandit.offpolicy import compare, evaluate
 from braidbandit.policies import (
     EpsilonGreedy,
     Greedy,
@@ -22,6 +23,7 @@ from braidbandit.policies import (
 )
 from braidbandit.prior import PriorScales
 from braidbandit.recommender import BraidRecommender
+from braidbandit.targets import Log, UnderLimits
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "Ledger",
     "LinUCB",
     "LinearBandit",
+    "Log",
     "MetaBraider",
     "ModelCard",
     "Outcome",
@@ -47,7 +50,10 @@ __all__ = [
     "SquareCB",
     "TaskEncoder",
     "ThompsonSampling",
+    "UnderLimits",
     "Uniform",
+    "compare",
+    "evaluate",
 ]
 
 

@@ -112,6 +112,21 @@ def test_bench_transfer(table):
     assert found["all"]["fresh"]["low"] <= found["all"]["fresh"]["high"]
 
 
+def test_bench_offpolicy(table):
+    folder, name = Path(table).parent, Path(table).stem
+    done = run(
+        "bench_offpolicy.py", "--data", str(folder), "--table", name, "--runs", "2",
+        "--rounds", "200", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["deterministic_refused"]
+    assert len(found["cases"]) == 8
+    uniform = found["cases"][0]
+    assert uniform["refused"] == 0
+    assert 0 < uniform["error"]["DR"] < 0.3
+
+
 def test_bench_speed_compares_a_stream_with_one_solve():
     done = run("bench_speed.py", "--long", "2000", timeout=120)
     assert done.returncode == 0, done.stderr

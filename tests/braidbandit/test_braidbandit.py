@@ -11,8 +11,11 @@ import braidbandit
 
 FLOORS = {
     "braid": 0,
+    "comparison": 0,
+    "crossfit": 0,
     "budget": 0,
     "drift": 0,
+    "estimators": 0,
     "information": 0,
     "linalg": 0,
     "logged": 0,
@@ -41,10 +44,12 @@ FLOORS = {
     "fitted": 7,
     "situation": 7,
     "snapshot": 7,
+    "targets": 8,
     "counterfactual": 8,
     "online": 8,
     "explaining": 9,
     "recommender": 10,
+    "offpolicy": 9,
     "replay": 11,
     "roster": 5,
 }

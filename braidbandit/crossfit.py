@@ -1,0 +1,101 @@
+"""A reward model fitted to some rows of a log and asked about others."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Arms = NDArray[np.intp]
+
+FOLDS = 5
+# Prior variances relative to the noise: the level and the slopes common to all arms
+# are learnt freely, an arm's own level and slopes are held back.
+_COMMON, _OWN_LEVEL, _OWN_SLOPE = 1.0, 0.1, 0.02
+
+
+def predict_rewards(
+    X: Array, arms: Arms, rewards: Array, new: Array, n_arms: int
+) -> Array:
+    """Predict the reward of every arm in new contexts, in [0, 1], shape (n, A).
+
+    Ridge regression common to all arms, then one on what is left for each arm, held
+    back toward the common one; an arm that was never taken is predicted by the common
+    one alone.
+
+    Parameters
+    ----------
+    X : ndarray of shape (m, d)
+        Contexts of the rows that are learnt; none predicts 1/2.
+    arms : ndarray of int, shape (m,)
+    rewards : ndarray of shape (m,) in [0, 1]
+    new : ndarray of shape (n, d)
+    n_arms : int
+
+    Examples
+    --------
+    >>> X = np.zeros((40, 1))
+    >>> arms = np.arange(40) % 2
+    >>> predict_rewards(X, arms, arms * 1.0, X[:1], 3).round(1).tolist()
+    [[0.2, 0.8, 0.5]]
+    """
+    if not len(X):
+        return np.full((len(new), n_arms), 0.5)
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    rows, asked = _design((X - mean) / spread), _design((new - mean) / spread)
+    level = rewards.mean()
+    left = rewards - level
+    common = _ridge(rows, left, np.full(rows.shape[1], _COMMON))
+    left = left - rows @ common
+    predicted = np.repeat((level + asked @ common)[:, None], n_arms, axis=1)
+    variances = np.full(rows.shape[1], _OWN_SLOPE)
+    variances[0] = _OWN_LEVEL
+    for arm in np.unique(arms):
+        taken = arms == arm
+        predicted[:, arm] += asked @ _ridge(rows[taken], left[taken], variances)
+    return np.clip(predicted, 0.0, 1.0)
+
+
+def cross_fitted(X: Array, arms: Arms, rewards: Array, n_arms: int) -> Array:
+    """Predict every arm in every row from the other fifths of the log, shape (n, A).
+
+    Rows are dealt to the folds in turn, so that each sees every part of the log.
+
+    References
+    ----------
+    Chernozhukov et al. (2018), *Double/debiased machine learning*.
+    """
+    predicted = np.empty((len(X), n_arms))
+    fold = np.arange(len(X)) % FOLDS
+    for k in range(FOLDS):
+        out, kept = fold == k, fold != k
+        predicted[out] = predict_rewards(
+            X[kept], arms[kept], rewards[kept], X[out], n_arms
+        )
+    return predicted
+
+
+def from_the_past(X: Array, arms: Arms, rewards: Array, n_arms: int) -> Array:
+    """Predict every arm in every row from earlier rows only, shape (n, A).
+
+    The model is fitted again whenever the rows have doubled.
+    """
+    predicted = np.empty((len(X), n_arms))
+    start, stop = 0, min(16, len(X))
+    while start < len(X):
+        predicted[start:stop] = predict_rewards(
+            X[:start], arms[:start], rewards[:start], X[start:stop], n_arms
+        )
+        start, stop = stop, min(2 * stop, len(X))
+    return predicted
+
+
+def _design(X: Array) -> Array:
+    return np.column_stack([np.ones(len(X)), X])
+
+
+def _ridge(rows: Array, targets: Array, variances: Array) -> Array:
+    gram = rows.T @ rows
+    gram[np.diag_indices_from(gram)] += 1.0 / variances
+    return np.linalg.solve(gram, rows.T @ targets)

@@ -1,0 +1,236 @@
+"""A log as arrays, and what another policy would have played in each of its rows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from braidbandit.ledger import Ledger
+from braidbandit.logged import check_propensities, check_rewards
+from braidbandit.situation import Limits, assess
+
+Array = NDArray[np.float64]
+
+
+class Log:
+    """Decisions and their rewards, as arrays.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        Contexts.
+    arms : array-like of shape (n,)
+        The arm each context was given.
+    rewards : array-like of shape (n,) in [0, 1]
+    propensities : array-like of shape (n,) in (0, 1]
+        Probability with which it was chosen.
+    arm_ids : sequence, optional
+        Every arm there is: the columns of target probabilities. By default those
+        that were taken.
+    eligible : array-like of bool, shape (n, A), optional
+        Which arms could be chosen; by default all.
+    encoder_hash : str, optional
+        Of the encoder that made ``X``.
+
+    Examples
+    --------
+    >>> log = Log([[0.0], [1.0]], ["b", "a"], [1.0, 0.0], [0.5, 0.5])
+    >>> log.arm_ids, log.columns.tolist()
+    (('a', 'b'), [1, 0])
+    """
+
+    def __init__(
+        self,
+        X: ArrayLike,
+        arms: ArrayLike,
+        rewards: ArrayLike,
+        propensities: ArrayLike,
+        arm_ids: Any = None,
+        eligible: ArrayLike | None = None,
+        encoder_hash: str | None = None,
+    ) -> None:
+        contexts, taken = np.asarray(X, dtype=np.float64), np.asarray(arms).tolist()
+        n = len(taken)
+        if not n or contexts.ndim != 2 or len(contexts) != n:
+            raise ValueError(
+                f"X has shape {contexts.shape}, expected ({n}, d) with at least one "
+                "row, as many as there are arms"
+            )
+        if not np.isfinite(contexts).all():
+            raise ValueError("X must be finite, received NaN or inf")
+        ids = tuple(sorted(set(taken)) if arm_ids is None else arm_ids)
+        column = {arm: at for at, arm in enumerate(ids)}
+        unknown = sorted({str(arm) for arm in taken if arm not in column})
+        if unknown or len(column) != len(ids):
+            raise ValueError(
+                f"unknown arms {unknown} or arms named twice; arm_ids are {ids}"
+            )
+        shape = (n, len(ids))
+        allowed = np.ones(shape, dtype=bool)
+        if eligible is not None:
+            allowed = np.asarray(eligible)
+        if allowed.dtype != bool or allowed.shape != shape:
+            raise ValueError(
+                f"eligible must be boolean of shape {shape}, received "
+                f"{allowed.dtype} {allowed.shape}"
+            )
+        columns = np.array([column[arm] for arm in taken], dtype=np.intp)
+        if not allowed[np.arange(n), columns].all():
+            raise ValueError("some arm was taken where eligible says it could not be")
+        p = check_propensities(propensities, n)
+        if p is None:
+            raise ValueError("propensities are needed: the log must say how it chose")
+        self.rewards = check_rewards(rewards, n)
+        self.X, self.columns, self.propensities = contexts, columns, p
+        self.arm_ids, self.eligible, self.encoder_hash = ids, allowed, encoder_hash
+
+    @classmethod
+    def read(cls, ledger: Ledger, after: int = 0) -> Log:
+        """Read every decision that has an outcome, in the order of the outcomes.
+
+        Decisions without an outcome are left out, which is fair only if rewards stay
+        away regardless of how good they would have been.
+
+        Parameters
+        ----------
+        ledger : Ledger
+        after : int
+            Only outcomes with a higher sequence number.
+        """
+        pairs = [(d, o) for _, d, o in ledger.pairs(after)]
+        if not pairs:
+            raise ValueError(f"the ledger holds no outcome after {after}")
+        encoders = {decision.encoder_hash for decision, _ in pairs}
+        if len(encoders) > 1:
+            raise ValueError(
+                f"the ledger holds features of {len(encoders)} encoders; read the "
+                "outcomes of one with after="
+            )
+        # A dictionary keeps the order in which arms were first seen.
+        ids = tuple(dict.fromkeys(arm for d, _ in pairs for arm in d.arm_ids))
+        column = {arm: at for at, arm in enumerate(ids)}
+        eligible = np.zeros((len(pairs), len(ids)), dtype=bool)
+        for row, (decision, _) in enumerate(pairs):
+            at = [column[arm] for arm in decision.arm_ids]
+            eligible[row, at] = decision.eligible
+        return cls(
+            [decision.x for decision, _ in pairs],
+            [decision.braid.id for decision, _ in pairs],
+            [outcome.reward for _, outcome in pairs],
+            [decision.propensity for decision, _ in pairs],
+            ids,
+            eligible,
+            encoders.pop(),
+        )
+
+
+def target_probabilities(policy: Any, log: Log) -> Array:
+    """Return the probability of every arm in every row, shape (n, A).
+
+    Parameters
+    ----------
+    policy : several kinds
+        An arm id: always this arm. An array of shape (n,): the arm of each row. An
+        array of shape (n, A): probabilities, columns as ``log.arm_ids``. A
+        BraidRecommender on a log of its ledger: what it would do now, among the arms
+        that were eligible then. Anything with ``predict_proba`` and ``classes_``. Or
+        a callable that takes the log and returns one of these.
+    log : Log
+    """
+    if hasattr(policy, "learner_"):
+        return _recommended(policy, log, None)
+    if hasattr(policy, "predict_proba"):
+        return _placed(policy.predict_proba(log.X), policy.classes_, log)
+    if callable(policy):
+        return target_probabilities(policy(log), log)
+    shape = (len(log.X), len(log.arm_ids))
+    array = np.asarray(policy)
+    if array.ndim == 2:
+        target = array.astype(np.float64)
+        wrong = target.shape != shape or not (target >= 0).all()
+        if wrong or not np.allclose(target.sum(axis=1), 1.0, rtol=0, atol=1e-8):
+            raise ValueError(
+                f"target probabilities must be at least 0, of shape {shape}, and sum "
+                f"to 1 in each row, received shape {target.shape}"
+            )
+        return target
+    if array.ndim == 1 and len(array) != shape[0] or array.ndim > 2:
+        raise ValueError(f"expected {shape[0]} arms, received shape {array.shape}")
+    chosen = np.broadcast_to(array, shape[:1]).tolist()
+    unknown = sorted({str(arm) for arm in chosen if arm not in log.arm_ids})
+    if unknown:
+        raise ValueError(
+            f"the log does not know the arms {unknown}; it knows {log.arm_ids}"
+        )
+    column = {arm: at for at, arm in enumerate(log.arm_ids)}
+    return np.eye(shape[1])[[column[arm] for arm in chosen]]
+
+
+class UnderLimits:
+    """A recommender under other limits: another budget, preference or catalogue.
+
+    Parameters
+    ----------
+    agent : BraidRecommender
+    **limits
+        As for ``recommend``: ``compute_budget``, ``budget``, ``excluded``,
+        ``eligible``, ``preference``, ``accuracy_target``. What is not given is free,
+        not what it was in the log.
+
+    Examples
+    --------
+    What ``agent`` would earn at a fifth of the compute::
+
+        compare({"now": agent, "thrifty": UnderLimits(agent, compute_budget=0.2)}, log)
+    """
+
+    def __init__(self, agent: Any, **limits: Any) -> None:
+        self.agent, self.limits = agent, Limits(**limits)
+
+    def __call__(self, log: Log) -> Array:
+        """Return the probability of every arm in every row, shape (n, A)."""
+        return _recommended(self.agent, log, self.limits)
+
+
+def _recommended(agent: Any, log: Log, limits: Limits | None) -> Array:
+    if log.encoder_hash not in (None, agent.encoder_.projection_hash()):
+        raise ValueError(
+            "the log holds features of another encoder than the recommender's; give "
+            "a recommender with the encoder of the log"
+        )
+    learner, catalogue = agent.learner_, agent.learner_.catalogue
+    policy = learner.policy_now()
+    rows = []
+    for x, allowed in zip(log.X, log.eligible, strict=True):
+        known = [
+            arm
+            for arm, able in zip(log.arm_ids, allowed, strict=True)
+            if able and arm in catalogue
+        ]
+        now = assess(
+            learner,
+            x,
+            Limits(eligible=known) if limits is None else limits,
+            agent.price,
+            agent.pacer_.price,
+        )
+        # The same draws in every row, as in predict_proba.
+        rng = copy.deepcopy(agent.rng_)
+        rows.append(policy.probabilities(now.belief, now.cost_term, now.eligible, rng))
+    return _placed(np.array(rows), catalogue.ids, log)
+
+
+def _placed(probabilities: ArrayLike, arms: Any, log: Log) -> Array:
+    """Bring columns in the order of an estimator into that of the log."""
+    given = np.asarray(probabilities, dtype=np.float64)
+    target = np.zeros((len(log.X), len(log.arm_ids)))
+    column = {arm: at for at, arm in enumerate(log.arm_ids)}
+    for at, arm in enumerate(arms):
+        if arm in column:
+            target[:, column[arm]] = given[:, at]
+        elif (given[:, at] > 0).any():
+            raise ValueError(f"the policy plays arm {arm!r}, which the log never had")
+    return target

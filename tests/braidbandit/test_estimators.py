@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from braidbandit.estimators import (
+    ESTIMATORS,
+    bootstrap_intervals,
+    confidence_sequence,
+    effective_sample_size,
+    estimator_terms,
+    switch_threshold,
+)
+from braidbandit.logged import logged_value
+
+W = np.array([4.0, 0.0, 1.0, 1.0])
+R = np.array([1.0, 1.0, 0.5, 0.0])
+Q = np.array([0.75, 0.5, 0.5, 0.25])
+DIRECT = np.array([0.5, 0.25, 0.5, 0.75])
+
+
+def test_every_estimator_by_hand():
+    """IPS (4 + 0 + 0.5 + 0) / 4; clipped at sqrt(4) = 2: (2 + 0.5) / 4;
+    SNIPS 4.5 / 6; DM 2 / 4; DR 2 / 4 + (4 x 0.25 + 0 + 0 - 0.25) / 4."""
+    terms = estimator_terms(W, R, Q, DIRECT)
+    assert tuple(terms) == ESTIMATORS
+    means = {name: float(values.mean()) for name, values in terms.items()}
+    assert means["IPS"] == pytest.approx(4.5 / 4)
+    assert means["clipped IPS"] == pytest.approx(2.5 / 4)
+    assert means["SNIPS"] == pytest.approx(4.5 / 6)
+    assert means["DM"] == pytest.approx(0.5)
+    assert means["DR"] == pytest.approx(0.5 + 0.75 / 4)
+
+
+def test_switch_leaves_out_the_row_whose_weight_costs_too_much():
+    """One weight of 4 among 100 rows, residuals +-1: beyond it lies 4 % of the
+    target, a squared bias of 0.0016. Keeping it costs (16 - 0.16) / 100 / 100 = 0.0016
+    more variance, less than 0.0016 only when its residual is smaller."""
+    weights = np.zeros(100)
+    weights[0] = 4.0
+    large, small = np.zeros(100), np.zeros(100)
+    large[0], small[0] = 1.2, 0.5
+    assert switch_threshold(weights, large) < 4.0
+    assert switch_threshold(weights, small) == 4.0
+    terms = estimator_terms(weights, large, np.zeros(100), np.zeros(100))
+    assert terms["SWITCH-DR"].sum() == 0.0
+    assert terms["DR"].sum() == pytest.approx(4.8)
+
+
+def test_effective_sample_size_by_hand():
+    """(4 + 1 + 1)^2 / (16 + 1 + 1) = 2."""
+    assert effective_sample_size(W) == pytest.approx(2.0)
+    assert effective_sample_size(np.zeros(3)) == 0.0
+
+
+unit = st.floats(0.0, 1.0)
+
+
+@given(st.lists(st.tuples(unit, st.floats(0.0, 20.0)), min_size=2, max_size=30))
+def test_a_perfect_reward_model_leaves_only_the_contexts(rows):
+    """With q = r the weights drop out: DR is the target's predicted reward."""
+    rewards, weights = np.array(rows).T
+    direct = np.full(len(rows), 0.4)
+    terms = estimator_terms(weights, rewards, rewards, direct)
+    for name in ("DM", "DR", "SWITCH-DR"):
+        assert (terms[name] == direct).all()
+
+
+@given(st.lists(unit, min_size=1, max_size=30))
+def test_the_logging_policy_itself_is_worth_its_mean_reward(values):
+    rewards, ones = np.array(values), np.ones(len(values))
+    terms = estimator_terms(ones, rewards, 0.3 * ones, 0.3 * ones)
+    for name in ("IPS", "clipped IPS", "SNIPS", "DR", "SWITCH-DR"):
+        assert terms[name].mean() == pytest.approx(rewards.mean(), abs=1e-12)
+
+
+@given(st.lists(st.tuples(unit, st.floats(0.01, 9.0)), min_size=1), unit)
+def test_snips_moves_with_the_rewards(rows, shift):
+    """A constant added to every reward is added to SNIPS, which IPS does not do."""
+    rewards, weights = np.array(rows).T
+    zero = np.zeros(len(rows))
+    low = estimator_terms(weights, rewards, zero, zero)["SNIPS"].mean()
+    high = estimator_terms(weights, rewards + shift, zero, zero)["SNIPS"].mean()
+    assert high - low == pytest.approx(shift, abs=1e-9)
+
+
+def test_snips_is_the_score_of_the_estimators():
+    taken, p = ["a", "b", "a"], np.array([0.5, 0.5, 0.25])
+    rewards = np.array([1.0, 0.3, 0.5])
+    weights = np.array([1.0, 0.0, 1.0]) / p
+    terms = estimator_terms(weights, rewards, 0 * p, 0 * p)
+    expected = logged_value(["a"] * 3, taken, rewards, p)
+    assert terms["SNIPS"].mean() == pytest.approx(expected)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_of_many_rows():
+    rng = np.random.default_rng(0)
+    values = 0.5 + 0.1 * rng.standard_normal(2000)
+    low, high = bootstrap_intervals({"DM": values}, 0.95, 2000, rng)["DM"]
+    half = 1.96 * values.std() / np.sqrt(2000)
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_bootstrap_reaches_further_where_rare_rows_carry_the_weight():
+    """5 rows of 1,000 carry 20 each: above the mean 0.1 there is more room than
+    below, and a symmetric interval would be too short there."""
+    values = np.zeros(1000)
+    values[:5] = 20.0
+    rng = np.random.default_rng(0)
+    low, high = bootstrap_intervals({"IPS": values}, 0.9, 2000, rng)["IPS"]
+    assert high - 0.1 > 1.3 * (0.1 - low)
+
+
+@pytest.mark.parametrize("least", [1.0, 0.2])
+def test_sequence_covers_at_every_time(least):
+    """200 logs of 400 rows, each looked at after every row: the bounds may miss the
+    truth at any time in 5 % of them, and miss in far fewer."""
+    missed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        rewards = (rng.random(400) < 0.3).astype(float)
+        weights = (rng.random(400) < least) / least
+        low, high = confidence_sequence(0.4 + weights * (rewards - 0.4), least)
+        missed += bool(((low > 0.3) | (high < 0.3)).any())
+    assert missed <= 10
+    assert high[-1] - low[-1] < 0.6
+
+
+@settings(max_examples=30)
+@given(st.lists(unit, min_size=1, max_size=60), st.floats(0.05, 1.0))
+def test_sequence_only_narrows_and_mirrors(values, least):
+    outcomes = np.array(values)
+    low, high = confidence_sequence(outcomes, least)
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) <= 0).all()
+    mirrored = confidence_sequence(1.0 - outcomes, least)
+    assert np.allclose(mirrored[0], 1.0 - high, atol=1e-12)
+    assert np.allclose(mirrored[1], 1.0 - low, atol=1e-12)
+
+
+def test_one_lower_bound_by_hand():
+    """One row of 1 at propensity 1 and alpha 1/2 - so level 0: the centre is 1/2,
+    the variance 1/4, the step the most allowed, 1/2. Bound: (0.5 - log 2 -
+    (log 2 - 0.5) / 4) / 0.5 < 0, cut to 0."""
+    low, high = confidence_sequence(np.ones(1), 1.0, level=0.0)
+    assert (low[0], high[0]) == (0.0, 1.0)
+    low, _ = confidence_sequence(np.ones(2000), 1.0)
+    assert low[-1] > 0.95
