@@ -65,7 +65,8 @@ def evaluate(
     -------
     tuple of Estimate
         One per estimator. ``DR`` is the one to read; it alone has a confidence
-        sequence.
+        sequence. Where ``effective_n`` is small (some 30) the bootstrap intervals
+        cover less often than they say.
 
     Raises
     ------
