@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.linalg import gaussian_draws, root
+from braidbandit.linalg import Repeats, gaussian_draws, root
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,8 @@ class Belief:
         Arms whose own parameters depend on the shared ones, and
     coupling : ndarray of shape (P, q), optional
         how: minus their loading on the columns of ``half``.
+    repeats : Repeats, optional
+        Of Z, where there are many arms.
 
     Examples
     --------
@@ -52,11 +54,13 @@ class Belief:
         own_variance: Array | None = None,
         seen: NDArray[np.intp] | None = None,
         coupling: Array | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.mu = mu
         self.own = np.zeros(len(Z)) if own is None else own
-        self.mean: Array = Z @ mu + self.own
-        self._Z, self._half = Z, half
+        shared = Z @ mu if repeats is None else repeats.times(mu)
+        self.mean: Array = shared + self.own
+        self._Z, self._half, self._repeats = Z, half, repeats
         self._own_variance = np.zeros(len(Z)) if own_variance is None else own_variance
         self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
         self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
@@ -67,7 +71,11 @@ class Belief:
         m, q = self._half.shape
         Z = self._Z
         if m < q:
-            shared = np.einsum("am,am->a", Z @ (self._half @ self._half.T), Z)
+            S = self._half @ self._half.T
+            if self._repeats is None:
+                shared = np.einsum("am,am->a", Z @ S, Z)
+            else:
+                shared = self._repeats.quadratic(S)
         else:
             shared = ((Z @ self._half) ** 2).sum(axis=1)
         if len(self._seen):

@@ -145,8 +145,13 @@ class Posterior:
 
     # ---- believing ----
 
-    def belief(self, Z: Array, x: Array) -> Belief:
-        """Return the joint belief about every arm on the task x: equations (2), (3)."""
+    def belief(
+        self, Z: Array, x: Array, repeats: linalg.Repeats | None = None
+    ) -> Belief:
+        """Return the joint belief about every arm on the task x: equations (2), (3).
+
+        ``repeats`` of Z makes this cheaper where there are many arms.
+        """
         x = np.asarray(x, dtype=np.float64)
         mu, half = (
             np.empty(len(self.groups)),
@@ -163,9 +168,11 @@ class Posterior:
             mu,
             half,
             self.own_mean @ x,
-            (self.own_covariance @ x) @ x,
+            self.own_covariance.reshape(self.n_arms, -1) @ np.outer(x, x).ravel(),
             self.seen,
-            x @ self.own_load,
+            # One pass instead of a product per arm.
+            self.own_load[:, 0] * x[0] if len(x) == 1 else x @ self.own_load,
+            repeats,
         )
 
     def means(self, Z: Array, X: Array) -> Array:
