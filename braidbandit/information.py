@@ -125,7 +125,7 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     own_covariance = np.tile(np.diag(own_sd**2), (arms, 1, 1))
     # Arms first: whitened by the prior, so that every spectrum starts at 1.
     inner = own_sd[:, None] * info.own[seen] * own_sd / variance + np.eye(d)
-    cov = own_sd[:, None] * np.linalg.inv(inner) * own_sd
+    cov = symmetric(own_sd[:, None] * np.linalg.inv(inner) * own_sd)
     gain = cov @ info.cross[seen] / variance
     arm_mean = np.einsum("ade,ae->ad", cov, info.own_moment[seen]) / variance
     own_covariance[seen], own_gain[seen], own_mean[seen] = cov, gain, arm_mean
@@ -133,7 +133,7 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     cross = info.cross[seen].reshape(-1, p)
     precision = (info.gram - cross.T @ gain.reshape(-1, p)) / variance
     moment = (info.moment - cross.T @ arm_mean.ravel()) / variance
-    shared = sd[:, None] * (0.5 * (precision + precision.T)) * sd
+    shared = sd[:, None] * symmetric(precision) * sd
     shared[np.diag_indices_from(shared)] += 1.0
     lower = scipy.linalg.cholesky(shared, lower=True, check_finite=False)
     half = scipy.linalg.solve_triangular(lower, np.diag(sd), lower=True)
@@ -148,6 +148,20 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
         own_gain,
         float(log_determinant),
     )
+
+
+def symmetric(matrices: Array) -> Array:
+    """Return the symmetric part of square matrices, shape (..., n, n).
+
+    An inverse is symmetric up to rounding only. What is not symmetric in a covariance
+    is never corrected by a reward: it grows from one forgetting to the next.
+
+    Examples
+    --------
+    >>> symmetric(np.array([[1.0, 2.0], [4.0, 1.0]])).tolist()
+    [[1.0, 3.0], [3.0, 1.0]]
+    """
+    return 0.5 * (matrices + np.swapaxes(matrices, -1, -2))
 
 
 def find_scales(

@@ -20,6 +20,7 @@ from braidbandit.information import (
     Information,
     find_scales,
     solve,
+    symmetric,
     task_precision,
 )
 from braidbandit.prior import GROUPS, USUAL_SPREAD, PriorScales
@@ -152,7 +153,7 @@ class Posterior:
 
         ``repeats`` of Z makes this cheaper where there are many arms.
         """
-        x = np.asarray(x, dtype=np.float64)
+        x = self._features(x)
         mu, half = (
             np.empty(len(self.groups)),
             np.empty((len(self.groups), len(self.mean))),
@@ -161,7 +162,7 @@ class Posterior:
             # Rows of W with as many parameters each, which are consecutive.
             mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
             blocks = self.factor[entries].reshape(-1, width, len(self.mean))
-            half[rows] = x[0] * blocks[:, 0] if width == 1 else x[:width] @ blocks
+            half[rows] = blocks[:, 0] if width == 1 else x[:width] @ blocks
         x = x[: self.own_width]
         return Belief(
             Z,
@@ -171,12 +172,13 @@ class Posterior:
             self.own_covariance.reshape(self.n_arms, -1) @ np.outer(x, x).ravel(),
             self.seen,
             # One pass instead of a product per arm.
-            self.own_load[:, 0] * x[0] if len(x) == 1 else x @ self.own_load,
+            self.own_load[:, 0].copy() if len(x) == 1 else x @ self.own_load,
             repeats,
         )
 
     def means(self, Z: Array, X: Array) -> Array:
         """Return the mean quality of every arm on every task, shape (n, A)."""
+        X = self._features(X)
         W = np.zeros(self.groups.shape)
         W[self._rows, self._columns] = self.mean
         return X @ W.T @ Z.T + X[:, : self.own_width] @ self.own_mean.T
@@ -207,7 +209,7 @@ class Posterior:
         gain = self.factor @ load
         self._move(load, residual / total, -beta, gain)
         self.own_mean[arm] += spread * (residual / total)
-        self.own_covariance[arm] -= np.outer(spread, spread / noise)
+        self.own_covariance[arm] -= np.outer(spread, spread) / noise
         step = (1.0 - beta * (total - noise)) / noise * np.outer(spread, load)
         if slot is None:
             self.seen = np.append(self.seen, arm)
@@ -240,7 +242,7 @@ class Posterior:
         self.own_load[slot] -= np.outer(spread / variance, load)
         self._move(load, -residual / total, beta, self.factor @ load)
         self.own_mean[arm] -= spread / variance * residual
-        self.own_covariance[arm] += np.outer(spread, spread / left)
+        self.own_covariance[arm] += np.outer(spread, spread) / left
         self.square -= weight * (r - self.scales.mean) ** 2
         self.count -= 1.0
 
@@ -290,6 +292,7 @@ class Posterior:
         not say about that is taken to be common to the rewards of the task, so
         that arms are compared on the same tasks, as they were measured.
         """
+        X = self._features(X)
         self.reset(replace(self.scales, mean=float(R.mean())))
         mean = self.scales.mean
         info = self._with_table(arms, Z, X, R, mean, task_precision(R))
@@ -328,7 +331,7 @@ class Posterior:
             np.linalg.inv(c) for c in (self.own_covariance[arm], self._own_prior)
         )
         after = np.linalg.inv(prior + (1.0 - share) * (before - prior))
-        self.own_covariance[arm] = after
+        self.own_covariance[arm] = symmetric(after)
         self.own_load[slot] = (1.0 - share) * after @ before @ self.own_load[slot]
 
     def information(self) -> Information:
@@ -340,7 +343,7 @@ class Posterior:
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
         gain = self.own_load @ white / sd
         given = self.own_mean[self.seen] + gain @ shift
-        own_precision = np.linalg.inv(self.own_covariance[self.seen])
+        own_precision = symmetric(np.linalg.inv(self.own_covariance[self.seen]))
         cross = variance * own_precision @ gain
         sums.cross[self.seen] = cross
         sums.own[self.seen] = variance * (own_precision - np.diag(own_sd**-2.0))
@@ -384,7 +387,7 @@ class Posterior:
 
         ``V`` (B, B) is the precision of one task's rewards, in units of one's noise.
         """
-        known, R = self.information(), R - mean
+        known, R, X = self.information(), R - mean, self._features(X)
         rows, columns, own = self._rows, self._columns, X[:, : self.own_width]
         VZ, VR, index = V @ Z, R @ V, np.asarray(arms, dtype=np.intp)
         gram = (Z.T @ VZ)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
@@ -441,8 +444,8 @@ class Posterior:
     ) -> tuple[Array, Array, float]:
         if not 0 <= arm < self.n_arms:
             raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
-        z, x = np.asarray(z, dtype=np.float64), np.asarray(x, dtype=np.float64)
-        if z.shape != (self.groups.shape[0],) or x.shape != (self.groups.shape[1],):
+        z, x = np.asarray(z, dtype=np.float64), self._features(x)
+        if z.shape != (self.groups.shape[0],) or x.ndim != 1:
             raise ValueError(
                 f"received z {z.shape} and x {x.shape}, expected "
                 f"({self.groups.shape[0]},) and ({self.groups.shape[1]},)"
@@ -453,6 +456,20 @@ class Posterior:
             raise ValueError(f"weight must be finite and above 0, received {weight!r}")
         phi = z[self._rows] * x[self._columns]
         return phi, x[: self.own_width], self.scales.noise**2 / weight
+
+    def _features(self, X: Array) -> Array:
+        """Check the features of one task (k,) or of several (n, k)."""
+        X, k = np.asarray(X, dtype=np.float64), self.groups.shape[1]
+        if X.ndim not in (1, 2) or X.shape[-1] != k:
+            raise ValueError(
+                f"received features of shape {X.shape}, expected width {k}"
+            )
+        if not (X[..., 0] == 1.0).all():
+            raise ValueError(
+                "the first feature of every task is the constant 1, which carries the "
+                f"intercepts; received {X[..., 0]}. Put a column of ones in front"
+            )
+        return X
 
     def _slot(self, arm: int) -> int | None:
         """Where the arm is in ``seen``."""
