@@ -85,6 +85,8 @@ class Belief:
 
     def sd_of(self, arm: int) -> float:
         """Posterior standard deviation of one arm; cheaper than that of all."""
+        if "sd" in vars(self):
+            return float(self.sd[arm])
         load = self._Z[arm] @ self._half
         for slot in np.flatnonzero(self._seen == arm):
             load = load - self._coupling[slot]

@@ -8,7 +8,7 @@ larger than p x p and A x d x p. Equations are numbered in ``docs/math.md``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -63,6 +63,16 @@ class Information:
             share * self.own_moment,
             share * self.square,
             share * self.count,
+        )
+
+    def of_seen(self) -> Information:
+        """Return the same sums without the arms that have no reward."""
+        seen = self.seen
+        return replace(
+            self,
+            cross=self.cross[seen],
+            own=self.own[seen],
+            own_moment=self.own_moment[seen],
         )
 
     @property
@@ -184,7 +194,8 @@ def find_scales(
     found = minimize(
         negative_log_evidence,
         np.clip(start, *_BOUNDS),
-        args=(info, labels, own_labels, centre),
+        # Arms without a reward say nothing about the scales, and may be thousands.
+        args=(info.of_seen(), labels, own_labels, centre),
         jac=True,
         method="L-BFGS-B",
         bounds=[_BOUNDS] * len(start),

@@ -172,7 +172,7 @@ class Posterior:
             self.own_covariance.reshape(self.n_arms, -1) @ np.outer(x, x).ravel(),
             self.seen,
             # One pass instead of a product per arm.
-            self.own_load[:, 0].copy() if len(x) == 1 else x @ self.own_load,
+            self.own_load[:, 0] if len(x) == 1 else x @ self.own_load,
             repeats,
         )
 
@@ -239,7 +239,10 @@ class Posterior:
         total, beta = linalg.potter_back(load, noise)
         residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
         residual *= factor
-        self.own_load[slot] -= np.outer(spread / variance, load)
+        # Not in place: a belief may still look at what is there.
+        own_load = self.own_load.copy()
+        own_load[slot] -= np.outer(spread / variance, load)
+        self.own_load = own_load
         self._move(load, -residual / total, beta, self.factor @ load)
         self.own_mean[arm] -= spread / variance * residual
         self.own_covariance[arm] += np.outer(spread, spread) / left
@@ -332,7 +335,9 @@ class Posterior:
         )
         after = np.linalg.inv(prior + (1.0 - share) * (before - prior))
         self.own_covariance[arm] = symmetric(after)
-        self.own_load[slot] = (1.0 - share) * after @ before @ self.own_load[slot]
+        own_load = self.own_load.copy()
+        own_load[slot] = (1.0 - share) * after @ before @ own_load[slot]
+        self.own_load = own_load
 
     def information(self) -> Information:
         """Return the sums over rewards that this posterior follows from."""
