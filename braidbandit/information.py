@@ -9,6 +9,7 @@ larger than p x p and A x d x p. Equations are numbered in ``docs/math.md``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -160,7 +161,7 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     )
 
 
-def symmetric(matrices: Array) -> Array:
+def symmetric(matrices: NDArray[Any]) -> Array:
     """Return the symmetric part of square matrices, shape (..., n, n).
 
     An inverse is symmetric up to rounding only. What is not symmetric in a covariance
@@ -171,7 +172,7 @@ def symmetric(matrices: Array) -> Array:
     >>> symmetric(np.array([[1.0, 2.0], [4.0, 1.0]])).tolist()
     [[1.0, 3.0], [3.0, 1.0]]
     """
-    return 0.5 * (matrices + np.swapaxes(matrices, -1, -2))
+    return np.asarray(0.5 * (matrices + np.swapaxes(matrices, -1, -2)))
 
 
 def find_scales(
