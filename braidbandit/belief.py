@@ -58,9 +58,8 @@ class Belief:
     ) -> None:
         self.mu = mu
         self.own = np.zeros(len(Z)) if own is None else own
-        shared = Z @ mu if repeats is None else repeats.times(mu)
-        self.mean: Array = shared + self.own
         self._Z, self._half, self._repeats = Z, half, repeats
+        self.mean: Array = self._of_every_arm(mu) + self.own
         self._own_variance = np.zeros(len(Z)) if own_variance is None else own_variance
         self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
         self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
@@ -120,7 +119,7 @@ class Belief:
             covariance[np.diag_indices_from(covariance)] += self._own_variance
             return gaussian_draws(self.mean, scale * root(covariance), n_draws, rng)
         noise = scale * rng.standard_normal((n_draws, q))
-        draws = self.mean + (noise @ self._half.T) @ self._Z.T
+        draws = self.mean + self._of_every_arm(noise @ self._half.T)
         if len(self._seen):
             draws[:, self._seen] -= noise @ self._coupling.T
         scores = draws if offset is None else draws + offset
@@ -129,3 +128,7 @@ class Belief:
         row, arm = np.nonzero(scores + _REACH * own >= bar)
         draws[row, arm] += own[arm] * rng.standard_normal(len(arm))
         return draws
+
+    def _of_every_arm(self, v: Array) -> Array:
+        """Return ``z' v`` of every arm, shape (..., A)."""
+        return v @ self._Z.T if self._repeats is None else self._repeats.times(v)

@@ -66,9 +66,10 @@ class Repeats:
         self.right = np.ascontiguousarray(Z[:, self.others])
 
     def times(self, v: Array) -> Array:
-        """Return ``z' v`` of every row, shape (A,)."""
-        left = self.left @ v[self.columns]
-        return np.asarray(left[self.code] + self.right @ v[self.others])
+        """Return ``z' v`` of every row; v has shape (..., m), the result (..., A)."""
+        left = v[..., self.columns] @ self.left.T
+        right = v[..., self.others] @ self.right.T
+        return np.asarray(np.take(left, self.code, axis=-1) + right)
 
     def quadratic(self, S: Array) -> Array:
         """Return ``z' S z`` of every row, shape (A,); S is symmetric."""
