@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.linalg import gaussian_draws, root
+from braidbandit.linalg import Repeats, gaussian_draws, root
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,8 @@ class Belief:
         Arms whose own parameters depend on the shared ones, and
     coupling : ndarray of shape (P, q), optional
         how: minus their loading on the columns of ``half``.
+    repeats : Repeats, optional
+        Of Z, where there are many arms.
 
     Examples
     --------
@@ -52,11 +54,12 @@ class Belief:
         own_variance: Array | None = None,
         seen: NDArray[np.intp] | None = None,
         coupling: Array | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.mu = mu
         self.own = np.zeros(len(Z)) if own is None else own
-        self.mean: Array = Z @ mu + self.own
-        self._Z, self._half = Z, half
+        self._Z, self._half, self._repeats = Z, half, repeats
+        self.mean: Array = self._of_every_arm(mu) + self.own
         self._own_variance = np.zeros(len(Z)) if own_variance is None else own_variance
         self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
         self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
@@ -67,7 +70,11 @@ class Belief:
         m, q = self._half.shape
         Z = self._Z
         if m < q:
-            shared = np.einsum("am,am->a", Z @ (self._half @ self._half.T), Z)
+            S = self._half @ self._half.T
+            if self._repeats is None:
+                shared = np.einsum("am,am->a", Z @ S, Z)
+            else:
+                shared = self._repeats.quadratic(S)
         else:
             shared = ((Z @ self._half) ** 2).sum(axis=1)
         if len(self._seen):
@@ -77,6 +84,8 @@ class Belief:
 
     def sd_of(self, arm: int) -> float:
         """Posterior standard deviation of one arm; cheaper than that of all."""
+        if "sd" in vars(self):
+            return float(self.sd[arm])
         load = self._Z[arm] @ self._half
         for slot in np.flatnonzero(self._seen == arm):
             load = load - self._coupling[slot]
@@ -110,7 +119,7 @@ class Belief:
             covariance[np.diag_indices_from(covariance)] += self._own_variance
             return gaussian_draws(self.mean, scale * root(covariance), n_draws, rng)
         noise = scale * rng.standard_normal((n_draws, q))
-        draws = self.mean + (noise @ self._half.T) @ self._Z.T
+        draws = self.mean + self._of_every_arm(noise @ self._half.T)
         if len(self._seen):
             draws[:, self._seen] -= noise @ self._coupling.T
         scores = draws if offset is None else draws + offset
@@ -119,3 +128,7 @@ class Belief:
         row, arm = np.nonzero(scores + _REACH * own >= bar)
         draws[row, arm] += own[arm] * rng.standard_normal(len(arm))
         return draws
+
+    def _of_every_arm(self, v: Array) -> Array:
+        """Return ``z' v`` of every arm, shape (..., A)."""
+        return v @ self._Z.T if self._repeats is None else self._repeats.times(v)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Budget:
     latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
+        for key, value in vars(self).items():
             if value is not None and not value > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the limits as JSON-able data."""
-        return asdict(self)
+        return dict(vars(self))

@@ -335,9 +335,14 @@ class Catalogue:
             allowed &= self._costs <= limits.flops
         if limits.memory is not None:
             allowed &= self._memory <= limits.memory
-        for arm_id in (*_ids(excluded), *self.unfit):
+        allowed[self._unfit_rows] = False
+        for arm_id in _ids(excluded):
             allowed[self.index(arm_id)] = False
         return allowed
+
+    @cached_property
+    def _unfit_rows(self) -> NDArray[np.intp]:
+        return np.array([self._rows[arm_id] for arm_id in self.unfit], dtype=np.intp)
 
     def descriptors(self) -> tuple[NDArray[np.float64], list[str]]:
         """Return ``Z`` of shape (A, m) and its column names.

@@ -5,13 +5,16 @@ Records travel as JSON. Floats are written by ``repr`` and come back bit for bit
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any
+
+import numpy as np
 
 from braidbandit.braid import Braid, content_hash
 
@@ -29,14 +32,16 @@ def new_id() -> str:
 def task_hash(task: Any) -> str:
     """Content hash of a task: equal tasks share it, the text is not recoverable.
 
+    A numeric task is hashed by its float64 bytes.
+
     Examples
     --------
     >>> task_hash({"type": "code", "complexity": 0.7})
     '86991227ed8cd8f8'
     """
-    if hasattr(task, "tolist"):
-        task = task.tolist()
-    return content_hash(task)
+    if isinstance(task, str | Mapping):
+        return content_hash(task)
+    return hashlib.sha256(np.asarray(task, np.float64).tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,21 @@ class Decision:
     def __str__(self) -> str:
         return self.sentence or f"{self.braid.label()} (decision {self.id})"
 
+    def only(self, arm_id: str | None) -> Decision:
+        """Return the record with one of its arms, or none: a state keeps thousands."""
+        at = slice(0, 0)
+        if arm_id is not None and arm_id in self.arm_ids:
+            row = self.arm_ids.index(arm_id)
+            at = slice(row, row + 1)
+        # What is stored, so that the rest is not made into tuples just to be dropped.
+        kept = vars(self)
+        return replace(
+            self,
+            arm_ids=self.arm_ids[at],
+            scores=kept["scores"][at],
+            eligible=kept["eligible"][at],
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
         return {**plain(self), "braid": self.braid.recipe()}
@@ -107,6 +127,33 @@ class Decision:
             values[key] = tuple(values[key])
         values["braid"] = Braid.from_recipe(values["braid"])
         return cls(**values)
+
+
+class _TupleOnDemand:
+    """A field that is given as an array and becomes a tuple when it is first read.
+
+    A decision over ten thousand arms costs more in Python floats than in arithmetic,
+    and most are never looked at arm by arm.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, record: Any, owner: type | None = None) -> Any:
+        if record is None:
+            return self
+        value = vars(record)[self.name]
+        if not isinstance(value, tuple):
+            value = vars(record)[self.name] = tuple(value.tolist())
+        return value
+
+    def __set__(self, record: Any, value: Any) -> None:
+        vars(record)[self.name] = value
+
+
+for _name in ("scores", "eligible"):
+    # After the class was made: a descriptor in its body would be a default.
+    setattr(Decision, _name, _TupleOnDemand(_name))
 
 
 @dataclass(frozen=True)

@@ -185,13 +185,22 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         """Content hash of everything that decides the features.
 
         A custom ``embedder`` enters as "custom": that it is still the same one is
-        for its owner to keep.
+        for its owner to keep. The fitted arrays are replaced, never changed in
+        place: the hash is computed again when they are others.
         """
-        digest = hashlib.sha256(canonical_json(self.settings()).encode())
-        for name in ("mean_", "components_"):
-            if hasattr(self, name):
-                digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
-        return digest.hexdigest()[:16]
+        settings = self.settings()
+        arrays = [vars(self).get(name) for name in ("mean_", "components_")]
+        known = self.__dict__.get("_hashed")
+        if known is not None and known[0] == settings:
+            if all(old is new for old, new in zip(known[1], arrays, strict=True)):
+                return str(known[2])
+        digest = hashlib.sha256(canonical_json(settings).encode())
+        for array in arrays:
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        found = digest.hexdigest()[:16]
+        self._hashed = (settings, arrays, found)
+        return found
 
     def _project(self, embeddings: Array) -> Array:
         if hasattr(self, "components_"):
@@ -330,6 +339,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         state = dict(super().__getstate__())
         state.pop("_model", None)
         state.pop("_cache", None)
+        state.pop("_hashed", None)
         return state
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class ChoiceView:
     choice: Choice
     kind: tuple[str, float] | None
 
-    @property
+    @cached_property
     def scores(self) -> Array:
         """Score of every arm before masking, shape (A,)."""
         return self.now.belief.mean + self.choice.exploration + self.now.cost_term

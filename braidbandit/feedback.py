@@ -89,7 +89,7 @@ class FeedbackLog:
 
     def await_reward(self, decision: Decision) -> None:
         """Keep a decision until its reward comes; the other arms are left out."""
-        self.pending[decision.id] = slim(decision, self.keep)
+        self.pending[decision.id] = decision.only(self.keep)
         _trim(self.pending, _MOST_PENDING)
 
     def is_repeat(self, decision_id: str, reward: float) -> bool:
@@ -131,7 +131,7 @@ class FeedbackLog:
         self.pending.pop(decision_id, None)
         self.expired.pop(decision_id, None)
         self.settled[decision_id] = record.reward
-        decision = slim(record.decision, self.keep)
+        decision = record.decision.only(self.keep)
         self.learnt[decision_id] = replace(record, decision=decision)
         self.counts["learnt"] += 1
         _trim(self.settled, _MOST_SETTLED)
@@ -188,17 +188,6 @@ class FeedbackLog:
             dict(self.counts),
             self.keep,
         )
-
-
-def slim(decision: Decision, keep: str | None = None) -> Decision:
-    """Leave out every arm but one: a state keeps thousands of decisions."""
-    at = [row for row, arm_id in enumerate(decision.arm_ids) if arm_id == keep]
-    return replace(
-        decision,
-        arm_ids=tuple(decision.arm_ids[row] for row in at),
-        scores=tuple(decision.scores[row] for row in at),
-        eligible=tuple(decision.eligible[row] for row in at),
-    )
 
 
 def _time(text: str) -> datetime:

@@ -8,7 +8,8 @@ larger than p x p and A x d x p. Equations are numbered in ``docs/math.md``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -63,6 +64,16 @@ class Information:
             share * self.own_moment,
             share * self.square,
             share * self.count,
+        )
+
+    def of_seen(self) -> Information:
+        """Return the same sums without the arms that have no reward."""
+        seen = self.seen
+        return replace(
+            self,
+            cross=self.cross[seen],
+            own=self.own[seen],
+            own_moment=self.own_moment[seen],
         )
 
     @property
@@ -125,7 +136,7 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     own_covariance = np.tile(np.diag(own_sd**2), (arms, 1, 1))
     # Arms first: whitened by the prior, so that every spectrum starts at 1.
     inner = own_sd[:, None] * info.own[seen] * own_sd / variance + np.eye(d)
-    cov = own_sd[:, None] * np.linalg.inv(inner) * own_sd
+    cov = symmetric(own_sd[:, None] * np.linalg.inv(inner) * own_sd)
     gain = cov @ info.cross[seen] / variance
     arm_mean = np.einsum("ade,ae->ad", cov, info.own_moment[seen]) / variance
     own_covariance[seen], own_gain[seen], own_mean[seen] = cov, gain, arm_mean
@@ -133,7 +144,7 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     cross = info.cross[seen].reshape(-1, p)
     precision = (info.gram - cross.T @ gain.reshape(-1, p)) / variance
     moment = (info.moment - cross.T @ arm_mean.ravel()) / variance
-    shared = sd[:, None] * (0.5 * (precision + precision.T)) * sd
+    shared = sd[:, None] * symmetric(precision) * sd
     shared[np.diag_indices_from(shared)] += 1.0
     lower = scipy.linalg.cholesky(shared, lower=True, check_finite=False)
     half = scipy.linalg.solve_triangular(lower, np.diag(sd), lower=True)
@@ -148,6 +159,20 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
         own_gain,
         float(log_determinant),
     )
+
+
+def symmetric(matrices: NDArray[Any]) -> Array:
+    """Return the symmetric part of square matrices, shape (..., n, n).
+
+    An inverse is symmetric up to rounding only. What is not symmetric in a covariance
+    is never corrected by a reward: it grows from one forgetting to the next.
+
+    Examples
+    --------
+    >>> symmetric(np.array([[1.0, 2.0], [4.0, 1.0]])).tolist()
+    [[1.0, 3.0], [3.0, 1.0]]
+    """
+    return np.asarray(0.5 * (matrices + np.swapaxes(matrices, -1, -2)))
 
 
 def find_scales(
@@ -170,7 +195,8 @@ def find_scales(
     found = minimize(
         negative_log_evidence,
         np.clip(start, *_BOUNDS),
-        args=(info, labels, own_labels, centre),
+        # Arms without a reward say nothing about the scales, and may be thousands.
+        args=(info.of_seen(), labels, own_labels, centre),
         jac=True,
         method="L-BFGS-B",
         bounds=[_BOUNDS] * len(start),

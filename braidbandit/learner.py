@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
+from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
 from braidbandit.policies import Policy
 from braidbandit.reshape import own_variance
@@ -29,6 +31,8 @@ from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]
 
+# From so many arms on, what their descriptors have in common is made use of.
+_MANY_ARMS = 512
 # What learning changes of a bandit.
 _LEARNT = ("posterior_", "n_updates_", "clock_")
 
@@ -56,7 +60,7 @@ class ArmLearner(Roster):
         """Return the belief about every arm, less what is in flight."""
         self.require(len(x))
         posterior = self._in_flight.ahead(self.bandit.posterior_, self._pulls())
-        return posterior.belief(self.bandit.Z_, x)
+        return posterior.belief(self.bandit.Z_, x, self._repeats())
 
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
@@ -93,9 +97,19 @@ class ArmLearner(Roster):
             weight *= noise / (noise + widened * own_variance(posterior, x))
         return row, self.bandit.Z_[row], x, weight
 
+    def _repeats(self) -> Repeats | None:
+        """What the descriptors have in common; found again when they are others."""
+        Z = self.bandit.Z_
+        if len(Z) < _MANY_ARMS:
+            return None
+        if self._repeats_of is None or self._repeats_of[0] is not Z:
+            self._repeats_of = (Z, Repeats(Z))
+        return self._repeats_of[1]
+
     def _pulls(self) -> dict[str, Pull]:
+        newest = list(islice(reversed(self.log.pending.values()), MOST_IN_FLIGHT))
         pulls = {}
-        for decision in list(self.log.pending.values())[-MOST_IN_FLIGHT:]:
+        for decision in reversed(newest):
             arm_id = decision.braid.id
             if arm_id in self.catalogue:
                 row = self.catalogue.index(arm_id)

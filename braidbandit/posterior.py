@@ -7,27 +7,26 @@ Equations are numbered in ``docs/math.md``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit import linalg
-from braidbandit.belief import Belief
 from braidbandit.information import (
     Information,
     find_scales,
     solve,
+    symmetric,
     task_precision,
 )
 from braidbandit.prior import GROUPS, USUAL_SPREAD, PriorScales
+from braidbandit.squareroot import SquareRoot, consecutive
 
 Array = NDArray[np.float64]
 
 
-class Posterior:
+class Posterior(SquareRoot):
     """Gaussian posterior over ``W`` and over the arms' own parameters.
 
     Parameters
@@ -76,18 +75,6 @@ class Posterior:
     (0.75, 0.5)
     """
 
-    mean: Array
-    factor: Array
-    own_mean: Array
-    own_covariance: Array
-    seen: NDArray[np.int64]
-    own_load: Array
-    square: float
-    count: float
-    scales: PriorScales
-
-    ARRAYS = ("mean", "factor", "own_mean", "own_covariance", "seen", "own_load")
-
     def __init__(
         self,
         groups: NDArray[np.int64],
@@ -105,7 +92,7 @@ class Posterior:
                 f"own_width lies between 0 and the {self.groups.shape[1]} task "
                 f"features, received {own_width}"
             )
-        self._runs = _runs(self.groups >= 0)
+        self._runs = consecutive(self.groups >= 0)
         # Where no descriptor says what an arm is made of, the arm is all there is.
         alone = GROUPS.index("braid") not in self._labels
         level, slope = (
@@ -121,121 +108,7 @@ class Posterior:
         """Go back to the prior with the given scales."""
         self._set(self._nothing(), scales)
 
-    @property
-    def n_parameters(self) -> int:
-        """The number of shared parameters p."""
-        return len(self._rows)
-
-    @property
-    def n_arms(self) -> int:
-        """The number of arms A."""
-        return len(self.own_mean)
-
-    @property
-    def own_width(self) -> int:
-        """The number of parameters d that each arm has of its own."""
-        return len(self._own_labels)
-
-    def copy(self) -> Posterior:
-        """Return an independent copy."""
-        other = copy.copy(self)
-        for name in self.ARRAYS:
-            setattr(other, name, getattr(self, name).copy())
-        return other
-
-    # ---- believing ----
-
-    def belief(self, Z: Array, x: Array) -> Belief:
-        """Return the joint belief about every arm on the task x: equations (2), (3)."""
-        x = np.asarray(x, dtype=np.float64)
-        mu, half = (
-            np.empty(len(self.groups)),
-            np.empty((len(self.groups), len(self.mean))),
-        )
-        for rows, entries, width in self._runs:
-            # Rows of W with as many parameters each, which are consecutive.
-            mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
-            blocks = self.factor[entries].reshape(-1, width, len(self.mean))
-            half[rows] = x[0] * blocks[:, 0] if width == 1 else x[:width] @ blocks
-        x = x[: self.own_width]
-        return Belief(
-            Z,
-            mu,
-            half,
-            self.own_mean @ x,
-            (self.own_covariance @ x) @ x,
-            self.seen,
-            x @ self.own_load,
-        )
-
-    def means(self, Z: Array, X: Array) -> Array:
-        """Return the mean quality of every arm on every task, shape (n, A)."""
-        W = np.zeros(self.groups.shape)
-        W[self._rows, self._columns] = self.mean
-        return X @ W.T @ Z.T + X[:, : self.own_width] @ self.own_mean.T
-
     # ---- learning ----
-
-    def update(
-        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
-    ) -> float:
-        """Learn one reward of one arm; ``weight`` divides the noise variance.
-
-        Returns
-        -------
-        surprise : float
-            The reward minus what was expected, in standard deviations of it.
-        """
-        phi, x, variance = self._observation(arm, z, x, r, weight)
-        slot = self._slot(arm)
-        load = phi @ self.factor
-        if slot is not None:
-            load -= x @ self.own_load[slot]
-        # The arm's own parameters make the noise larger, and what is left of them
-        # is a reward of the shared parameters alone: equations (5) to (8).
-        spread = self.own_covariance[arm] @ x
-        noise = variance + float(x @ spread)
-        total, beta = linalg.potter(load, noise)
-        residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
-        gain = self.factor @ load
-        self._move(load, residual / total, -beta, gain)
-        self.own_mean[arm] += spread * (residual / total)
-        self.own_covariance[arm] -= np.outer(spread, spread / noise)
-        step = (1.0 - beta * (total - noise)) / noise * np.outer(spread, load)
-        if slot is None:
-            self.seen = np.append(self.seen, arm)
-            self.own_load = np.concatenate([self.own_load, step[None]])
-        else:
-            self.own_load[slot] += step
-        self.square += weight * (r - self.scales.mean) ** 2
-        self.count += 1.0
-        return residual / float(np.sqrt(total))
-
-    def downdate(
-        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
-    ) -> None:
-        """Take one reward back exactly; refused when it was never learnt."""
-        phi, x, variance = self._observation(arm, z, x, r, weight)
-        slot = self._slot(arm)
-        spread = self.own_covariance[arm] @ x
-        left = variance - float(x @ spread)
-        if slot is None or not left > 1e-12 * variance:
-            raise ValueError(
-                f"this observation cannot be taken back: arm {arm} was never observed "
-                "like this. Take back only observations that were added, once"
-            )
-        # What the update saw, from what is there after it.
-        noise, factor = variance**2 / left, variance / left
-        load = (phi @ self.factor - x @ self.own_load[slot]) * factor
-        total, beta = linalg.potter_back(load, noise)
-        residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
-        residual *= factor
-        self.own_load[slot] -= np.outer(spread / variance, load)
-        self._move(load, -residual / total, beta, self.factor @ load)
-        self.own_mean[arm] -= spread / variance * residual
-        self.own_covariance[arm] += np.outer(spread, spread / left)
-        self.square -= weight * (r - self.scales.mean) ** 2
-        self.count -= 1.0
 
     def learn_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
         """Learn a table of n tasks scored on several arms at once: equation (4).
@@ -283,6 +156,7 @@ class Posterior:
         not say about that is taken to be common to the rewards of the task, so
         that arms are compared on the same tasks, as they were measured.
         """
+        X = self._features(X)
         self.reset(replace(self.scales, mean=float(R.mean())))
         mean = self.scales.mean
         info = self._with_table(arms, Z, X, R, mean, task_precision(R))
@@ -321,8 +195,10 @@ class Posterior:
             np.linalg.inv(c) for c in (self.own_covariance[arm], self._own_prior)
         )
         after = np.linalg.inv(prior + (1.0 - share) * (before - prior))
-        self.own_covariance[arm] = after
-        self.own_load[slot] = (1.0 - share) * after @ before @ self.own_load[slot]
+        self.own_covariance[arm] = symmetric(after)
+        own_load = self.own_load.copy()
+        own_load[slot] = (1.0 - share) * after @ before @ own_load[slot]
+        self.own_load = own_load
 
     def information(self) -> Information:
         """Return the sums over rewards that this posterior follows from."""
@@ -333,7 +209,7 @@ class Posterior:
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
         gain = self.own_load @ white / sd
         given = self.own_mean[self.seen] + gain @ shift
-        own_precision = np.linalg.inv(self.own_covariance[self.seen])
+        own_precision = symmetric(np.linalg.inv(self.own_covariance[self.seen]))
         cross = variance * own_precision @ gain
         sums.cross[self.seen] = cross
         sums.own[self.seen] = variance * (own_precision - np.diag(own_sd**-2.0))
@@ -377,7 +253,7 @@ class Posterior:
 
         ``V`` (B, B) is the precision of one task's rewards, in units of one's noise.
         """
-        known, R = self.information(), R - mean
+        known, R, X = self.information(), R - mean, self._features(X)
         rows, columns, own = self._rows, self._columns, X[:, : self.own_width]
         VZ, VR, index = V @ Z, R @ V, np.asarray(arms, dtype=np.intp)
         gram = (Z.T @ VZ)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
@@ -429,56 +305,9 @@ class Posterior:
         self.own_load = found.own_gain[self.seen] @ self.factor
         self.square, self.count = info.square, info.count
 
-    def _observation(
-        self, arm: int, z: Array, x: Array, r: float, weight: float
-    ) -> tuple[Array, Array, float]:
-        if not 0 <= arm < self.n_arms:
-            raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
-        z, x = np.asarray(z, dtype=np.float64), np.asarray(x, dtype=np.float64)
-        if z.shape != (self.groups.shape[0],) or x.shape != (self.groups.shape[1],):
-            raise ValueError(
-                f"received z {z.shape} and x {x.shape}, expected "
-                f"({self.groups.shape[0]},) and ({self.groups.shape[1]},)"
-            )
-        if not (np.isfinite(z).all() and np.isfinite(x).all() and np.isfinite(r)):
-            raise ValueError("features and reward must be finite, received NaN or inf")
-        if not (np.isfinite(weight) and weight > 0):
-            raise ValueError(f"weight must be finite and above 0, received {weight!r}")
-        phi = z[self._rows] * x[self._columns]
-        return phi, x[: self.own_width], self.scales.noise**2 / weight
-
-    def _slot(self, arm: int) -> int | None:
-        """Where the arm is in ``seen``."""
-        found = np.flatnonzero(self.seen == arm)
-        return int(found[0]) if len(found) else None
-
-    def _move(self, load: Array, step: float, beta: float, gain: Array) -> None:
-        """Move means and roots of everything that depends on ``theta``."""
-        d = self.own_width
-        own = self.own_load.reshape(-1, len(load))
-        own_gain = own @ load
-        self.mean = self.mean + step * gain
-        self.factor = linalg.plus_outer(self.factor, beta, gain, load)
-        self.own_mean[self.seen] -= step * own_gain.reshape(len(self.seen), d)
-        own = linalg.plus_outer(own, beta, own_gain, load)
-        self.own_load = own.reshape(self.own_load.shape)
-
     def _scale_values(self) -> Array:
         return np.array([getattr(self.scales, name) for name in GROUPS])
 
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
         return np.where(self._labels == 0, self.scales.mean, 0.0)
-
-
-def _runs(used: NDArray[np.bool_]) -> list[tuple[slice, slice, int]]:
-    """Consecutive rows with as many parameters each: rows, parameters, width."""
-    widths = used.sum(axis=1)
-    if any(not row[:width].all() for row, width in zip(used, widths, strict=True)):
-        raise ValueError("the parameters of a descriptor column must come first")
-    edges = [0, *(np.flatnonzero(np.diff(widths)) + 1), len(widths)]
-    ends = np.append(0, np.cumsum(widths))
-    return [
-        (slice(a, b), slice(int(ends[a]), int(ends[b])), int(widths[a]))
-        for a, b in zip(edges, edges[1:], strict=False)
-    ]

@@ -268,6 +268,7 @@ class BraidRecommender(Online, BaseEstimator):
         # Everything is checked by now: a rejected call leaves the generator alone.
         policy, catalogue = self.learner_.policy_now(), self._catalogue()
         choice = policy.select(now.belief, now.cost_term, now.eligible, self.rng_)
+        view = self._view(task, now, choice)
         row = choice.arm
         relative_cost = float(catalogue.relative_costs()[row])
         decision = Decision(
@@ -278,10 +279,9 @@ class BraidRecommender(Online, BaseEstimator):
             propensity=choice.propensity,
             propensity_se=choice.propensity_se,
             arm_ids=catalogue.ids,
-            scores=tuple(
-                (now.belief.mean + choice.exploration + now.cost_term).tolist()
-            ),
-            eligible=tuple(now.eligible.tolist()),
+            # Arrays here; the record makes tuples of them when they are read.
+            scores=view.scores,  # type: ignore[arg-type]
+            eligible=now.eligible,  # type: ignore[arg-type]
             expected_quality=float(now.belief.mean[row]),
             uncertainty=now.belief.sd_of(row),
             relative_cost=relative_cost,
@@ -289,7 +289,7 @@ class BraidRecommender(Online, BaseEstimator):
             policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self.encoder_.projection_hash(),
-            sentence=self._view(task, now, choice).sentence(),
+            sentence=view.sentence(),
             version=len(self.learner_.versions.get(catalogue.ids[row], ())),
             expected_latency_ms=None
             if now.latency is None

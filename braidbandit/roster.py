@@ -18,6 +18,7 @@ from braidbandit.feedback import FeedbackLog
 from braidbandit.guard import ConservativePolicy
 from braidbandit.guarding import Guarding
 from braidbandit.inflight import InFlight
+from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
 from braidbandit.policies import Policy
 from braidbandit.posterior import Posterior
@@ -72,6 +73,7 @@ class Roster:
         self.drift: DriftMonitor | None = None
         self.surprises = np.zeros((2, len(catalogue)))
         self._in_flight = InFlight()
+        self._repeats_of: tuple[Array, Repeats] | None = None
         self.catalogue = catalogue
         bandit.open(np.array(catalogue.ids))
 

@@ -68,33 +68,34 @@ class Ours:
         return sum(a.nbytes for a in (*arrays, self.Z)) / 1e6
 
 
+def catalogue_of(arms: int) -> Any:
+    """Return ``arms`` braids of as few models as have that many, evenly picked."""
+    from braidbandit import Catalogue, ModelCard
+
+    n, catalogue = 3, Catalogue.build([ModelCard("m0", layers=32)])
+    while len(catalogue) < arms:
+        cards = [ModelCard(f"m{i}", parameters=(i + 1) * 10**9, layers=32, width=2048,
+                           vocab_size=32_000) for i in range(n)]  # fmt: skip
+        n, catalogue = n + 1, Catalogue.build(cards)
+    picked = np.linspace(0, len(catalogue) - 1, arms).astype(int)
+    return Catalogue(
+        catalogue.cards.values(), [catalogue.braids[row] for row in picked]
+    )
+
+
 class Whole:
-    """The whole recommender: encoding, the record of the decision, its sentence."""
+    """The whole recommender: projection, the record of the decision, its sentence."""
 
-    def __init__(self, width: int, arms: int) -> None:
-        from itertools import combinations
+    def __init__(self, width: int, arms: int, policy: str) -> None:
+        import braidbandit
 
-        from braidbandit import (
-            Braid,
-            BraidRecommender,
-            Catalogue,
-            ModelCard,
-            TaskEncoder,
-        )
-
-        n = 3
-        while n * (n - 1) // 2 * 10 < arms:
-            n += 1
-        cards = [ModelCard(f"m{i}", layers=10) for i in range(n)]
-        braids = [
-            Braid(f"m{i}", (f"m{j}",), (0.5, 0.5), (layer,), "router")
-            for i, j in combinations(range(n), 2)
-            for layer in range(10)
-        ][:arms]
         rng = np.random.default_rng(0)
-        encoder = TaskEncoder(types=(), n_components=min(COMPONENTS, width))
-        encoder.fit(rng.standard_normal((100, width)))
-        self.agent = BraidRecommender(Catalogue(cards, braids), encoder, random_state=0)
+        encoder = braidbandit.TaskEncoder(
+            types=(), n_components=min(COMPONENTS, width)
+        ).fit(rng.standard_normal((100, width)))
+        self.agent = braidbandit.BraidRecommender(
+            catalogue_of(arms), encoder, getattr(braidbandit, policy)(), random_state=0
+        )
 
     def choose(self, x: Any) -> int:
         self.decision = self.agent.recommend(x)
@@ -115,12 +116,14 @@ def contestants(width: int, arms: int) -> dict[str, Any]:
     from bench_peers import ADAPTERS, AdaptiveGreedy
 
     makers: dict[str, Any] = {
-        f"{OURS} (Thompson)": lambda: Ours(width, arms, "ThompsonSampling"),
-        f"{OURS} (SquareCB)": lambda: Ours(width, arms, "SquareCB"),
-        f"{OURS} (LinUCB)": lambda: Ours(width, arms, "LinUCB"),
+        f"{OURS} recommender": lambda: Whole(width, arms, "ThompsonSampling"),
+        f"{OURS} recommender (LinUCB)": lambda: Whole(width, arms, "LinUCB"),
+        f"{OURS} recommender (SquareCB)": lambda: Whole(width, arms, "SquareCB"),
+        f"{OURS} posterior + policy": lambda: Ours(width, arms, "ThompsonSampling"),
+        f"{OURS} posterior + policy (LinUCB)": lambda: Ours(width, arms, "LinUCB"),
+        f"{OURS} posterior + policy (SquareCB)": lambda: Ours(width, arms, "SquareCB"),
     }
     if arms <= 2000:
-        makers[f"{OURS} (whole recommender)"] = lambda: Whole(width, arms)
         settings: dict[str, dict[str, Any]] = {
             "contextualbandits-LinUCB": {"alpha": 0.2},
             "contextualbandits-LinTS": {"v_sq": 0.05, "sample_from": "ci"},

@@ -214,3 +214,12 @@ def test_taking_a_reward_back_is_exact(forgetting):
         np.testing.assert_allclose(
             part(bandit.posterior_), part(never.posterior_), rtol=1e-7, atol=1e-10
         )
+
+
+def test_a_bandit_that_forgets_noise_free_rewards_goes_on():
+    rng, bandit = np.random.default_rng(0), LinearBandit(forgetting=0.995)
+    W = rng.standard_normal((3, 4)) / 20
+    X, arms = rng.standard_normal((7000, 4)), rng.integers(3, size=7000)
+    reward = np.clip(0.5 + np.einsum("nd,nd->n", X, W[arms]), 0.0, 1.0)
+    bandit.fit(X, arms, reward=reward)
+    assert np.isfinite(bandit.posterior_.factor).all()

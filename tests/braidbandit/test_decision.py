@@ -1,9 +1,13 @@
+import copy
+import dataclasses
 import json
+import pickle
 
+import numpy as np
 import pytest
 
 from braidbandit import Decision, Explanation, Outcome
-from braidbandit.decision import dumps
+from braidbandit.decision import dumps, task_hash
 
 
 def test_decision_round_trips_exactly(agent):
@@ -53,3 +57,32 @@ def test_plot(agent):
     axes = agent.explain("x").plot()
     assert len(axes.patches) == 15
     plt.close(axes.figure)
+
+
+def test_scores_given_as_an_array_are_tuples_when_read(agent):
+    """Kept as arrays until somebody looks; equal, copied and written as before."""
+    decision = agent.recommend("x")
+    scores, eligible = np.array([0.1, 0.25, 0.5]), np.array([True, False, True])
+    lazy = dataclasses.replace(
+        decision, arm_ids=("a", "b", "c"), scores=scores, eligible=eligible
+    )
+    eager = dataclasses.replace(
+        decision,
+        arm_ids=("a", "b", "c"),
+        scores=(0.1, 0.25, 0.5),
+        eligible=(True, False, True),
+    )
+    assert lazy.only("b").scores == (0.25,)
+    assert lazy.only("b").eligible == (False,)
+    assert lazy.only(None).arm_ids == lazy.only("z").scores == ()
+    assert pickle.loads(pickle.dumps(lazy)) == copy.copy(lazy) == lazy == eager
+    assert lazy.scores is lazy.scores
+    assert isinstance(lazy.scores, tuple)
+    assert Decision.from_dict(json.loads(dumps(lazy))) == eager
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        lazy.scores = ()
+
+
+def test_a_numeric_task_has_one_hash_as_list_and_array():
+    assert task_hash([0.5, 1.0]) == task_hash(np.array([0.5, 1.0]))
+    assert task_hash([0.5, 1.0]) != task_hash([0.5, 2.0])

@@ -1,11 +1,22 @@
 """Explanations reconcile: every sum of parts is the whole."""
 
 import json
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 
-from braidbandit import Budget, Explanation, Greedy, LinUCB, ThompsonSampling, Uniform
+from braidbandit import (
+    BraidRecommender,
+    Budget,
+    Catalogue,
+    Explanation,
+    Greedy,
+    LinUCB,
+    SquareCB,
+    ThompsonSampling,
+    Uniform,
+)
 from braidbandit.decision import dumps
 
 TYPES = ("code", "medical", "creative")
@@ -136,3 +147,26 @@ def test_plot_says_what_is_missing(agent, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"braidbandit\[plot\]"):
         agent.explain("x").plot()
+
+
+@pytest.mark.parametrize("policy", [LinUCB(), ThompsonSampling(), SquareCB()])
+def test_a_decision_over_many_arms_reconciles_too(policy, encoder):
+    """From 512 arms on, what their descriptors have in common is computed once."""
+    catalogue = Catalogue.build(
+        [f"m{i}" for i in range(6)], layer_sets=("output", "final")
+    )
+    assert len(catalogue) >= 512
+    agent = BraidRecommender(catalogue, encoder, policy, random_state=0)
+    for i in range(20):
+        agent.update(agent.recommend(f"task {i}"), i / 20)
+    explanation, decision = agent.explain("x"), agent.recommend("x")
+    assert decision.braid.id == explanation.arm_id
+    assert decision.scores == tuple(
+        row.mean + row.exploration + row.cost for row in explanation.rows
+    )
+    x = np.array(decision.x)
+    plain = agent.posterior_.belief(agent.Z_, x)
+    agent.expire(datetime.now(timezone.utc))
+    shared = agent.learner_.believe(x)
+    np.testing.assert_allclose(shared.mean, plain.mean, rtol=1e-12)
+    np.testing.assert_allclose(shared.sd, plain.sd, rtol=1e-9)

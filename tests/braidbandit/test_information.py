@@ -8,6 +8,8 @@ from braidbandit.information import (
     find_scales,
     negative_log_evidence,
 )
+from braidbandit.posterior import Posterior
+from braidbandit.prior import PriorScales, parameter_groups
 
 LABELS = np.array([0, 1, 1])
 OWN_LABELS = np.array([2, 3])
@@ -91,3 +93,28 @@ def test_less_of_everything():
     assert half.count == 7
     np.testing.assert_allclose(half.gram, info.gram / 2)
     assert info.seen.tolist() == [0, 1]
+
+
+def test_forgetting_of_noise_free_rewards_keeps_exact_sums():
+    """What rounding made unsymmetric in an arm's covariance doubled at every
+    forgetting, until the sums had a negative eigenvalue after some 6,000 rewards."""
+    rng, arms, k, gamma = np.random.default_rng(0), 3, 5, 0.995**50
+    groups = parameter_groups(["bias"], k)
+    # Where the scales end up when the rewards have no noise.
+    scales = PriorScales(
+        intercept=0.2, task=0.02, braid=1e-3, interaction=0.1, noise=1e-3
+    )
+    posterior = Posterior(groups, scales, arms, k)
+    W, z, own = rng.standard_normal((arms, k)) / 8, np.ones(1), np.zeros((arms, k, k))
+    for t in range(1, 7001):
+        x, arm = np.append(1.0, rng.standard_normal(k - 1)), int(rng.integers(arms))
+        posterior.update(arm, z, x, 0.5 + float(W[arm] @ x))
+        own[arm] += np.outer(x, x)
+        if t % 50 == 0:
+            posterior.forget(gamma)
+            own *= gamma
+    found = posterior.information()
+    np.testing.assert_allclose(found.own, own, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.gram, own.sum(axis=0), rtol=1e-9, atol=1e-9)
+    belief = posterior.belief(np.ones((arms, 1)), x)
+    np.testing.assert_allclose(belief.mean, 0.5 + W @ x, atol=0.01)

@@ -64,3 +64,19 @@ def test_root_of_a_singular_covariance():
     assert (linalg.root(np.zeros((2, 2))) == 0).all()
     with pytest.raises(ValueError, match="negative"):
         linalg.root(np.diag([1.0, -1.0]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 6))
+def test_repeated_rows_give_the_products_of_every_row(seed, n, levels):
+    """Columns with few values, and one that differs in every row."""
+    rng = np.random.default_rng(seed)
+    Z = rng.integers(levels, size=(n, 4)).astype(float)
+    Z[:, 3] = rng.random(n)
+    half, v = rng.standard_normal((4, 6)), rng.standard_normal(4)
+    repeats = linalg.Repeats(Z)
+    np.testing.assert_allclose(repeats.times(v), Z @ v, atol=1e-12)
+    np.testing.assert_allclose(
+        repeats.quadratic(half @ half.T), ((Z @ half) ** 2).sum(axis=1), atol=1e-10
+    )
+    assert len(repeats.left) <= max(n // 4, 1)

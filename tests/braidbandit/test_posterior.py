@@ -342,3 +342,21 @@ def test_bad_settings():
         make().widen(0, 1.0)
     with pytest.raises(ValueError, match="own_width"):
         make(own_width=4)
+
+
+@pytest.mark.parametrize("first", [0.0, 2.0, np.nan])
+def test_features_without_the_constant_are_refused(first):
+    """Feature 0 carries the intercepts; anything else gave wrong intercepts."""
+    posterior, x = make(), np.array([first, 0.3, -0.7])
+    table, before = np.full((1, 3), 0.5), state(posterior)
+    for call in (
+        lambda: posterior.belief(Z, x),
+        lambda: posterior.means(Z, x[None]),
+        lambda: posterior.update(0, Z[0], x, 0.5),
+        lambda: posterior.downdate(0, Z[0], x, 0.5),
+        lambda: posterior.learn_table(range(3), Z, x[None], table),
+        lambda: posterior.start_from_table(range(3), Z, x[None], table),
+    ):
+        with pytest.raises(ValueError, match="constant 1"):
+            call()
+    assert state(posterior) == before
