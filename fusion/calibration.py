@@ -199,6 +199,8 @@ def calibrate(
         raise ValueError(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
         )
+    if epochs < 1:
+        raise ValueError(f"received epochs={epochs}; give at least 1")
     plain = [plain_text(text) for text in texts]
     empty = [i for i, text in enumerate(plain) if not text.strip()]
     if empty:

@@ -174,7 +174,7 @@ def _unpack(arrays: Mapping[str, Tensor]) -> list[TextFeatures]:
 
 
 def who(strand: Strand) -> str:
-    return f"{strand.name}:{strand.source}:{strand.dtype}"
+    return f"{strand.name}:{strand.source}:{strand.dtype}:{strand.fingerprint}"
 
 
 def plain_text(text: str | Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ current context carries a request; requests in other threads carry their own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -163,6 +164,18 @@ class Strand:
             mask.masked_fill_(~sees.to(self.device), torch.finfo(self.dtype).min)
             masks[kind] = mask[None, None]
         return masks if len(masks) > 1 else masks.popitem()[1]
+
+    @cached_property
+    @torch.no_grad()
+    def fingerprint(self) -> str:
+        """Tells this model and tokenizer from others of the same name and source."""
+        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
+        for name, p in self.model.named_parameters():
+            # Few digits: the order of a sum depends on the number of threads.
+            sums = p.sum(dtype=torch.float64), p.float().norm()
+            facts = [name, tuple(p.shape), *(f"{float(x):.5e}" for x in sums)]
+            digest.update(str(facts).encode())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def reads_trees(self) -> bool:

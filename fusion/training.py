@@ -181,6 +181,11 @@ def train(
     state before training counts, so a module never ends worse than it began.
     Returns the best loss.
     """
+    if not training or not held_out:
+        raise ValueError(
+            f"received {len(training)} items to train on and {len(held_out)} to judge "
+            "by; give longer texts: one token alone predicts nothing"
+        )
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     generator = np.random.default_rng(seed)

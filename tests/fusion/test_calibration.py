@@ -7,7 +7,9 @@ import torch
 
 from fusion.cache import Row, gather_rows
 from fusion.calibration import MIN_TEXTS, calibrate
+from fusion.configuration import BraidConfig
 from fusion.conformance import check_frozen, resegmented
+from fusion.modeling import BraidedLLM
 from fusion.scoring import bits_per_byte
 from fusion.session import HELD_OUT_EVERY, Session
 from fusion.training import donor_view, read_texts, ridge, same_end
@@ -147,7 +149,19 @@ def test_bad_texts_are_refused(braid):
         calibrate(model, [{"text": t} for t in TEXTS])
     with pytest.raises(ValueError, match="cannot round-trip"):
         calibrate(model, [*TEXTS, "a\u2581b"], progress=False)
+    with pytest.raises(ValueError, match="epochs=0; give at least 1"):
+        calibrate(model, TEXTS, epochs=0)
+    with pytest.raises(ValueError, match="one token alone predicts nothing"):
+        calibrate(model, ["a"] * 12, progress=False)
     assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+def test_another_model_of_the_same_name_shares_nothing(tmp_path):
+    config = {"anchor": "x", "fusion_layers": ["final"], "strategy": "router"}
+    for seed in (0, 1):
+        strand = tiny.tiny_strand("llama", "x", seed=seed)
+        model = BraidedLLM(BraidConfig(**config), [strand])
+        assert fit(model, store=tmp_path).reused == ()
 
 
 def test_a_text_of_one_token_does_no_harm(braid):
