@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .fitting import fit_final, fit_mid, own_map
+from .mixing import BLOCK
 from .modeling import BraidedLLM, BraidStates
 from .session import Session, plain_text, who
 from .training import donor_view, same_end
@@ -123,8 +124,8 @@ def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
         states, targets = sample.states, sample.targets
         rows, picked = [], []
         with torch.no_grad():
-            for low in range(0, len(targets), 16):
-                at = slice(low, low + 16)
+            for low in range(0, len(targets), BLOCK):
+                at = slice(low, low + BLOCK)
                 parts, seen = model.distributions(states, (slice(None), at))
                 assert seen is not None  # a gate sees something
                 rows.append(seen)

@@ -96,9 +96,7 @@ def _fit_aligned(
         label = f"{anchor.name}: own adapter"
         if donors:
             # The own adapter is the best start: what is left to learn is the donor.
-            own = own_map(session, anchor, epochs)
-            start = {f"own.{k}": v for k, v in own.items()}
-            fuser.load_state_dict({**fuser.state_dict(), **start})
+            _start_from_own(session, fuser, anchor, epochs)
             label = f"{anchor.name} + {', '.join(d.name for d in donors)}: final"
         positions.train(session, fuser, epochs, label)
 
@@ -114,14 +112,20 @@ def own_map(session: Session, strand: Strand, epochs: int) -> dict[str, Tensor]:
     return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
 
 
+def _start_from_own(
+    session: Session, fuser: LearnedWeighted, anchor: Strand, epochs: int
+) -> None:
+    own = own_map(session, anchor, epochs)
+    start = {f"own.{k}": v for k, v in own.items()}
+    fuser.load_state_dict({**fuser.state_dict(), **start})
+
+
 def fit_final(session: Session, model: BraidedLLM, epochs: int) -> None:
     fuser, anchor = model.fusers["final"], model.anchor
     aligned = fuser.aligned if isinstance(fuser, CrossAttention) else fuser
     assert isinstance(aligned, LearnedWeighted)  # for the type checker
     if not model.donors:
-        own = own_map(session, anchor, epochs)
-        start = {f"own.{k}": v for k, v in own.items()}
-        aligned.load_state_dict({**aligned.state_dict(), **start})
+        _start_from_own(session, aligned, anchor, epochs)
         return
     _fit_aligned(session, aligned, anchor, model.donors, epochs)
     if isinstance(fuser, CrossAttention):
