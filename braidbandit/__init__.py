@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from braidbandit.bandit import LinearBandit
-from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
-from braidbandit.decision import Decision, Outcome
-from braidbandit.drift import DriftMonitor, DriftWarning
-from braidbandit.encoding import TaskEncoder
-from braidbandit.explanation import Explanation
-from braidbandit.guard import ConservativePolicy
-from braidbandit.ledger import Ledger
-from braidbandit.offpolicy import compare, evaluate
-from braidbandit.policies import (
-    EpsilonGreedy,
-    Greedy,
-    LinUCB,
-    SquareCB,
-    ThompsonSampling,
-    Uniform,
-)
-from braidbandit.prior import PriorScales
-from braidbandit.recommender import BraidRecommender
-from braidbandit.targets import Log, UnderLimits
+if TYPE_CHECKING:
+    from braidbandit.bandit import LinearBandit
+    from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
+    from braidbandit.decision import Decision, Outcome
+    from braidbandit.drift import DriftMonitor, DriftWarning
+    from braidbandit.encoding import TaskEncoder
+    from braidbandit.explanation import Explanation
+    from braidbandit.guard import ConservativePolicy
+    from braidbandit.ledger import Ledger
+    from braidbandit.meta import MetaBraider
+    from braidbandit.offpolicy import compare, evaluate
+    from braidbandit.policies import (
+        EpsilonGreedy,
+        Greedy,
+        LinUCB,
+        SquareCB,
+        ThompsonSampling,
+        Uniform,
+    )
+    from braidbandit.prior import PriorScales
+    from braidbandit.recommender import BraidRecommender
+    from braidbandit.targets import Log, UnderLimits
 
 __version__ = "0.1.0"
+
+# A name brings its module when it is first used (scientific Python's SPEC 1): what only
+# asks for help or the version does not wait a second for scikit-learn.
+_MODULES = {
+    "Braid": "catalogue",
+    "BraidRecommender": "recommender",
+    "Budget": "catalogue",
+    "Catalogue": "catalogue",
+    "ConservativePolicy": "guard",
+    "Decision": "decision",
+    "DriftMonitor": "drift",
+    "DriftWarning": "drift",
+    "EpsilonGreedy": "policies",
+    "Explanation": "explanation",
+    "Greedy": "policies",
+    "Ledger": "ledger",
+    "LinUCB": "policies",
+    "LinearBandit": "bandit",
+    "Log": "targets",
+    "MetaBraider": "meta",
+    "ModelCard": "catalogue",
+    "Outcome": "decision",
+    "PriorScales": "prior",
+    "SquareCB": "policies",
+    "TaskEncoder": "encoding",
+    "ThompsonSampling": "policies",
+    "UnderLimits": "targets",
+    "Uniform": "policies",
+    "compare": "offpolicy",
+    "evaluate": "offpolicy",
+}
 
 __all__ = [
     "Braid",
@@ -58,9 +92,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # MetaBraider joins this package to the engine; everything else works without.
-    if name == "MetaBraider":
-        from braidbandit.meta import MetaBraider
+    if name not in _MODULES:
+        raise AttributeError(f"module 'braidbandit' has no attribute {name!r}")
+    return getattr(import_module(f"braidbandit.{_MODULES[name]}"), name)
 
-        return MetaBraider
-    raise AttributeError(f"module 'braidbandit' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
