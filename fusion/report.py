@@ -13,27 +13,22 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from .calibration import calibrate
-from .configuration import BraidConfig
+from .controls import SHUFFLED, PromptWeighted, Shuffled, plans
 from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
 from .scoring import StateCache, scored_tokens, target_log_probs
-from .strand import Strand, Tap
 
 Text = Mapping[str, str]
-PLACES = (["output"], ["final"], ["final", "output"])
-ANCHOR_SHARE = 0.7
-SHUFFLED = " (shuffled)"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -91,58 +86,6 @@ def _whole(text: Text) -> str:
     return text["prompt"] + gap + text["reference"]
 
 
-def recipes(models: Sequence[str]) -> Iterator[BraidConfig]:
-    """Singles, calibrated singles, then every pair, place and strategy.
-
-    And the pairs' control: the same fuser, trained on the donor's states shuffled.
-    """
-    for name in models:
-        yield BraidConfig(name)
-    for name in models:
-        yield BraidConfig(name, fusion_layers=["final"], strategy="learned_weighted")
-    for anchor in models:
-        for donor in models:
-            for place in PLACES if donor != anchor else ():
-                for strategy in ("learned_weighted", "router", "attention"):
-                    if place == ["output"] and strategy == "attention":
-                        continue  # nothing to attend to: the same gate as router
-                    yield BraidConfig(
-                        anchor,
-                        [donor],
-                        [ANCHOR_SHARE, 1 - ANCHOR_SHARE],
-                        place,
-                        strategy,
-                    )
-                if donor != anchor and place != ["output"]:
-                    yield BraidConfig(
-                        anchor,
-                        [donor + SHUFFLED],
-                        [ANCHOR_SHARE, 1 - ANCHOR_SHARE],
-                        place,
-                        "learned_weighted",
-                    )
-
-
-class Shuffled:
-    """A donor whose states come in the wrong order: as large, and of no use."""
-
-    def __init__(self, strand: Strand) -> None:
-        self.strand = strand
-        self.name = strand.name + SHUFFLED
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.strand, name)
-
-    def run(
-        self, input_ids: Tensor, *, taps: Iterable[Tap], **options: Any
-    ) -> dict[Tap, Tensor]:
-        """As `Strand.run`, with the positions of all taps shuffled alike."""
-        generator = torch.Generator().manual_seed(int(input_ids.sum()))
-        order = torch.randperm(input_ids.shape[1], generator=generator)
-        states = self.strand.run(input_ids, taps=taps, **options)
-        return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
-
-
 def score(
     braids: Sequence[BraidedLLM],
     held_out: Sequence[Text],
@@ -175,6 +118,8 @@ def score(
                 found = target_log_probs(braid.anchor, ids, every.tolist(), states)
                 at = np.random.default_rng(number).permutation(len(every))[:count]
                 alone[name] = ids, found.numpy(), at
+            if isinstance(braid, PromptWeighted):
+                braid.read_prompt(text["prompt"])
             ids, logs, at = alone[name]
             total = float(logs.sum())
             if braid.config.fusion_layers:
@@ -209,82 +154,130 @@ def rows_for(
     progress: bool,
 ) -> list[dict[str, Any]]:
     """One row per recipe: mean and spread over seeds."""
-    plans = list(recipes(models))
+    chosen = list(plans(models))
     texts = [_whole(t) for t in calibration]
     strands: dict[str, Any] = {name: pool[name] for name in models}
     strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
     braids = []
     for seed in range(seeds):
-        for plan in tqdm(plans, desc=f"calibrating, seed {seed}", disable=not progress):
-            chosen = [strands[name] for name in (plan.anchor, *plan.donors)]
-            braid = BraidedLLM(BraidConfig(**_recipe(plan)), chosen)
-            if plan.fusion_layers:
+        for plan in tqdm(chosen, f"calibrating, seed {seed}", disable=not progress):
+            names = (plan.config.anchor, *plan.config.donors)
+            braid = plan.build([strands[name] for name in names])
+            if plan.config.fusion_layers:
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
     scores = score(braids, held_out, positions, progress)
-    per_seed = [scores[i : i + len(plans)] for i in range(0, len(scores), len(plans))]
+    found = [scores[i : i + len(chosen)] for i in range(0, len(scores), len(chosen))]
     rows = []
-    for i, (plan, braid) in enumerate(zip(plans, braids[: len(plans)], strict=True)):
-        domains = list(per_seed[0][i])
-        means = [float(np.mean(list(found[i].values()))) for found in per_seed]
+    for i, plan in enumerate(tqdm(chosen, "decoding speed", disable=not progress)):
+        mine = [of_seed[i] for of_seed in found]
+        means = [float(np.mean(list(bits.values()))) for bits in mine]
         rows.append(
             {
-                "anchor": plan.anchor,
-                "donors": plan.donors,
+                "anchor": plan.config.anchor,
+                "donors": plan.config.donors,
                 "strategy": plan.strategy,
-                "layers": plan.fusion_layers,
-                "control": bool(plan.fusion_layers) and not _real(plan.donors),
+                "layers": plan.config.fusion_layers,
+                "control": plan.control,
                 "bits_per_byte": {
-                    d: float(np.mean([found[i][d] for found in per_seed]))
-                    for d in domains
+                    domain: float(np.mean([bits[domain] for bits in mine]))
+                    for domain in mine[0]
                 },
                 "mean": float(np.mean(means)),
                 "spread": float(np.std(means, ddof=1)) if seeds > 1 else None,
-                "tokens_per_s": speed(braid),
+                "tokens_per_s": speed(braids[i]),
+                "memory_mb": memory(braids[i]),
             }
         )
     return rows
 
 
-def _real(donors: Sequence[str]) -> bool:
-    return any(not name.endswith(SHUFFLED) for name in donors)
+def memory(braid: BraidedLLM) -> float:
+    """Megabytes of weights: every strand once, and what was trained."""
+    strands = {id(s.model): s.model for s in (braid.anchor, *braid.donors)}
+    parts = [braid, *strands.values()]
+    return sum(part.get_memory_footprint() for part in parts) / 1e6
 
 
-def _recipe(plan: BraidConfig) -> dict[str, Any]:
-    keys = ("anchor", "donors", "shares", "fusion_layers", "strategy")
-    return {key: getattr(plan, key) for key in keys}
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as text, and the verdict against the best calibrated strand."""
+def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best braid against the best single strand of each domain."""
     domains = list(rows[0]["bits_per_byte"])
-    head = [f"{'braid':58}", *(f"{d[:9]:>9}" for d in domains), "     mean", "   tok/s"]
-    lines = ["".join(head)]
-    for row in rows:
-        how = "alone" if not row["layers"] else "calibrated alone (control)"
-        if row["donors"]:
-            how = f"+ {' + '.join(row['donors'])}, {row['strategy']}, "
-            how += "+".join(map(str, row["layers"]))
-        values = [f"{row['bits_per_byte'][d]:9.4f}" for d in domains]
-        label = f"{row['anchor']} {how}"[:57]
-        lines.append(
-            f"{label:58}{''.join(values)}{row['mean']:9.4f}{row['tokens_per_s']:8.1f}"
-        )
     singles = [r for r in rows if not r["donors"]]
-    braids = [r for r in rows if _real(r["donors"])]
-    if not braids:
-        return "\n".join(lines)
-    best = min(braids, key=lambda r: float(r["mean"]))
+    best = min(_braids(rows), key=lambda r: float(r["mean"]))
     bar = {d: min(r["bits_per_byte"][d] for r in singles) for d in domains}
     gain = {d: 1 - best["bits_per_byte"][d] / bar[d] for d in domains}
     mean = 1 - best["mean"] / float(np.mean(list(bar.values())))
-    lines += [
-        "",
-        f"best braid ({best['anchor']} {best['strategy']} {best['layers']}) against "
-        "the best single strand of each domain, calibrated or not:",
-        ", ".join(f"{d} {g:+.1%}" for d, g in gain.items()) + f"; mean {mean:+.1%}",
-    ]
+    return (
+        f"best braid ({_label(best)}) against the best single strand of each domain, "
+        "calibrated or not:\n"
+        + ", ".join(f"{d} {g:+.1%}" for d, g in gain.items())
+        + f"; mean {mean:+.1%}"
+    )
+
+
+def _braids(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [r for r in rows if r["donors"] and not r["control"]]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if not row["layers"]:
+        return f"{row['anchor']} alone"
+    if not row["donors"]:
+        return f"{row['anchor']} calibrated alone (control)"
+    places = "+".join(map(str, row["layers"]))
+    return f"{row['anchor']} + {' + '.join(row['donors'])}, {row['strategy']}, {places}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text, and the verdict."""
+    domains = list(rows[0]["bits_per_byte"])
+    width = max(len(_label(row)) for row in rows) + 2
+    names = [*(d[:9] for d in domains), "mean", "spread", "tok/s", "MB"]
+    lines = [f"{'braid':{width}}" + "".join(f"{n:>10}" for n in names)]
+    for row in rows:
+        values = [f"{row['bits_per_byte'][d]:10.4f}" for d in domains]
+        spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
+        lines.append(
+            f"{_label(row):{width}}{''.join(values)}{row['mean']:10.4f}{spread:>10}"
+            f"{row['tokens_per_s']:10.1f}{row['memory_mb']:10.0f}"
+        )
+    if _braids(rows):
+        lines += ["", verdict(rows)]
     return "\n".join(lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """The mean of every row as a picture: strands, controls and braids apart."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def kind(row: Mapping[str, Any]) -> str:
+        if row["control"]:
+            return "control"
+        return "braid" if row["donors"] else "strand alone"
+
+    ordered = sorted(rows, key=lambda row: float(-row["mean"]))
+    figure, axes = plt.subplots(figsize=(10, 1 + 0.27 * len(rows)))
+    for name, colour in (
+        ("strand alone", "tab:gray"), ("control", "tab:orange"), ("braid", "tab:blue")
+    ):  # fmt: skip
+        at = [i for i, row in enumerate(ordered) if kind(row) == name]
+        axes.errorbar(
+            [ordered[i]["mean"] for i in at],
+            at,
+            xerr=[ordered[i]["spread"] or 0.0 for i in at],
+            fmt="o",
+            color=colour,
+            label=name,
+        )
+    axes.set_yticks(range(len(ordered)), [_label(row) for row in ordered], fontsize=7)
+    axes.set_xlabel("bits per byte of held-out text, mean of domains (less is better)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -311,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a picture too")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; give at least 1")
@@ -333,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         not options.json,
     )
     print(json.dumps(rows, indent=1) if options.json else table(rows))
+    if options.plot:
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""What a fair report sets beside a braid: every recipe, and every control of it.
+
+Much of what a trained fuser gains is adaptation to the text. The same fuser fed the
+anchor's own states shows how much; a donor whose states come in the wrong order shows
+what its size alone brings; a mixture weighted by how well each strand predicts the
+prompt shows what needs no training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .configuration import BraidConfig
+from .modeling import BraidedLLM
+from .scoring import bits_per_byte
+from .strand import Strand, Tap
+
+STRATEGIES = ("learned_weighted", "router", "attention")
+PLACES = (["output"], ["final"], ["final", "output"])
+ANCHOR_SHARE = 0.7
+SHUFFLED = " (shuffled)"
+BY_PROMPT = "prompt_perplexity"
+
+
+class Plan(NamedTuple):
+    """A row of the report: what to build, and how its strategy is called there."""
+
+    config: BraidConfig
+    strategy: str | None
+
+    @property
+    def control(self) -> bool:
+        """Calibrated without a donor, or with one that is of no use."""
+        useful = [d for d in self.config.donors if not d.endswith(SHUFFLED)]
+        return bool(self.config.fusion_layers) and not useful
+
+    def build(self, strands: Sequence[Strand]) -> BraidedLLM:
+        """The braid, not yet calibrated; recipes are not shared between braids."""
+        keys = ("anchor", "donors", "shares", "fusion_layers", "strategy")
+        config = BraidConfig(**{key: getattr(self.config, key) for key in keys})
+        kind = PromptWeighted if self.strategy == BY_PROMPT else BraidedLLM
+        return kind(config, strands)
+
+
+def plans(models: Sequence[str]) -> Iterator[Plan]:
+    """Singles, calibrated singles, then every pair, place and strategy.
+
+    And the controls of each pair: its output mixture weighted by the prompt, and
+    fusers trained on the donor's states in the wrong order.
+    """
+    for name in models:
+        yield Plan(BraidConfig(name), None)
+    for name in models:
+        config = BraidConfig(name, fusion_layers=["final"], strategy="learned_weighted")
+        yield Plan(config, config.strategy)
+    for anchor in models:
+        for donor in models:
+            if donor != anchor:
+                yield from _pair(anchor, donor)
+
+
+def _pair(anchor: str, donor: str) -> Iterator[Plan]:
+    def plan(donor: str, place: list[str], strategy: str, name: str = "") -> Plan:
+        shares = [ANCHOR_SHARE, 1 - ANCHOR_SHARE]
+        config = BraidConfig(anchor, [donor], shares, place, strategy)
+        return Plan(config, name or strategy)
+
+    yield plan(donor, ["output"], "learned_weighted", BY_PROMPT)
+    for place in PLACES:
+        for strategy in STRATEGIES:
+            # At the output there is nothing to attend to: the same gate as router.
+            if (place, strategy) != (["output"], "attention"):
+                yield plan(donor, place, strategy)
+        yield plan(donor + SHUFFLED, place, "router")
+
+
+class Shuffled:
+    """A donor whose states come in the wrong order: as large, and of no use."""
+
+    def __init__(self, strand: Strand) -> None:
+        self.strand = strand
+        self.name = strand.name + SHUFFLED
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.strand, name)
+
+    def run(
+        self, input_ids: Tensor, *, taps: Iterable[Tap], **options: Any
+    ) -> dict[Tap, Tensor]:
+        """As `Strand.run`, with the positions of all taps shuffled alike."""
+        generator = torch.Generator().manual_seed(int(input_ids.sum()))
+        order = torch.randperm(input_ids.shape[1], generator=generator)
+        states = self.strand.run(input_ids, taps=taps, **options)
+        return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
+
+
+class PromptWeighted(BraidedLLM):
+    """An output mixture weighted by how well each strand predicts the prompt.
+
+    ``w_i`` is proportional to ``exp(-n_i)``, ``n_i`` the strand's nats per byte of the
+    prompt times the anchor's bytes per token: the softmax over perplexities of
+    PackLLM-sim (Mavromatis et al., "Pack of LLMs", 2024) where tokenizers differ.
+    """
+
+    def read_prompt(
+        self, prompt: str, states: MutableMapping[Any, Any] | None = None
+    ) -> None:
+        """Set the shares for one prompt; ``states`` as in `scoring.bits_per_byte`."""
+        strands = (self.anchor, *self.donors)
+        bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]
+        per_token = len(prompt.encode()) / len(self.anchor.tokens.encode(prompt))
+        nats = [per_token * math.log(2) * b for b in bits]
+        weights = [math.exp(min(nats) - n) for n in nats]
+        self.config.shares = [w / sum(weights) for w in weights]

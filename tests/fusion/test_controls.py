@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import tiny
+import torch
+
+from fusion.controls import PromptWeighted, Shuffled, plans
+from fusion.scoring import bits_per_byte
+
+
+def test_every_pair_has_its_controls():
+    found = list(plans(["a", "b"]))
+    assert [p.control for p in found[:4]] == [False, False, True, True]
+    pairs = found[4:]
+    assert len(pairs) == 2 * (1 + 2 + 3 + 3 + 3)
+    shuffled = [p for p in pairs if p.control]
+    assert {tuple(p.config.fusion_layers) for p in shuffled} == {
+        ("output",),
+        ("final",),
+        ("final", "output"),
+    }
+
+
+def test_a_shuffled_donor_has_the_same_states_elsewhere(strands):
+    llama = strands["llama"]
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    found = Shuffled(llama).run(ids, taps=["final", 1])
+    wanted = llama.run(ids, taps=["final", 1])
+    for tap in ("final", 1):
+        assert not torch.equal(found[tap], wanted[tap])
+        rows = [sorted(map(tuple, x[0].tolist())) for x in (found[tap], wanted[tap])]
+        assert rows[0] == rows[1]
+
+
+def test_the_prompt_weighs_the_strands(strands):
+    plan = next(p for p in plans(["gemma", "llama"]) if p.strategy and p.config.donors)
+    braid = plan.build([strands["gemma"], strands["llama"]])
+    assert isinstance(braid, PromptWeighted)
+    braid.read_prompt(tiny.PROSE)
+    first, second = (
+        bits_per_byte(strands[name], "", tiny.PROSE) * math.log(2)
+        for name in ("gemma", "llama")
+    )
+    tokens = strands["gemma"].tokens.encode(tiny.PROSE)
+    per_token = len(tiny.PROSE.encode()) / len(tokens)
+    odds = braid.config.shares[0] / braid.config.shares[1]
+    assert odds == pytest.approx(math.exp(per_token * (second - first)), rel=1e-6)
+    assert sum(braid.config.shares) == pytest.approx(1.0)
