@@ -47,7 +47,9 @@ class Plan(NamedTuple):
         return kind(config, strands)
 
 
-def plans(models: Sequence[str]) -> Iterator[Plan]:
+def plans(
+    models: Sequence[str], strategies: Sequence[str] = STRATEGIES
+) -> Iterator[Plan]:
     """Singles, calibrated singles, then every pair, place and strategy.
 
     And the controls of each pair: its output mixture weighted by the prompt, and
@@ -61,10 +63,10 @@ def plans(models: Sequence[str]) -> Iterator[Plan]:
     for anchor in models:
         for donor in models:
             if donor != anchor:
-                yield from _pair(anchor, donor)
+                yield from _pair(anchor, donor, strategies)
 
 
-def _pair(anchor: str, donor: str) -> Iterator[Plan]:
+def _pair(anchor: str, donor: str, strategies: Sequence[str]) -> Iterator[Plan]:
     def plan(donor: str, place: list[str], strategy: str, name: str = "") -> Plan:
         shares = [ANCHOR_SHARE, 1 - ANCHOR_SHARE]
         config = BraidConfig(anchor, [donor], shares, place, strategy)
@@ -72,7 +74,7 @@ def _pair(anchor: str, donor: str) -> Iterator[Plan]:
 
     yield plan(donor, ["output"], "learned_weighted", BY_PROMPT)
     for place in PLACES:
-        for strategy in STRATEGIES:
+        for strategy in strategies:
             # At the output there is nothing to attend to: the same gate as router.
             if (place, strategy) != (["output"], "attention"):
                 yield plan(donor, place, strategy)

@@ -33,21 +33,16 @@ class OutputMixer(nn.Module):
         A gate per token beside the shares; zero until calibrated.
     """
 
-    HIDDEN = 16
-
     def __init__(
         self, donor_widths: Sequence[int], maps: Sequence[VocabularyMap], gated: bool
     ) -> None:
         super().__init__()
         self.maps = nn.ModuleList(maps)
         self.adapters = nn.ModuleList(zero_linear(w, w) for w in donor_widths)
-        self.gate: nn.Sequential | None = None
+        self.gate: nn.Linear | None = None
         if gated:
             n = len(maps)
-            last = zero_linear(self.HIDDEN, n + 1)
-            self.gate = nn.Sequential(
-                nn.Linear(2 + 3 * n, self.HIDDEN), nn.GELU(), last
-            )
+            self.gate = zero_linear(2 + 3 * n, n + 1)
 
     def adapt(self, i: int, hidden: Tensor) -> Tensor:
         """Donor i's final state with its own adapter."""

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from .calibration import calibrate
-from .controls import SHUFFLED, PromptWeighted, Shuffled, plans
+from .controls import SHUFFLED, STRATEGIES, Plan, PromptWeighted, Shuffled, plans
 from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
@@ -145,7 +145,7 @@ def speed(braid: BraidedLLM, tokens: int = 32) -> float:
 
 def rows_for(
     pool: Pool,
-    models: Sequence[str],
+    chosen: Sequence[Plan],
     calibration: Sequence[Text],
     held_out: Sequence[Text],
     seeds: int,
@@ -153,8 +153,8 @@ def rows_for(
     store: Path,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """One row per recipe: mean and spread over seeds."""
-    chosen = list(plans(models))
+    """One row per plan: mean and spread over seeds."""
+    models = [plan.config.anchor for plan in chosen if not plan.config.fusion_layers]
     texts = [_whole(t) for t in calibration]
     strands: dict[str, Any] = {name: pool[name] for name in models}
     strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
@@ -289,6 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--texts", type=Path, help="JSON lines; default: packaged texts"
     )
     parser.add_argument("--models", nargs="+", default=list(PACKAGED))
+    parser.add_argument(
+        "--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-domain", type=int, help="at most so many texts of each")
     parser.add_argument(
@@ -318,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = Pool(dtype=dtype)
     rows = rows_for(
         pool,
-        options.models,
+        list(plans(options.models, options.strategies)),
         calibration,
         held_out,
         options.seeds,

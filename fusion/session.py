@@ -28,7 +28,7 @@ from .training import (
     train,
 )
 
-FORMAT = 3
+FORMAT = 4
 HELD_OUT_EVERY = 6
 
 
@@ -44,7 +44,7 @@ class Session:
         self, texts: Sequence[str], store: Path | None, seed: int, progress: bool
     ) -> None:
         self.texts, self.store, self.seed, self.progress = texts, store, seed, progress
-        data = json.dumps([FORMAT, seed, *texts])
+        data = json.dumps([FORMAT, *texts])
         self.data = hashlib.sha256(data.encode()).hexdigest()[:16]
         order = np.random.default_rng(seed).permutation(len(texts)).tolist()
         self.held_out = sorted(order[::HELD_OUT_EVERY])
@@ -56,7 +56,9 @@ class Session:
     def _path(self, kind: str, key: Any) -> Path | None:
         if self.store is None:
             return None
-        digest = hashlib.sha256(json.dumps([self.data, kind, key]).encode())
+        # What strands make of the texts is the same for every seed.
+        seed = None if kind == "features" else self.seed
+        digest = hashlib.sha256(json.dumps([self.data, seed, kind, key]).encode())
         return self.store / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
 
     @staticmethod

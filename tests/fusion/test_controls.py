@@ -19,6 +19,8 @@ def test_every_pair_has_its_controls():
         ("final",),
         ("final", "output"),
     }
+    fewer = list(plans(["a", "b"], ["router"]))
+    assert {p.strategy for p in fewer[4:]} == {"router", "prompt_perplexity"}
 
 
 def test_a_shuffled_donor_has_the_same_states_elsewhere(strands):

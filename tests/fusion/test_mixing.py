@@ -36,7 +36,7 @@ def test_a_share_of_zero_weighs_nothing():
 
 def test_a_gate_moves_weight_from_the_shares():
     m = mixer(gated=True)
-    m.gate[-1].bias.data = torch.tensor([0.0, 1.0])
+    m.gate.bias.data = torch.tensor([0.0, 1.0])
     weights = m.log_weights(torch.zeros(1, 5), [HERE], [0.5, 0.5]).exp()
     wanted = torch.tensor([[0.0, 1.0]]).softmax(-1)
     torch.testing.assert_close(weights, wanted)

@@ -25,10 +25,10 @@ def pool(strands):
 
 
 def test_every_kind_of_braid_beside_its_controls(pool, tmp_path):
-    models = ["llama", "gemma"]
+    plans = list(controls.plans(["llama", "gemma"]))
     parts = [[t for t in TEXTS if t["split"] == s] for s in ("calibration", "test")]
-    rows = report.rows_for(pool, models, *parts, 2, 10, tmp_path, False)
-    assert len(rows) == len(list(controls.plans(models)))
+    rows = report.rows_for(pool, plans, *parts, 2, 10, tmp_path, False)
+    assert len(rows) == len(plans)
     for row in rows:
         shuffled = any("shuffled" in d for d in row["donors"])
         own = row["layers"] == ["final"] and not row["donors"]
