@@ -25,7 +25,7 @@ def pool(strands):
 
 
 def test_every_kind_of_braid_beside_its_controls(pool, tmp_path):
-    plans = list(controls.plans(["llama", "gemma"]))
+    plans = list(controls.plans(["llama", "gemma"], ["router"]))
     parts = [[t for t in TEXTS if t["split"] == s] for s in ("calibration", "test")]
     rows = report.rows_for(pool, plans, *parts, 2, 10, tmp_path, False)
     assert len(rows) == len(plans)
