@@ -124,7 +124,11 @@ class ArmLearner(Roster):
         if arm < 0:
             self._learn_of_removed(record, z, x)
             return
+        before = self.bandit.posterior_.mean
         surprise = self.bandit.learn(arm, z, x, record.reward, applied)
+        self._in_flight.rewarded(
+            before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
+        )
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)

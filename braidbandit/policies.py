@@ -185,7 +185,9 @@ class _ByScore:
     ) -> Choice:
         """Play an arm with the best score, or a uniform one."""
         probabilities = self.probabilities(belief, cost_term, eligible, rng)
-        arm = int(rng.choice(len(eligible), p=probabilities))
+        total = np.cumsum(probabilities)
+        # Strictly above: an arm of probability 0 ends where the one before it does.
+        arm = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
         return Choice(
             arm, float(probabilities[arm]), 0.0, self.bonus(belief), probabilities
         )

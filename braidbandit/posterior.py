@@ -61,6 +61,8 @@ class Posterior(SquareRoot):
     square, count : float
         Weighted sum of squared rewards from the prior mean, and number of rewards.
     scales : PriorScales
+    solved : int
+        How often it was solved for from all sums, instead of reward by reward.
 
     Examples
     --------
@@ -100,7 +102,7 @@ class Posterior(SquareRoot):
         )
         own = [GROUPS.index(level)] + [GROUPS.index(slope)] * own_width
         self._own_labels = np.array(own[:own_width], dtype=np.int64)
-        self._n_arms = n_arms
+        self._n_arms, self.solved = n_arms, 0
         self.prior = prior
         self.reset(prior or PriorScales())
 
@@ -296,7 +298,7 @@ class Posterior(SquareRoot):
         found = solve(
             info, values[self._labels], values[self._own_labels], scales.noise**2
         )
-        self.scales = scales
+        self.scales, self.solved = scales, self.solved + 1
         self._own_prior = np.diag(values[self._own_labels] ** 2)
         prior_mean = self._prior_mean()
         self.mean, self.factor = prior_mean + found.mean, found.factor

@@ -36,6 +36,7 @@ class SquareRoot:
     square: float
     count: float
     scales: PriorScales
+    solved: int
 
     groups: NDArray[np.int64]
     _rows: NDArray[np.intp]
