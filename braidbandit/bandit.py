@@ -17,8 +17,9 @@ from sklearn.utils.validation import (
 )
 
 from braidbandit.belief import Belief
+from braidbandit.choice import Choice, Policy
 from braidbandit.logged import check_propensities, check_rewards, logged_value
-from braidbandit.policies import Choice, EpsilonGreedy, Policy
+from braidbandit.policies import EpsilonGreedy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales, parameter_groups
 

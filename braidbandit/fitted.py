@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Catalogue
+from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
@@ -18,7 +19,6 @@ from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.learner import ArmLearner, arm_ids_of
 from braidbandit.logged import check_propensities, check_rewards
 from braidbandit.objectives import Pacer
-from braidbandit.policies import Policy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.utility import check_price

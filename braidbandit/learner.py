@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from braidbandit.belief import Belief
 from braidbandit.braid import Braid
+from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.policies import Policy
 from braidbandit.reshape import own_variance
 from braidbandit.roster import Roster
 

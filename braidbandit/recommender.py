@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from braidbandit import snapshot
 from braidbandit.catalogue import Budget, Catalogue
+from braidbandit.choice import Choice, Policy
 from braidbandit.decision import Decision, new_id, task_hash
 from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
@@ -23,7 +24,6 @@ from braidbandit.learner import arm_ids_of
 from braidbandit.logged import logged_value
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
-from braidbandit.policies import Choice, Policy
 from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
 from braidbandit.state import read_state, write_state
