@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from braidbandit.belief import Belief
 from braidbandit.choice import Array, Choice, Mask, check_share, mix, pick
 
-# More arms than this are drawn in two stages: some draws of all of them, of each of
-# which so many leaders go on to the draws that decide. Eight draws up to 4,096 arms,
-# then fewer, but not below four: they are what takes time.
-_MANY_ARMS, _LEADERS = 128, 8
+# More arms than this are drawn in two stages: a few draws of all of them, and the arms
+# that come nearest to the best in any of these go on to the draws that decide. Eight
+# draws up to 4,096 arms, then fewer, but not below four: they are what takes time.
+_MANY_ARMS, _FINALISTS = 128, 64
 _MOST_NUMBERS, _FEWEST, _ENOUGH = 2**15, 4, 8
 
 
@@ -32,8 +32,9 @@ class ThompsonSampling:
     n_draws : int
         Joint draws; the propensity is the share of them an arm wins, and its
         standard error is the Monte-Carlo error of that share. Of more than 128 arms,
-        those that lead in a few draws, or by their mean, are drawn again, and only
-        they can win: the propensity is that given these finalists.
+        the 64 that are nearest to the best in a few draws, or by their mean, are
+        drawn again, and only they can win: the propensity is that given these
+        finalists.
     floor : float in [0, 1]
         Uniform share over the eligible arms.
 
@@ -132,10 +133,10 @@ class ThompsonSampling:
         n = min(max(_MOST_NUMBERS // len(offset), _FEWEST), _ENOUGH)
         pilots = belief.draw(n, rng, self.scale, offset)
         scores = np.vstack([pilots, belief.mean]) + offset
-        best = np.argpartition(scores, -_LEADERS, axis=1)[:, -_LEADERS:]
-        found = np.unique(best)
-        # Where fewer are eligible than lead, some of these are not.
-        return found[offset[found] > -np.inf]
+        behind = (scores.max(axis=1, keepdims=True) - scores).min(axis=0)
+        found = np.argpartition(behind, _FINALISTS)[:_FINALISTS]
+        # Where fewer are eligible, some of these are not.
+        return np.sort(found[behind[found] < np.inf])
 
 
 class _ByScore:
