@@ -26,7 +26,6 @@ from braidbandit.feedback import FeedbackLog, Learnt
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.reshape import own_variance
 from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]
@@ -94,7 +93,8 @@ class ArmLearner(Roster):
         widened = sum(self.versions.get(arm_id, [])[decision.version :])
         if widened:
             noise = posterior.scales.noise**2
-            weight *= noise / (noise + widened * own_variance(posterior, x))
+            more = widened * posterior.variance_of_change()
+            weight *= noise / (noise + float(more @ x[: len(more)] ** 2))
         return row, self.bandit.Z_[row], x, weight
 
     def _repeats(self) -> Repeats | None:

@@ -173,7 +173,8 @@ class Online(Fitted):
         ----------
         arm : Braid or str
         share : float in [0, 1)
-            How far its own variance moves back to the prior's.
+            How far it may have moved, as a share of the variance with which models
+            differ.
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")

@@ -201,6 +201,8 @@ def _posterior(
     own = arrays[f"{name}.own_mean"].shape
     posterior = Posterior(arrays[f"{name}.groups"], prior, *own)
     posterior.reset(PriorScales(**scales))
+    # Up to format 2 no arm had a variance of its own.
+    arrays = {f"{name}.own_change": posterior.own_change, **arrays}
     arrived = {key: arrays[f"{name}.{key}"] for key in Posterior.ARRAYS}
     seen = len(arrived["seen"])
     expected = {key: getattr(posterior, key).shape for key in Posterior.ARRAYS}

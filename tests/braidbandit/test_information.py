@@ -35,9 +35,13 @@ def problem(seed=3, n=14, arms=3):
     return np.hstack([shared, spread.reshape(n, -1)]), r, info
 
 
+CHANGE = np.array([[0.02, 0.0], [0.0, 0.0], [0.5, 0.1]])
+
+
 def evidence(scales, info, centre=0.0):
+    """Of arms the first and the last of which have changed."""
     return negative_log_evidence(
-        np.log(scales), info, LABELS, OWN_LABELS, np.full(5, centre)
+        np.log(scales), info, LABELS, OWN_LABELS, np.full(5, centre), CHANGE
     )
 
 
@@ -51,7 +55,8 @@ def test_evidence_is_the_density_of_the_rewards():
         )
 
     def dense(scales):
-        sd = np.append(scales[LABELS], np.tile(scales[OWN_LABELS], 3))
+        own = np.sqrt(scales[OWN_LABELS] ** 2 + CHANGE)
+        sd = np.append(scales[LABELS], own.ravel())
         cov = (Phi * sd**2) @ Phi.T + scales[-1] ** 2 * np.eye(len(r))
         return multivariate_normal(np.zeros(len(r)), cov).logpdf(r)
 
