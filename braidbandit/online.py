@@ -11,16 +11,16 @@ import numpy as np
 from braidbandit.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision
 from braidbandit.feedback import Learnt
-from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
 from braidbandit.objectives import check_measurement
+from braidbandit.tabular import Tabular
 from braidbandit.utility import check_quality
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Online(Fitted):
+class Online(Tabular):
     """What a recommender does between two choices."""
 
     def catch_up(self, ledger: Any) -> Self:
