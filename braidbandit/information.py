@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 # normal hyperprior around the defaults with this standard deviation.
 HYPER_SD = 1.5
 _BOUNDS = (np.log(1e-3), np.log(3.0))
+_NOWHERE = 1e12
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,12 @@ def negative_log_evidence(
     scales, variance = np.exp(log_scales[:-1]), float(np.exp(2 * log_scales[-1]))
     sd, of_scale = scales[labels], scales[own_labels] ** 2
     change = np.broadcast_to(own_change, info.own_moment.shape)
-    found = solve(info, sd, np.sqrt(of_scale + change), variance)
+    try:
+        found = solve(info, sd, np.sqrt(of_scale + change), variance)
+    except np.linalg.LinAlgError:
+        # Rounding is all that is left where features repeat each other and the scales
+        # are far off: the search must turn back.
+        return _NOWHERE, np.zeros_like(log_scales)
     seen = info.seen
     own_prior = of_scale + change[seen]
     b = found.own_mean[seen] - found.own_gain[seen] @ found.mean
