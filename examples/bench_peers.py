@@ -208,7 +208,10 @@ class BayesianBandits:
 
 
 class BayesianShared:
-    """bayesianbandits: one regression over context and arm features; timed only."""
+    """bayesianbandits: one regression on arm features times context; timed only.
+
+    The model of our own posterior: 8 numbers of the context, projected for nothing.
+    """
 
     def __init__(self, descriptors: Any) -> None:
         from bayesianbandits import (
@@ -221,7 +224,8 @@ class BayesianShared:
         class Both:
             def transform(self, X: Any, *, action_tokens: Any) -> Any:
                 Z = descriptors[np.asarray(action_tokens)]
-                return np.hstack([np.tile(X, (len(Z), 1)), np.repeat(Z, len(X), 0)])
+                X = _with_bias(X[:, :8])
+                return (Z[:, None, :, None] * X[:, None]).reshape(-1, 9 * Z.shape[1])
 
         self.model = LipschitzContextualAgent(
             [Arm(a) for a in range(len(descriptors))],
