@@ -83,7 +83,8 @@ class Repeats:
         # Column-major both, as strmm wants them: the transpose of a C array.
         load = strmm(1.0, lower, self._left.T, trans_a=1, lower=1).T
         left = np.einsum("us,us->u", load, load).astype(np.float64)
-        cross = np.take(2.0 * self.left @ S[np.ix_(columns, others)], self.code, axis=0)
+        both = self.left @ (2.0 * S[np.ix_(columns, others)])
+        cross = np.take(both, self.code, axis=0)
         cross += self.right @ S[np.ix_(others, others)]
         return np.asarray(left[self.code] + np.einsum("ar,ar->a", cross, self.right))
 
