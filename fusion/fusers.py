@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import DonorStates
+from .donors import DonorStates
 
 
 def unit_rms(x: Tensor) -> Tensor:

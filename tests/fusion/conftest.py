@@ -25,11 +25,17 @@ def braid(strands):
     """Build a braid: ``braid("llama", "gemma", layers=["final"], strategy=...)``."""
 
     def build(
-        anchor, *donors, layers=("final",), strategy="router", shares=None, std=0.1
+        anchor,
+        *donors,
+        layers=("final",),
+        strategy="router",
+        shares=None,
+        fuse="always",
+        std=0.1,
     ):
         if shares is None:
             shares = [0.6, *([0.4 / len(donors)] * len(donors))] if donors else [1.0]
-        config = BraidConfig(anchor, donors, shares, layers, strategy)
+        config = BraidConfig(anchor, donors, shares, layers, strategy, fuse=fuse)
         model = BraidedLLM(config, list(strands.values()))
         return randomise(model, seed=0, std=std) if std else model
 

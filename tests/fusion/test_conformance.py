@@ -6,7 +6,8 @@ import torch
 import fusion.cache
 import fusion.modeling
 from fusion import conformance
-from fusion.cache import BraidCache, DonorPath
+from fusion.cache import BraidCache
+from fusion.donors import DonorPath
 from fusion.fusers import FUSERS, CrossAttention, LearnedWeighted
 from fusion.pool import Pool
 
@@ -41,6 +42,32 @@ def test_conforms(braid, pool, tmp_path, names, layers, strategy):
     # Two kinds of text per braid, the other two for its neighbours: half the time.
     turn = BRAIDS.index(names) + STRATEGIES.index(strategy) + len(layers)
     conformance.run_all(model, tmp_path, pool, conformance.TEXTS[turn % 2 :: 2])
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy"),
+    [
+        ((1, 2), "learned_weighted"),
+        ((1, 2), "router"),
+        ((1, 2), "attention"),
+        (("final",), "attention"),
+        ((1, "final"), "attention"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("names", BRAIDS, ids="+".join)
+def test_conforms_with_donors_that_read_the_prompt(
+    braid, pool, tmp_path, names, layers, strategy
+):
+    model = braid(*names, layers=layers, strategy=strategy, fuse="prompt")
+    conformance.run_all(model, tmp_path, pool, conformance.TEXTS[len(layers) % 2 :: 2])
+
+
+def test_every_check_has_a_name(braid, pool, tmp_path):
+    named = conformance.checks(braid("llama"), tmp_path, pool)
+    assert tuple(named) == conformance.NAMES
+    public = {n for n in conformance.__all__ if n.startswith("check_")}
+    assert {n.removeprefix("check_") for n in public} == set(conformance.NAMES)
 
 
 @pytest.mark.parametrize("layers", [("final",), ()], ids=["final", "plain"])
@@ -109,10 +136,10 @@ def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
     """llama and llama-2 have keys of one shape, so nothing else would complain."""
     real = fusion.modeling.BraidedLLM.encode
 
-    def shared(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+    def shared(self, input_ids, attention_mask, position_ids, cache, **options):
         if cache is not None and not cache.rows:
             cache.rows = [fusion.cache.Row(donors={"llama-2": DonorPath(cache=cache)})]
-        return real(self, input_ids, attention_mask, position_ids, cache)
+        return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", shared)
     model = braid("llama", "llama-2")
@@ -123,14 +150,14 @@ def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
 def test_catches_state_kept_on_the_module(braid, monkeypatch):
     """One donor path for all requests: right alone, wrong side by side."""
     kept = BraidCache()
-    real = fusion.modeling.BraidedLLM._rows
+    real = fusion.modeling.advance
 
-    def remembered(self, input_ids, attention_mask, cache):
+    def remembered(input_ids, attention_mask, cache, *options):
         if cache is not None and not cache.rows:
             cache.rows = kept.rows = kept.rows or [fusion.cache.Row()]
-        return real(self, input_ids, attention_mask, cache)
+        return real(input_ids, attention_mask, cache, *options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", remembered)
+    monkeypatch.setattr(fusion.modeling, "advance", remembered)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma"))
 
@@ -150,12 +177,12 @@ def test_catches_a_fuser_that_is_not_the_identity_at_first(braid, monkeypatch):
 def test_catches_positions_that_count_padding(braid, monkeypatch):
     real = fusion.modeling.BraidedLLM.encode
 
-    def counting(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+    def counting(self, input_ids, attention_mask, position_ids, cache, **options):
         T = input_ids.shape[1]
         if attention_mask is not None:
             total = attention_mask.shape[1]
             position_ids = torch.arange(total - T, total).expand(len(input_ids), T)
-        return real(self, input_ids, attention_mask, position_ids, cache)
+        return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", counting)
     # Learned absolute positions: a rotary model would forgive a constant shift.
@@ -164,12 +191,12 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
 
 
 def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
-    real = fusion.modeling.BraidedLLM._rows
+    real = fusion.modeling.advance
 
-    def unmasked(self, input_ids, attention_mask, cache):
-        return real(self, input_ids, None, cache)
+    def unmasked(input_ids, attention_mask, *options):
+        return real(input_ids, None, *options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", unmasked)
+    monkeypatch.setattr(fusion.modeling, "advance", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("llama", "gemma"))
 
@@ -178,7 +205,7 @@ def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch):
     monkeypatch.setattr(BraidCache, "_pick", lambda self, indices: None)
     model = braid("llama", "gemma", layers=("final", "output"))
     with pytest.raises(AssertionError, match="generate"):
-        conformance.check_generate(model)
+        conformance.check_beams(model)
 
 
 def test_catches_a_strand_that_trains(braid, strands):
