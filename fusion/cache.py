@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from .alignment import complete_text
@@ -211,9 +211,6 @@ def gather_rows(
     last, visible = last.to(device), visible.to(device)
     result = {}
     for tap in taps:
-        padded: list[Any] = [
-            torch.nn.functional.pad(s[tap], (0, 0, 0, size - s[tap].shape[0]))
-            for s, _ in per_row
-        ]
-        result[tap] = DonorStates(torch.stack(padded).to(device), last, visible)
+        states = pad_sequence([s[tap] for s, _ in per_row], batch_first=True)
+        result[tap] = DonorStates(states.to(device), last, visible)
     return result

@@ -41,15 +41,17 @@ class DonorStates:
     def aligned(self) -> tuple[Tensor, Tensor]:
         """States gathered per anchor position (B, T, width), and a (B, T, 1) mask.
 
-        In float32, as the fusers are.
+        In float32, as the fusers are; zero where there is none, so that nothing that
+        looks at several donors sees a later token in its place.
         """
-        states = self.states.float()
         present = self.last >= 0
+        width = self.states.shape[2]
         if self.states.shape[1] == 0:
-            shape = (*self.last.shape, self.states.shape[2])
-            return states.new_zeros(shape), present[..., None]
-        index = self.last.clamp(min=0)[..., None].expand(-1, -1, states.shape[2])
-        return states.gather(1, index), present[..., None]
+            zeros = torch.zeros(*self.last.shape, width, device=self.states.device)
+            return zeros, present[..., None]
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, width)
+        found = self.states.gather(1, index).float()
+        return found.masked_fill(~present[..., None], 0.0), present[..., None]
 
 
 @dataclass

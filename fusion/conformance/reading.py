@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import BraidCache, DonorStates, Row, advance, gather_rows
+from ..cache import BraidCache, DonorStates, advance, gather_rows
 from ..modeling import BraidedLLM
 from .tools import (
     ATOL,
@@ -19,6 +19,7 @@ from .tools import (
     ids_of,
     logits_of,
     prompt_of,
+    readings,
     resegmented,
 )
 
@@ -74,7 +75,7 @@ def check_donors(
     for donor in model.donors:
         for text in texts:
             ids = ids_of(model, text)
-            prefixes = Row(ids=ids).prefixes(model.anchor, donor, len(ids))
+            prefixes = readings(model.anchor, donor, ids)
             wanted = [
                 donor.model.base_model(
                     input_ids=batch_of(model, [prefix])
@@ -136,10 +137,10 @@ def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
         for low in range(0, len(ids), 3):
             piece = batch_of(model, [ids[low : low + 3]])
             model(input_ids=piece, past_key_values=cache, **options)
-        row = Row(ids=ids[: options["prompt_length"]])
         for donor in model.donors:
             read = cache.rows[0].donors[donor.name].ids
-            wanted = row.prefixes(model.anchor, donor, 1)[0]
+            prompt = ids[: options["prompt_length"]]
+            wanted = readings(model.anchor, donor, prompt)[-1]
             assert read == wanted, (
                 f"prompt, {text!r}: {donor.name} read tokens {read}, the prompt has "
                 f"{wanted}"

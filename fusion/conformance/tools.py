@@ -110,17 +110,22 @@ def same(got: Tensor, wanted: Tensor, what: str) -> None:
         )
 
 
+def readings(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[list[int]]:
+    """The donor's tokens of the text up to each position, told by the text alone."""
+    if donor.tokens.key == anchor.tokens.key:
+        return [list(ids[: t + 1]) for t in range(len(ids))]
+    data, ends = anchor.tokens.text(ids), anchor.tokens.ends(ids)
+    return donor.tokens.encode_many([complete_text(data[: int(e)]) for e in ends])
+
+
 def resegmented(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[int]:
     """Positions t after which later text changes how the donor cuts the text so far.
 
     Here a donor that reads the whole text differs from one that reads as far as t.
     """
-    data, ends = anchor.tokens.text(ids), anchor.tokens.ends(ids)
-    prefixes = [complete_text(data[: int(e)]) for e in ends]
-    encoded = donor.tokens.encode_many(prefixes)
-    full = donor.tokens.encode(complete_text(data))
+    found = readings(anchor, donor, ids)
     return [
         t
-        for t, prefix in enumerate(encoded)
-        if common_prefix(prefix, full) < len(prefix)
+        for t, prefix in enumerate(found)
+        if common_prefix(prefix, found[-1]) < len(prefix)
     ]

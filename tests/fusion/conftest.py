@@ -15,7 +15,8 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def strands():
     """One strand per family and a second llama; frozen, so all tests share them."""
-    made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(tiny.FAMILIES)]
+    families = tiny.FAMILIES + tiny.MORE_FAMILIES
+    made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(families)]
     made.append(tiny.tiny_strand("llama", "llama-2", seed=9))
     return {s.name: s for s in made}
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fusion.cache
+import fusion.donors
 import fusion.modeling
 from fusion import conformance
 from fusion.cache import BraidCache
@@ -42,6 +43,18 @@ def test_conforms(braid, pool, tmp_path, names, layers, strategy):
     # Two kinds of text per braid, the other two for its neighbours: half the time.
     turn = BRAIDS.index(names) + STRATEGIES.index(strategy) + len(layers)
     conformance.run_all(model, tmp_path, pool, conformance.TEXTS[turn % 2 :: 2])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "names",
+    [("qwen2", "opt"), ("opt", "neox", "gemma"), ("neox", "qwen2")],
+    ids="+".join,
+)
+def test_other_architectures_conform(braid, pool, tmp_path, names, strategy):
+    """No line of the code knows them."""
+    model = braid(*names, layers=(1, "final", "output"), strategy=strategy)
+    conformance.run_all(model, tmp_path, pool, conformance.TEXTS[1::2])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +132,77 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
     model = braid("llama", "gemma", strategy="learned_weighted")
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(model)
+
+
+def test_catches_one_list_of_token_numbers_for_two_tokenizers(braid, monkeypatch):
+    """The donor reads the anchor's numbers, which mean other text to it."""
+
+    def numbers(self, anchor, donor, new):
+        first = len(self.ids) - new
+        return [self.ids[: t + 1] for t in range(first, len(self.ids))]
+
+    monkeypatch.setattr(fusion.cache.Row, "prefixes", numbers)
+    with pytest.raises(AssertionError, match="donor llama"):
+        conformance.check_donors(braid("gpt2", "llama"))
+
+
+def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypatch):
+    """Attention over all of the donor in training, over one token in decoding."""
+    real = fusion.modeling.gather_rows
+
+    def newest(*args):
+        found = real(*args)
+        for states in found.values():
+            if states.last.shape[1] == 1:
+                states.visible = states.visible.clone()
+                states.visible[:, :, :-1] = False
+        return found
+
+    monkeypatch.setattr(fusion.modeling, "gather_rows", newest)
+    model = braid("llama", "gemma", layers=(1,), strategy="attention")
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(model)
+
+
+def test_catches_a_donor_that_reads_on_after_the_prompt(braid, monkeypatch):
+    real = fusion.modeling.advance
+
+    def all_of_it(input_ids, mask, cache, fuse, prompt_length):
+        return real(input_ids, mask, cache, "always", None)
+
+    monkeypatch.setattr(fusion.modeling, "advance", all_of_it)
+    with pytest.raises(AssertionError, match="prompt"):
+        conformance.check_prompt(braid("llama", "gemma", layers=(1,), fuse="prompt"))
+
+
+def test_catches_a_prompt_that_ends_with_each_step(braid, monkeypatch):
+    """What donors read must not depend on how the text is fed."""
+    real = fusion.modeling.advance
+
+    def forgetful(input_ids, mask, cache, fuse, prompt_length):
+        return real(input_ids, mask, cache, fuse, None)
+
+    monkeypatch.setattr(fusion.modeling, "advance", forgetful)
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(braid("llama", "gemma", layers=(1,), fuse="prompt"))
+
+
+def test_catches_an_absent_donor_that_shows_a_later_token(braid, monkeypatch):
+    """Before a donor's first token its first state stood in, and a gate looked at it.
+
+    Seen with three strands only: beside one donor, the weight of none is all.
+    """
+
+    def stand_in(self):
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, self.states.shape[2])
+        found = torch.zeros(*index.shape)
+        if self.states.shape[1]:
+            found = self.states.gather(1, index).float()
+        return found, (self.last >= 0)[..., None]
+
+    monkeypatch.setattr(fusion.donors.DonorStates, "aligned", stand_in)
+    with pytest.raises(AssertionError, match="causality"):
+        conformance.check_causality(braid("opt", "neox", "gemma", layers=("output",)))
 
 
 def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):

@@ -10,7 +10,7 @@ def test_aligned_by_hand():
     states = torch.tensor([[[1.0], [2.0], [3.0]]])
     last = torch.tensor([[-1, 0, 2]])
     found, present = DonorStates(states, last, torch.ones(1, 3, 3).bool()).aligned()
-    assert found[0, 1:, 0].tolist() == [1.0, 3.0]
+    assert found[0, :, 0].tolist() == [0.0, 1.0, 3.0]
     assert present[0, :, 0].tolist() == [False, True, True]
 
 
