@@ -8,7 +8,8 @@ from .calibration import CalibrationReport, calibrate
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
 from .pool import Pool
-from .scoring import bits_per_byte
+from .rewards import ExactMatch, UnitTests
+from .scoring import bits_per_byte, choose, multiple_choice
 from .strand import Strand
 
 # So that `AutoModelForCausalLM.from_pretrained` and pipelines know saved braids.
@@ -20,9 +21,13 @@ __all__ = [
     "BraidConfig",
     "BraidedLLM",
     "CalibrationReport",
+    "ExactMatch",
     "Pool",
     "Strand",
     "TokenBytes",
+    "UnitTests",
     "bits_per_byte",
     "calibrate",
+    "choose",
+    "multiple_choice",
 ]
