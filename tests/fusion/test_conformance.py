@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fusion.braiding
 import fusion.cache
 import fusion.donors
 import fusion.modeling
@@ -148,7 +149,7 @@ def test_catches_one_list_of_token_numbers_for_two_tokenizers(braid, monkeypatch
 
 def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypatch):
     """Attention over all of the donor in training, over one token in decoding."""
-    real = fusion.modeling.gather_rows
+    real = fusion.braiding.gather_rows
 
     def newest(*args):
         found = real(*args)
@@ -158,31 +159,31 @@ def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypat
                 states.visible[:, :, :-1] = False
         return found
 
-    monkeypatch.setattr(fusion.modeling, "gather_rows", newest)
+    monkeypatch.setattr(fusion.braiding, "gather_rows", newest)
     model = braid("llama", "gemma", layers=(1,), strategy="attention")
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(model)
 
 
 def test_catches_a_donor_that_reads_on_after_the_prompt(braid, monkeypatch):
-    real = fusion.modeling.advance
+    real = fusion.braiding.advance
 
     def all_of_it(input_ids, mask, cache, fuse, prompt_length):
         return real(input_ids, mask, cache, "always", None)
 
-    monkeypatch.setattr(fusion.modeling, "advance", all_of_it)
+    monkeypatch.setattr(fusion.braiding, "advance", all_of_it)
     with pytest.raises(AssertionError, match="prompt"):
         conformance.check_prompt(braid("llama", "gemma", layers=(1,), fuse="prompt"))
 
 
 def test_catches_a_prompt_that_ends_with_each_step(braid, monkeypatch):
     """What donors read must not depend on how the text is fed."""
-    real = fusion.modeling.advance
+    real = fusion.braiding.advance
 
     def forgetful(input_ids, mask, cache, fuse, prompt_length):
         return real(input_ids, mask, cache, fuse, None)
 
-    monkeypatch.setattr(fusion.modeling, "advance", forgetful)
+    monkeypatch.setattr(fusion.braiding, "advance", forgetful)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma", layers=(1,), fuse="prompt"))
 
@@ -234,14 +235,14 @@ def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
 def test_catches_state_kept_on_the_module(braid, monkeypatch):
     """One donor path for all requests: right alone, wrong side by side."""
     kept = BraidCache()
-    real = fusion.modeling.advance
+    real = fusion.braiding.advance
 
     def remembered(input_ids, attention_mask, cache, *options):
         if cache is not None and not cache.rows:
             cache.rows = kept.rows = kept.rows or [fusion.cache.Row()]
         return real(input_ids, attention_mask, cache, *options)
 
-    monkeypatch.setattr(fusion.modeling, "advance", remembered)
+    monkeypatch.setattr(fusion.braiding, "advance", remembered)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma"))
 
@@ -275,12 +276,12 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
 
 
 def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
-    real = fusion.modeling.advance
+    real = fusion.braiding.advance
 
     def unmasked(input_ids, attention_mask, *options):
         return real(input_ids, None, *options)
 
-    monkeypatch.setattr(fusion.modeling, "advance", unmasked)
+    monkeypatch.setattr(fusion.braiding, "advance", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("llama", "gemma"))
 
