@@ -144,6 +144,8 @@ def walk(
     seen : list of list of int
         For each prefix, which of the S tokens it consists of.
     """
+    if prefixes:  # in decoding there is one: then nothing branches
+        path.crop(common_prefix(path.ids, prefixes[0]))
     past, ids, where = len(path.ids), path.ids, list(range(len(path.ids)))
     tokens: list[int] = []
     lineage: list[list[int]] = []

@@ -80,6 +80,17 @@ def test_a_window_goes_by_the_depth_in_the_tree(strands):
     assert (masks["full_attention"] == 0).all()
 
 
+def test_one_prefix_needs_no_tree(strands, monkeypatch):
+    """A step of decoding that cuts the text again: crop, and run the tail."""
+    gemma, path = strands["gemma"], DonorPath()
+    walk(gemma, path, [[2, 40, 41]], ["final"])
+    monkeypatch.setattr(DonorPath, "branch", lambda *a: pytest.fail("a tree"))
+    states, seen = walk(gemma, path, [[2, 42, 43]], ["final"])
+    alone = gemma.run(torch.tensor([[2, 42, 43]]), taps=["final"])["final"][0]
+    torch.testing.assert_close(states["final"], alone, atol=1e-4, rtol=1e-4)
+    assert seen == [[0, 1, 2]]
+
+
 def test_the_same_text_again_runs_nothing(strands, monkeypatch):
     gemma, path = strands["gemma"], DonorPath()
     walk(gemma, path, [[2, 40]], ["final"])
