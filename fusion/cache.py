@@ -38,6 +38,8 @@ class Row:
 
     def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
         """The donor's tokens for the text up to each of the last ``new`` positions."""
+        if not new:
+            return []
         first = len(self.ids) - new
         if donor.tokens.key == anchor.tokens.key:
             return [self.ids[: t + 1] for t in range(first, len(self.ids))]

@@ -97,6 +97,33 @@ def test_two_braids_share_strands_in_threads(braid):
     conformance.check_concurrency(model, others=[other])
 
 
+@pytest.mark.parametrize("fuse", ["always", "prompt"])
+def test_parity_says_how_near_decoding_is(braid, fuse):
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse=fuse)
+    found = conformance.parity(model)
+    ids = [model.anchor.tokens.encode(text) for text in conformance.TEXTS]
+    assert found.positions == sum(map(len, ids))
+    assert found.largest_gap < 1e-3
+    assert found.same_choice == 1.0
+    cut = [conformance.resegmented(model.anchor, model.donors[0], i) for i in ids]
+    assert found.recut == {"gemma": sum(map(len, cut)) / found.positions}
+    with pytest.raises(ValueError, match="no texts"):
+        conformance.parity(model, [])
+
+
+def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
+    real = fusion.cache.Row.prefixes
+
+    def stale(self, anchor, donor, new):
+        found = real(self, anchor, donor, new)
+        return [prefix[:-1] or prefix for prefix in found] if new == 1 else found
+
+    monkeypatch.setattr(fusion.cache.Row, "prefixes", stale)
+    found = conformance.parity(braid("llama", "gemma", layers=("final",)))
+    assert found.largest_gap > 0.01
+    assert found.same_choice < 1.0
+
+
 # A battery that has never failed proves nothing: each defect below has been seen in
 # real fusion code, and must be caught.
 
