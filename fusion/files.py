@@ -12,7 +12,7 @@ from torch import Tensor, nn
 WEIGHTS = "model.safetensors"
 
 # What AutoModel and pipelines always pass, whatever the model.
-_PASSED_ALONG = {"_from_auto", "_commit_hash", "adapter_kwargs", "revision"}
+_PASSED_ALONG = {"_from_auto", "adapter_kwargs"}
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -116,14 +116,16 @@ class BraidedLLM(Braiding, GenerationMixin):
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
         For text, ``max_new_tokens`` defaults to 128 and only what was written comes
-        back. Raises ValueError on an empty prompt.
+        back. With ``fuse="prompt"`` what goes in is the prompt; with a cache that was
+        begun before, what went in then. Raises ValueError on an empty prompt.
         """
         if isinstance(inputs, str):
             return self._write(inputs, **kwargs)
         if kwargs.get("use_cache", True) and "past_key_values" not in kwargs:
             kwargs["past_key_values"] = BraidCache()
         ids = kwargs.get("input_ids") if inputs is None else inputs
-        if ids is not None and self.config.fuse == "prompt":
+        begun = getattr(kwargs.get("past_key_values"), "rows", [])
+        if ids is not None and self.config.fuse == "prompt" and not begun:
             kwargs.setdefault("prompt_length", ids.shape[1])
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 

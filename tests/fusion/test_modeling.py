@@ -176,6 +176,25 @@ def test_a_prompt_without_columns_is_refused(braid, prompt_length):
         model(ids_of(model), prompt_length=prompt_length)
 
 
+def test_a_text_goes_on_from_its_cache(braid):
+    """Donors read what came first; the rest is written as in one go."""
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse="prompt")
+    cache, ids = BraidCache(), ids_of(model)
+    options = {"do_sample": False, "past_key_values": cache}
+    mask = torch.ones(1, 100, dtype=torch.long)
+    whole = model.generate(
+        ids, attention_mask=mask[:, : ids.shape[1]], max_new_tokens=6, do_sample=False
+    )
+    n = ids.shape[1]
+    first = model.generate(ids, attention_mask=mask[:, :n], max_new_tokens=3, **options)
+    n = first.shape[1]
+    then = model.generate(
+        first, attention_mask=mask[:, :n], max_new_tokens=3, **options
+    )
+    assert torch.equal(then, whole)
+    assert cache.rows[0].prompt == ids.shape[1]
+
+
 def test_a_prompt_does_not_change_in_a_cache(braid):
     model = braid("llama", "gemma", layers=(1,), fuse="prompt")
     cache, ids = BraidCache(), ids_of(model)
