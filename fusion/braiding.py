@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .cache import BraidCache, DonorStates, advance, gather_rows
+from .cache import BraidCache, DonorStates, Step, advance, gather_rows
 from .configuration import BraidConfig, bridge_layer, by_hand
 from .fusers import FUSERS
 from .mixing import OutputMixer, vocabulary_map
@@ -171,16 +171,7 @@ class Braiding(PreTrainedModel):
         step = advance(input_ids, attention_mask, cache, fuse, prompt_length)
         # Where no donor has a state beside a position, only attention does anything.
         fusing = self.active and (step.reads or self.config.strategy == "attention")
-        sources: dict[int | str, list[DonorStates]] = {}
-        for donor in self.donors if fusing else ():
-            taps = self.donor_taps(donor)
-            unique = list(dict.fromkeys(taps.values()))
-            key = (self.anchor.name, donor.name, tuple(unique), text, step.key)
-            got = memo.get(key)
-            if got is None:
-                got = memo[key] = gather_rows(step, self.anchor, donor, unique)
-            for layer, tap in taps.items():
-                sources.setdefault(layer, []).append(got[tap])
+        sources = self._sources(step, text, memo) if fusing else {}
         edits = {
             layer: lambda h, la=layer: self.fuse(la, h, sources[la])
             for layer in (self.layers() if fusing else ())
@@ -205,6 +196,22 @@ class Braiding(PreTrainedModel):
         return BraidStates(
             hidden, [a for a, _ in aligned], [p[..., 0] for _, p in aligned]
         )
+
+    def _sources(
+        self, step: Step, text: object, memo: MutableMapping[Any, Any]
+    ) -> dict[int | str, list[DonorStates]]:
+        """What donors say beside the step, for each fusion layer."""
+        sources: dict[int | str, list[DonorStates]] = {}
+        for donor in self.donors:
+            taps = self.donor_taps(donor)
+            unique = list(dict.fromkeys(taps.values()))
+            key = (self.anchor.name, donor.name, tuple(unique), text, step.key)
+            got = memo.get(key)
+            if got is None:
+                got = memo[key] = gather_rows(step, self.anchor, donor, unique)
+            for layer, tap in taps.items():
+                sources.setdefault(layer, []).append(got[tap])
+        return sources
 
     def fuse(
         self, layer: int | str, hidden: Tensor, sources: Sequence[DonorStates]
