@@ -236,8 +236,10 @@ def test_by_hand(strands):
         ],
         fusion_strategy="attention",
         fusion_layers=[2, "final"],
+        fuse="prompt",
         pool=pool,
     )
+    assert model.config.fuse == "prompt"
     assert model.config.shares == [0.75, 0.25]
     assert (model.anchor.name, model.donors[0].name) == ("llama", "gemma")
     assert list(model.fusers) == ["2", "final"]
