@@ -1,22 +1,33 @@
 """Builds a braid of frozen language models as one real model."""
 
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from .alignment import TokenBytes
 from .cache import BraidCache
 from .calibration import CalibrationReport, calibrate
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
 from .pool import Pool
-from .scoring import bits_per_byte
+from .rewards import ExactMatch, UnitTests
+from .scoring import bits_per_byte, choose, multiple_choice
 from .strand import Strand
+
+# So that `AutoModelForCausalLM.from_pretrained` and pipelines know saved braids.
+AutoConfig.register(BraidConfig.model_type, BraidConfig, exist_ok=True)
+AutoModelForCausalLM.register(BraidConfig, BraidedLLM, exist_ok=True)
 
 __all__ = [
     "BraidCache",
     "BraidConfig",
     "BraidedLLM",
     "CalibrationReport",
+    "ExactMatch",
     "Pool",
     "Strand",
     "TokenBytes",
+    "UnitTests",
     "bits_per_byte",
     "calibrate",
+    "choose",
+    "multiple_choice",
 ]

@@ -8,10 +8,11 @@ bytes, and a text is their concatenation.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,12 @@ class TokenBytes:
         # Some SentencePiece models write a space before the text that is not in it.
         probe = tokenizer("a", add_special_tokens=False)["input_ids"]
         self.prepends_space = self.join(probe) == b" a"
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for tokenizers whose token numbers mean the same."""
+        names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.table))))
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def join(self, ids: Sequence[int]) -> bytes:
         """The bytes that the tokens write, one after the other."""

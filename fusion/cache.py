@@ -1,209 +1,47 @@
-"""What a request remembers: the anchor's keys and values, and each donor's path.
-
-The donor's view of anchor position t is defined by the text so far and nothing else:
-the donor tokenises the bytes that the anchor has completed at t. Later text may make
-it tokenise the same bytes differently; then its cache is cropped to the common prefix
-and the changed tail is run again. A full forward walks the same way as cached
-decoding does, so the two agree, and no later token can reach back.
-"""
+"""What a request remembers: the anchor's keys and values, and each donor's path."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from .alignment import common_prefix, complete_text
+from .alignment import complete_text
+from .donors import DonorPath, DonorStates, walk
 from .strand import Strand, Tap
 
 
 @dataclass
-class DonorStates:
-    """A donor's states beside the positions of the anchor.
+class Row:
+    """One sequence of a batch: the text that donors read, and their paths.
 
     Attributes
     ----------
-    states : Tensor (B, S, width)
-    last : Tensor (B, T), int64
-        Index of the last donor token that position t may see; -1 where there is none.
-    visible : Tensor (B, T, S), bool
-        All donor tokens that position t may see, oldest first.
+    ids : list of int
+        The anchor's tokens, as far as donors read.
+    donors : dict of str to DonorPath
+    prompt : int or None
+        How many columns donors read; None for all.
+    beyond : int
+        How many tokens came after those.
     """
-
-    states: Tensor
-    last: Tensor
-    visible: Tensor
-
-    def aligned(self) -> tuple[Tensor, Tensor]:
-        """States gathered per anchor position (B, T, width), and a (B, T, 1) mask.
-
-        In float32, as the fusers are.
-        """
-        states = self.states.float()
-        present = self.last >= 0
-        if self.states.shape[1] == 0:
-            shape = (*self.last.shape, self.states.shape[2])
-            return states.new_zeros(shape), present[..., None]
-        index = self.last.clamp(min=0)[..., None].expand(-1, -1, states.shape[2])
-        return states.gather(1, index), present[..., None]
-
-
-@dataclass
-class DonorPath:
-    """One donor's tokens for one row, with their states and the cache behind them."""
-
-    ids: list[int] = field(default_factory=list)
-    cache: DynamicCache = field(default_factory=DynamicCache)
-    states: dict[Tap, Tensor] = field(default_factory=dict)  # tap -> (len(ids), width)
-
-    def extend(self, strand: Strand, new: Sequence[int], taps: Iterable[Tap]) -> None:
-        ids = torch.tensor([list(new)], dtype=torch.long, device=strand.device)
-        # A donor is only ever read, so gradients stop here.
-        with torch.no_grad():
-            out = strand.run(ids, taps=taps, cache=self.cache)
-        for tap in taps:
-            old = self.states.get(tap)
-            self.states[tap] = (
-                out[tap][0] if old is None else torch.cat([old, out[tap][0]])
-            )
-        self.ids = [*self.ids, *new]
-
-    def crop(self, length: int) -> None:
-        if length < len(self.ids):
-            self.cache.crop(length - len(self.ids))
-            self.states = {tap: s[:length] for tap, s in self.states.items()}
-            self.ids = self.ids[:length]
-
-    def branch(
-        self,
-        strand: Strand,
-        tokens: Sequence[int],
-        lineage: Sequence[Sequence[int]],
-        taps: Sequence[Tap],
-    ) -> dict[Tap, Tensor]:
-        """Run a tree of tokens at once: each sees its lineage only.
-
-        ``lineage[i]`` is where the ancestors of token i are, itself included, among the
-        path's tokens followed by the new ones. The path then follows the last lineage.
-        Returns the states of the path's old tokens followed by the new ones.
-        """
-        past = len(self.ids)
-        visible = torch.zeros(len(tokens), past + len(tokens), dtype=torch.bool)
-        for row, seen in zip(visible, lineage, strict=True):
-            row[list(seen)] = True
-        depth = torch.tensor([*range(past), *(len(seen) - 1 for seen in lineage)])
-        with torch.no_grad():
-            out = strand.run(
-                torch.tensor([list(tokens)], device=strand.device),
-                taps=taps,
-                cache=self.cache,
-                attention_mask=strand.tree_mask(visible, depth),
-                position_ids=depth[None, past:].to(strand.device),
-            )
-        flat = {
-            tap: torch.cat([self.states[tap], out[tap][0]]) if past else out[tap][0]
-            for tap in taps
-        }
-        self.follow(lineage[-1], [*self.ids, *tokens], flat)
-        return flat
-
-    def follow(
-        self, where: Sequence[int], ids: Sequence[int], flat: Mapping[Tap, Tensor]
-    ) -> None:
-        """Keep these tokens only, in the cache too."""
-        index = torch.tensor(list(where), dtype=torch.long)
-        self.ids = [ids[i] for i in where]
-        self.states = {tap: s[index.to(s.device)] for tap, s in flat.items()}
-        for layer in self.cache.layers:
-            # Layers above the deepest tap never ran.
-            if isinstance(layer, DynamicLayer) and layer.is_initialized:
-                assert layer.keys is not None  # for the type checker
-                assert layer.values is not None
-                layer.keys = layer.keys[:, :, index.to(layer.keys.device)]
-                layer.values = layer.values[:, :, index.to(layer.values.device)]
-
-
-def walk(
-    strand: Strand, path: DonorPath, prefixes: Sequence[list[int]], taps: Sequence[Tap]
-) -> tuple[dict[Tap, Tensor], list[list[int]]]:
-    """Follow a donor through the tokenisations of a growing text.
-
-    Where later text makes the donor cut earlier text anew, its tokens are a tree; it is
-    run at once where the strand's attention allows that, else in pieces.
-
-    Returns
-    -------
-    states : dict of tap to Tensor (S, width)
-        Every donor token that any prefix contains, in the order of their coming.
-    seen : list of list of int
-        For each prefix, which of the S tokens it consists of.
-    """
-    past, ids, where = len(path.ids), path.ids, list(range(len(path.ids)))
-    tokens: list[int] = []
-    lineage: list[list[int]] = []
-    seen: list[list[int]] = []
-    for prefix in prefixes:
-        keep = common_prefix(ids, prefix)
-        del where[keep:]
-        for token in prefix[keep:]:
-            where.append(past + len(tokens))
-            tokens.append(token)
-            lineage.append(list(where))
-        ids = prefix
-        seen.append(list(where))
-    empty = torch.zeros(0, strand.width, dtype=strand.dtype, device=strand.device)
-    if tokens and lineage[-1] != list(range(past + len(tokens))):
-        if strand.reads_trees:
-            flat = path.branch(strand, tokens, lineage, taps)
-        else:
-            flat = _in_pieces(strand, path, tokens, lineage, taps)
-    else:
-        if tokens:
-            path.extend(strand, tokens, taps)
-        flat = {tap: path.states.get(tap, empty) for tap in taps}
-    path.crop(len(where))  # the last prefix may be shorter than what was run
-    return flat, seen
-
-
-def _in_pieces(
-    strand: Strand,
-    path: DonorPath,
-    tokens: Sequence[int],
-    lineage: Sequence[Sequence[int]],
-    taps: Sequence[Tap],
-) -> dict[Tap, Tensor]:
-    """The same as `DonorPath.branch`, one unbranched piece after the other."""
-    past = len(path.ids)
-    parts = {tap: [path.states[tap]] if past else [] for tap in taps}
-    start = 0
-    for i in range(1, len(tokens) + 1):
-        if i < len(tokens) and len(lineage[i]) == len(lineage[i - 1]) + 1:
-            continue  # token i goes on from token i - 1
-        path.crop(len(lineage[start]) - 1)
-        path.extend(strand, tokens[start:i], taps)
-        for tap in taps:
-            parts[tap].append(path.states[tap][start - i :])
-        start = i
-    return {tap: torch.cat(found) for tap, found in parts.items()}
-
-
-@dataclass
-class Row:
-    """One sequence of a batch: the anchor's tokens so far and its donors' paths."""
 
     ids: list[int] = field(default_factory=list)
     donors: dict[str, DonorPath] = field(default_factory=dict)
+    prompt: int | None = None
+    beyond: int = 0
 
     def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
         """The donor's tokens for the text up to each of the last ``new`` positions."""
+        if not new:
+            return []
         first = len(self.ids) - new
-        if donor.tokens.table == anchor.tokens.table:
+        if donor.tokens.key == anchor.tokens.key:
             return [self.ids[: t + 1] for t in range(first, len(self.ids))]
         data = anchor.tokens.text(self.ids)
         ends = anchor.tokens.ends(self.ids)[first:]
@@ -211,6 +49,12 @@ class Row:
         unique = list(dict.fromkeys(texts.values()))
         encoded = dict(zip(unique, donor.tokens.encode_many(unique), strict=True))
         return [encoded[texts[int(e)]] for e in ends]
+
+    def crop(self, count: int) -> None:
+        """Take back the last ``count`` tokens; donors follow at the next step."""
+        beyond = max(self.beyond - count, 0)
+        count -= self.beyond - beyond
+        self.beyond, self.ids = beyond, self.ids[: len(self.ids) - count]
 
 
 class BraidCache(DynamicCache):
@@ -224,7 +68,13 @@ class BraidCache(DynamicCache):
         self.rows: list[Row] = []
 
     def _pick(self, indices: Sequence[int]) -> None:
-        self.rows = [copy.deepcopy(self.rows[i]) for i in indices]
+        taken: set[int] = set()
+        rows = []
+        for i in indices:
+            # The first to follow a row keeps it: a copy of it is dear.
+            rows.append(copy.deepcopy(self.rows[i]) if i in taken else self.rows[i])
+            taken.add(i)
+        self.rows = rows
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
@@ -241,45 +91,128 @@ class BraidCache(DynamicCache):
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
         for row in self.rows if tokens_to_remove < 0 else ():
-            row.ids = row.ids[:tokens_to_remove]  # donors follow at the next step
+            row.crop(-tokens_to_remove)
+
+
+@dataclass
+class Step:
+    """New columns of a batch: which of them donors read, and which come after.
+
+    Attributes
+    ----------
+    rows : list of Row
+        Each already ends with its new tokens.
+    columns : per row, the columns that donors read
+    after : per row, the columns behind the part that donors read
+        Padding is in neither.
+    length : int
+        T, all columns.
+    """
+
+    rows: list[Row]
+    columns: list[list[int]]
+    after: list[list[int]]
+    length: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether donors read anything now, or there is nothing they should not."""
+        return any(self.columns) or not any(self.after)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What, beside the text, a donor's states depend on."""
+        return tuple(map(len, self.columns))
+
+
+def advance(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    cache: BraidCache | None,
+    fuse: str = "always",
+    prompt_length: int | Tensor | None = None,
+) -> Step:
+    """Append this step's real tokens to each row; say which columns they are.
+
+    Raises ValueError on an empty batch, and on a cache of other rows or another prompt.
+    """
+    B, T = input_ids.shape
+    if B == 0 or T == 0:
+        raise ValueError(
+            f"received input_ids of shape {tuple(input_ids.shape)}; give at least "
+            "one row with one token"
+        )
+    rows = [] if cache is None else cache.rows
+    rows = rows or [Row() for _ in range(B)]
+    if len(rows) != B:
+        raise ValueError(f"the cache holds {len(rows)} rows, received {B}")
+    start = 0 if cache is None else cache.get_seq_length()
+    prompts = _prompts(rows, start, T, fuse, prompt_length)
+    real = torch.ones(B, T, dtype=torch.bool)
+    if attention_mask is not None:
+        real = attention_mask[:, -T:].bool().cpu()
+    step = Step(rows, [], [], T)
+    for row, prompt, ids, mask in zip(
+        rows, prompts, input_ids.tolist(), real.tolist(), strict=True
+    ):
+        row.prompt = prompt
+        stop = T if prompt is None else prompt - start
+        step.columns.append([c for c in range(T) if mask[c] and c < stop])
+        step.after.append([c for c in range(T) if mask[c] and c >= stop])
+        row.ids = [*row.ids, *(ids[c] for c in step.columns[-1])]
+        row.beyond += len(step.after[-1])
+    if cache is not None:
+        cache.rows = rows
+    return step
+
+
+def _prompts(
+    rows: Sequence[Row], start: int, new: int, fuse: str, given: int | Tensor | None
+) -> list[int | None]:
+    """How many columns donors read, per row; None for all."""
+    if fuse == "always":
+        return [None] * len(rows)
+    begun = [row.prompt for row in rows]
+    if given is None:
+        return [start + new if prompt is None else prompt for prompt in begun]
+    prompts = torch.as_tensor(given).expand(len(rows)).tolist()
+    if min(prompts) < 1:
+        raise ValueError(f"prompt_length is {given}; a prompt has at least one column")
+    if start > 0 and begun != prompts:
+        raise ValueError(
+            f"the cache was begun with prompts of {begun} columns, received "
+            f"prompt_length {given}; go on with the same, or with none"
+        )
+    return prompts
 
 
 def gather_rows(
-    rows: Sequence[Row],
-    anchor: Strand,
-    donor: Strand,
-    columns: Sequence[Sequence[int]],
-    length: int,
-    taps: Sequence[Tap],
+    step: Step, anchor: Strand, donor: Strand, taps: Sequence[Tap]
 ) -> dict[Tap, DonorStates]:
     """Advance one donor in every row and batch what the anchor may see of it.
 
-    Parameters
-    ----------
-    columns : per row, the columns of this step that hold real tokens
-        (padding has none); the row's ids already end with them.
-    length : int
-        T, columns of this step.
+    A position behind the part that donors read has no donor state beside it, and may
+    look at all of that part.
     """
-    device = anchor.device
+    device, B, T = anchor.device, len(step.rows), step.length
     per_row: list[tuple[dict[Tap, Tensor], list[list[int]]]] = []
-    for row, cols in zip(rows, columns, strict=True):
+    for row, cols in zip(step.rows, step.columns, strict=True):
         path = row.donors.setdefault(donor.name, DonorPath())
         per_row.append(walk(donor, path, row.prefixes(anchor, donor, len(cols)), taps))
     size = max((s[taps[0]].shape[0] for s, _ in per_row), default=0)
-    last = torch.full((len(rows), length), -1, dtype=torch.long)
-    visible = torch.zeros(len(rows), length, size, dtype=torch.bool)
-    for b, (cols, (_, seen)) in enumerate(zip(columns, per_row, strict=True)):
-        for t, tokens in zip(cols, seen, strict=True):
+    last = torch.full((B, T), -1, dtype=torch.long)
+    visible = torch.zeros(B, T, size, dtype=torch.bool)
+    for b, (row, (_, seen)) in enumerate(zip(step.rows, per_row, strict=True)):
+        for t, tokens in zip(step.columns[b], seen, strict=True):
             if tokens:
                 last[b, t] = tokens[-1]
                 visible[b, t, tokens] = True
+        known = seen[-1] if seen else list(range(len(row.donors[donor.name].ids)))
+        for t in step.after[b]:
+            visible[b, t, known] = True
     last, visible = last.to(device), visible.to(device)
     result = {}
     for tap in taps:
-        padded: list[Any] = [
-            torch.nn.functional.pad(s[tap], (0, 0, 0, size - s[tap].shape[0]))
-            for s, _ in per_row
-        ]
-        result[tap] = DonorStates(torch.stack(padded).to(device), last, visible)
+        states = pad_sequence([s[tap] for s, _ in per_row], batch_first=True)
+        result[tap] = DonorStates(states.to(device), last, visible)
     return result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 STRATEGIES = ("learned_weighted", "router", "attention")
+FUSE = ("always", "prompt")
 
 
 class BraidConfig(PreTrainedConfig):
@@ -28,6 +29,14 @@ class BraidConfig(PreTrainedConfig):
         "learned_weighted", "router" or "attention"; None for a plain single model.
     sources : dict of str to str
         Where each strand comes from: hub id, folder or GGUF file.
+    fuse : {"always", "prompt"}
+        What donors read: everything, or the prompt only. With "prompt" writing a token
+        costs the anchor alone. A generated position has no donor state beside it:
+        nothing is added to it. The prompt reaches it through the anchor's keys and
+        values above a fused decoder layer, and with "attention" also directly: it
+        may look at the donor's states of the prompt. The places where neither holds
+        would change the first new token only and are refused: "output", and "final"
+        or the anchor's last layer without attention.
     """
 
     model_type = "braid"
@@ -40,6 +49,7 @@ class BraidConfig(PreTrainedConfig):
         fusion_layers: Sequence[int | str] = (),
         strategy: str | None = None,
         sources: dict[str, str] | None = None,
+        fuse: str = "always",
         **kwargs: Any,
     ) -> None:
         self.anchor = anchor
@@ -48,6 +58,7 @@ class BraidConfig(PreTrainedConfig):
         self.fusion_layers = list(fusion_layers)
         self.strategy = strategy
         self.sources = dict(sources or {})
+        self.fuse = fuse
         super().__init__(**kwargs)
 
     def check(self, anchor_layers: int) -> None:
@@ -85,6 +96,58 @@ class BraidConfig(PreTrainedConfig):
                 f"fusion layers {self.fusion_layers} need a donor; without one only "
                 '"final" (the anchor\'s own adapter) makes sense'
             )
+        self._check_fuse(anchor_layers)
+
+    def _check_fuse(self, anchor_layers: int) -> None:
+        if self.fuse not in FUSE:
+            raise ValueError(f"unknown fuse {self.fuse!r}; expected one of {FUSE}")
+        if self.fuse == "always" or not self.donors:
+            return
+        blind: set[int | str] = {"output"}
+        if self.strategy != "attention":
+            blind |= {"final", anchor_layers - 1}
+        lost = [layer for layer in self.fusion_layers if layer in blind]
+        if lost:
+            raise ValueError(
+                f'with fuse="prompt" fusion layers {lost} would change the first new '
+                f"token only; give decoder layers below {anchor_layers - 1}, or "
+                '"final" with the strategy "attention"'
+            )
+
+
+def by_hand(
+    model_configs: Sequence[Mapping[str, Any]],
+    strategy: str,
+    layers: Sequence[int | str],
+    shares: Sequence[float] | None,
+    fuse: str = "always",
+) -> BraidConfig:
+    """The configuration of a braid that a person wrote down."""
+    known = {"model_name", "source", "role", "share", "domain"}
+    for entry in model_configs:
+        if "model_name" not in entry or not set(entry) <= known:
+            raise KeyError(
+                f"a model config has 'model_name' and may have {sorted(known)}; "
+                f"received {sorted(entry)}"
+            )
+    names = [str(entry["model_name"]) for entry in model_configs]
+    if not names:
+        raise ValueError("model_configs is empty; name at least one model")
+    if shares is None:
+        given = [float(e.get("share", 1 / len(names))) for e in model_configs]
+        shares = [s / sum(given) for s in given]
+    return BraidConfig(
+        anchor=names[0],
+        donors=names[1:],
+        shares=shares,
+        fusion_layers=layers,
+        strategy=strategy if layers else None,
+        sources={
+            str(e["model_name"]): str(e.get("source", e["model_name"]))
+            for e in model_configs
+        },
+        fuse=fuse,
+    )
 
 
 def bridge_layer(layer: int, anchor_layers: int, donor_layers: int) -> int:

@@ -17,13 +17,14 @@ anchor, bit for bit, and still has a gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import DonorStates
+from .donors import DonorStates
 
 
 def unit_rms(x: Tensor) -> Tensor:
@@ -136,8 +137,6 @@ class CrossAttention(nn.Module):
         heads = (self.HEADS, self.RANK)
         a = unit_rms(source.states.float())
         q = self.query(unit_rms(hidden)).view(B, T, *heads).transpose(1, 2)
-        k = self.keys[i](a).view(B, S, *heads).transpose(1, 2)
-        v = self.values[i](a).view(B, S, *heads).transpose(1, 2)
         # How many visible tokens lie between: 0 for the newest one.
         seen = source.visible.long()
         lag = (seen.flip(-1).cumsum(-1).flip(-1) - 1).clamp(0, self.LAGS - 1)
@@ -146,7 +145,17 @@ class CrossAttention(nn.Module):
         some = source.visible.any(-1, keepdim=True)
         mask = (source.visible | ~some)[:, None]
         bias = bias.masked_fill(~mask, float("-inf")).to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        key, value = (m[i].get_parameter("weight") for m in (self.keys, self.values))
+        if T < self.RANK:
+            # Few queries, as in decoding: (K'q) a is cheaper than q (K a) for every a.
+            at = a[:, None]
+            query = q @ key.view(*heads, -1)
+            scores = query @ at.transpose(-1, -2) / math.sqrt(self.RANK) + bias
+            mixed = scores.softmax(-1) @ at @ value.view(*heads, -1).transpose(-1, -2)
+        else:
+            k = F.linear(a, key).view(B, S, *heads).transpose(1, 2)
+            v = F.linear(a, value).view(B, S, *heads).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = self.outputs[i](mixed.transpose(1, 2).reshape(B, T, -1))
         return out.masked_fill(~some, 0.0)
 

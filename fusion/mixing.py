@@ -11,14 +11,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .fusers import unit_rms, zero_linear
+from .strand import Strand
 from .vocabulary import VocabularyMap
 
 BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast
+
+_MAPS: WeakKeyDictionary[Strand, WeakKeyDictionary[Strand, VocabularyMap]] = (
+    WeakKeyDictionary()
+)
+
+
+def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
+    """How the donor's tokens are told in the anchor's vocabulary; made once a pair."""
+    known = _MAPS.setdefault(anchor, WeakKeyDictionary())
+    if donor not in known:
+        ends = (donor.tokenizer.eos_token_id, anchor.tokenizer.eos_token_id)
+        known[donor] = VocabularyMap(
+            anchor.tokens.table,
+            donor.tokens.table,
+            anchor.vocab_size,
+            donor.vocab_size,
+            [] if None in ends else [ends],
+        )
+    return known[donor]
 
 
 class OutputMixer(nn.Module):

@@ -87,6 +87,10 @@ class Pool(Mapping[str, Strand]):
     cache_dir : path, optional
         Where converted models go; default `default_cache`.
     dtype : torch.dtype
+
+    Notes
+    -----
+    Weights are read from safetensors only, and no code of a model is ever run.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ class Pool(Mapping[str, Strand]):
     @staticmethod
     def _load(kind: Any, folder: str, **options: Any) -> Any:
         try:
-            return kind.from_pretrained(folder, **options)
+            return kind.from_pretrained(folder, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"cannot load a model from {folder!r}: {error}; give a hub id that "
@@ -169,7 +173,12 @@ class Pool(Mapping[str, Strand]):
         with self._lock:
             if name not in self._strands:
                 folder = self.folder(name)
-                model = self._load(AutoModelForCausalLM, folder, dtype=self.dtype)
+                model = self._load(
+                    AutoModelForCausalLM,
+                    folder,
+                    dtype=self.dtype,
+                    use_safetensors=True,
+                )
                 tokenizer = self._load(AutoTokenizer, folder)
                 source = self.sources.get(name, name)
                 self._strands[name] = Strand(name, model, tokenizer, source)

@@ -1,4 +1,7 @@
-"""How good a model is on a text: bits per byte."""
+"""How good a model is on a text: bits per byte, multiple choice.
+
+What a braid wrote is judged by `fusion.rewards`.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,30 @@ def target_log_probs(
     ids: Sequence[int],
     positions: Sequence[int],
     states: MutableMapping[Any, Any] | None = None,
+    prompt_length: int | None = None,
 ) -> torch.Tensor:
     """Log-probabilities (nats) of ``ids[t]`` given all before it.
 
     ``positions`` says which t, each at least 1; ``states`` as in `bits_per_byte`.
+    A braid with ``fuse="prompt"`` needs the number of tokens its donors may read.
     """
+    wrong = [t for t in positions if not 1 <= t < len(ids)]
+    if wrong:
+        raise ValueError(
+            f"position {wrong[0]} of {len(ids)} tokens has nothing before it or does "
+            f"not exist; give positions from 1 to {len(ids) - 1}"
+        )
+    prompt_only = isinstance(model, BraidedLLM) and model.config.fuse == "prompt"
+    if prompt_only and prompt_length is None:
+        raise ValueError(
+            'donors of this braid read the prompt only (fuse="prompt"); give '
+            "prompt_length, or a prompt and a reference to bits_per_byte"
+        )
     states = StateCache() if states is None else states
     strand = model.anchor if isinstance(model, BraidedLLM) else model
     batch = torch.tensor([list(ids)], device=strand.device)
     if isinstance(model, BraidedLLM):
-        read: Any = model.encode(batch, memo=states)
+        read: Any = model.encode(batch, memo=states, prompt_length=prompt_length)
     else:
         key = (model.name, (tuple(ids),))
         if key not in states:
@@ -79,6 +96,12 @@ def bits_per_byte(
     states : dict, optional
         Pass the same (at first empty) dict for several braids of the same strands on
         one text: each strand then reads it once.
+
+    Raises
+    ------
+    ValueError
+        For an empty reference, or an empty prompt with a reference of one token, which
+        nothing predicts.
     """
     if not reference:
         raise ValueError("the reference is empty; give the text to be scored")
@@ -87,6 +110,45 @@ def bits_per_byte(
     ends = strand.tokens.ends(ids)
     scored = int(ends[-1]) - int(ends[start - 1])
     if scored == 0:
-        raise ValueError(f"nothing to score in {reference!r}: too short")
-    scores = target_log_probs(model, ids, range(start, len(ids)), states)
+        raise ValueError(
+            f"nothing to score in {reference!r}: too short, one token that nothing "
+            "predicts; give a prompt or a longer reference"
+        )
+    scores = target_log_probs(model, ids, range(start, len(ids)), states, start)
     return -float(scores.sum()) / math.log(2) / scored
+
+
+def choose(model: BraidedLLM | Strand, prompt: str, choices: Sequence[str]) -> int:
+    """The choice that the model finds likeliest after the prompt, per byte.
+
+    ``argmax_c log2 p(c | prompt) / bytes(c)``, that is the choice of fewest bits per
+    byte: a sum of logarithms would favour short choices. The first of equals.
+
+    Parameters
+    ----------
+    model : BraidedLLM or Strand
+    prompt : str
+    choices : sequence of str
+        At least two; each is scored right after the prompt, so it starts with the
+        space or line break that belongs there.
+    """
+    if isinstance(choices, str) or len(choices) < 2:
+        raise ValueError(f"received choices {choices!r}; give a list of at least two")
+    bits = [bits_per_byte(model, prompt, choice) for choice in choices]
+    return min(range(len(bits)), key=bits.__getitem__)
+
+
+def multiple_choice(
+    model: BraidedLLM | Strand, prompt: str, choices: Sequence[str], answer: int
+) -> float:
+    """1 if ``choose(model, prompt, choices) = answer``, else 0.
+
+    Over many questions its mean is the accuracy; by chance it is
+    ``1 / len(choices)``. Parameters as in `choose`; ``answer`` is the index of the
+    right choice.
+    """
+    if isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise ValueError(
+            f"the answer is {answer!r}; give an index from 0 to {len(choices) - 1}"
+        )
+    return float(choose(model, prompt, choices) == answer)

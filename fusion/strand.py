@@ -128,6 +128,12 @@ class Strand:
     @torch.no_grad()
     def _check_head(self) -> None:
         """`logits` must be what the model itself says; odd heads are refused."""
+        width = int(self.head.weight.shape[1])
+        if width != self.width:
+            raise ValueError(
+                f"{type(self.model).__name__} has layers of width {self.width} and a "
+                f"head of width {width}; expected one width, use another model"
+            )
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         ours = self.logits(self.run(ids, taps=["final"])["final"])
         theirs = self.model(input_ids=ids, use_cache=False).logits

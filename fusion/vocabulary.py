@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEW = 4  # rows: one by one is faster up to here, as in decoding
+
 
 def _longest_prefix(token: bytes, index: dict[bytes, list[int]]) -> list[int]:
     for length in range(len(token), 0, -1):
@@ -65,6 +67,8 @@ class VocabularyMap(nn.Module):
     many_offsets: Tensor
     total_index: Tensor
     total_offsets: Tensor
+    single_ends: Tensor
+    many_ends: Tensor
 
     def __init__(
         self,
@@ -99,6 +103,8 @@ class VocabularyMap(nn.Module):
             offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
             self.register_buffer(f"{name}_index", pick[order], persistent=False)
             self.register_buffer(f"{name}_offsets", offsets, persistent=False)
+            if name != "total":
+                self.register_buffer(f"{name}_ends", ends[order], persistent=False)
 
     def forward(self, donor: Tensor, anchor: Tensor) -> Tensor:
         """Carry ``donor`` (N, V_d) to (N, V_a), given the anchor's own (N, V_a).
@@ -106,6 +112,9 @@ class VocabularyMap(nn.Module):
         Both are probabilities; so is the result. Mass on donor tokens that reach no
         anchor token (special tokens) is spread over the rest.
         """
+        if 0 < len(donor) <= FEW:
+            rows = [self._row(q, p) for q, p in zip(donor, anchor, strict=True)]
+            return torch.stack(rows)
         p, q = anchor.T.contiguous(), donor.T.contiguous()
         out = _sums(q, self.single_index, self.single_offsets)
         if len(self.many_index):
@@ -113,3 +122,15 @@ class VocabularyMap(nn.Module):
             ratio = q / total.clamp(min=1e-30)
             out += p * _sums(ratio, self.many_index, self.many_offsets)
         return (out / out.sum(0).clamp(min=1e-30)).T
+
+    def _row(self, q: Tensor, p: Tensor) -> Tensor:
+        """The same for one position: sums of the edges, without bags around them."""
+        carried = q.index_select(0, self.single_index)
+        out = p.new_zeros(len(p)).scatter_add(0, self.single_ends, carried)
+        if len(self.many_index):
+            edges = p.index_select(0, self.many_ends)
+            total = q.new_zeros(len(q)).scatter_add(0, self.many_index, edges)
+            ratio = q / total.clamp(min=1e-30)
+            edges = edges * ratio.index_select(0, self.many_index)
+            out = out.scatter_add(0, self.many_ends, edges)
+        return out / out.sum().clamp(min=1e-30)

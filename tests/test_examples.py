@@ -135,3 +135,23 @@ def test_bench_speed_compares_a_stream_with_one_solve():
     assert found["keeping"]["relative_error_covariance"] < 1e-10
     assert found["forgetting"]["largest_variance_over_prior"] <= 1 + 1e-9
     assert 0.92 < found["forgetting"]["within_95_percent_interval"] < 0.98
+
+
+def test_bench_decoding(tmp_path):
+    """On two tiny models: only that it runs and adds up."""
+    import tiny
+
+    folders = [str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")]
+    done = run(
+        "bench_decoding.py", "--models", *folders, "--tokens", "6", "--repeats", "1",
+        "--dtype", "float32", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["fuse"] for row in rows} == {"always", "prompt"}
+    for row in rows:
+        assert row["of_predicted"] == pytest.approx(
+            row["tokens_per_s"] / row["predicted_tokens_per_s"]
+        )
+        # Donors of the prompt read nothing of what is written.
+        assert row["fuse"] == "always" or row["donor_tokens_per_token"] == 0

@@ -1,9 +1,11 @@
-"""Tiny real models of three families with real tokenizers, built in milliseconds.
+"""Tiny real models of six families with real tokenizers, built in milliseconds.
 
-The families differ as real ones do: "llama" and "gpt2" have byte-level BPE with
-different merges, "gemma" a SentencePiece-style BPE with byte fallback and a token in
-front of the text. Widths, depths and vocabularies all differ. Weights are random with
-a large spread, so that a wrong token, position or mask shows in the logits.
+The families differ as real ones do: "llama", "gpt2" and "qwen2" have byte-level BPE
+with different merges, "opt" the same with a token in front of the text; "gemma" a
+SentencePiece-style BPE with byte fallback and a token in front of the text, and "neox"
+one that writes a space in front, as Llama 2 does. Widths, depths and vocabularies all
+differ. Weights are random with a large spread, so that a wrong token, position or mask
+shows in the logits.
 """
 
 from __future__ import annotations
@@ -29,14 +31,21 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from fusion.strand import Strand
 
 FAMILIES = ("llama", "gemma", "gpt2")
+MORE_FAMILIES = ("qwen2", "opt", "neox")  # for the battery only
 VOCABULARY = 400
 
 # Different text per family, so that one text is cut differently by each.
@@ -67,6 +76,21 @@ TEXTS = {
         "🚀🚀 to the moon 🌙",
         "if x == 1: return x\nelse: return -x\n",
     ],
+    "qwen2": [
+        "今天天气很好，我们去公园。",
+        "const add = (a, b) => a + b;\nreturn sum(xs);\n",
+        "She asked whether the other dog had eaten the sandwich.",
+    ],
+    "opt": [
+        "Whether or not the strands are sleeping, the party goes on.",
+        "def mean(values):\n    return sum(values)\n",
+        "😀 🎉 and so on and so forth",
+    ],
+    "neox": [
+        "a braid of strands, a strand of threads, a thread of fibres",
+        "return other; print sums; def function of xs",
+        "the the then there these",
+    ],
 }
 
 # What the tests feed: the four kinds of text that have caught alignment bugs.
@@ -91,8 +115,11 @@ def _byte_level(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _sentence_piece(texts: list[str]) -> Tokenizer:
-    """Byte fallback and U+2581 for the space; rare characters are left to bytes."""
+def _sentence_piece(texts: list[str], in_front: bool = False) -> Tokenizer:
+    """Byte fallback and U+2581 for the space; rare characters are left to bytes.
+
+    Without ``in_front`` a token starts the text, with it a space, as Llama 2 has it.
+    """
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "\u2581")
     # Merges stay within a word, as in models whose training text was split.
@@ -119,12 +146,21 @@ def _sentence_piece(texts: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A",
-        pair="<bos> $A <bos> $B",
-        special_tokens=[("<bos>", tokens.index("<bos>"))],
-    )
+    if in_front:
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        )
+    else:
+        tokenizer.post_processor = _start_with("<bos>", tokens.index("<bos>"))
     return tokenizer
+
+
+def _start_with(token: str, number: int) -> Any:
+    return processors.TemplateProcessing(
+        single=f"{token} $A",
+        pair=f"{token} $A {token} $B",
+        special_tokens=[(token, number)],
+    )
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
@@ -135,25 +171,31 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 
 def _check_family(family: str) -> None:
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; expected one of {FAMILIES}")
+    known = FAMILIES + MORE_FAMILIES
+    if family not in known:
+        raise ValueError(f"unknown family {family!r}; expected one of {known}")
 
 
 @cache
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """A small real fast tokenizer; the same object every time."""
     _check_family(family)
-    if family == "gemma":
+    if family in ("gemma", "neox"):
         return PreTrainedTokenizerFast(
-            tokenizer_object=_sentence_piece(TEXTS[family]),
+            tokenizer_object=_sentence_piece(TEXTS[family], family == "neox"),
             bos_token="<bos>",
             eos_token="<eos>",
             pad_token="<pad>",
             unk_token="<unk>",
             clean_up_tokenization_spaces=False,
         )
+    tokenizer = _byte_level(TEXTS[family])
+    if family == "opt":
+        tokenizer.post_processor = _start_with(
+            "<|end|>", tokenizer.token_to_id("<|end|>")
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_level(TEXTS[family]),
+        tokenizer_object=tokenizer,
         eos_token="<|end|>",
         pad_token="<|pad|>",
         clean_up_tokenization_spaces=False,
@@ -171,55 +213,102 @@ def tiny_model(family: str, seed: int = 0) -> Any:
     """A small random model of the family, in eval mode; same seed, same weights."""
     _check_family(family)
     tokenizer = tiny_tokenizer(family)
-    ends = {
+    common = {
+        # More rows than tokens for one, as models padded for speed have.
+        "vocab_size": len(tokenizer) + (5 if family == "llama" else 0),
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     with _seeded(seed):
-        if family == "llama":
-            config: Any = LlamaConfig(
-                # More rows than tokens, as models padded for speed have.
-                vocab_size=len(tokenizer) + 5,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=512,
-                initializer_range=0.3,
-                **ends,
-            )
-            model: Any = LlamaForCausalLM(config)
-        elif family == "gemma":
-            config = Gemma3TextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=48,
-                intermediate_size=64,
-                num_hidden_layers=6,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=12,
-                query_pre_attn_scalar=12,
-                sliding_window=8,  # shorter than the tests' texts, so that it matters
-                layer_types=["sliding_attention", "full_attention"] * 3,
-                max_position_embeddings=512,
-                initializer_range=0.3,
-                **ends,
-            )
-            model = Gemma3ForCausalLM(config)
-        else:
-            config = GPT2Config(
-                vocab_size=len(tokenizer),
-                n_embd=40,
-                n_layer=3,
-                n_head=4,
-                n_positions=512,
-                initializer_range=0.3,
-                **ends,
-            )
-            model = GPT2LMHeadModel(config)
-    return model.eval()
+        return _BUILDERS[family](common).eval()
+
+
+def _llama(common: dict[str, Any]) -> Any:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            **common,
+        )
+    )
+
+
+def _gemma(common: dict[str, Any]) -> Any:
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=12,
+            query_pre_attn_scalar=12,
+            sliding_window=8,  # shorter than the tests' texts, so that it matters
+            layer_types=["sliding_attention", "full_attention"] * 3,
+            **common,
+        )
+    )
+
+
+def _gpt2(common: dict[str, Any]) -> Any:
+    positions = common.pop("max_position_embeddings")
+    sizes = {"n_embd": 40, "n_layer": 3, "n_head": 4, "n_positions": positions}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **common))
+
+
+def _qwen2(common: dict[str, Any]) -> Any:
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            **common,
+        )
+    )
+
+
+def _opt(common: dict[str, Any]) -> Any:
+    common["init_std"] = common.pop("initializer_range")
+    return OPTForCausalLM(
+        OPTConfig(
+            hidden_size=36,
+            word_embed_proj_dim=36,
+            ffn_dim=50,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            **common,
+        )
+    )
+
+
+def _neox(common: dict[str, Any]) -> Any:
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            **common,
+        )
+    )
+
+
+_BUILDERS = {
+    "llama": _llama,
+    "gemma": _gemma,
+    "gpt2": _gpt2,
+    "qwen2": _qwen2,
+    "opt": _opt,
+    "neox": _neox,
+}
 
 
 def tiny_strand(family: str, name: str | None = None, seed: int = 0) -> Strand:

@@ -15,7 +15,8 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def strands():
     """One strand per family and a second llama; frozen, so all tests share them."""
-    made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(tiny.FAMILIES)]
+    families = tiny.FAMILIES + tiny.MORE_FAMILIES
+    made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(families)]
     made.append(tiny.tiny_strand("llama", "llama-2", seed=9))
     return {s.name: s for s in made}
 
@@ -25,11 +26,17 @@ def braid(strands):
     """Build a braid: ``braid("llama", "gemma", layers=["final"], strategy=...)``."""
 
     def build(
-        anchor, *donors, layers=("final",), strategy="router", shares=None, std=0.1
+        anchor,
+        *donors,
+        layers=("final",),
+        strategy="router",
+        shares=None,
+        fuse="always",
+        std=0.1,
     ):
         if shares is None:
             shares = [0.6, *([0.4 / len(donors)] * len(donors))] if donors else [1.0]
-        config = BraidConfig(anchor, donors, shares, layers, strategy)
+        config = BraidConfig(anchor, donors, shares, layers, strategy, fuse=fuse)
         model = BraidedLLM(config, list(strands.values()))
         return randomise(model, seed=0, std=std) if std else model
 

@@ -1,26 +1,8 @@
-import pytest
 import tiny
 import torch
 
-from fusion.cache import BraidCache, DonorPath, DonorStates, Row, gather_rows, walk
+from fusion.cache import BraidCache, Row, advance, gather_rows
 from fusion.conformance import resegmented
-
-
-def test_aligned_by_hand():
-    states = torch.tensor([[[1.0], [2.0], [3.0]]])
-    last = torch.tensor([[-1, 0, 2]])
-    found, present = DonorStates(states, last, torch.ones(1, 3, 3).bool()).aligned()
-    assert found[0, 1:, 0].tolist() == [1.0, 3.0]
-    assert present[0, :, 0].tolist() == [False, True, True]
-
-
-def test_aligned_without_any_token():
-    empty = DonorStates(
-        torch.zeros(1, 0, 2), torch.tensor([[-1]]), torch.zeros(1, 1, 0).bool()
-    )
-    found, present = empty.aligned()
-    assert found.shape == (1, 1, 2)
-    assert not present.any()
 
 
 def test_prefixes_are_the_donors_tokens_of_the_text_so_far(strands):
@@ -38,78 +20,15 @@ def test_prefixes_with_one_tokenizer_are_the_tokens_themselves(strands):
     assert row.prefixes(strands["llama"], strands["llama-2"], 2) == [[7, 8], [7, 8, 9]]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_walk_cuts_again_and_forgets(family, at_once):
-    gemma = tiny.tiny_strand(family)
-    assert gemma.reads_trees
-    gemma.reads_trees = at_once
-    path = DonorPath()
-    prefixes = [[2, 40], [2, 40, 41], [2, 42], [2, 42, 43]]
-    states, seen = walk(gemma, path, prefixes, ["final", 1])
-    # In this order: 2 40 | 41 | 42 43; tokens 40 and 41 were left behind.
-    assert seen == [[0, 1], [0, 1, 2], [0, 3], [0, 3, 4]]
-    for prefix, where in zip(prefixes, seen, strict=True):
-        alone = gemma.run(torch.tensor([prefix]), taps=["final", 1])
-        for tap in ("final", 1):
-            torch.testing.assert_close(
-                states[tap][where], alone[tap][0], atol=1e-4, rtol=1e-4
-            )
-    assert path.ids == prefixes[-1]
-    assert path.cache.get_seq_length() == len(path.ids)
-    # It goes on from there.
-    states, seen = walk(gemma, path, [[2, 42, 43, 44]], ["final"])
-    assert seen == [[0, 1, 2, 3]]
-    alone = gemma.run(torch.tensor([[2, 42, 43, 44]]), taps=["final"])["final"][0]
-    torch.testing.assert_close(states["final"], alone, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_trees_and_pieces_agree_on_real_cuts(family, strands):
-    """From a cache, through whole texts, back into the text, at two taps."""
-    anchor = strands["llama" if family == "gemma" else "gemma"]
-    donor = tiny.tiny_strand(family)
-    for text in tiny.SAMPLES.values():
-        prefixes = Row(ids=anchor.tokens.encode(text)).prefixes(
-            anchor, donor, len(anchor.tokens.encode(text))
-        )
-        steps = [prefixes[:5], prefixes[5:], prefixes[3:4], prefixes[4:]]
-        found = []
-        for at_once in (True, False):
-            donor.reads_trees = at_once
-            path = DonorPath()
-            found.append([walk(donor, path, s, ["final", 0]) for s in steps if s])
-        for (tree, seen), (pieces, also) in zip(*found, strict=True):
-            assert seen == also
-            for tap in ("final", 0):
-                torch.testing.assert_close(tree[tap], pieces[tap], atol=1e-4, rtol=1e-4)
-
-
-def test_a_window_goes_by_the_depth_in_the_tree(strands):
-    gemma = strands["gemma"]
-    window = gemma.model.config.sliding_window
-    depth = torch.arange(window + 2)
-    visible = torch.ones(1, window + 2, dtype=torch.bool)
-    masks = gemma.tree_mask(visible, depth)
-    assert (masks["sliding_attention"][0, 0, 0] == 0).sum() == window
-    assert (masks["full_attention"] == 0).all()
-
-
-def test_the_same_text_again_runs_nothing(strands, monkeypatch):
-    gemma, path = strands["gemma"], DonorPath()
-    walk(gemma, path, [[2, 40]], ["final"])
-    monkeypatch.setattr(DonorPath, "extend", lambda *a: pytest.fail("ran again"))
-    _, seen = walk(gemma, path, [[2, 40], [2, 40]], ["final"])
-    assert seen == [[0, 1], [0, 1]]
-
-
 def test_gather_pads_rows_of_different_lengths(strands):
     llama, gemma = strands["llama"], strands["gemma"]
     ids = [llama.tokens.encode(t) for t in (tiny.CODE, "café")]
-    rows = [Row(ids=i) for i in ids]
     length = len(ids[0])
-    columns = [list(range(length)), list(range(length - len(ids[1]), length))]
-    found = gather_rows(rows, llama, gemma, columns, length, ["final"])["final"]
+    batch, mask = torch.zeros(2, 2, length, dtype=torch.long)
+    for row, real, known in zip(batch, mask, ids, strict=True):
+        row[length - len(known) :] = torch.tensor(known)
+        real[length - len(known) :] = 1
+    found = gather_rows(advance(batch, mask, None), llama, gemma, ["final"])["final"]
     assert found.last.shape == (2, length)
     # Padding sees nothing; the row's own last position sees its whole text.
     assert (found.last[1, : -len(ids[1])] == -1).all()

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from fusion.cache import Row, gather_rows
+from fusion.cache import advance, gather_rows
 from fusion.calibration import MIN_TEXTS, calibrate
 from fusion.configuration import BraidConfig
 from fusion.conformance import check_frozen, resegmented
@@ -179,9 +179,8 @@ def test_the_donors_view_is_the_served_one_but_where_text_is_cut_again(strands):
         [a], [d] = read_texts(llama, [text]), read_texts(gemma, [text])
         view = donor_view(a, d, d.hidden)
         ids = a.ids.tolist()
-        served = gather_rows(
-            [Row(ids=ids)], llama, gemma, [list(range(len(ids)))], len(ids), ["final"]
-        )["final"]
+        step = advance(a.ids[None], None, None)
+        served = gather_rows(step, llama, gemma, ["final"])["final"]
         got, wanted = view.aligned()[0][0], served.aligned()[0][0]
         cut = resegmented(llama, gemma, ids)
         # Half a character is no text: what is served waits for the rest of it.

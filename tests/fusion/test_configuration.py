@@ -50,11 +50,41 @@ def test_a_bad_recipe_is_refused(changes, error, says):
         config(**changes).check(anchor_layers=4)
 
 
+@pytest.mark.parametrize(
+    ("layers", "strategy", "lost"),
+    [
+        (["output"], "router", "output"),
+        ([0, "output"], "router", "output"),
+        (["final"], "router", "final"),
+        ([0, "final"], "learned_weighted", "final"),
+        ([3], "router", "3"),
+    ],
+)
+def test_a_prompt_that_would_not_reach_the_text_is_refused(layers, strategy, lost):
+    recipe = config(fusion_layers=layers, strategy=strategy, fuse="prompt")
+    with pytest.raises(ValueError, match=f"layers .*{lost}.*the first new token only"):
+        recipe.check(anchor_layers=4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy"),
+    [([0, 2], "router"), (["final"], "attention"), ([3, "final"], "attention")],
+)
+def test_a_prompt_that_reaches_the_text_passes(layers, strategy):
+    config(fusion_layers=layers, strategy=strategy, fuse="prompt").check(4)
+
+
+def test_an_unknown_fuse_is_refused():
+    with pytest.raises(ValueError, match="unknown fuse 'sometimes'"):
+        config(fuse="sometimes").check(4)
+
+
 def test_round_trips_as_a_file(tmp_path):
-    before = config(sources={"a": "somewhere/a", "b": "b.gguf"})
+    before = config(sources={"a": "somewhere/a", "b": "b.gguf"}, fuse="prompt")
     before.save_pretrained(tmp_path)
     after = BraidConfig.from_pretrained(tmp_path)
-    for key in ("anchor", "donors", "shares", "fusion_layers", "strategy", "sources"):
+    keys = ("anchor", "donors", "shares", "fusion_layers", "strategy", "sources")
+    for key in (*keys, "fuse"):
         assert getattr(after, key) == getattr(before, key)
     assert after.model_type == "braid"
 

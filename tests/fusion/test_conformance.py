@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+import fusion.braiding
 import fusion.cache
+import fusion.donors
 import fusion.modeling
 from fusion import conformance
-from fusion.cache import BraidCache, DonorPath
+from fusion.cache import BraidCache
+from fusion.donors import DonorPath
 from fusion.fusers import FUSERS, CrossAttention, LearnedWeighted
 from fusion.pool import Pool
 
@@ -43,6 +46,43 @@ def test_conforms(braid, pool, tmp_path, names, layers, strategy):
     conformance.run_all(model, tmp_path, pool, conformance.TEXTS[turn % 2 :: 2])
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "names",
+    [("qwen2", "opt"), ("opt", "neox", "gemma"), ("neox", "qwen2")],
+    ids="+".join,
+)
+def test_other_architectures_conform(braid, pool, tmp_path, names, strategy):
+    """No line of the code knows them."""
+    model = braid(*names, layers=(1, "final", "output"), strategy=strategy)
+    conformance.run_all(model, tmp_path, pool, conformance.TEXTS[1::2])
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy"),
+    [
+        ((1, 2), "learned_weighted"),
+        ((1, 2), "router"),
+        ((1, "final"), "attention"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("names", BRAIDS, ids="+".join)
+def test_conforms_with_donors_that_read_the_prompt(
+    braid, pool, tmp_path, names, layers, strategy
+):
+    model = braid(*names, layers=layers, strategy=strategy, fuse="prompt")
+    turn = BRAIDS.index(names) + STRATEGIES.index(strategy)
+    conformance.run_all(model, tmp_path, pool, conformance.TEXTS[turn % 2 :: 2])
+
+
+def test_every_check_has_a_name(braid, pool, tmp_path):
+    named = conformance.checks(braid("llama"), tmp_path, pool)
+    assert tuple(named) == conformance.NAMES
+    public = {n for n in conformance.__all__ if n.startswith("check_")}
+    assert {n.removeprefix("check_") for n in public} == set(conformance.NAMES)
+
+
 @pytest.mark.parametrize("layers", [("final",), ()], ids=["final", "plain"])
 def test_a_single_strand_conforms(braid, pool, tmp_path, layers):
     strategy = "learned_weighted" if layers else None
@@ -54,6 +94,33 @@ def test_two_braids_share_strands_in_threads(braid):
     model = braid("llama", "gemma", layers=(1, "final"), strategy="attention")
     other = braid("gemma", "llama", layers=(2, "output"), strategy="router")
     conformance.check_concurrency(model, others=[other])
+
+
+@pytest.mark.parametrize("fuse", ["always", "prompt"])
+def test_parity_says_how_near_decoding_is(braid, fuse):
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse=fuse)
+    found = conformance.parity(model)
+    ids = [model.anchor.tokens.encode(text) for text in conformance.TEXTS]
+    assert found.positions == sum(map(len, ids))
+    assert found.largest_gap < 1e-3
+    assert found.same_choice == 1.0
+    cut = [conformance.resegmented(model.anchor, model.donors[0], i) for i in ids]
+    assert found.recut == {"gemma": sum(map(len, cut)) / found.positions}
+    with pytest.raises(ValueError, match="no texts"):
+        conformance.parity(model, [])
+
+
+def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
+    real = fusion.cache.Row.prefixes
+
+    def stale(self, anchor, donor, new):
+        found = real(self, anchor, donor, new)
+        return [prefix[:-1] or prefix for prefix in found] if new == 1 else found
+
+    monkeypatch.setattr(fusion.cache.Row, "prefixes", stale)
+    found = conformance.parity(braid("llama", "gemma", layers=("final",)))
+    assert found.largest_gap > 0.01
+    assert found.same_choice < 1.0
 
 
 # A battery that has never failed proves nothing: each defect below has been seen in
@@ -94,6 +161,77 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
         conformance.check_causality(model)
 
 
+def test_catches_one_list_of_token_numbers_for_two_tokenizers(braid, monkeypatch):
+    """The donor reads the anchor's numbers, which mean other text to it."""
+
+    def numbers(self, anchor, donor, new):
+        first = len(self.ids) - new
+        return [self.ids[: t + 1] for t in range(first, len(self.ids))]
+
+    monkeypatch.setattr(fusion.cache.Row, "prefixes", numbers)
+    with pytest.raises(AssertionError, match="donor llama"):
+        conformance.check_donors(braid("gpt2", "llama"))
+
+
+def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypatch):
+    """Attention over all of the donor in training, over one token in decoding."""
+    real = fusion.braiding.gather_rows
+
+    def newest(*args):
+        found = real(*args)
+        for states in found.values():
+            if states.last.shape[1] == 1:
+                states.visible = states.visible.clone()
+                states.visible[:, :, :-1] = False
+        return found
+
+    monkeypatch.setattr(fusion.braiding, "gather_rows", newest)
+    model = braid("llama", "gemma", layers=(1,), strategy="attention")
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(model)
+
+
+def test_catches_a_donor_that_reads_on_after_the_prompt(braid, monkeypatch):
+    real = fusion.braiding.advance
+
+    def all_of_it(input_ids, mask, cache, fuse, prompt_length):
+        return real(input_ids, mask, cache, "always", None)
+
+    monkeypatch.setattr(fusion.braiding, "advance", all_of_it)
+    with pytest.raises(AssertionError, match="prompt"):
+        conformance.check_prompt(braid("llama", "gemma", layers=(1,), fuse="prompt"))
+
+
+def test_catches_a_prompt_that_ends_with_each_step(braid, monkeypatch):
+    """What donors read must not depend on how the text is fed."""
+    real = fusion.braiding.advance
+
+    def forgetful(input_ids, mask, cache, fuse, prompt_length):
+        return real(input_ids, mask, cache, fuse, None)
+
+    monkeypatch.setattr(fusion.braiding, "advance", forgetful)
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(braid("llama", "gemma", layers=(1,), fuse="prompt"))
+
+
+def test_catches_an_absent_donor_that_shows_a_later_token(braid, monkeypatch):
+    """Before a donor's first token its first state stood in, and a gate looked at it.
+
+    Seen with three strands only: beside one donor, the weight of none is all.
+    """
+
+    def stand_in(self):
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, self.states.shape[2])
+        found = torch.zeros(*index.shape)
+        if self.states.shape[1]:
+            found = self.states.gather(1, index).float()
+        return found, (self.last >= 0)[..., None]
+
+    monkeypatch.setattr(fusion.donors.DonorStates, "aligned", stand_in)
+    with pytest.raises(AssertionError, match="causality"):
+        conformance.check_causality(braid("opt", "neox", "gemma", layers=("output",)))
+
+
 def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):
     def forgetful(self, where, ids, flat):
         self.ids = [ids[i] for i in where]
@@ -109,10 +247,10 @@ def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
     """llama and llama-2 have keys of one shape, so nothing else would complain."""
     real = fusion.modeling.BraidedLLM.encode
 
-    def shared(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+    def shared(self, input_ids, attention_mask, position_ids, cache, **options):
         if cache is not None and not cache.rows:
             cache.rows = [fusion.cache.Row(donors={"llama-2": DonorPath(cache=cache)})]
-        return real(self, input_ids, attention_mask, position_ids, cache)
+        return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", shared)
     model = braid("llama", "llama-2")
@@ -123,14 +261,14 @@ def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
 def test_catches_state_kept_on_the_module(braid, monkeypatch):
     """One donor path for all requests: right alone, wrong side by side."""
     kept = BraidCache()
-    real = fusion.modeling.BraidedLLM._rows
+    real = fusion.braiding.advance
 
-    def remembered(self, input_ids, attention_mask, cache):
+    def remembered(input_ids, attention_mask, cache, *options):
         if cache is not None and not cache.rows:
             cache.rows = kept.rows = kept.rows or [fusion.cache.Row()]
-        return real(self, input_ids, attention_mask, cache)
+        return real(input_ids, attention_mask, cache, *options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", remembered)
+    monkeypatch.setattr(fusion.braiding, "advance", remembered)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma"))
 
@@ -150,12 +288,12 @@ def test_catches_a_fuser_that_is_not_the_identity_at_first(braid, monkeypatch):
 def test_catches_positions_that_count_padding(braid, monkeypatch):
     real = fusion.modeling.BraidedLLM.encode
 
-    def counting(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+    def counting(self, input_ids, attention_mask, position_ids, cache, **options):
         T = input_ids.shape[1]
         if attention_mask is not None:
             total = attention_mask.shape[1]
             position_ids = torch.arange(total - T, total).expand(len(input_ids), T)
-        return real(self, input_ids, attention_mask, position_ids, cache)
+        return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", counting)
     # Learned absolute positions: a rotary model would forgive a constant shift.
@@ -164,12 +302,12 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
 
 
 def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
-    real = fusion.modeling.BraidedLLM._rows
+    real = fusion.braiding.advance
 
-    def unmasked(self, input_ids, attention_mask, cache):
-        return real(self, input_ids, None, cache)
+    def unmasked(input_ids, attention_mask, *options):
+        return real(input_ids, None, *options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "_rows", unmasked)
+    monkeypatch.setattr(fusion.braiding, "advance", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("llama", "gemma"))
 
@@ -178,7 +316,7 @@ def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch):
     monkeypatch.setattr(BraidCache, "_pick", lambda self, indices: None)
     model = braid("llama", "gemma", layers=("final", "output"))
     with pytest.raises(AssertionError, match="generate"):
-        conformance.check_generate(model)
+        conformance.check_beams(model)
 
 
 def test_catches_a_strand_that_trains(braid, strands):

@@ -128,6 +128,24 @@ def test_sees_only_what_is_visible(strategy, add):
     assert not torch.equal(before[:, 4], after[:, 4])
 
 
+def test_few_queries_attend_as_many_do():
+    """Decoding one position multiplies in another order; the result is the same."""
+    fuser = noisy(CrossAttention(2, [3], add=False))
+    T = fuser.RANK + 6
+    g = torch.Generator().manual_seed(2)
+    visible = torch.rand(1, T, 4, generator=g) < 0.7
+    last = torch.full((1, T), 3)
+    s = DonorStates(random_source().states, last, visible)
+    hidden = torch.randn(1, T, 2, generator=g)
+    together = fuser(hidden, [s], [1.0])
+    for t in (0, 1, T // 2, T - 1):
+        at = slice(t, t + 1)
+        one = DonorStates(s.states, s.last[:, at], s.visible[:, at])
+        torch.testing.assert_close(
+            fuser(hidden[:, at], [one], [1.0]), together[:, at], atol=1e-5, rtol=1e-5
+        )
+
+
 def test_attention_forgets_tokens_that_were_cut_again():
     """Visible is not a prefix: the donor cut its text again after token 1."""
     fuser = noisy(CrossAttention(2, [3], add=False))

@@ -1,18 +1,22 @@
 """Beyond the conformance battery: shapes, shares, errors, writing, saving."""
 
+import copy
 import json
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache
+from tokenizers import normalizers
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
 from fusion.conformance import randomise, sibling
-from fusion.modeling import BraidedLLM, vocabulary_map
+from fusion.mixing import vocabulary_map
+from fusion.modeling import BraidedLLM
 from fusion.pool import Pool
+from fusion.strand import Strand
 
 
 @pytest.fixture
@@ -146,9 +150,58 @@ def test_an_empty_prompt_is_refused(model, prompt):
         model.generate(prompt)
 
 
-def test_empty_input_is_refused(model):
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3)])
+def test_empty_input_is_refused(model, shape):
     with pytest.raises(ValueError, match="at least one row"):
-        model(torch.zeros(1, 0, dtype=torch.long))
+        model(torch.zeros(*shape, dtype=torch.long))
+
+
+def test_a_text_that_a_donor_cannot_read_is_refused(strands):
+    """Its tokenizer changes the text; states beside other text would be garbage."""
+    gemma = tiny.tiny_strand("gemma")
+    backend = copy.deepcopy(gemma.tokenizer.backend_tokenizer)
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), backend.normalizer])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>")
+    donor = Strand("gemma", gemma.model, tokenizer)
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    model = BraidedLLM(config, [strands["llama"], donor])
+    with pytest.raises(ValueError, match=r"cannot round-trip.*NFC"):
+        model.generate("cafe\u0301", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("prompt_length", [0, -1])
+def test_a_prompt_without_columns_is_refused(braid, prompt_length):
+    model = braid("llama", "gemma", layers=(1,), fuse="prompt")
+    with pytest.raises(ValueError, match="at least one column"):
+        model(ids_of(model), prompt_length=prompt_length)
+
+
+def test_a_text_goes_on_from_its_cache(braid):
+    """Donors read what came first; the rest is written as in one go."""
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse="prompt")
+    cache, ids = BraidCache(), ids_of(model)
+    options = {"do_sample": False, "past_key_values": cache}
+    mask = torch.ones(1, 100, dtype=torch.long)
+    whole = model.generate(
+        ids, attention_mask=mask[:, : ids.shape[1]], max_new_tokens=6, do_sample=False
+    )
+    n = ids.shape[1]
+    first = model.generate(ids, attention_mask=mask[:, :n], max_new_tokens=3, **options)
+    n = first.shape[1]
+    then = model.generate(
+        first, attention_mask=mask[:, :n], max_new_tokens=3, **options
+    )
+    assert torch.equal(then, whole)
+    assert cache.rows[0].prompt == ids.shape[1]
+
+
+def test_a_prompt_does_not_change_in_a_cache(braid):
+    model = braid("llama", "gemma", layers=(1,), fuse="prompt")
+    cache, ids = BraidCache(), ids_of(model)
+    with torch.no_grad():
+        model(ids[:, :4], past_key_values=cache, prompt_length=6)
+        with pytest.raises(ValueError, match=r"begun with prompts of \[6\] columns"):
+            model(ids[:, 4:], past_key_values=cache, prompt_length=7)
 
 
 def test_another_models_cache_is_refused(model):
@@ -183,8 +236,10 @@ def test_by_hand(strands):
         ],
         fusion_strategy="attention",
         fusion_layers=[2, "final"],
+        fuse="prompt",
         pool=pool,
     )
+    assert model.config.fuse == "prompt"
     assert model.config.shares == [0.75, 0.25]
     assert (model.anchor.name, model.donors[0].name) == ("llama", "gemma")
     assert list(model.fusers) == ["2", "final"]

@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -5,6 +6,8 @@ import pytest
 import tiny
 import torch
 
+from fusion.configuration import BraidConfig
+from fusion.modeling import BraidedLLM
 from fusion.pool import Pool, default_cache
 
 IDS = torch.tensor([[5, 50, 150]])
@@ -76,3 +79,59 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / "braidbandit"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache() == Path.home() / ".cache" / "braidbandit"
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny.tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        Pool()[str(folder)]
+
+
+def test_code_of_a_model_is_not_run(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "mine"
+    config["auto_map"] = {
+        "AutoConfig": "mine.Config",
+        "AutoModelForCausalLM": "mine.Model",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ValueError, match="cannot load a model"):
+        Pool()[str(folder)]
+
+
+def test_fifty_braids_hold_each_strand_once(tmp_path):
+    """Every weight of three strands is in memory once, whatever is braided of them."""
+    names = ("llama", "gemma", "gpt2")
+    sources = {f: str(tiny.tiny_folder(f, tmp_path / f)) for f in names}
+    pool = Pool(sources)
+    pairs = [(a, [d]) for a in names for d in names if a != d]
+    triples = [(a, [d for d in names if d != a]) for a in names]
+    places = (["final"], ["output"], [1], [1, "final", "output"])
+    recipes = [
+        BraidConfig(a, d, [0.5, *[0.5 / len(d)] * len(d)], place, strategy)
+        for strategy in ("learned_weighted", "router")
+        for place in places
+        for a, d in pairs + triples
+    ]
+    braids = [BraidedLLM(recipe, pool=pool) for recipe in recipes[:50]]
+    assert len(braids) == 50
+    strands = {id(s) for b in braids for s in (b.anchor, *b.donors)}
+    assert strands == {id(pool[name]) for name in names}
+
+    def storages(modules):
+        tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        return {t.untyped_storage().data_ptr(): t.nbytes for t in tensors}
+
+    held = storages(m for b in braids for m in (b.anchor.model, *b.children()))
+    once = storages(pool[name].model for name in names)
+    frozen = sum(size for where, size in held.items() if where in once)
+    assert frozen == sum(once.values())
+    # Beside them: fusers, and one map of vocabularies for each of six pairs.
+    maps = [m for b in braids if b.mixer is not None for m in b.mixer.maps]
+    assert len({id(m) for m in maps}) == 6
+    fusers = storages(b.fusers for b in braids)
+    assert not set(fusers) & set(once)

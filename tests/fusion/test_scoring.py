@@ -4,7 +4,14 @@ import pytest
 import tiny
 import torch
 
-from fusion.scoring import StateCache, bits_per_byte
+from fusion.scoring import (
+    StateCache,
+    bits_per_byte,
+    choose,
+    multiple_choice,
+    scored_tokens,
+    target_log_probs,
+)
 
 
 def by_definition(strand, logits, text, before):
@@ -81,3 +88,56 @@ def test_nothing_to_score_is_refused(strands):
         bits_per_byte(strands["llama"], "a", "")
     with pytest.raises(ValueError, match="too short"):
         bits_per_byte(strands["llama"], "", "a")
+
+
+def test_a_braid_of_the_prompt_by_definition(braid):
+    """Donors read the prompt's tokens: those that end before the reference."""
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse="prompt")
+    prompt, reference = tiny.CODE[:9], tiny.CODE[9:]
+    ids, start = scored_tokens(model.anchor, prompt, reference)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]), prompt_length=start).logits[0]
+        all_of_it = model(torch.tensor([ids])).logits[0]
+    wanted = by_definition(model.anchor, logits, tiny.CODE, len(prompt))
+    assert bits_per_byte(model, prompt, reference) == pytest.approx(wanted, rel=1e-5)
+    other = by_definition(model.anchor, all_of_it, tiny.CODE, len(prompt))
+    assert wanted != pytest.approx(other, rel=1e-4)
+    states = StateCache()
+    assert bits_per_byte(model, prompt, reference, states) == bits_per_byte(
+        model, prompt, reference, states
+    )
+    with pytest.raises(ValueError, match="give prompt_length"):
+        target_log_probs(model, ids, [1])
+
+
+@pytest.mark.parametrize("positions", [[0], [3], [-1], [1, 9]])
+def test_positions_that_nothing_predicts_are_refused(strands, positions):
+    with pytest.raises(ValueError, match="positions from 1 to 2"):
+        target_log_probs(strands["llama"], [5, 6, 7], positions)
+
+
+def test_the_likeliest_choice_per_byte(strands):
+    strand = strands["llama"]
+    choices = [" a dog", " the other strand sleeps", " 42"]
+    bits = [bits_per_byte(strand, "It is", c) for c in choices]
+    best = bits.index(min(bits))
+    assert choose(strand, "It is", choices) == best
+    assert choose(strand, "It is", choices[::-1]) == 2 - best
+    scores = [multiple_choice(strand, "It is", choices, i) for i in range(3)]
+    assert sum(scores) == scores[best] == 1.0
+
+
+def test_equal_choices_go_to_the_first(strands):
+    assert choose(strands["llama"], "It is", [" so", " so"]) == 0
+
+
+@pytest.mark.parametrize("choices", [[], [" a"], "ab"])
+def test_one_choice_is_none(strands, choices):
+    with pytest.raises(ValueError, match="at least two"):
+        choose(strands["llama"], "It is", choices)
+
+
+@pytest.mark.parametrize("answer", [2, -1, True])
+def test_an_answer_is_one_of_the_choices(strands, answer):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        multiple_choice(strands["llama"], "It is", [" a", " b"], answer)

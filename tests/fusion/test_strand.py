@@ -2,6 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import OPTConfig, OPTForCausalLM
 
 from fusion.strand import Strand, decoder_layers
 
@@ -98,6 +99,21 @@ def test_a_capped_head_is_followed():
     got = strand.logits(strand.run(IDS, taps=["final"])["final"])
     assert got.abs().max() <= 1.5
     assert torch.equal(got, model(IDS).logits)
+
+
+def test_a_head_of_another_width_is_refused():
+    """OPT-350M projects its states before the head."""
+    tokenizer = tiny.tiny_tokenizer("opt")
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=36,
+        word_embed_proj_dim=20,
+        ffn_dim=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    with pytest.raises(ValueError, match="width 36 and a head of width 20"):
+        Strand("odd", OPTForCausalLM(config), tokenizer)
 
 
 def test_a_head_that_does_more_is_refused():

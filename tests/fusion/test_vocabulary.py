@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.alignment import TokenBytes
-from fusion.vocabulary import VocabularyMap
+from fusion.vocabulary import FEW, VocabularyMap
 
 
 def test_by_hand():
@@ -79,6 +79,8 @@ def test_carries_probability(anchor, donor, seed, extra):
     q = torch.rand(2, len(donor) + extra, generator=g).double() + 0.01
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
     out = carry(q, p)
+    many = carry(q.repeat(FEW, 1), p.repeat(FEW, 1))  # sums another way
+    torch.testing.assert_close(many, out.repeat(FEW, 1))
     wanted = torch.zeros_like(p)
     for u, token in enumerate(donor):
         leads = targets(token, anchor, donor) if token else ()
@@ -126,3 +128,5 @@ def test_gradients_are_right():
     q = torch.rand(2, 4, generator=g, dtype=torch.float64).add(0.1).requires_grad_()
     p = torch.rand(2, 3, generator=g, dtype=torch.float64).add(0.1).requires_grad_()
     assert torch.autograd.gradcheck(carry, (q, p))
+    many = [x.detach().repeat(FEW, 1).requires_grad_() for x in (q, p)]
+    assert torch.autograd.gradcheck(carry, many)

@@ -1,0 +1,178 @@
+"""Tokens per second of a braid, beside its strands and what their times add up to.
+
+    python examples/bench_decoding.py
+    python examples/bench_decoding.py --models gemma-3-270m SmolLM2-135M-Instruct --json
+
+The first model is the anchor, the other its donor. One thread. Predicted is the
+anchor's own time per token plus the donor's, cut at its deepest tap (with its head only
+where outputs are mixed); with ``fuse="prompt"`` it is the anchor's alone. Everything is
+timed in turn, and medians are shown: other load on the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, Strand
+from fusion.machine import fastest_dtype, reuse_memory
+from fusion.pool import PACKAGED
+
+PROMPT = "Write a short story about a rope maker who learns to braid.\n\n"
+SHARES = [0.7, 0.3]
+
+
+def recipes(layers: int) -> list[tuple[str, list[int | str], str]]:
+    """What is timed: fuse, fusion layers, strategy."""
+    middle: list[int | str] = [layers // 3, layers // 2, 2 * layers // 3]
+    return [
+        ("always", ["output"], "router"),
+        ("always", ["final"], "router"),
+        ("always", ["final", "output"], "router"),
+        ("always", ["final", "output"], "attention"),
+        ("always", middle, "learned_weighted"),
+        ("prompt", middle, "learned_weighted"),
+        ("prompt", middle, "attention"),
+        ("prompt", ["final"], "attention"),
+    ]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def write(model: Any, strand: Strand, tokens: int) -> None:
+    """Greedy text of exactly so many tokens."""
+    ids = torch.tensor([strand.tokens.encode(PROMPT)], device=strand.device)
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+    )
+
+
+@torch.no_grad()
+def read(strand: Strand, taps: Sequence[int | str], head: bool, tokens: int) -> None:
+    """What a donor does of its own: a prompt, then so many tokens one by one."""
+    cache = BraidCache()
+    ids = strand.tokens.encode(PROMPT)
+    step = torch.tensor([ids], device=strand.device)
+    for token in range(tokens):
+        states = strand.run(step, taps=taps, cache=cache)
+        if head:
+            strand.logits(states["final"][:, -1])
+        step = torch.tensor([[ids[token % len(ids)]]], device=strand.device)
+
+
+class Counter:
+    """How many tokens a strand reads."""
+
+    def __init__(self, strand: Strand) -> None:
+        self.tokens = 0
+        embeddings = strand.model.get_input_embeddings()
+        self._handle = embeddings.register_forward_pre_hook(self._count)
+
+    def _count(self, module: Any, arguments: Any) -> None:
+        self.tokens += arguments[0].numel()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._handle.remove()
+
+
+def measure(
+    anchor: Strand, donor: Strand, tokens: int, repeats: int
+) -> list[dict[str, Any]]:
+    """One row per recipe; each recipe is timed in turn with its strands alone."""
+    rows = []
+    for fuse, layers, strategy in recipes(anchor.n_layers):
+        names = [anchor.name, donor.name]
+        config = BraidConfig(names[0], names[1:], SHARES, layers, strategy, fuse=fuse)
+        braid = BraidedLLM(config, [anchor, donor])
+        taps = list(braid.donor_taps(donor).values())
+        head = braid.mixer is not None
+        work: dict[str, Callable[[], Any]] = {
+            "anchor": lambda: write(anchor.model, anchor, tokens),
+            "braid": lambda braid=braid: write(braid, anchor, tokens),
+        }
+        if fuse == "always":
+            work["donor"] = lambda taps=taps, head=head: read(donor, taps, head, tokens)
+        warm = min(tokens, 64)
+        with Counter(donor) as counter:
+            write(braid, anchor, 1)
+            prompt = counter.tokens
+            write(braid, anchor, warm)
+            count = counter.tokens - 2 * prompt
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(repeats):
+            for name, call in work.items():
+                times[name].append(timed(call))
+        per_token = {name: median(t) / tokens for name, t in times.items()}
+        predicted = per_token["anchor"] + per_token.get("donor", 0.0)
+        rows.append(
+            {
+                "fuse": fuse,
+                "layers": layers,
+                "strategy": strategy,
+                "anchor_tokens_per_s": 1 / per_token["anchor"],
+                "donor_tokens_per_s": 1 / per_token["donor"] if "donor" in work else 0,
+                "predicted_tokens_per_s": 1 / predicted,
+                "tokens_per_s": 1 / per_token["braid"],
+                "of_predicted": predicted / per_token["braid"],
+                "donor_tokens_per_token": count / max(warm - 1, 1),
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        f"{'fuse':8}{'layers':16}{'strategy':18}{'anchor':>8}{'donor':>8}"
+        f"{'predicted':>11}{'braid':>8}{'ratio':>7}{'donor tokens':>14}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['fuse']:8}{'+'.join(map(str, row['layers'])):16}{row['strategy']:18}"
+            f"{row['anchor_tokens_per_s']:8.2f}{row['donor_tokens_per_s']:8.2f}"
+            f"{row['predicted_tokens_per_s']:11.2f}{row['tokens_per_s']:8.2f}"
+            f"{row['of_predicted']:7.3f}{row['donor_tokens_per_token']:14.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs=2, default=list(PACKAGED)[::-1])
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--json", action="store_true", help="rows as JSON")
+    options = parser.parse_args(arguments)
+    if options.tokens < 1 or options.repeats < 1:
+        parser.error("--tokens and --repeats are at least 1")
+    torch.set_num_threads(1)
+    reuse_memory()
+    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    pool = Pool(dtype=dtype)
+    anchor, donor = (pool[name] for name in options.models)
+    rows = measure(anchor, donor, options.tokens, options.repeats)
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Checks of reading: no look ahead, no neighbours, no padding, cached as uncached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache import BraidCache, DonorStates, advance, gather_rows
+from ..modeling import BraidedLLM
+from .tools import (
+    ATOL,
+    TEXTS,
+    agree,
+    batch_of,
+    cached_logits,
+    ids_of,
+    logits_of,
+    prompt_of,
+    readings,
+    resegmented,
+)
+
+
+def _cuts(model: BraidedLLM, ids: list[int], count: int = 2) -> list[int]:
+    """A few positions to cut after: evenly spread, and the donors' hard ones."""
+    n = len(ids) - 1
+    cuts = {int(i * n / count) for i in range(count)}
+    for donor in model.donors:
+        cuts.update(resegmented(model.anchor, donor, ids)[:count])
+    return sorted(c for c in cuts if c < n)
+
+
+def check_causality(
+    model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
+) -> None:
+    """A later token changes no earlier logit.
+
+    Each text is continued differently after several positions: by other tokens, by
+    nothing, and where a donor would cut the same bytes differently.
+    """
+    hard = 0
+    for text in texts:
+        ids = ids_of(model, text)
+        options = prompt_of(model, len(ids))
+        whole = logits_of(model, [ids], **options)[0]
+        cuts = _cuts(model, ids)
+        for donor in model.donors:
+            hard += len(resegmented(model.anchor, donor, ids))
+        for cut in cuts:
+            kept = ids[: cut + 1]
+            other = kept + list(reversed(ids[cut + 1 :]))
+            for name, row in (("other tokens", other), ("nothing", kept)):
+                got = logits_of(model, [row], **options)[0, : cut + 1]
+                what = f"{text!r} followed by {name} after position {cut}"
+                agree(got, whole[: cut + 1], atol, f"causality, {what}")
+    foreign = [d for d in model.donors if d.tokens.table != model.anchor.tokens.table]
+    assert hard or not foreign, (
+        "causality: these texts never change a donor's segmentation, so the check "
+        "proves little; pass texts with code, emoji or CJK"
+    )
+
+
+@torch.no_grad()
+def check_donors(
+    model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
+) -> None:
+    """What a position sees of a donor is the donor's reading of the text so far.
+
+    Compared with the donor's own model on the tokens of that text, in one go. The
+    donor follows the text at once, and three tokens at a time.
+    """
+    for donor in model.donors:
+        for text in texts:
+            ids = ids_of(model, text)
+            prefixes = readings(model.anchor, donor, ids)
+            wanted = [
+                donor.model.base_model(
+                    input_ids=batch_of(model, [prefix])
+                ).last_hidden_state[0]
+                if prefix
+                else torch.zeros(0, donor.width)
+                for prefix in prefixes
+            ]
+            for step in (len(ids), 3):
+                cache = BraidCache()
+                for low in range(0, len(ids), step):
+                    new = ids[low : low + step]
+                    step_of = advance(batch_of(model, [new]), None, cache)
+                    found = gather_rows(step_of, model.anchor, donor, ["final"])
+                    what = f"donor {donor.name}, {text!r} from position {low}"
+                    _check_view(found["final"], wanted[low : low + step], atol, what)
+
+
+def _check_view(
+    found: DonorStates, wanted: Sequence[Tensor], atol: float, what: str
+) -> None:
+    newest = found.aligned()[0][0]
+    for t, alone in enumerate(wanted):
+        seen = found.states[0, found.visible[0, t]]
+        assert len(seen) == len(alone), (
+            f"{what} + {t}: sees {len(seen)} tokens, the text so far has {len(alone)}"
+        )
+        if len(alone):
+            # Relative: states of strands differ by orders of magnitude.
+            scale = float(alone.abs().max().clamp(min=1.0))
+            agree(seen, alone, atol * scale, f"{what} + {t}")
+            agree(newest[t][None], alone[-1:], atol * scale, f"{what} + {t}, newest")
+
+
+@torch.no_grad()
+def check_cache(
+    model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
+) -> None:
+    """Decoding with a cache, step by step and in pieces, gives the uncached logits."""
+    for text in texts:
+        ids = ids_of(model, text)
+        whole = logits_of(model, [ids], **prompt_of(model, len(ids)))[0]
+        ways: dict[str, Callable[[int], int]] = {
+            "step by step": lambda i: 1,
+            "in pieces": lambda i: (5, 1, 3, 2)[i % 4],
+        }
+        for name, sizes in ways.items():
+            got = cached_logits(model, ids, sizes)[0]
+            agree(got, whole, atol, f"cache, {text!r} {name}")
+
+
+@torch.no_grad()
+def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
+    """Donors of a braid that fuses the prompt only read the prompt and no further."""
+    for text in texts if model.config.fuse == "prompt" else ():
+        ids = ids_of(model, text)
+        options = prompt_of(model, len(ids))
+        cache = BraidCache()
+        for low in range(0, len(ids), 3):
+            piece = batch_of(model, [ids[low : low + 3]])
+            model(input_ids=piece, past_key_values=cache, **options)
+        for donor in model.donors:
+            read = cache.rows[0].donors[donor.name].ids
+            prompt = ids[: options["prompt_length"]]
+            wanted = readings(model.anchor, donor, prompt)[-1]
+            assert read == wanted, (
+                f"prompt, {text!r}: {donor.name} read tokens {read}, the prompt has "
+                f"{wanted}"
+            )
+
+
+def check_batch(
+    model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
+) -> None:
+    """A row's logits do not depend on the rows beside it, nor on their order."""
+    rows = [ids_of(model, text) for text in texts]
+    length = min(len(r) for r in rows)
+    rows = [r[:length] for r in rows]
+    options = prompt_of(model, length)
+    together = logits_of(model, rows, **options)
+    backwards = logits_of(model, rows[::-1], **options)
+    for i, row in enumerate(rows):
+        what = f"batch, row {i} of {len(rows)}"
+        agree(together[i], logits_of(model, [row], **options)[0], atol, what)
+        agree(backwards[len(rows) - 1 - i], together[i], atol, f"{what} reordered")
+
+
+@torch.no_grad()
+def check_padding(
+    model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
+) -> None:
+    """Padding, left or right, of any token, changes nothing; nor does it in a cache."""
+    rows = [ids_of(model, text) for text in texts]
+    length = max(len(r) for r in rows) + 3
+    pad = model.config.pad_token_id
+    prompts = [prompt_of(model, len(row)) for row in rows]
+    alone = [logits_of(model, [r], **p)[0] for r, p in zip(rows, prompts, strict=True)]
+    # The mask decides what padding is, whatever token fills it.
+    usual, other = 0 if pad is None else pad, rows[0][-1]
+    for side, filler in (("left", usual), ("right", usual), ("left", other)):
+        padded, mask = [], []
+        for row in rows:
+            gap = length - len(row)
+            fill, zeros, ones = [filler] * gap, [0] * gap, [1] * len(row)
+            left = side == "left"
+            padded.append(fill + row if left else row + fill)
+            mask.append(zeros + ones if left else ones + zeros)
+        masks = torch.tensor(mask, device=model.device)
+        options: dict[str, Any] = {"attention_mask": masks}
+        if any(prompts):
+            gaps = [length - len(r) if side == "left" else 0 for r in rows]
+            ends = [g + p["prompt_length"] for g, p in zip(gaps, prompts, strict=True)]
+            options["prompt_length"] = torch.tensor(ends)
+        got = logits_of(model, padded, **options)
+        for i, row in enumerate(rows):
+            start = length - len(row) if side == "left" else 0
+            part = got[i, start : start + len(row)]
+            what = f"padding, {side} by token {filler}, row {i}"
+            agree(part, alone[i], atol, what)
+        if side == "left" and filler == other:
+            _check_padded_cache(model, padded, options, got, atol)
+
+
+def _check_padded_cache(
+    model: BraidedLLM,
+    rows: list[list[int]],
+    options: dict[str, Any],
+    whole: Tensor,
+    atol: float,
+) -> None:
+    """Left-padded prompts, then steps: how a batch is generated."""
+    cache: Any = BraidCache()
+    options = dict(options)
+    mask = options.pop("attention_mask")
+    ids, length = batch_of(model, rows), mask.shape[1]
+    prompt = length - 3
+    for start, stop in ((0, prompt), *((t, t + 1) for t in range(prompt, length))):
+        out = model(
+            input_ids=ids[:, start:stop],
+            attention_mask=mask[:, :stop],
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        cache = out.past_key_values
+        for i in range(len(rows)):
+            real = mask[i, start:stop].bool()
+            what = f"padding, row {i} padded left, columns {start} to {stop} cached"
+            if bool(real.any()):
+                agree(out.logits[i][real], whole[i, start:stop][real], atol, what)

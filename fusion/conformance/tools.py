@@ -1,0 +1,131 @@
+"""What the checks share: texts, siblings of a braid, logits and their comparison."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..alignment import common_prefix, complete_text
+from ..cache import BraidCache
+from ..modeling import BraidedLLM
+from ..strand import Strand
+
+# Code, prose, emoji and CJK: where tokenisations disagree in different ways.
+TEXTS = (
+    "def f(xs):\n    return sum(xs)",
+    "The other strand sleeps.",
+    "café 😀 party 👩‍🚀",
+    "你好，世界。很好 日本",
+)
+ATOL = 1e-4  # float32 sums in another order; a real defect is orders larger
+
+
+def randomise(model: BraidedLLM, seed: int = 0, std: float = 0.1) -> BraidedLLM:
+    """Fill every parameter of the braid's fusers with noise, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            parameter.copy_(noise.to(parameter))
+    return model
+
+
+def sibling(model: BraidedLLM, shares: Sequence[float] | None = None) -> BraidedLLM:
+    """A freshly built braid of the same recipe and strands."""
+    config: Any = copy.deepcopy(model.config)
+    if shares is not None:
+        config.shares = [float(s) for s in shares]
+    return BraidedLLM(config, [model.anchor, *model.donors])
+
+
+def ids_of(model: BraidedLLM, text: str) -> list[int]:
+    return model.anchor.tokens.encode(text)
+
+
+def batch_of(model: BraidedLLM, rows: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor([list(r) for r in rows], device=model.device)
+
+
+def prompt_of(model: BraidedLLM, length: int) -> dict[str, Any]:
+    """What to tell a braid that fuses the prompt only: the first half is the prompt."""
+    if model.config.fuse == "always":
+        return {}
+    return {"prompt_length": max(1, length // 2)}
+
+
+@torch.no_grad()
+def logits_of(
+    model: BraidedLLM, rows: Sequence[Sequence[int]], **options: Any
+) -> Tensor:
+    return model(input_ids=batch_of(model, rows), **options).logits
+
+
+@torch.no_grad()
+def cached_logits(
+    model: BraidedLLM, ids: Sequence[int], sizes: Callable[[int], int]
+) -> Tensor:
+    """Logits of one row fed in pieces; ``sizes(i)`` is the length of piece i."""
+    options = prompt_of(model, len(ids))
+    cache, parts, at, i = BraidCache(), [], 0, 0
+    while at < len(ids):
+        piece = ids[at : at + sizes(i)]
+        out = model(
+            input_ids=batch_of(model, [piece]),
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        cache = out.past_key_values
+        parts.append(out.logits)
+        at, i = at + len(piece), i + 1
+    return torch.cat(parts, dim=1)
+
+
+def agree(got: Tensor, wanted: Tensor, atol: float, what: str) -> None:
+    """Raise unless two (T, V) logits agree; say at which position they part."""
+    assert got.shape == wanted.shape, (
+        f"{what}: shapes {tuple(got.shape)} and {tuple(wanted.shape)} differ"
+    )
+    assert bool(torch.isfinite(got).all()), f"{what}: logits are not finite"
+    gap = (got.float() - wanted.float()).abs().amax(-1).flatten()
+    worst = float(gap.max())
+    if worst > atol:
+        first = int(torch.nonzero(gap > atol)[0])
+        raise AssertionError(
+            f"{what}: logits differ by {worst:.3g} (allowed {atol:.3g}), "
+            f"first at position {first}"
+        )
+
+
+def same(got: Tensor, wanted: Tensor, what: str) -> None:
+    if not torch.equal(got, wanted):
+        gap = float((got.float() - wanted.float()).abs().max())
+        raise AssertionError(
+            f"{what}: the braid and its anchor differ by up to {gap:.3g}, "
+            "expected the same bits"
+        )
+
+
+def readings(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[list[int]]:
+    """The donor's tokens of the text up to each position, told by the text alone."""
+    if donor.tokens.key == anchor.tokens.key:
+        return [list(ids[: t + 1]) for t in range(len(ids))]
+    data, ends = anchor.tokens.text(ids), anchor.tokens.ends(ids)
+    return donor.tokens.encode_many([complete_text(data[: int(e)]) for e in ends])
+
+
+def resegmented(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[int]:
+    """Positions t after which later text changes how the donor cuts the text so far.
+
+    Here a donor that reads the whole text differs from one that reads as far as t.
+    """
+    found = readings(anchor, donor, ids)
+    return [
+        t
+        for t, prefix in enumerate(found)
+        if common_prefix(prefix, found[-1]) < len(prefix)
+    ]

@@ -1,0 +1,61 @@
+import pytest
+
+from fusion.rewards import ExactMatch, UnitTests, code_of, last_number
+from fusion.sandbox import Limits
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted"),
+    [("Paris", 1.0), ("  paris\n", 1.0), ("Paris is", 0.0), ("", 0.0)],
+)
+def test_exact_match(output, wanted):
+    assert ExactMatch("Paris")("capital?", output) == wanted
+
+
+def test_exact_match_of_a_part():
+    judge = ExactMatch("-1200.5", extract=last_number)
+    assert judge("", "from 7 down to -1,200.5 degrees.") == 1.0
+    assert judge("", "no number") == 0.0
+
+
+@pytest.mark.parametrize("reference", ["", "  ", None, 42])
+def test_an_answer_must_be_given(reference):
+    with pytest.raises(ValueError, match="give the answer"):
+        ExactMatch(reference)
+
+
+def test_code_of_a_block_that_was_cut_off():
+    assert code_of("```py\nx = 1\ny = 2") == "x = 1\ny = 2"
+    assert code_of("x = 1") == "x = 1"
+
+
+def test_share_of_tests_passed():
+    tests = ["assert add(1, 2) == 3", "assert add(2, 2) == 5", "assert add('a', 'b')"]
+    assert UnitTests(tests)("", ADD) == pytest.approx(2 / 3)
+    assert UnitTests(tests[:1])("", f"Sure:\n```python\n{ADD}```") == 1.0
+    assert (
+        UnitTests(tests[:1], prefix="def add(a, b):\n")("", "    return a + b") == 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "def add(a, b:",  # no Python
+        "import sys; sys.exit(0)",  # ends before the test
+        "import os; os._exit(0)",
+        "while True: pass",
+        "print('x' * 10**7)",
+    ],
+)
+def test_bad_code_fails_and_harms_nobody(output):
+    judge = UnitTests(["assert True"], limits=Limits(seconds=1.0))
+    assert judge("", output) == 0.0
+
+
+@pytest.mark.parametrize("tests", [[], "assert True"])
+def test_tests_are_a_list(tests):
+    with pytest.raises(ValueError, match="at least one piece of code"):
+        UnitTests(tests)
