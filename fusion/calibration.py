@@ -21,7 +21,6 @@ from .fitting import fit_final, fit_mid, own_map
 from .mixing import BLOCK
 from .modeling import BraidedLLM, BraidStates
 from .session import Session, plain_text, who
-from .training import donor_view, same_end
 
 MIN_TEXTS = 12
 GATE_POSITIONS = 1536
@@ -68,55 +67,37 @@ class _Sample:
 def _sample(
     session: Session, model: BraidedLLM, texts: Sequence[int], count: int
 ) -> _Sample:
-    """The braid's states at about ``count`` positions of some texts."""
+    """The braid's states at about ``count`` positions of some texts, as it is served.
+
+    Between a donor's token ends, serving cuts the donor's text anew, and what it says
+    there is worth less: a gate has to see those positions to mistrust them.
+    """
     own = session.features(model.anchor)
-    others = [session.features(d) for d in model.donors]
     per_text = math.ceil(count / len(texts))
     generator = np.random.default_rng(session.seed)
     hidden, before, donors, present, targets = [], [], [], [], []
     n_bytes = n_tokens = 0
     for i in texts:
-        usable = np.ones(len(own[i].ids) - 1, dtype=bool)
-        for other in others if model.mixer is not None else ():
-            # Between the donor's token ends, serving cuts the donor's text anew and
-            # asks it for the rest of the word; these states would ask for the word.
-            usable &= same_end(own[i], other[i])[:-1]
-        at = generator.permutation(np.flatnonzero(usable))[:per_text]
-        hidden.append(_fused(session, model, i)[at])
+        read = model.encode(own[i].ids[None], memo=session.memo(model, i))
+        at = generator.permutation(len(own[i].ids) - 1)[:per_text]
+        hidden.append(read.hidden[0, at])
         before.append(own[i].hidden[at])
-        views = [donor_view(own[i], o[i], o[i].hidden).aligned() for o in others]
-        donors.append([a[0, at] for a, _ in views])
-        present.append([p[0, at, 0] for _, p in views])
+        donors.append([d[0, at] for d in read.donors])
+        present.append([p[0, at] for p in read.present])
         targets.append(own[i].targets[at])
         n_bytes += int(own[i].ends[-1] - own[i].ends[0])
         n_tokens += len(own[i].ids) - 1
-    mixed = model.mixer is not None
     states = BraidStates(
         torch.cat(hidden)[None],
-        [torch.cat(d)[None] for d in zip(*donors, strict=True)] if mixed else [],
-        [torch.cat(p)[None] for p in zip(*present, strict=True)] if mixed else [],
+        [torch.cat(d)[None] for d in zip(*donors, strict=True)],
+        [torch.cat(p)[None] for p in zip(*present, strict=True)],
     )
     return _Sample(states, torch.cat(before), torch.cat(targets), n_bytes / n_tokens)
 
 
-def _fused(session: Session, model: BraidedLLM, i: int) -> Tensor:
-    """The anchor's state (T, width) after all hidden fusers, for one text."""
-    own = session.features(model.anchor)[i]
-    hidden = own.hidden
-    if model.layers():
-        return model.encode(own.ids[None]).hidden[0]
-    if "final" in model.fusers:
-        views = [
-            donor_view(own, session.features(d)[i], session.features(d)[i].hidden)
-            for d in model.donors
-        ]
-        hidden = model.fuse("final", hidden[None], views)[0]
-    return hidden
-
-
 def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
     mixer = model.mixer
-    if mixer is None or mixer.gate is None:
+    if mixer is None or mixer.gate is None or not model.active:
         return
     gate = mixer.gate
 
@@ -124,8 +105,6 @@ def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
         # Not the training texts: fusers that know a text by heart look too certain.
         sample = _sample(session, model, session.held_out[1::2], GATE_POSITIONS)
         states, targets = sample.states, sample.targets
-        if len(targets) == 0:  # no two tokens end together: the shares stay
-            return
         rows, picked = [], []
         with torch.no_grad():
             for low in range(0, len(targets), BLOCK):

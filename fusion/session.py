@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .modeling import BraidedLLM
 from .strand import Strand
 from .training import (
     SampledSoftmax,
@@ -37,6 +38,10 @@ class Session:
 
     # By strand, not by name: two strands may share a name, and none is kept alive.
     _memory: WeakKeyDictionary[Strand, dict[str, list[TextFeatures]]] = (
+        WeakKeyDictionary()
+    )
+
+    _together: WeakKeyDictionary[Strand, dict[Any, dict[Any, Any]]] = (
         WeakKeyDictionary()
     )
 
@@ -94,6 +99,19 @@ class Session:
 
             known[self.data] = _unpack(self._stored("features", who(strand), read))
         return known[self.data]
+
+    def memo(self, model: BraidedLLM, i: int) -> dict[Any, Any]:
+        """What the model's strands made of text i together, for `BraidedLLM.encode`.
+
+        The same for all braids of these strands, in this process.
+        """
+        known = self._together.setdefault(model.anchor, {})
+        key = (self.data, i, *map(who, model.donors))
+        if key not in known:
+            own = self.features(model.anchor)[i]
+            text = (tuple(own.ids.tolist()),)
+            known[key] = {(model.anchor.name, text): own.hidden[None]}
+        return known[key]
 
     def part(
         self, kind: str, key: Any, module: nn.Module, fit: Callable[[], object]

@@ -83,11 +83,6 @@ def donor_view(
     return DonorStates(states[None], index[None], visible[None])
 
 
-def same_end(anchor: TextFeatures, donor: TextFeatures) -> np.ndarray:
-    """Positions (T,) where both strands have read exactly the same bytes."""
-    return np.isin(anchor.ends, donor.ends)
-
-
 @torch.no_grad()
 def mean_distribution(
     strand: Strand, texts: Sequence[TextFeatures], seed: int
