@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from braidbandit.online import Online
 from braidbandit.policies import Choice, Policy
 from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
-from braidbandit.state import read_state, write_state
+from braidbandit.state import pack, read_state, unpack, write_state
 
 Array = NDArray[np.float64]
 
@@ -150,8 +151,8 @@ class BraidRecommender(Online, BaseEstimator):
         Parameters
         ----------
         X : list of tasks, or a Ledger
-            A ledger is learnt in the order of its outcomes, which gives the very
-            posterior that the live updates gave.
+            A ledger is learnt in its order, revisions and retractions included,
+            which gives the very posterior that the live updates gave.
         y : sequence of arm ids or Braid
             The arm each task was given.
         reward : array of shape (n,) in [0, 1], optional
@@ -163,7 +164,7 @@ class BraidRecommender(Online, BaseEstimator):
             At least 0; divides the noise variance of a row.
         """
         self._start()
-        if y is None and hasattr(X, "pairs"):
+        if y is None and hasattr(X, "events"):
             self._forget_rewards()
             return self.catch_up(X)
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
@@ -180,12 +181,18 @@ class BraidRecommender(Online, BaseEstimator):
         reward: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        since: int | datetime | None = None,
     ) -> BraidRecommender:
-        """Learn more rows, or what is new in a ledger; see :meth:`fit`."""
+        """Learn more rows, or what is new in a ledger; see :meth:`fit`.
+
+        ``since`` skips the beginning of a ledger; see :meth:`catch_up`.
+        """
         first = not hasattr(self, "learner_")
         self._start()
-        if y is None and hasattr(X, "pairs"):
-            return self.catch_up(X)
+        if y is None and hasattr(X, "events"):
+            return self.catch_up(X, since)
+        if since is not None:
+            raise ValueError("since goes with a ledger; give partial_fit(ledger, ...)")
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)
@@ -377,18 +384,22 @@ class BraidRecommender(Online, BaseEstimator):
 
     # ---- saving ----
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path | Any) -> None:
         """Save to a directory: ``manifest.json`` and one safetensors file.
 
-        A saved and reloaded recommender gives the same scores bit for bit.
+        Or to a :class:`Ledger`, which keeps the newest three. A saved and reloaded
+        recommender gives the same scores bit for bit.
         """
         self._start()
-        write_state(path, *snapshot.take(self))
+        if hasattr(path, "write_snapshot"):
+            path.write_snapshot(self.ledger_position_, *pack(*snapshot.take(self)))
+        else:
+            write_state(path, *snapshot.take(self))
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Any,
         *,
         catalogue: Catalogue | None = None,
         encoder: TaskEncoder | None = None,
@@ -398,7 +409,7 @@ class BraidRecommender(Online, BaseEstimator):
 
         Parameters
         ----------
-        path : str or Path
+        path : str, Path or Ledger
         catalogue : Catalogue, optional
             The one in use; refused when its hash differs from the saved one.
         encoder : TaskEncoder, optional
@@ -416,7 +427,11 @@ class BraidRecommender(Online, BaseEstimator):
             When the state is damaged, of a newer format, or of another catalogue
             or encoder.
         """
-        manifest, arrays = read_state(path)
+        if hasattr(path, "read_snapshot"):
+            text, blob = path.read_snapshot()
+            manifest, arrays = unpack(text, blob, "the snapshot in the ledger")
+        else:
+            manifest, arrays = read_state(path)
         try:
             agent = cls(**snapshot.parameters(manifest, arrays, catalogue, encoder))
             agent._start()
