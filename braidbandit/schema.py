@@ -117,8 +117,10 @@ def open_engine(url: str | Path) -> Any:
         sa.event.listen(engine, "begin", _begin_sqlite)
     try:
         _migrate(engine)
-    except BaseException:
+    except BaseException as error:
         engine.dispose()
+        if "file is not a database" in str(error):
+            raise ValueError(f"{url} is not a database; restore a backup") from error
         raise
     return engine
 
