@@ -40,8 +40,10 @@ def test_demo_refuses_no_rounds():
     assert "at least 1" in done.stderr
 
 
-def test_kill_loses_nothing():
-    done = run("kill_test.py", "--runs", "6", "--json", timeout=120)
+def test_kill_loses_nothing(ledger_url):
+    done = run(
+        "kill_test.py", "--runs", "6", "--url", ledger_url, "--json", timeout=120
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["runs"], found["lost"], found["doubled"]) == (6, 0, 0)

@@ -1,6 +1,7 @@
 """The loop on two tiny real models: choose, build, write, learn, crash, resume."""
 
 import warnings
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -223,6 +224,57 @@ def test_the_same_feedback_twice_counts_once(make):
     before = state_of(agent)
     agent.learn_from_feedback(TASK, decision, 0.6)
     assert state_of(agent) == before
+
+
+def test_feedback_is_revised_and_taken_back(make, tmp_path):
+    agent = make(tmp_path)
+    decisions = [agent.forward(TASK) for _ in range(3)]
+    for decision in decisions:
+        agent.learn_from_feedback(TASK, decision, 0.5)
+    assert agent.revise(decisions[0], 0.9) is agent
+    agent.revise(decisions[0].id, 0.9)  # the same again
+    agent.retract(decisions[1]).retract(decisions[1].id)
+    assert agent.recommender.settled_ == {decisions[0].id: 0.9, decisions[2].id: 0.5}
+    assert [e.kind for e in agent.ledger.events()][3:] == ["revision", "retraction"]
+    agent.close()
+    again = make(tmp_path)
+    fresh = BraidRecommender(again.catalogue, again.recommender.encoder_)
+    fresh.fit(again.ledger)
+    np.testing.assert_array_equal(
+        again.recommender.posterior_.mean, fresh.posterior_.mean
+    )
+    before = state_of(again)
+    with pytest.raises(KeyError, match="no outcome"):
+        again.revise(decisions[1], 0.5)
+    with pytest.raises(ValueError, match="lies in"):
+        again.revise(decisions[0], 1.5)
+    with pytest.raises(KeyError, match="unknown decision"):
+        again.retract("no such decision")
+    assert state_of(again) == before
+    again.learn_from_feedback(TASK, decisions[1], 0.1)  # it waited again
+    assert again.recommender.settled_[decisions[1].id] == 0.1
+
+
+def test_an_expired_decision_takes_no_feedback(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    assert agent.expire(datetime.now(timezone.utc)) == 1
+    with pytest.raises(KeyError, match="expired"):
+        agent.learn_from_feedback(TASK, decision, 0.5)
+    assert agent.recommender.pending_ == {}
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_text_is_kept_only_if_asked(make, tmp_path, keep_text):
+    agent = make(tmp_path, keep_text=keep_text)
+    tasks = ["a secret", {"prompt": "a secret", "type": "code"}, TASK]
+    for task in tasks:
+        agent.forward(task)
+    texts = [text for _, text in agent.ledger.decisions()]
+    assert texts == (["a secret", "a secret", None] if keep_text else [None] * 3)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    found = any(b"a secret" in file.read_bytes() for file in files)
+    assert found == keep_text
 
 
 def test_a_callable_judges_the_output(make):
