@@ -6,30 +6,25 @@ PostgreSQL by its URL.
 
 from __future__ import annotations
 
-import errno
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from braidbandit.decision import Decision, Outcome, now
-from braidbandit.ledger_reading import LedgerReader
+from braidbandit.ledger_restoring import LedgerRestorer
 from braidbandit.rows import (
-    arms_hash,
     decision_row,
     in_utc,
     outcome_of,
     outcome_row,
 )
-from braidbandit.schema import writing
 
 _SNAPSHOTS = 3
 
 
-class Ledger(LedgerReader):
+class Ledger(LedgerRestorer):
     """Record of decisions and outcomes.
 
     What a call has written is durable when it returns, and is written once however
@@ -243,26 +238,6 @@ class Ledger(LedgerReader):
 
     # ---- inside ----
 
-    @contextmanager
-    def _writing(self, ordered: bool = False) -> Iterator[Any]:
-        """Open a transaction; with ``ordered``, events are numbered as they commit."""
-        try:
-            with writing(self._engine) as connection:
-                if ordered and self._engine.dialect.name == "postgresql":
-                    # A number is drawn before it is committed: without this a reader
-                    # could see the later of two events first, and miss the other.
-                    table = self._outcomes.name
-                    connection.exec_driver_sql(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
-                yield connection
-        except self._sa.exc.OperationalError as error:
-            if "full" in str(error.orig) or "No space left" in str(error.orig):
-                raise OSError(
-                    errno.ENOSPC,
-                    "the disk or database of the ledger is full: nothing was written; "
-                    "make room and record it again",
-                ) from error
-            raise
-
     def _append(self, connection: Any, outcome: Outcome, last: Any, kind: str) -> None:
         revision = 0 if last.revision is None else last.revision + 1
         row = outcome_row(outcome, revision, kind)
@@ -299,18 +274,3 @@ class Ledger(LedgerReader):
         if last.kind in (None, "retraction"):
             raise KeyError(f"decision {decision_id!r} has no outcome to change")
         return last, outcome_of(last.body)
-
-    def _keep_arms(self, arm_ids: tuple[str, ...]) -> str:
-        """Keep a set of arms, once; returns its key."""
-        for known, ids in self._arms.items():
-            if ids == arm_ids:
-                return known
-        key, s = arms_hash(arm_ids), self._arm_sets
-        row = {"hash": key, "arm_ids": json.dumps(arm_ids)}
-        try:
-            with self._writing() as connection:
-                connection.execute(s.insert().values(row))
-        except self._sa.exc.IntegrityError:
-            pass  # another process was faster
-        self._arms[key] = arm_ids
-        return key

@@ -77,6 +77,18 @@ class LedgerReader:
         """
         return self._events(after, only_last=False)
 
+    def history(self) -> Iterator[Any]:
+        """Iterate over the rows of outcomes as they are kept, retracted ones too."""
+        o, after = self._outcomes, 0
+        while True:
+            query = self._sa.select(o).where(o.c.sequence > after)
+            page = self._page(query.order_by(o.c.sequence))
+            for row in page:
+                yield row
+                after = row.sequence
+            if len(page) < _PAGE:
+                return
+
     def decisions(self) -> Iterator[tuple[Decision, str | None]]:
         """Iterate over every decision and its text, if it was kept, oldest first."""
         d, last = self._decisions, 0
