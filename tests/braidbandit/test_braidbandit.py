@@ -57,6 +57,7 @@ FLOORS = {
     "replay": 12,
     "roster": 6,
     "targets": 9,
+    "adapters": 10,
     "offpolicy": 10,
 }
 
