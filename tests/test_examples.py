@@ -27,7 +27,7 @@ def run(script, *arguments, timeout):
     )
 
 
-@pytest.mark.parametrize("script", ["demo.py", "meta_braiding.py"])
+@pytest.mark.parametrize("script", ["demo.py", "meta_braiding.py", "build_table.py"])
 def test_help(script):
     done = run(script, "--help", timeout=120)
     assert done.returncode == 0, done.stderr

@@ -59,6 +59,7 @@ FLOORS = {
     "targets": 9,
     "adapters": 10,
     "offpolicy": 10,
+    "tabulating": 3,
     "tuning": 10,
 }
 
