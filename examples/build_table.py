@@ -4,9 +4,9 @@
     python examples/build_table.py --tasks 4      # a small version, to try it
 
 Every braid of the demo's catalogue is scored on every packaged task, as the demo
-scores: by how well it predicts the reference answer (an unfit braid by its anchor, which
-answers in its place). It can be stopped at any moment and goes on where it was; folder,
-calibration and scorer are the demo's. Then the bandit is replayed on the table, which
+scores: by how well it predicts the reference answer (an unfit braid by its anchor,
+which answers in its place). It can be stopped at any moment and goes on where it was;
+folder, calibration and scorer are the demo's. Then the bandit is replayed on the table, which
 knows what every choice would have earned: it gets some tasks scored on every braid, and
 chooses for the rest one by one, learning as it goes.
 """
@@ -156,9 +156,7 @@ def measure(
             "bandit, last quarter of the rounds": run.last_quarter,
             "random braid": played.mean(),
             "best single model of the probe": _picked(probed, played, singles),
-            "best single model or control of the probe": _picked(
-                probed, played, models
-            ),
+            "the same, calibrated (control)": _picked(probed, played, alone),
             "best fixed braid of the probe": _picked(probed, played, None),
             "best single model in hindsight": played[:, singles].mean(0).max(),
             "best fixed braid in hindsight": played.mean(0).max(),
@@ -192,8 +190,8 @@ def _picked(probed: Any, played: Any, columns: list[int] | None) -> float:
 def show(report: dict[str, Any]) -> None:
     print(
         f"\nMean quality in {report['shuffles']} shuffles of {report['tasks']} tasks; "
-        f"{report['probes']} of them were scored on all {report['braids']} braids before."
-        "\n"
+        f"{report['probes']} of them were scored on all {report['braids']} braids "
+        "before.\n"
     )
     print("| | quality | bandit minus this, +- standard error over shuffles |")
     print("| --- | --- | --- |")
