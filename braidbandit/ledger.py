@@ -27,9 +27,11 @@ _SNAPSHOTS = 3
 class Ledger(LedgerRestorer):
     """Record of decisions and outcomes.
 
-    What a call has written is durable when it returns, and is written once however
-    often, and by however many processes, it is said. A ledger of an earlier version
-    is brought up to date when it is opened.
+    What a call has written outlives the process when it returns, and is written once
+    however often, and by however many processes, it is said. Outcomes outlive a power
+    failure too, and the decisions before them with them; on SQLite a decision alone
+    waits for the next outcome with that, as the disk may take milliseconds. A ledger
+    of an earlier version is brought up to date when it is opened.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ class Ledger(LedgerRestorer):
         row = decision_row(decision, text)
         row["arms"] = self._keep_arms(decision.arm_ids)
         try:
-            with self._writing() as connection:
+            with self._writing(at_once=False) as connection:
                 connection.execute(self._decisions.insert().values(row))
         except self._sa.exc.IntegrityError as error:
             if self.decision(decision.id) == decision:

@@ -97,10 +97,10 @@ class LedgerRestorer(LedgerReader):
         return there
 
     @contextmanager
-    def _writing(self, ordered: bool = False) -> Iterator[Any]:
+    def _writing(self, ordered: bool = False, at_once: bool = True) -> Iterator[Any]:
         """Open a transaction; with ``ordered``, events are numbered as they commit."""
         try:
-            with writing(self._engine) as connection:
+            with writing(self._engine, at_once) as connection:
                 if ordered and self._engine.dialect.name == "postgresql":
                     # A number is drawn before it is committed: without this a reader
                     # could see the later of two events first, and miss the other.

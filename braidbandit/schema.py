@@ -125,9 +125,14 @@ def open_engine(url: str | Path) -> Any:
     return engine
 
 
-def writing(engine: Any) -> Any:
-    """Return a transaction that is going to write, as a context manager."""
-    return engine.execution_options(braidbandit_writes=True).begin()
+def writing(engine: Any, at_once: bool = True) -> Any:
+    """Return a transaction that is going to write, as a context manager.
+
+    What is committed outlives the process. It outlives the machine too if it was
+    written ``at_once``; else with the next that is, never in another order.
+    """
+    how = "FULL" if at_once else "NORMAL"
+    return engine.execution_options(braidbandit_writes=how).begin()
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
@@ -138,7 +143,6 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     for pragma in (
         "busy_timeout=30000",
         "journal_mode=WAL",
-        "synchronous=FULL",
         "foreign_keys=ON",
         "secure_delete=ON",
     ):
@@ -147,9 +151,14 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Any) -> None:
-    writes = connection.get_execution_options().get("braidbandit_writes", False)
+    how = connection.get_execution_options().get("braidbandit_writes")
+    execute = connection.connection.dbapi_connection.execute
+    if how is None:
+        execute("BEGIN")
+        return
+    execute(f"PRAGMA synchronous={how}")
     # A writer takes its turn at once: one that has read first could not wait for it.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    execute("BEGIN IMMEDIATE")
 
 
 def _migrate(engine: Any) -> None:

@@ -6,9 +6,9 @@
 Every braid of the demo's catalogue is scored on every packaged task, as the demo
 scores: by how well it predicts the reference answer (an unfit braid by its anchor,
 which answers in its place). It can be stopped at any moment and goes on where it was;
-folder, calibration and scorer are the demo's. Then the bandit is replayed on the table, which
-knows what every choice would have earned: it gets some tasks scored on every braid, and
-chooses for the rest one by one, learning as it goes.
+folder, calibration and scorer are the demo's. Then the bandit is replayed on the table,
+which knows what every choice would have earned: it gets some tasks scored on every
+braid, and chooses for the rest one by one, learning as it goes.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def measure(
             "bandit, last quarter of the rounds": run.last_quarter,
             "random braid": played.mean(),
             "best single model of the probe": _picked(probed, played, singles),
-            "the same, calibrated (control)": _picked(probed, played, alone),
+            "best model of the probe, calibrated or not": _picked(
+                probed, played, alone
+            ),
             "best fixed braid of the probe": _picked(probed, played, None),
             "best single model in hindsight": played[:, singles].mean(0).max(),
             "best fixed braid in hindsight": played.mean(0).max(),

@@ -129,6 +129,18 @@ def test_bench_offpolicy(table):
     assert 0 < uniform["error"]["DR"] < 0.3
 
 
+def test_bench_ledger():
+    done = run(
+        "bench_ledger.py", "--decisions", "2000", "--outcomes", "300", "--rounds",
+        "20", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["catch_up"]["outcomes"] == 300
+    assert found["counts"] == {"decisions": 2020, "outcomes": 1320, "pending": 700}
+    assert found["recommend_and_record"]["median_ms"] > 0
+
+
 def test_bench_speed_compares_a_stream_with_one_solve():
     done = run("bench_speed.py", "--long", "2000", timeout=120)
     assert done.returncode == 0, done.stderr

@@ -90,12 +90,31 @@ def test_counts_pending_and_reopening(agent, ledger_url):
         assert list(ledger.pairs(after=sequence)) == []
 
 
-def test_sqlite_is_durable(tmp_path):
-    with Ledger(tmp_path / "l.db") as ledger, ledger._engine.connect() as connection:
-        read = connection.exec_driver_sql
-        assert read("PRAGMA journal_mode").scalar() == "wal"
-        assert read("PRAGMA synchronous").scalar() == 2
-        assert read("PRAGMA busy_timeout").scalar() > 0
+def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):
+    """Decisions are when the next outcome is: both go into one journal, in order."""
+    with Ledger(tmp_path / "l.db") as ledger:
+        with ledger._engine.connect() as connection:
+            read = connection.exec_driver_sql
+            assert read("PRAGMA journal_mode").scalar() == "wal"
+            assert read("PRAGMA busy_timeout").scalar() > 0
+        begun = []
+
+        def note(connection):
+            execute = connection.connection.dbapi_connection.execute
+            begun.append(execute("PRAGMA synchronous").fetchone()[0])
+
+        ledger._sa.event.listen(ledger._engine, "commit", note)
+        normal, full = 1, 2
+        decision = agent.recommend("x")
+        ledger.record_decision(decision)
+        assert begun[-1] == normal
+        for write in (
+            lambda: ledger.record_outcome(Outcome(decision.id, 0.5)),
+            lambda: ledger.revise(decision.id, 0.6),
+            lambda: ledger.retract(decision.id),
+        ):
+            write()
+            assert begun[-1] == full
 
 
 def history(agent, ledger):

@@ -124,7 +124,7 @@ def test_an_agent_whose_ledger_is_full_decides_nothing(agent, tmp_path):
             cards, recommender=agent, ledger=ledger, folder=tmp_path / "agent"
         )
         first = braider.forward("x")
-        ledger._writing = lambda ordered=False: _full()
+        ledger._writing = lambda **_: _full()
         with pytest.raises(OSError, match="full"):
             braider.forward("y")
         with pytest.raises(OSError, match="full"):
