@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Online(Fitted):
         start, earliest = _beginning(since)
         for event in ledger.events(after=max(self.ledger_position_, start)):
             outcome = event.outcome
-            if outcome is None or _time(outcome.created_at) >= earliest:
+            if earliest is None or outcome is None or _is_since(outcome, earliest):
                 try:
                     self._follow(event.decision, outcome)
                 except NotReversible:
@@ -242,17 +242,20 @@ class Online(Fitted):
             )
 
 
-def _beginning(since: int | datetime | None) -> tuple[int, datetime]:
+def _beginning(since: int | datetime | None) -> tuple[int, datetime | None]:
     """Return the sequence number and the time after which to learn."""
-    always = datetime.min.replace(tzinfo=timezone.utc)
     if since is None:
-        return 0, always
+        return 0, None
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise ValueError(f"since needs a time with a zone, received {since!r}")
         return 0, since
     if isinstance(since, int) and not isinstance(since, bool) and since >= 0:
-        return since, always
+        return since, None
     raise TypeError(
         f"since is a sequence number of the ledger or a time, received {since!r}"
     )
+
+
+def _is_since(outcome: Outcome, earliest: datetime) -> bool:
+    return _time(outcome.created_at) >= earliest

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from braidbandit.braid import content_hash
-from braidbandit.decision import Decision, Outcome
+from braidbandit.braid import Braid, content_hash
+from braidbandit.decision import Decision, Outcome, known_fields
 
 KINDS = ("outcome", "revision", "retraction")
 _APART = ("arm_ids", "scores", "eligible")
@@ -67,15 +68,23 @@ def decision_of(row: Any, arm_ids: tuple[str, ...] | None) -> Decision:
     body = json.loads(row.body)
     if arm_ids is None:
         return Decision.from_dict(body)
-    decision = Decision.from_dict({**body, **dict.fromkeys(_APART, ())})
+    values = known_fields(Decision, body)
     bits = np.frombuffer(row.eligible, dtype=np.uint8)
-    return replace(
-        decision,
-        arm_ids=arm_ids,
-        # Arrays here; the record makes tuples of them when they are read.
-        scores=np.frombuffer(row.scores, dtype="<f8"),  # type: ignore[arg-type]
-        eligible=np.unpackbits(bits, count=len(arm_ids)).astype(bool),  # type: ignore[arg-type]
-    )
+    values |= {
+        "x": tuple(body["x"]),
+        "braid": _braid(json.dumps(body["braid"])),
+        "arm_ids": arm_ids,
+        # Arrays; the record makes tuples of them when they are read.
+        "scores": np.frombuffer(row.scores, dtype="<f8"),
+        "eligible": np.unpackbits(bits, count=len(arm_ids)).astype(bool),
+    }
+    return Decision(**values)
+
+
+@lru_cache(maxsize=4096)
+def _braid(recipe: str) -> Braid:
+    # Many decisions are of the same few braids; a braid is never changed.
+    return Braid.from_recipe(json.loads(recipe))
 
 
 def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
