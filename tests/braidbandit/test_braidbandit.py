@@ -17,6 +17,7 @@ FLOORS = {
     "drift": 0,
     "estimators": 0,
     "information": 0,
+    "likelihood": 0,
     "linalg": 0,
     "logged": 0,
     "prior": 0,
