@@ -191,6 +191,9 @@ class Ledger(LedgerRestorer):
     def purge(self, before: datetime, *, records: bool = False) -> int:
         """Delete what is old: the texts of tasks, or the whole records.
 
+        From an SQLite file it is gone at once; PostgreSQL clears its files when it next
+        vacuums.
+
         Parameters
         ----------
         before : datetime

@@ -111,7 +111,13 @@ def open_engine(url: str | Path) -> Any:
             f"a ledger is kept in {' or '.join(_DIALECTS)}, received a URL of "
             f"{parsed.get_backend_name()!r}"
         )
-    engine = sa.create_engine(parsed)
+    try:
+        engine = sa.create_engine(parsed)
+    except ImportError as error:
+        raise ImportError(
+            f"no driver for {parsed.drivername}: pip install 'braidbandit[postgres]' "
+            "for postgresql+psycopg"
+        ) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def test_many_write_at_once_and_nothing_is_lost_or_doubled(agent, ledger_url):
             for event in ledger.events(after=last):
                 seen.append((event.decision.id, event.kind))
                 last = event.sequence
+            time.sleep(0.01)
         results = []
         for process in started:
             output, error = process.communicate(timeout=60)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -51,6 +51,7 @@ def test_what_was_not_seen_counts_as_possible():
     assert widths[0] < 0.9 * widths[1]
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 2**20), st.integers(5, 60), st.floats(0.5, 0.99))
 def test_one_minus_the_reward_has_one_minus_the_interval(seed, n, level):
     rng = np.random.default_rng(seed)

@@ -130,3 +130,9 @@ def test_missing_packages_are_explained(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
         Ledger(tmp_path / "x.db")
+
+
+def test_a_missing_driver_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError, match=r"braidbandit\[postgres\]"):
+        Ledger("postgresql+psycopg://somebody@/somewhere")
