@@ -41,6 +41,9 @@ LAYER_SETS = ("output", "final", "final+output")
 _FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
 _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
+# Outcomes between two saves of the policy; they are learnt again from the ledger in
+# less time than one save takes.
+_SAVE_EVERY = 20
 _PRICE = 0.05
 
 
@@ -155,6 +158,7 @@ class MetaBraider:
         self._lock = threading.RLock()
         temporary = folder is None
         self.keep_text = keep_text
+        self._saved: int | None = None
         self.folder = Path(tempfile.mkdtemp() if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
@@ -248,8 +252,9 @@ class MetaBraider:
     ) -> MetaBraider:
         """Learn how well a decision turned out.
 
-        The outcome is written to the ledger first, then learnt, then the policy is
-        saved; a crash in between loses nothing. The same feedback twice counts once.
+        The outcome is written to the ledger first, then learnt; the policy is saved now
+        and then, and by :meth:`close`. A crash at any point loses nothing: the next
+        agent learns the rest from the ledger. The same feedback twice counts once.
 
         Parameters
         ----------
@@ -297,7 +302,7 @@ class MetaBraider:
             )
             # Through the ledger: the order of learning is the order of the record.
             self.recommender.catch_up(self.ledger)
-            self.save()
+            self._save_now_and_then()
         return self
 
     def revise(
@@ -397,9 +402,13 @@ class MetaBraider:
         """Save the policy to the folder by atomic replace."""
         with self._lock:
             self.recommender.save(self.folder / "policy")
+            self._saved = self.recommender.ledger_position_
 
     def close(self) -> None:
-        """Close the ledger, unless it was given; drop a temporary folder."""
+        """Save, and close the ledger, unless it was given; drop a temporary folder."""
+        learnt = self._saved is not None and self._finalizer.alive
+        if learnt and self.recommender.ledger_position_ != self._saved:
+            self.save()
         self._finalizer()
 
     def __enter__(self) -> MetaBraider:
@@ -414,6 +423,10 @@ class MetaBraider:
     def _unfit(self) -> dict[str, str]:
         return self.catalogue.unfit
 
+    def _save_now_and_then(self) -> None:
+        if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
+            self.save()
+
     def _amend(
         self, decision: Decision | str, write: Callable[[str], bool]
     ) -> MetaBraider:
@@ -422,7 +435,7 @@ class MetaBraider:
             self._check_current(self.ledger.decision(decision_id))
             write(decision_id)
             self.recommender.catch_up(self.ledger)
-            self.save()
+            self._save_now_and_then()
         return self
 
     def _completed(self, card: ModelCard) -> ModelCard:

@@ -92,7 +92,7 @@ def pack(
         "sha256": hashlib.sha256(blob).hexdigest(),
     }
     # A line for each key: json's own indenting takes ten times as long, and a state
-    # is saved after every reward.
+    # is saved often.
     lines = [
         f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
         for key, value in {**header, **manifest}.items()

@@ -1,5 +1,6 @@
 """The loop on two tiny real models: choose, build, write, learn, crash, resume."""
 
+import json
 import warnings
 from datetime import datetime, timezone
 
@@ -164,6 +165,24 @@ def test_resume_after_a_crash_between_ledger_and_state(make, tmp_path):
     np.testing.assert_array_equal(
         resumed.recommender.posterior_.factor, fresh.posterior_.factor
     )
+
+
+def test_the_policy_is_saved_now_and_then_and_in_the_end(make, tmp_path):
+    def position():
+        manifest = json.loads((tmp_path / "policy" / "manifest.json").read_text())
+        return manifest["ledger_position"]
+
+    agent, saved = make(tmp_path), []
+    for _ in range(21):
+        agent.learn_from_feedback(TASK, agent.forward(TASK), 0.5)
+        saved.append(position())
+    assert saved == [0] * 19 + [20, 20]
+    agent.close()
+    assert position() == 21
+    with make(tmp_path) as again:
+        assert again.recommender.n_updates_ == 21
+    agent.close()  # once more: nothing is written over what came after
+    assert position() == 21
 
 
 def test_the_ledger_alone_is_enough(make, tmp_path):
