@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 import numpy as np
@@ -294,6 +295,27 @@ def test_text_is_kept_only_if_asked(make, tmp_path, keep_text):
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     found = any(b"a secret" in file.read_bytes() for file in files)
     assert found == keep_text
+
+
+def test_eight_threads_share_an_agent(make):
+    agent = make()
+
+    def serve(thread):
+        for number in range(4):
+            decision = agent.forward(TASK)
+            agent.learn_from_feedback(TASK, decision, (thread + number) / 20)
+            if number == 0:
+                agent.revise(decision, 0.9)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(serve, range(8)))
+    assert agent.ledger.counts() == {"decisions": 32, "outcomes": 32, "pending": 0}
+    assert agent.recommender.n_updates_ == 32
+    fresh = BraidRecommender(agent.catalogue, agent.recommender.encoder_)
+    fresh.fit(agent.ledger)
+    np.testing.assert_array_equal(
+        agent.recommender.posterior_.mean, fresh.posterior_.mean
+    )
 
 
 def test_a_callable_judges_the_output(make):
