@@ -16,21 +16,16 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from braidbandit.belief import Belief
+from braidbandit.choice import Policy
 from braidbandit.logged import check_propensities, check_rewards, logged_value
-from braidbandit.policies import Choice, EpsilonGreedy, Policy
-from braidbandit.posterior import Posterior
-from braidbandit.prior import PriorScales, parameter_groups
+from braidbandit.prior import PriorScales
+from braidbandit.rowbyrow import RowByRow
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_FORGET_EVERY = 50
-# Prior scales are chosen again after so many updates, and whenever they double.
-_REFINE_FROM = 64
 
-
-class LinearBandit(ClassifierMixin, BaseEstimator):
+class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     """Contextual bandit over numeric contexts.
 
     The reward of arm a in context x is ``z_a' W x + b_a' x + noise`` with one Gaussian
@@ -89,13 +84,6 @@ class LinearBandit(ClassifierMixin, BaseEstimator):
     [[0.95, 0.05]]
     """
 
-    classes_: NDArray[Any]
-    columns_: tuple[str, ...]
-    Z_: Array
-    posterior_: Posterior
-    rng_: np.random.Generator
-    n_updates_: int
-    clock_: int
     n_features_in_: int
 
     def __init__(
@@ -255,80 +243,6 @@ class LinearBandit(ClassifierMixin, BaseEstimator):
         predicted = self.predict(X)
         return logged_value(predicted, y, reward, propensity, sample_weight)
 
-    # ---- one row at a time, without checks of the input: for estimators on top ----
-
-    def open(self, arms: NDArray[Any]) -> None:
-        """Create the arms and the random generator."""
-        shared, names = self._shared(len(arms))
-        self.classes_ = arms
-        self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
-        self.columns_ = ("bias", *names)
-        self.rng_ = np.random.default_rng(self.random_state)
-        self.n_updates_ = self.clock_ = 0
-
-    def start(self, width: int) -> None:
-        """Create the posterior for features of ``width`` columns, the first all 1."""
-        n_arms = len(self.classes_)
-        self.posterior_ = Posterior(
-            parameter_groups(self.columns_, width),
-            self.prior,
-            n_arms=n_arms,
-            own_width=width if n_arms * width <= self.max_parameters else 1,
-        )
-        self.n_updates_ = self.clock_ = 0
-
-    def select(
-        self,
-        belief: Belief,
-        cost_term: Array,
-        eligible: Mask,
-    ) -> Choice:
-        """Choose one arm with the bandit's generator."""
-        return self._policy().select(belief, cost_term, eligible, self.rng_)
-
-    def probabilities(self, belief: Belief, cost_term: Array, eligible: Mask) -> Array:
-        """Return the probability of each arm of being chosen.
-
-        Every call starts from the same state of the generator, so that a row's
-        probabilities do not depend on the rows before it.
-        """
-        rng = copy.deepcopy(self.rng_)
-        return self._policy().probabilities(belief, cost_term, eligible, rng)
-
-    def learn(
-        self, arm: int, z: Array, x: Array, reward: float, weight: float = 1.0
-    ) -> float:
-        """Learn one reward; forget, and choose prior scales, when it is time.
-
-        Returns how surprising the reward was, in standard deviations.
-        """
-        surprise = self.posterior_.update(arm, z, x, reward, weight)
-        self.n_updates_ += 1
-        self.clock_ += 1
-        # Both factor the whole covariance, so they are done for many updates at
-        # once; counted in updates, so that a replay does them at the same places.
-        if self.forgetting < 1.0 and self.clock_ % _FORGET_EVERY == 0:
-            self.posterior_.forget(self.forgetting**_FORGET_EVERY)
-        if self.clock_ >= _REFINE_FROM and self.clock_ & (self.clock_ - 1) == 0:
-            self.posterior_.refine_scales()
-        return surprise
-
-    def unlearn(
-        self, arm: int, z: Array, x: Array, reward: float, weight: float, clock: int
-    ) -> None:
-        """Take back the reward that was learnt when ``clock_`` became ``clock``."""
-        self.posterior_.downdate(arm, z, x, reward, weight * self.kept(clock))
-        self.n_updates_ -= 1
-
-    def kept(self, clock: int) -> float:
-        """Return the share that is left of a reward learnt at ``clock``.
-
-        Forgetting makes every reward count less by the same share, so taking it back
-        with what is left of its weight is exact.
-        """
-        times = self.clock_ // _FORGET_EVERY - (clock - 1) // _FORGET_EVERY
-        return float(self.forgetting ** (_FORGET_EVERY * times))
-
     # ---- inside ----
 
     def _learn(
@@ -380,23 +294,6 @@ class LinearBandit(ClassifierMixin, BaseEstimator):
         if arms.ndim != 1 or not len(arms) or len(np.unique(arms)) != len(arms):
             raise ValueError(f"arms must be distinct labels, received {given!r}")
         return arms
-
-    def _shared(self, n_arms: int) -> tuple[Array, list[str]]:
-        if self.descriptors is None:
-            return np.zeros((n_arms, 0)), []
-        shared = np.asarray(self.descriptors, dtype=np.float64)
-        if shared.ndim != 2 or len(shared) != n_arms or not np.isfinite(shared).all():
-            raise ValueError(
-                f"descriptors must be finite of shape ({n_arms}, q), one row per arm, "
-                f"received shape {shared.shape}"
-            )
-        names = list(self.columns or (f"feature:{j}" for j in range(shared.shape[1])))
-        if len(set(names)) != shared.shape[1]:
-            raise ValueError(f"expected {shared.shape[1]} column names, got {names}")
-        return shared, names
-
-    def _policy(self) -> Policy:
-        return self.policy if self.policy is not None else EpsilonGreedy()
 
     def _features(self, X: ArrayLike) -> Array:
         check_is_fitted(self, "posterior_")

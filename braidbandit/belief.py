@@ -91,6 +91,21 @@ class Belief:
             load = load - self._coupling[slot]
         return float(np.sqrt(max(load @ load + self._own_variance[arm], 0.0)))
 
+    def among(self, arms: NDArray[np.intp]) -> Belief:
+        """Return the belief about some of the arms, in the order given."""
+        place = np.full(len(self._Z), -1)
+        place[arms] = np.arange(len(arms))
+        slots = np.flatnonzero(place[self._seen] >= 0)
+        return Belief(
+            self._Z[arms],
+            self.mu,
+            self._half,
+            self.own[arms],
+            self._own_variance[arms],
+            place[self._seen[slots]],
+            self._coupling[slots],
+        )
+
     def draw(
         self,
         n_draws: int,

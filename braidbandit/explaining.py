@@ -8,11 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.choice import Choice
 from braidbandit.counterfactual import nearest_change
 from braidbandit.descriptors import block_of
 from braidbandit.explanation import ArmRow, Explanation, KnownTask
 from braidbandit.learner import ArmLearner
-from braidbandit.policies import Choice
 from braidbandit.posterior import Posterior
 from braidbandit.situation import Situation
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import clone
 
 from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Catalogue
+from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
 from braidbandit.guard import ConservativePolicy, Savings
-from braidbandit.learner import ArmLearner, arm_ids_of
-from braidbandit.logged import check_propensities, check_rewards
+from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Pacer
-from braidbandit.policies import Policy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.utility import check_price
@@ -180,87 +178,3 @@ class Fitted:
             self.encoder_.fit(X)
             self.learner_.reset()
             self.learner_.log.pending = {}
-
-    # ---- tables ----
-
-    def _check_rows(
-        self, X: Any, y: Any, reward: Any, propensity: Any, sample_weight: Any
-    ) -> Rows:
-        """Check labels, rewards and weights before anything is touched."""
-        if y is None:
-            raise ValueError("fit needs the arm of each task (y), or a ledger")
-        rows = [self._catalogue().index(arm_id) for arm_id in arm_ids_of(y)]
-        if len(rows) != len(X):
-            raise ValueError(
-                f"received {len(X)} tasks and {len(rows)} arms; expected equal lengths"
-            )
-        rewards = check_rewards(reward, len(rows))
-        check_propensities(propensity, len(rows))
-        if sample_weight is None:
-            weights = np.ones(len(rows))
-        else:
-            weights = np.asarray(sample_weight, dtype=np.float64)
-        finite = np.isfinite(weights) & (weights >= 0)
-        if weights.shape != rewards.shape or not finite.all():
-            raise ValueError(
-                f"sample_weight must be finite, at least 0 and of shape "
-                f"{rewards.shape}, received shape {weights.shape}"
-            )
-        return rows, rewards, weights
-
-    def _learn_rows(self, X: Any, rows: Rows) -> None:
-        features = self.encoder_.transform(X)
-        self.learner_.require(features.shape[1])
-        bandit = self.learner_.bandit
-        for arm, x, reward, weight in zip(rows[0], features, *rows[1:], strict=True):
-            if weight > 0:
-                bandit.learn(arm, bandit.Z_[arm], x, float(reward), float(weight))
-
-    def _check_table(
-        self, X: Any, arm_ids: Sequence[str], table: ArrayLike
-    ) -> tuple[list[int], Array]:
-        ids = list(arm_ids)
-        scores = np.asarray(table, dtype=np.float64)
-        if scores.shape != (len(X), len(ids)) or scores.size == 0:
-            raise ValueError(
-                f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "
-                "row per task, one column per arm"
-            )
-        if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
-            raise ValueError("every score of the table lies in [0, 1]; received others")
-        rows = [self._catalogue().index(arm_id) for arm_id in ids]
-        if len(set(rows)) != len(rows):
-            raise ValueError("the arm ids of the table must differ")
-        if self.n_updates_:
-            raise ValueError(
-                f"warm_start comes before any update; {self.n_updates_} rewards were "
-                "learnt already. Use a new recommender, then fit(ledger)"
-            )
-        return rows, scores
-
-    def _learn_table(
-        self, ids: Sequence[str], rows: list[int], features: Array, scores: Array
-    ) -> None:
-        learner, bandit = self.learner_, self.learner_.bandit
-        learner.describe(self._signatures(ids, scores))
-        learner.require(features.shape[1])
-        posterior = bandit.posterior_
-        posterior.start_from_table(rows, bandit.Z_[rows], features, scores)
-        learner.start = posterior.copy()
-        braids = self._catalogue().braids
-        singles = [i for i, row in enumerate(rows) if braids[row].is_single]
-        if singles:
-            best = max(singles, key=lambda i: float(scores[:, i].mean()))
-            learner.guarding.baseline = ids[best]
-
-    def _signatures(self, ids: Sequence[str], scores: Array) -> Array | None:
-        """Return the columns of the single models, if the table has all of them."""
-        place = {
-            braid.anchor: column
-            for column, braid in enumerate(self._catalogue()[i] for i in ids)
-            if braid.is_single
-        }
-        models = self._catalogue().cards
-        if any(name not in place for name in models):
-            return None
-        return scores[:, [place[name] for name in models]]

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from braidbandit.belief import Belief
-from braidbandit.policies import (
-    Array,
-    Choice,
-    Mask,
-    Policy,
-    ThompsonSampling,
-)
+from braidbandit.choice import Array, Choice, Mask, Policy
+from braidbandit.policies import ThompsonSampling
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from braidbandit.catalogue import Catalogue
+from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.guard import ConservativePolicy, Savings
-from braidbandit.policies import Policy, ThompsonSampling
+from braidbandit.policies import ThompsonSampling
 
 
 @dataclass

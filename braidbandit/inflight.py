@@ -82,6 +82,36 @@ class InFlight:
                 self._pulls[name] = (arm, z, x)
         return ahead
 
+    def rewarded(
+        self, before: Array, posterior: Posterior, name: str, pull: Pull, weight: float
+    ) -> None:
+        """Follow one update of the posterior: the reward of this pull has come.
+
+        What it says about the covariance is in the posterior ahead already, so only
+        the mean moves there.
+
+        Parameters
+        ----------
+        before : ndarray
+            The mean from which the posterior was updated.
+        posterior : Posterior
+        name : str
+            Id of the decision.
+        pull : tuple of (arm, z, x)
+        weight : float
+            With which the reward was learnt.
+        """
+        ahead = self._ahead
+        if ahead is None or self._mean is not before or weight != 1.0:
+            return  # made anew when it is next asked for
+        if ahead.solved != posterior.solved:
+            return
+        if self._pulls.pop(name, None) is None:
+            arm, z, x = pull
+            ahead.update(arm, z, x, _expected(ahead, arm, z, x))
+        ahead.mean, ahead.own_mean = posterior.mean, posterior.own_mean.copy()
+        self._mean = posterior.mean
+
 
 def _expected(posterior: Posterior, arm: int, z: Array, x: Array) -> float:
     W = np.zeros(posterior.groups.shape)

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 # normal hyperprior around the defaults with this standard deviation.
 HYPER_SD = 1.5
 _BOUNDS = (np.log(1e-3), np.log(3.0))
+_NOWHERE = 1e12
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     info : Information
     sd : ndarray of shape (p,)
         Prior standard deviations of the shared parameters.
-    own_sd : ndarray of shape (d,)
-        The same for the own parameters of any arm.
+    own_sd : ndarray of shape (d,) or (A, d)
+        The same for the own parameters of any arm, or of each.
     variance : float
         Variance of the noise.
 
@@ -133,10 +134,12 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     arms, d, p = info.cross.shape
     seen = info.seen
     own_mean, own_gain = np.zeros((arms, d)), np.zeros((arms, d, p))
-    own_covariance = np.tile(np.diag(own_sd**2), (arms, 1, 1))
+    own_sd = np.broadcast_to(own_sd, (arms, d))
+    own_covariance = own_sd[:, :, None] ** 2 * np.eye(d)
     # Arms first: whitened by the prior, so that every spectrum starts at 1.
-    inner = own_sd[:, None] * info.own[seen] * own_sd / variance + np.eye(d)
-    cov = symmetric(own_sd[:, None] * np.linalg.inv(inner) * own_sd)
+    rows, columns = own_sd[seen][:, :, None], own_sd[seen][:, None]
+    inner = rows * info.own[seen] * columns / variance + np.eye(d)
+    cov = symmetric(rows * np.linalg.inv(inner) * columns)
     gain = cov @ info.cross[seen] / variance
     arm_mean = np.einsum("ade,ae->ad", cov, info.own_moment[seen]) / variance
     own_covariance[seen], own_gain[seen], own_mean[seen] = cov, gain, arm_mean
@@ -181,6 +184,7 @@ def find_scales(
     own_labels: NDArray[np.int64],
     start: Array,
     centre: Array,
+    own_change: Array | float = 0.0,
 ) -> Array:
     """Return the log scales that maximise evidence times hyperprior: equation (11).
 
@@ -191,12 +195,15 @@ def find_scales(
         Which scale each parameter has.
     start, centre : ndarrays of shape (g + 1,)
         Log scales, the noise last: where to start, and where the hyperprior is.
+    own_change : ndarray of shape (A, d), optional
+        Prior variance that arms' own parameters have beside their scale.
     """
+    change = np.broadcast_to(own_change, info.own_moment.shape)
     found = minimize(
         negative_log_evidence,
         np.clip(start, *_BOUNDS),
         # Arms without a reward say nothing about the scales, and may be thousands.
-        args=(info.of_seen(), labels, own_labels, centre),
+        args=(info.of_seen(), labels, own_labels, centre, change[info.seen]),
         jac=True,
         method="L-BFGS-B",
         bounds=[_BOUNDS] * len(start),
@@ -211,15 +218,23 @@ def negative_log_evidence(
     labels: NDArray[np.int64],
     own_labels: NDArray[np.int64],
     centre: Array,
+    own_change: Array | float = 0.0,
 ) -> tuple[float, Array]:
     """Minus the log evidence and hyperprior, without constants, with its gradient.
 
     Equation (12). Scales that no parameter has keep the hyperprior's centre.
     """
     scales, variance = np.exp(log_scales[:-1]), float(np.exp(2 * log_scales[-1]))
-    sd, own_sd = scales[labels], scales[own_labels]
-    found = solve(info, sd, own_sd, variance)
+    sd, of_scale = scales[labels], scales[own_labels] ** 2
+    change = np.broadcast_to(own_change, info.own_moment.shape)
+    try:
+        found = solve(info, sd, np.sqrt(of_scale + change), variance)
+    except np.linalg.LinAlgError:
+        # Rounding is all that is left where features repeat each other and the scales
+        # are far off: the search must turn back.
+        return _NOWHERE, np.zeros_like(log_scales)
     seen = info.seen
+    own_prior = of_scale + change[seen]
     b = found.own_mean[seen] - found.own_gain[seen] @ found.mean
     explained = float(info.moment @ found.mean + (info.own_moment[seen] * b).sum())
     away = (log_scales - centre) / HYPER_SD
@@ -233,12 +248,12 @@ def negative_log_evidence(
     kept = np.einsum("ij,ij->i", found.factor, found.factor) / sd**2
     coupling = found.own_gain[seen] @ found.factor
     own_variance = np.einsum("add->ad", found.own_covariance[seen])
-    own_kept = (own_variance + np.einsum("adp,adp->ad", coupling, coupling)) / own_sd**2
+    own_kept = (own_variance + np.einsum("adp,adp->ad", coupling, coupling)) / own_prior
     slopes = np.bincount(
         labels, weights=1.0 - kept - (found.mean / sd) ** 2, minlength=len(scales)
     ) + np.bincount(
         np.broadcast_to(own_labels, b.shape).ravel(),
-        weights=(1.0 - own_kept - (b / own_sd) ** 2).ravel(),
+        weights=((1.0 - own_kept - b**2 / own_prior) * of_scale / own_prior).ravel(),
         minlength=len(scales),
     )
     fitted = float((1.0 - kept).sum() + (1.0 - own_kept).sum())

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from braidbandit.belief import Belief
 from braidbandit.braid import Braid
+from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.policies import Policy
-from braidbandit.reshape import own_variance
 from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]
@@ -94,7 +93,8 @@ class ArmLearner(Roster):
         widened = sum(self.versions.get(arm_id, [])[decision.version :])
         if widened:
             noise = posterior.scales.noise**2
-            weight *= noise / (noise + widened * own_variance(posterior, x))
+            more = widened * posterior.variance_of_change()
+            weight *= noise / (noise + float(more @ x[: len(more)] ** 2))
         return row, self.bandit.Z_[row], x, weight
 
     def _repeats(self) -> Repeats | None:
@@ -124,7 +124,11 @@ class ArmLearner(Roster):
         if arm < 0:
             self._learn_of_removed(record, z, x)
             return
+        before = self.bandit.posterior_.mean
         surprise = self.bandit.learn(arm, z, x, record.reward, applied)
+        self._in_flight.rewarded(
+            before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
+        )
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)

@@ -11,16 +11,16 @@ import numpy as np
 from braidbandit.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision, Outcome
 from braidbandit.feedback import Learnt, NotReversible, _time
-from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
 from braidbandit.objectives import check_measurement
+from braidbandit.tabular import Tabular
 from braidbandit.utility import check_quality
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Online(Fitted):
+class Online(Tabular):
     """What a recommender does between two choices."""
 
     def catch_up(self, ledger: Any, since: int | datetime | None = None) -> Self:
@@ -184,7 +184,8 @@ class Online(Fitted):
         ----------
         arm : Braid or str
         share : float in [0, 1)
-            How far its own variance moves back to the prior's.
+            How far it may have moved, as a share of the variance with which models
+            differ.
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")

@@ -1,76 +1,22 @@
-"""Policies: from what is believed about each arm to one arm and its propensity.
-
-Every policy mixes in a uniform share ``floor`` over the eligible arms, so that
-each of them has a known probability above zero and logged decisions can be
-re-evaluated later (Li et al. 2011, *Unbiased offline evaluation*).
-"""
+"""Policies: from what is believed about each arm to one arm and its propensity."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.belief import Belief
+from braidbandit.choice import Array, Choice, Mask, check_share, mix, pick
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-# Arms times joint draws of one Thompson decision: a tenth of a millisecond.
-_MOST_NUMBERS = 2**13
-
-
-class Choice(NamedTuple):
-    """What a policy decided.
-
-    Attributes
-    ----------
-    arm : int
-    propensity : float
-        Probability with which ``arm`` was chosen.
-    propensity_se : float
-        Standard error of the propensity; 0 where it is exact.
-    exploration : ndarray of shape (A,)
-        What exploration added to each arm's mean.
-    probabilities : ndarray of shape (A,)
-    """
-
-    arm: int
-    propensity: float
-    propensity_se: float
-    exploration: Array
-    probabilities: Array
-
-
-class Policy(Protocol):
-    """What the recommender asks of a policy."""
-
-    @property
-    def floor(self) -> float:
-        """Uniform share over the eligible arms."""
-        ...
-
-    def select(
-        self,
-        belief: Belief,
-        cost_term: Array,
-        eligible: Mask,
-        rng: np.random.Generator,
-    ) -> Choice:
-        """Choose one eligible arm."""
-        ...
-
-    def probabilities(
-        self,
-        belief: Belief,
-        cost_term: Array,
-        eligible: Mask,
-        rng: np.random.Generator,
-    ) -> Array:
-        """Return the selection probability of each arm, shape (A,)."""
-        ...
+# More arms than this are drawn in two stages: a few draws of all of them, and the arms
+# that come nearest to the best in any of these go on to the draws that decide. Eight
+# draws up to 4,096 arms, then fewer, but not below four: they are what takes time.
+_MANY_ARMS, _FINALISTS = 128, 64
+_MOST_NUMBERS, _FEWEST, _ENOUGH = 2**15, 4, 8
 
 
 @dataclass(frozen=True)
@@ -84,9 +30,11 @@ class ThompsonSampling:
         posterior (1) explores for the worst case; after a warm start, less was
         better on every table tried.
     n_draws : int
-        Most joint draws; the propensity is the share of them an arm wins, and its
-        standard error is the Monte-Carlo error of that share. A large catalogue
-        gets fewer, so that a decision stays fast.
+        Joint draws; the propensity is the share of them an arm wins, and its
+        standard error is the Monte-Carlo error of that share. Of more than 128 arms,
+        the 64 that are nearest to the best in a few draws, or by their mean, are
+        drawn again, and only they can win: the propensity is that given these
+        finalists.
     floor : float in [0, 1]
         Uniform share over the eligible arms.
 
@@ -110,7 +58,7 @@ class ThompsonSampling:
     floor: float = 0.005
 
     def __post_init__(self) -> None:
-        _check_share("floor", self.floor)
+        check_share("floor", self.floor)
         if self.n_draws < 1:
             raise ValueError(f"n_draws must be at least 1, received {self.n_draws!r}")
         if not (np.isfinite(self.scale) and self.scale >= 0):
@@ -124,21 +72,21 @@ class ThompsonSampling:
         rng: np.random.Generator,
     ) -> Choice:
         """Pick one of the draws and play its best arm, or a uniform one."""
-        draws, winners = self._winners(belief, cost_term, eligible, rng)
-        n = len(draws)
+        exploration, winners = self._winners(belief, cost_term, eligible, rng)
+        n = len(winners)
         wins = np.bincount(winners, minlength=len(eligible))
-        probabilities = _mix(wins / n, eligible, self.floor)
+        probabilities = mix(wins / n, eligible, self.floor)
         # One of the draws at random, or the uniform share: given the draws, each
         # arm is chosen with exactly the probability reported.
         picked = int(rng.integers(n))
-        arm = _pick(int(winners[picked]), eligible, self.floor, rng)
+        arm = pick(int(winners[picked]), eligible, self.floor, rng)
         # One win and one loss more: all of a few draws is no certainty.
         share = (wins[arm] + 1) / (n + 2)
         return Choice(
             arm,
             float(probabilities[arm]),
             float((1.0 - self.floor) * np.sqrt(share * (1.0 - share) / n)),
-            draws[picked] - belief.mean,
+            exploration(picked),
             probabilities,
         )
 
@@ -150,9 +98,9 @@ class ThompsonSampling:
         rng: np.random.Generator,
     ) -> Array:
         """Return the estimated selection probability of each arm."""
-        draws, winners = self._winners(belief, cost_term, eligible, rng)
-        wins = np.bincount(winners, minlength=len(eligible)) / len(draws)
-        return _mix(wins, eligible, self.floor)
+        _, winners = self._winners(belief, cost_term, eligible, rng)
+        wins = np.bincount(winners, minlength=len(eligible)) / len(winners)
+        return mix(wins, eligible, self.floor)
 
     def _winners(
         self,
@@ -160,11 +108,35 @@ class ThompsonSampling:
         cost_term: Array,
         eligible: Mask,
         rng: np.random.Generator,
-    ) -> tuple[Array, NDArray[np.int64]]:
-        n_draws = min(self.n_draws, max(_MOST_NUMBERS // len(eligible), 1))
+    ) -> tuple[Callable[[int], Array], NDArray[np.intp]]:
+        """Draw; return what draw i adds to each arm's mean, and who wins each draw."""
         offset = cost_term if eligible.all() else np.where(eligible, cost_term, -np.inf)
-        draws = belief.draw(n_draws, rng, self.scale, offset)
-        return draws, np.argmax(draws + offset, axis=1)
+        if len(eligible) <= _MANY_ARMS:
+            draws = belief.draw(self.n_draws, rng, self.scale, offset)
+            return lambda i: draws[i] - belief.mean, np.argmax(draws + offset, axis=1)
+        finalists = self._finalists(belief, offset, rng)
+        few = belief.among(finalists)
+        draws = few.draw(self.n_draws, rng, self.scale, offset[finalists])
+        scores = draws + offset[finalists]
+
+        def exploration(i: int) -> Array:
+            # An arm that did not get this far keeps its mean, below the winner.
+            found = np.minimum(scores[i].max() - belief.mean - cost_term, 0.0)
+            found[finalists] = draws[i] - few.mean
+            return found
+
+        return exploration, finalists[np.argmax(scores, axis=1)]
+
+    def _finalists(
+        self, belief: Belief, offset: Array, rng: np.random.Generator
+    ) -> NDArray[np.intp]:
+        n = min(max(_MOST_NUMBERS // len(offset), _FEWEST), _ENOUGH)
+        pilots = belief.draw(n, rng, self.scale, offset)
+        scores = np.vstack([pilots, belief.mean]) + offset
+        behind = (scores.max(axis=1, keepdims=True) - scores).min(axis=0)
+        found = np.argpartition(behind, _FINALISTS)[:_FINALISTS]
+        # Where fewer are eligible, some of these are not.
+        return np.sort(found[behind[found] < np.inf])
 
 
 class _ByScore:
@@ -185,7 +157,9 @@ class _ByScore:
     ) -> Choice:
         """Play an arm with the best score, or a uniform one."""
         probabilities = self.probabilities(belief, cost_term, eligible, rng)
-        arm = int(rng.choice(len(eligible), p=probabilities))
+        total = np.cumsum(probabilities)
+        # Strictly above: an arm of probability 0 ends where the one before it does.
+        arm = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
         return Choice(
             arm, float(probabilities[arm]), 0.0, self.bonus(belief), probabilities
         )
@@ -203,7 +177,7 @@ class _ByScore:
         )
         # Ties are shared: an argmax would always favour the first arm.
         best = score == score.max()
-        return _mix(best / best.sum(), eligible, self.floor)
+        return mix(best / best.sum(), eligible, self.floor)
 
 
 @dataclass(frozen=True)
@@ -234,7 +208,7 @@ class LinUCB(_ByScore):
     floor: float = 0.05
 
     def __post_init__(self) -> None:
-        _check_share("floor", self.floor)
+        check_share("floor", self.floor)
         if not (np.isfinite(self.alpha) and self.alpha >= 0):
             raise ValueError(f"alpha must be at least 0, received {self.alpha!r}")
 
@@ -277,7 +251,7 @@ class SquareCB(_ByScore):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_share("floor", self.floor)
+        check_share("floor", self.floor)
         if not (np.isfinite(self.gamma) and self.gamma > 0):
             raise ValueError(f"gamma must be above 0, received {self.gamma!r}")
 
@@ -294,7 +268,7 @@ class SquareCB(_ByScore):
         shares = 1.0 / (eligible.sum() + self.gamma * (score[best] - score))
         shares[best] = 0.0
         shares[best] = 1.0 - shares.sum()
-        return _mix(shares, eligible, self.floor)
+        return mix(shares, eligible, self.floor)
 
 
 @dataclass(frozen=True)
@@ -304,7 +278,7 @@ class EpsilonGreedy(_ByScore):
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_share("floor", self.floor)
+        check_share("floor", self.floor)
 
 
 @dataclass(frozen=True)
@@ -314,7 +288,7 @@ class Greedy(_ByScore):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_share("floor", self.floor)
+        check_share("floor", self.floor)
 
 
 @dataclass(frozen=True)
@@ -326,19 +300,3 @@ class Uniform(_ByScore):
     def __post_init__(self) -> None:
         if self.floor != 1.0:
             raise ValueError(f"Uniform has floor 1, received {self.floor!r}")
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], received {value!r}")
-
-
-def _mix(shares: Array, eligible: Mask, floor: float) -> Array:
-    """(1 - floor) of the given shares plus ``floor`` uniform over eligible arms."""
-    return (1.0 - floor) * shares + floor * eligible / eligible.sum()
-
-
-def _pick(best: int, eligible: Mask, floor: float, rng: np.random.Generator) -> int:
-    if rng.random() < floor:
-        return int(rng.choice(np.flatnonzero(eligible)))
-    return best

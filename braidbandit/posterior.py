@@ -58,9 +58,13 @@ class Posterior(SquareRoot):
     own_load : ndarray of shape (P, d, p)
         How their own parameters depend on ``theta``: the covariance of the two is
         ``-own_load @ factor.T``.
+    own_change : ndarray of shape (A, d)
+        Prior variance of arms' own parameters beside their scale: see :meth:`widen`.
     square, count : float
         Weighted sum of squared rewards from the prior mean, and number of rewards.
     scales : PriorScales
+    solved : int
+        How often it was solved for from all sums, instead of reward by reward.
 
     Examples
     --------
@@ -100,12 +104,13 @@ class Posterior(SquareRoot):
         )
         own = [GROUPS.index(level)] + [GROUPS.index(slope)] * own_width
         self._own_labels = np.array(own[:own_width], dtype=np.int64)
-        self._n_arms = n_arms
+        self._n_arms, self.solved = n_arms, 0
         self.prior = prior
         self.reset(prior or PriorScales())
 
     def reset(self, scales: PriorScales) -> None:
         """Go back to the prior with the given scales."""
+        self.own_change = np.zeros((self._n_arms, self.own_width))
         self._set(self._nothing(), scales)
 
     # ---- learning ----
@@ -175,30 +180,31 @@ class Posterior(SquareRoot):
         seen = [row for row, old in enumerate(rows) if old in slots]
         other.seen = np.array(seen, dtype=np.int64)
         other.own_load = self.own_load[[slots[rows[row]] for row in seen]]
+        for row, old in enumerate(rows):
+            if old >= 0:
+                other.own_change[row] = self.own_change[old]
+                other.own_covariance[row] = self.own_covariance[old]
         for row in seen:
             other.own_mean[row] = self.own_mean[rows[row]]
-            other.own_covariance[row] = self.own_covariance[rows[row]]
         return other
 
     def widen(self, arm: int, share: float) -> None:
-        """Forget the given share of what was learnt about one arm's own parameters.
+        """Take an arm for changed, such as a braid that was trained again.
 
-        For an arm that has changed, such as a braid trained again: its mean stays,
-        it is less certain, and its rewards from now on count for more.
+        Its mean stays. It may have moved by the given share of the variance with
+        which models differ, whatever its descriptor says: equation (30).
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")
-        slot = self._slot(arm)
-        if slot is None or not self.own_width:
-            return
-        before, prior = (
-            np.linalg.inv(c) for c in (self.own_covariance[arm], self._own_prior)
-        )
-        after = np.linalg.inv(prior + (1.0 - share) * (before - prior))
-        self.own_covariance[arm] = symmetric(after)
-        own_load = self.own_load.copy()
-        own_load[slot] = (1.0 - share) * after @ before @ own_load[slot]
-        self.own_load = own_load
+        more = share * self.variance_of_change()
+        self.own_change[arm] += more
+        self.own_covariance[arm] += np.diag(more)
+
+    def variance_of_change(self) -> Array:
+        """Return the variance with which an arm may change altogether, shape (d,)."""
+        sd = np.full(self.own_width, self.scales.interaction)
+        sd[:1] = self.scales.braid
+        return sd**2
 
     def information(self) -> Information:
         """Return the sums over rewards that this posterior follows from."""
@@ -212,7 +218,9 @@ class Posterior(SquareRoot):
         own_precision = symmetric(np.linalg.inv(self.own_covariance[self.seen]))
         cross = variance * own_precision @ gain
         sums.cross[self.seen] = cross
-        sums.own[self.seen] = variance * (own_precision - np.diag(own_sd**-2.0))
+        prior_precision = 1.0 / (own_sd**2 + self.own_change[self.seen])
+        excess_own = own_precision - prior_precision[:, :, None] * np.eye(len(own_sd))
+        sums.own[self.seen] = variance * excess_own
         sums.own_moment[self.seen] = variance * np.einsum(
             "ade,ae->ad", own_precision, given
         )
@@ -287,17 +295,16 @@ class Posterior(SquareRoot):
             place[self._own_labels],
             centre if self.count == 0 else start,
             centre,
+            self.own_change,
         )
         best = {n: float(v) for n, v in zip(names, np.exp(found), strict=True)}
         self._set(info, replace(self.scales, mean=mean, **best))
 
     def _set(self, info: Information, scales: PriorScales) -> None:
         values = np.array([getattr(scales, name) for name in GROUPS])
-        found = solve(
-            info, values[self._labels], values[self._own_labels], scales.noise**2
-        )
-        self.scales = scales
-        self._own_prior = np.diag(values[self._own_labels] ** 2)
+        own_sd = np.sqrt(values[self._own_labels] ** 2 + self.own_change)
+        found = solve(info, values[self._labels], own_sd, scales.noise**2)
+        self.scales, self.solved = scales, self.solved + 1
         prior_mean = self._prior_mean()
         self.mean, self.factor = prior_mean + found.mean, found.factor
         self.own_mean = found.own_mean - found.own_gain @ found.mean

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from braidbandit import snapshot
 from braidbandit.catalogue import Budget, Catalogue
+from braidbandit.choice import Choice, Policy
 from braidbandit.decision import Decision, new_id, task_hash
 from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
@@ -24,15 +22,14 @@ from braidbandit.learner import arm_ids_of
 from braidbandit.logged import logged_value
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
-from braidbandit.policies import Choice, Policy
+from braidbandit.persistent import Persistent
 from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
-from braidbandit.state import pack, read_state, unpack, write_state
 
 Array = NDArray[np.float64]
 
 
-class BraidRecommender(Online, BaseEstimator):
+class BraidRecommender(Online, Persistent, BaseEstimator):
     """Contextual bandit over a catalogue of braids: tasks in, decisions out.
 
     Quality is modelled as ``r = z' W x + noise`` with ``z`` the braid's descriptor
@@ -134,94 +131,6 @@ class BraidRecommender(Online, BaseEstimator):
         self.max_parameters = max_parameters
         self.drift = drift
         self.random_state = random_state
-
-    # ---- learning from tables and ledgers ----
-
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        reward: ArrayLike | None = None,
-        propensity: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> BraidRecommender:
-        """Learn from scratch, keeping only the encoder and the warm start.
-
-        Parameters
-        ----------
-        X : list of tasks, or a Ledger
-            A ledger is learnt in its order, revisions and retractions included,
-            which gives the very posterior that the live updates gave.
-        y : sequence of arm ids or Braid
-            The arm each task was given.
-        reward : array of shape (n,) in [0, 1], optional
-            None means 1 for every row: imitation of good choices.
-        propensity : array of shape (n,) in (0, 1], optional
-            Probability with which the logged arm was chosen; checked, and used by
-            ``score`` only, as the posterior conditions on the arm that was chosen.
-        sample_weight : array of shape (n,), optional
-            At least 0; divides the noise variance of a row.
-        """
-        self._start()
-        if y is None and hasattr(X, "events"):
-            self._forget_rewards()
-            return self.catch_up(X)
-        rows = self._check_rows(X, y, reward, propensity, sample_weight)
-        self._fit_encoder(X)
-        self._forget_rewards()
-        self._learn_rows(X, rows)
-        return self
-
-    def partial_fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        reward: ArrayLike | None = None,
-        propensity: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-        since: int | datetime | None = None,
-    ) -> BraidRecommender:
-        """Learn more rows, or what is new in a ledger; see :meth:`fit`.
-
-        ``since`` skips the beginning of a ledger; see :meth:`catch_up`.
-        """
-        first = not hasattr(self, "learner_")
-        self._start()
-        if y is None and hasattr(X, "events"):
-            return self.catch_up(X, since)
-        if since is not None:
-            raise ValueError("since goes with a ledger; give partial_fit(ledger, ...)")
-        rows = self._check_rows(X, y, reward, propensity, sample_weight)
-        if first:
-            self._fit_encoder(X)
-        self._learn_rows(X, rows)
-        return self
-
-    def warm_start(
-        self, X: Any, arm_ids: Sequence[str], table: Any
-    ) -> BraidRecommender:
-        """Start from a small table of tasks that were scored on several arms.
-
-        Sets the prior scales by marginal likelihood on the table, then learns it.
-        Where it holds every single model, it also describes each braid by what
-        its strands could gain from one another on the probe tasks. A few dozen
-        tasks scored on every arm, or on the single models only, are worth more
-        than any choice of policy. Call it before any update.
-
-        Parameters
-        ----------
-        X : list of n tasks
-        arm_ids : sequence of B arm ids
-        table : array of shape (n, B) in [0, 1]
-            Quality of each arm on each task.
-        """
-        self._start()
-        rows, scores = self._check_table(X, arm_ids, table)
-        self._fit_encoder(X)
-        self._learn_table(arm_ids, rows, self.encoder_.transform(X), scores)
-        return self
 
     # ---- choosing ----
 
@@ -381,66 +290,6 @@ class BraidRecommender(Online, BaseEstimator):
         policy, rng = self.learner_.policy_now(), copy.deepcopy(self.rng_)
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
         return self._view(task, now, choice).explanation()
-
-    # ---- saving ----
-
-    def save(self, path: str | Path | Any) -> None:
-        """Save to a directory: ``manifest.json`` and one safetensors file.
-
-        Or to a :class:`Ledger`, which keeps the newest three. A saved and reloaded
-        recommender gives the same scores bit for bit.
-        """
-        self._start()
-        if hasattr(path, "write_snapshot"):
-            path.write_snapshot(self.ledger_position_, *pack(*snapshot.take(self)))
-        else:
-            write_state(path, *snapshot.take(self))
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path | Any,
-        *,
-        catalogue: Catalogue | None = None,
-        encoder: TaskEncoder | None = None,
-        resume_rng: bool = False,
-    ) -> BraidRecommender:
-        """Load what :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str, Path or Ledger
-        catalogue : Catalogue, optional
-            The one in use; refused when its hash differs from the saved one.
-        encoder : TaskEncoder, optional
-            Needed when the saved encoder had an ``embedder`` of its own. Its
-            settings must be the saved ones; a copy takes over the fitted arrays.
-        resume_rng : bool
-            Continue the random sequence. By default it is seeded afresh, so that
-            several processes loading one state do not explore in lockstep.
-
-        Raises
-        ------
-        FileNotFoundError
-            When nothing was saved there.
-        ValueError
-            When the state is damaged, of a newer format, or of another catalogue
-            or encoder.
-        """
-        if hasattr(path, "read_snapshot"):
-            text, blob = path.read_snapshot()
-            manifest, arrays = unpack(text, blob, "the snapshot in the ledger")
-        else:
-            manifest, arrays = read_state(path)
-        try:
-            agent = cls(**snapshot.parameters(manifest, arrays, catalogue, encoder))
-            agent._start()
-            snapshot.fill(agent, manifest, arrays, resume_rng)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"the manifest in {path} is damaged: {error!r}; restore a backup"
-            ) from error
-        return agent
 
     # ---- inside ----
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from braidbandit.choice import Policy
 from braidbandit.guard import ConservativePolicy
 from braidbandit.policies import (
     EpsilonGreedy,
     Greedy,
     LinUCB,
-    Policy,
     SquareCB,
     ThompsonSampling,
     Uniform,

@@ -44,16 +44,11 @@ def with_columns(posterior: Posterior, groups: NDArray[np.int64]) -> Posterior:
     other.mean[:p], other.factor[:p, :p] = posterior.mean, posterior.factor
     other.own_mean = posterior.own_mean.copy()
     other.own_covariance = posterior.own_covariance.copy()
+    other.own_change = posterior.own_change.copy()
     other.seen = posterior.seen.copy()
     other.own_load = np.pad(posterior.own_load, ((0, 0), (0, 0), (0, more)))
     other.square, other.count = posterior.square, posterior.count
     return other
-
-
-def own_variance(posterior: Posterior, x: Array) -> float:
-    """Prior variance of what an arm's own parameters add on a task."""
-    x = x[: posterior.own_width]
-    return float(x @ posterior.take_arms([-1]).own_covariance[0] @ x)
 
 
 def extend_descriptors(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Catalogue
+from braidbandit.choice import Policy
 from braidbandit.descriptors import with_gains
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog
@@ -20,7 +21,6 @@ from braidbandit.guarding import Guarding
 from braidbandit.inflight import InFlight
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.policies import Policy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import parameter_groups
 from braidbandit.reshape import extend_descriptors, new_groups, with_columns

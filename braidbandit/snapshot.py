@@ -2,7 +2,7 @@
 
 Format 1 (0.1.0) held a posterior in which arms had descriptor columns of their own; of
 such a state the settings and the waiting decisions are read, and the rest is learnt
-again from the ledger.
+again from the ledger. Up to format 2 an encoder projected the embedding itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
 Arrays = Mapping[str, NDArray[Any]]
-_ENCODER_ARRAYS = ("mean_", "components_", "example_points_", "example_types_")
+_ENCODER_ARRAYS = (
+    "gates_",
+    "mean_",
+    "components_",
+    "example_points_",
+    "example_types_",
+)
 
 
 def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -195,6 +201,8 @@ def _posterior(
     own = arrays[f"{name}.own_mean"].shape
     posterior = Posterior(arrays[f"{name}.groups"], prior, *own)
     posterior.reset(PriorScales(**scales))
+    # Up to format 2 no arm had a variance of its own.
+    arrays = {f"{name}.own_change": posterior.own_change, **arrays}
     arrived = {key: arrays[f"{name}.{key}"] for key in Posterior.ARRAYS}
     seen = len(arrived["seen"])
     expected = {key: getattr(posterior, key).shape for key in Posterior.ARRAYS}
@@ -224,6 +232,10 @@ def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
     )
 
 
+def _no_gates(arrays: Arrays) -> NDArray[Any]:
+    return np.zeros((0, arrays["encoder.components_"].shape[1] + 1))
+
+
 def _encoder(
     manifest: Mapping[str, Any], arrays: Arrays, given: TaskEncoder | None
 ) -> TaskEncoder:
@@ -243,6 +255,8 @@ def _encoder(
             f"{encoder.settings()}; give an encoder with the saved settings"
         )
     if manifest["encoder_fitted"]:
+        if manifest["format"] < 3:
+            arrays = {**arrays, "encoder.gates_": _no_gates(arrays)}
         for name in _ENCODER_ARRAYS:
             setattr(encoder, name, arrays[f"encoder.{name}"])
     if encoder.projection_hash() != manifest["encoder_hash"]:

@@ -33,9 +33,11 @@ class SquareRoot:
     own_covariance: Array
     seen: NDArray[np.int64]
     own_load: Array
+    own_change: Array
     square: float
     count: float
     scales: PriorScales
+    solved: int
 
     groups: NDArray[np.int64]
     _rows: NDArray[np.intp]
@@ -43,7 +45,15 @@ class SquareRoot:
     _own_labels: NDArray[np.int64]
     _runs: list[tuple[slice, slice, int]]
 
-    ARRAYS = ("mean", "factor", "own_mean", "own_covariance", "seen", "own_load")
+    ARRAYS = (
+        "mean",
+        "factor",
+        "own_mean",
+        "own_covariance",
+        "seen",
+        "own_load",
+        "own_change",
+    )
 
     @property
     def n_parameters(self) -> int:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-FORMAT = 2
+FORMAT = 3
 """Raised by one when older readers could not read a new file correctly."""
 
 _KIND = "braidbandit recommender"

@@ -347,9 +347,11 @@ def main(arguments: list[str] | None = None) -> None:
         table = braid512(table)
     played = play(table, given.rounds, given.seeds, quiet=given.json)
     if given.peers is not None:
-        widths = {
+        widths: dict[int | str, np.ndarray] = {
             width: principal_components(table.embeddings, width) for width in (8, 32)
         }
+        encoder = TaskEncoder(types=()).fit(table.embeddings)
+        widths["kinds"] = encoder.transform(table.embeddings)[:, 1:-2]
         runs, sizes = run_peers(
             table,
             played["orders"],

@@ -28,38 +28,42 @@ PACKAGES = (
     "safetensors",
     "tqdm",
 )
-# Each library with the settings that are tried on the first shuffles; the best plays
-# on all of them. Two widths of context: what the library gets is its choice too. LinTS
-# that samples coefficients, its default, stayed near a random choice at any v_sq.
+# Each library with the settings that are tried on shuffles of their own; the best plays
+# on those that are reported. What it sees of a prompt is its choice too: 8 or 32
+# principal components, or the features that our own encoder makes ("kinds"). LinTS that
+# samples coefficients, its default, stayed near a random choice at any v_sq.
+WIDTHS: tuple[int | str, ...] = (8, 32, "kinds")
 PEERS: dict[str, list[dict[str, Any]]] = {
     "contextualbandits-LinTS": [
         {"width": width, "v_sq": v_sq, "sample_from": "ci"}
-        for width in (8, 32)
+        for width in WIDTHS
         for v_sq in (0.01, 0.05, 0.2)
     ],
     "contextualbandits-LinUCB": [
         {"width": width, "alpha": alpha}
-        for width in (8, 32)
+        for width in WIDTHS
         for alpha in (0.05, 0.2, 0.5)
     ],
     "mabwiser-LinUCB": [
-        {"width": 8, "alpha": 0.05},
-        {"width": 8, "alpha": 0.2},
-        {"width": 8, "alpha": 0.5},
+        {"width": width, "alpha": alpha}
+        for width in (8, "kinds")
+        for alpha in (0.05, 0.2, 0.5)
     ],
     "vowpalwabbit-regcb": [
         {"width": width, "kind": kind, "mellowness": mellowness}
-        for width in (8, 32)
+        for width in WIDTHS
         for kind in ("regcb", "regcbopt")
         for mellowness in (0.0001, 0.001, 0.01)
     ],
     "bayesianbandits-Thompson": [
-        {"width": 8, "alpha": alpha, "beta": beta}
+        {"width": width, "alpha": alpha, "beta": beta}
+        for width in (8, "kinds")
         for alpha in (5.0, 50.0)
         for beta in (10.0, 50.0)
     ],
 }
-TUNING_SHUFFLES = 3
+# With many arms a library takes minutes a shuffle: it is tuned on one.
+TUNING_SHUFFLES, MANY_ARMS = 3, 100
 TUNING_ROUNDS = 800
 
 
@@ -203,6 +207,41 @@ class BayesianBandits:
         )
 
 
+class BayesianShared:
+    """bayesianbandits: one regression on arm features times context; timed only.
+
+    The model of our own posterior: 8 numbers of the context, projected for nothing.
+    """
+
+    def __init__(self, descriptors: Any) -> None:
+        from bayesianbandits import (
+            Arm,
+            LipschitzContextualAgent,
+            NormalRegressor,
+            ThompsonSampling,
+        )
+
+        class Both:
+            def transform(self, X: Any, *, action_tokens: Any) -> Any:
+                Z = descriptors[np.asarray(action_tokens)]
+                X = _with_bias(X[:, :8])
+                return (Z[:, None, :, None] * X[:, None]).reshape(-1, 9 * Z.shape[1])
+
+        self.model = LipschitzContextualAgent(
+            [Arm(a) for a in range(len(descriptors))],
+            ThompsonSampling(),
+            arm_featurizer=Both(),
+            learner=NormalRegressor(50.0, 10.0),
+            random_seed=0,
+        )
+
+    def choose(self, x: Any) -> int:
+        return int(self.model.pull(x[None])[0])
+
+    def learn(self, x: Any, arm: int, reward: float) -> None:
+        self.model.select_for_update(arm).update(x[None], np.array([reward]))
+
+
 ADAPTERS = {
     "contextualbandits": ContextualBandits,
     "mabwiser": MabWiser,
@@ -242,14 +281,14 @@ def play_one(
 
 
 def play_library(file: str, name: str) -> None:
-    """Tune one library on the first shuffles, play it on all; JSON lines to stdout."""
+    """Tune one library on shuffles of its own, then play; JSON lines to stdout."""
     warnings.filterwarnings("ignore")
     data = dict(np.load(file))
     seeds = int(data["seeds"])
     settings = PEERS[name]
-    tuned = []
+    tuned, few = [], data["rewards"].shape[1] <= MANY_ARMS
     for setting in settings:
-        tries = range(min(TUNING_SHUFFLES, seeds))
+        tries = data["tuning"][: TUNING_SHUFFLES if few else 1].tolist()
         found = [play_one(data, name, setting, s, TUNING_ROUNDS) for s in tries]
         tuned.append(float(np.mean([np.sum(f["earned"]) for f in found])))
         print(f"{name} {setting}: {tuned[-1]:.1f}", file=sys.stderr, flush=True)
@@ -280,15 +319,22 @@ def environment(cache: Path) -> Path:
 
 
 def run_peers(
-    table: Any, orders: Any, widths: dict[int, Any], names: list[str], cache: Path
+    table: Any,
+    orders: Any,
+    widths: dict[int | str, Any],
+    names: list[str],
+    cache: Path,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Play other libraries; runs and sizes by name."""
-    from braidbandit.replay import score
+    from braidbandit.replay import score, shuffles
 
     python = environment(cache)
+    rounds, after = min(TUNING_ROUNDS, len(orders[0].run)), 100 + len(orders)
+    tuning = list(shuffles(table, rounds, after + TUNING_SHUFFLES))[after:]
     data = {"rewards": table.rewards, "seeds": np.array(len(orders))}
+    data["tuning"] = np.array([order.seed for order in tuning])
     data |= {f"X{width}": X for width, X in widths.items()}
-    for order in orders:
+    for order in (*orders, *tuning):
         data[f"probe{order.seed}"] = order.probe
         data[f"run{order.seed}"] = order.run
         data[f"arms{order.seed}"] = order.arms

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Columns of the published comparison: width of the context, number of arms.
 SIZES = ((8, 24), (384, 24), (384, 200), (32, 200), (8, 2000), (32, 2000), (32, 10_000))
 OURS = "braidbandit"
-COMPONENTS = 8
+COMPONENTS = 15
 DESCRIPTORS = 8
 
 
@@ -90,9 +90,9 @@ class Whole:
         import braidbandit
 
         rng = np.random.default_rng(0)
-        encoder = braidbandit.TaskEncoder(
-            types=(), n_components=min(COMPONENTS, width)
-        ).fit(rng.standard_normal((100, width)))
+        encoder = braidbandit.TaskEncoder(types=()).fit(
+            rng.standard_normal((100, width))
+        )
         self.agent = braidbandit.BraidRecommender(
             catalogue_of(arms), encoder, getattr(braidbandit, policy)(), random_state=0
         )
@@ -113,7 +113,7 @@ class Whole:
 
 def contestants(width: int, arms: int) -> dict[str, Any]:
     """Return makers of everything that is timed at this size."""
-    from bench_peers import ADAPTERS, AdaptiveGreedy
+    from bench_peers import ADAPTERS, AdaptiveGreedy, BayesianShared
 
     makers: dict[str, Any] = {
         f"{OURS} recommender": lambda: Whole(width, arms, "ThompsonSampling"),
@@ -132,6 +132,8 @@ def contestants(width: int, arms: int) -> dict[str, Any]:
             "mabwiser-LinUCB": {"alpha": 0.2},
         }
         makers["contextualbandits-AdaptiveGreedy"] = lambda: AdaptiveGreedy(arms)
+        Z = np.random.default_rng(0).standard_normal((arms, DESCRIPTORS)) / 3
+        makers["bayesianbandits-shared"] = lambda: BayesianShared(Z)
         for name, setting in settings.items():
             kind = ADAPTERS[name.split("-")[0]]
             makers[name] = lambda kind=kind, name=name, setting=setting: kind(

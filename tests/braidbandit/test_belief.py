@@ -55,3 +55,14 @@ def test_arms_that_do_not_count_get_no_noise():
     offset[7] = -np.inf
     draws = belief().draw(5, np.random.default_rng(0), offset=offset)
     assert np.isfinite(draws).all()
+
+
+def test_some_of_the_arms_are_believed_as_before():
+    """In another order, one that was seen among them."""
+    arms = np.array([70, 5, 0])
+    few, all_ = belief().among(arms), belief()
+    np.testing.assert_allclose(few.mean, all_.mean[arms])
+    np.testing.assert_allclose(few.sd, all_.sd[arms])
+    draws = few.draw(40_000, np.random.default_rng(0))
+    want = covariance()[np.ix_(arms, arms)]
+    np.testing.assert_allclose(np.cov(draws.T), want, atol=0.03 * want.max())

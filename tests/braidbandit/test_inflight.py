@@ -55,3 +55,29 @@ def test_an_update_of_the_posterior_is_noticed(posterior):
     posterior.update(0, np.ones(2), np.ones(3), 0.9)
     ahead = flight.ahead(posterior, two)
     np.testing.assert_allclose(ahead.mean, posterior.mean, atol=1e-14)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_rewards_that_come_leave_nothing_to_make_anew(posterior, refined, monkeypatch):
+    """Rewards of pulls that wait, and of one that does not; then scales found again."""
+    flight, every = InFlight(), pulls(12)
+    waiting = {name: every[name] for name in list(every)[:9]}
+    flight.ahead(posterior, waiting)
+    for name in ("d4", "d0", "d11"):
+        arm, z, x = every[name]
+        before = posterior.mean
+        posterior.update(arm, z, x, 0.9)
+        if refined and name == "d0":
+            posterior.refine_scales()
+        flight.rewarded(before, posterior, name, every[name], 1.0)
+        waiting.pop(name, None)
+    fresh = InFlight().ahead(posterior, waiting)
+    if not refined:
+        monkeypatch.setattr(Posterior, "copy", None)
+    ahead = flight.ahead(posterior, waiting)
+    np.testing.assert_allclose(covariance(ahead), covariance(fresh), atol=1e-13)
+    np.testing.assert_allclose(ahead.own_covariance, fresh.own_covariance, atol=1e-13)
+    Z, x = np.ones((4, 2)), np.array([1.0, 0.3, -2.0])
+    one, two = ahead.belief(Z, x), fresh.belief(Z, x)
+    np.testing.assert_allclose(one.mean, two.mean, atol=1e-12)
+    np.testing.assert_allclose(one.sd, two.sd, atol=1e-12)

@@ -35,9 +35,13 @@ def problem(seed=3, n=14, arms=3):
     return np.hstack([shared, spread.reshape(n, -1)]), r, info
 
 
+CHANGE = np.array([[0.02, 0.0], [0.0, 0.0], [0.5, 0.1]])
+
+
 def evidence(scales, info, centre=0.0):
+    """Of arms the first and the last of which have changed."""
     return negative_log_evidence(
-        np.log(scales), info, LABELS, OWN_LABELS, np.full(5, centre)
+        np.log(scales), info, LABELS, OWN_LABELS, np.full(5, centre), CHANGE
     )
 
 
@@ -51,7 +55,8 @@ def test_evidence_is_the_density_of_the_rewards():
         )
 
     def dense(scales):
-        sd = np.append(scales[LABELS], np.tile(scales[OWN_LABELS], 3))
+        own = np.sqrt(scales[OWN_LABELS] ** 2 + CHANGE)
+        sd = np.append(scales[LABELS], own.ravel())
         cov = (Phi * sd**2) @ Phi.T + scales[-1] ** 2 * np.eye(len(r))
         return multivariate_normal(np.zeros(len(r)), cov).logpdf(r)
 
@@ -118,3 +123,21 @@ def test_forgetting_of_noise_free_rewards_keeps_exact_sums():
     np.testing.assert_allclose(found.gram, own.sum(axis=0), rtol=1e-9, atol=1e-9)
     belief = posterior.belief(np.ones((arms, 1)), x)
     np.testing.assert_allclose(belief.mean, 0.5 + W @ x, atol=0.01)
+
+
+def test_the_search_turns_back_where_rounding_is_all_that_is_left():
+    """One-hot features beside the constant repeat each other: with wide scales and
+    hardly any noise, nothing is left of the shared parameters' covariance."""
+    rng = np.random.default_rng(0)
+    X = np.eye(6)[rng.integers(6, size=3000)] - 1 / 6
+    X = np.column_stack([np.ones(len(X)), X])
+    r = 0.3 * X[:, 1] + 0.2 * rng.standard_normal(len(X))
+    own, moment = (X.T @ X)[None], (X.T @ r)[None]
+    info = Information(own[0], own, own, moment[0], moment, float(r @ r), 3000.0)
+    labels, usual = np.array([0] + [1] * 6), np.log([0.3, 0.1, 0.1, 0.1, 0.3])
+    far = np.log([3.0, 3.0, 3.0, 3.0, 1e-3])
+    value, gradient = negative_log_evidence(far, info, labels, labels + 2, usual)
+    assert value > 1e11
+    assert not gradient.any()
+    found = find_scales(info, labels, labels + 2, usual, usual)
+    assert np.exp(found[-1]) == pytest.approx(0.2, rel=0.05)

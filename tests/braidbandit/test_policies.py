@@ -80,6 +80,60 @@ def test_thompson_probability_is_the_chance_to_be_best():
     assert p[0] == pytest.approx(0.6915, abs=4 * np.sqrt(0.21 / 10_000))
 
 
+def many(arms=1000, seed=0):
+    rng = np.random.default_rng(seed)
+    Z = np.column_stack([np.ones(arms), rng.standard_normal((arms, 3)) / 3])
+    return Belief(
+        Z,
+        np.array([0.5, 0.1, 0.0, 0.0]),
+        np.eye(4) / 5,
+        own_variance=np.full(arms, 1e-3),
+    )
+
+
+def test_propensities_of_many_arms_are_fine_and_right():
+    """In steps of 1/64, and as often as they say, arms that rarely win together."""
+    policy, rng = ThompsonSampling(scale=1.0), np.random.default_rng(0)
+    cost, everything = np.zeros(1000), np.ones(1000, dtype=bool)
+    counts, expected = np.zeros(1000), np.zeros(1000)
+    for _ in range(3000):
+        choice = policy.select(many(), cost, everything, rng)
+        counts[choice.arm] += 1
+        expected += choice.probabilities
+        assert choice.propensity == choice.probabilities[choice.arm] > 0
+    steps = (choice.probabilities - 0.005 / 1000) / 0.995 * 64
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-9)
+    assert 0 < choice.propensity_se < 0.07
+    often = expected > 5
+    counts = np.append(counts[often], counts[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    assert len(counts) > 10
+    assert chisquare(counts, expected).pvalue > 0.001
+
+
+def test_finalists_win_as_often_as_in_draws_of_all_arms():
+    """Shares of wins of the leading arms, against joint draws of all of them."""
+    whole = many().draw(20_000, np.random.default_rng(1))
+    want = np.bincount(whole.argmax(axis=1), minlength=1000) / len(whole)
+    policy, rng = ThompsonSampling(scale=1.0, floor=0.0), np.random.default_rng(2)
+    args = (many(), np.zeros(1000), np.ones(1000, dtype=bool), rng)
+    got = np.mean([policy.probabilities(*args) for _ in range(500)], axis=0)
+    assert 0.5 * np.abs(got - want).sum() < 0.2
+
+
+def test_the_winner_of_many_arms_has_the_best_score():
+    policy, rng = ThompsonSampling(floor=0.0), np.random.default_rng(0)
+    cost, eligible = np.linspace(0, -0.3, 1000), np.ones(1000, dtype=bool)
+    eligible[:500] = False
+    for _ in range(50):
+        choice = policy.select(many(), cost, eligible, rng)
+        score = np.where(eligible, many().mean + choice.exploration + cost, -np.inf)
+        assert score[choice.arm] == pytest.approx(score.max())
+    only = np.zeros(1000, dtype=bool)
+    only[7] = True
+    assert policy.select(many(), cost, only, rng).arm == 7
+
+
 def test_draws_are_joint():
     """Perfectly correlated arms keep their order in every draw."""
     tied = Belief(np.ones((2, 1)), np.array([0.5]), np.array([[1.0]]))

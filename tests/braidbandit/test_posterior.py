@@ -327,10 +327,46 @@ def test_a_changed_arm_keeps_its_mean_and_is_less_certain():
     posterior.widen(0, 0.5)
     after = posterior.belief(Z, x)
     np.testing.assert_allclose(after.mean, before.mean)
-    assert after.sd[0] > before.sd[0]
+    scales = posterior.scales
+    more = scales.braid**2 + scales.interaction**2 * (0.3**2 + 0.7**2)
+    assert after.sd[0] ** 2 - before.sd[0] ** 2 == pytest.approx(0.5 * more)
     np.testing.assert_allclose(after.sd[1:], before.sd[1:])
+
+
+def test_a_changed_arm_is_solved_for_with_its_own_prior():
+    """Rewards, a change, more rewards; then the same sums solved for again."""
+    posterior, x = make(), np.array([1.0, 0.3, -0.7])
+    stream(posterior)
+    posterior.widen(0, 0.5)
+    assert make().take_arms([0]).own_change.tolist() == [[0.0] * 3]
+    for _ in range(5):
+        posterior.update(0, Z[0], x, 0.1)
+    before = posterior.belief(Z, x)
+    same = posterior.copy()
+    same.forget(1 - 1e-13)
+    after = same.belief(Z, x)
+    np.testing.assert_allclose(after.mean, before.mean, atol=1e-8)
+    np.testing.assert_allclose(after.sd, before.sd, rtol=1e-8)
+    moved = posterior.take_arms([1, 0]).belief(Z[[1, 0]], x)
+    np.testing.assert_allclose(moved.sd, before.sd[[1, 0]])
     posterior.refine_scales()
     assert np.isfinite(posterior.factor).all()
+
+
+def test_a_change_is_noticed_however_alike_arms_are():
+    """Own scales near nothing: the change still moves as models differ."""
+    tiny = PriorScales(arm_intercept=1e-3, arm_slope=1e-3)
+    posterior = Posterior(parameter_groups(NAMES, 3), tiny, n_arms=3, own_width=1)
+    x = np.array([1.0, 0.3, -0.7])
+    for _ in range(300):
+        posterior.update(0, Z[0], x, 0.8)
+    still, changed = posterior.copy(), posterior.copy()
+    changed.widen(0, 0.5)
+    for _ in range(10):
+        still.update(0, Z[0], x, 0.2)
+        changed.update(0, Z[0], x, 0.2)
+    assert still.belief(Z, x).mean[0] > 0.75
+    assert changed.belief(Z, x).mean[0] < 0.55
 
 
 def test_bad_settings():

@@ -4,7 +4,7 @@ import pytest
 from braidbandit import Braid, Catalogue, ModelCard
 from braidbandit.posterior import Posterior
 from braidbandit.prior import parameter_groups
-from braidbandit.reshape import extend_descriptors, own_variance, with_columns
+from braidbandit.reshape import extend_descriptors, with_columns
 
 
 def taught():
@@ -33,15 +33,6 @@ def test_new_columns_start_at_the_prior_and_move_nothing():
     assert new.belief(wide, x).sd[0] ** 2 == pytest.approx(
         before.sd[0] ** 2 + extra, rel=1e-9
     )
-
-
-def test_own_variance_by_hand():
-    """With descriptors: intercept^2 + slope^2 (0.3^2 + 0.2^2)."""
-    posterior = taught()
-    scales = posterior.scales
-    want = scales.arm_intercept**2 + scales.arm_slope**2 * 0.13
-    got = own_variance(posterior, np.array([1.0, 0.3, -0.2]))
-    assert got == pytest.approx(want)
 
 
 def test_old_arms_keep_their_numbers():

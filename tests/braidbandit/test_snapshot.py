@@ -29,9 +29,11 @@ def expected(folder):
     return json.loads((folder / "expected.json").read_text())
 
 
-def test_format_2_reads_as_it_was_written(tmp_path):
-    folder = DATA / "state-format-2"
-    agent = BraidRecommender.load(folder, encoder=small_encoder(), resume_rng=True)
+@pytest.mark.parametrize(("number", "n_components"), [(2, 2), (3, 8)])
+def test_a_format_reads_as_it_was_written(number, n_components, tmp_path):
+    folder = DATA / f"state-format-{number}"
+    encoder = small_encoder().set_params(n_components=n_components)
+    agent = BraidRecommender.load(folder, encoder=encoder, resume_rng=True)
     want = expected(folder)
     np.testing.assert_allclose(
         agent.decision_function(TASKS[:3]), want["scores"], rtol=1e-12

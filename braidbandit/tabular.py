@@ -1,0 +1,198 @@
+"""Tabular: learning from rows of a log, from a probe table, and from a whole ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from braidbandit.fitted import Fitted
+from braidbandit.learner import arm_ids_of
+from braidbandit.logged import check_propensities, check_rewards
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = NDArray[np.float64]
+Rows = tuple[list[int], Array, Array]
+
+
+class Tabular(Fitted):
+    """What a recommender learns at once, rather than decision by decision."""
+
+    if TYPE_CHECKING:
+
+        def catch_up(
+            self, ledger: Any, since: int | datetime | None = None
+        ) -> Self: ...
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn from scratch, keeping only the encoder and the warm start.
+
+        Parameters
+        ----------
+        X : list of tasks, or a Ledger
+            A ledger is learnt in its order, revisions and retractions included,
+            which gives the very posterior that the live updates gave.
+        y : sequence of arm ids or Braid
+            The arm each task was given.
+        reward : array of shape (n,) in [0, 1], optional
+            None means 1 for every row: imitation of good choices.
+        propensity : array of shape (n,) in (0, 1], optional
+            Probability with which the logged arm was chosen; checked, and used by
+            ``score`` only, as the posterior conditions on the arm that was chosen.
+        sample_weight : array of shape (n,), optional
+            At least 0; divides the noise variance of a row.
+        """
+        self._start()
+        if y is None and hasattr(X, "events"):
+            self._forget_rewards()
+            return self.catch_up(X)
+        rows = self._check_rows(X, y, reward, propensity, sample_weight)
+        self._fit_encoder(X)
+        self._forget_rewards()
+        self._learn_rows(X, rows)
+        return self
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        since: int | datetime | None = None,
+    ) -> Self:
+        """Learn more rows, or what is new in a ledger; see :meth:`fit`.
+
+        ``since`` skips the beginning of a ledger; see :meth:`catch_up`.
+        """
+        first = not hasattr(self, "learner_")
+        self._start()
+        if y is None and hasattr(X, "events"):
+            return self.catch_up(X, since)
+        if since is not None:
+            raise ValueError("since goes with a ledger; give partial_fit(ledger, ...)")
+        rows = self._check_rows(X, y, reward, propensity, sample_weight)
+        if first:
+            self._fit_encoder(X)
+        self._learn_rows(X, rows)
+        return self
+
+    def warm_start(self, X: Any, arm_ids: Sequence[str], table: Any) -> Self:
+        """Start from a small table of tasks that were scored on several arms.
+
+        Sets the prior scales by marginal likelihood on the table, then learns it.
+        Where it holds every single model, it also describes each braid by what
+        its strands could gain from one another on the probe tasks. A few dozen
+        tasks scored on every arm, or on the single models only, are worth more
+        than any choice of policy. Call it before any update.
+
+        Parameters
+        ----------
+        X : list of n tasks
+        arm_ids : sequence of B arm ids
+        table : array of shape (n, B) in [0, 1]
+            Quality of each arm on each task.
+        """
+        self._start()
+        rows, scores = self._check_table(X, arm_ids, table)
+        self._fit_encoder(X)
+        self._learn_table(arm_ids, rows, self.encoder_.transform(X), scores)
+        return self
+
+    # ---- inside ----
+
+    def _check_rows(
+        self, X: Any, y: Any, reward: Any, propensity: Any, sample_weight: Any
+    ) -> Rows:
+        """Check labels, rewards and weights before anything is touched."""
+        if y is None:
+            raise ValueError("fit needs the arm of each task (y), or a ledger")
+        rows = [self._catalogue().index(arm_id) for arm_id in arm_ids_of(y)]
+        if len(rows) != len(X):
+            raise ValueError(
+                f"received {len(X)} tasks and {len(rows)} arms; expected equal lengths"
+            )
+        rewards = check_rewards(reward, len(rows))
+        check_propensities(propensity, len(rows))
+        if sample_weight is None:
+            weights = np.ones(len(rows))
+        else:
+            weights = np.asarray(sample_weight, dtype=np.float64)
+        finite = np.isfinite(weights) & (weights >= 0)
+        if weights.shape != rewards.shape or not finite.all():
+            raise ValueError(
+                f"sample_weight must be finite, at least 0 and of shape "
+                f"{rewards.shape}, received shape {weights.shape}"
+            )
+        return rows, rewards, weights
+
+    def _learn_rows(self, X: Any, rows: Rows) -> None:
+        features = self.encoder_.transform(X)
+        self.learner_.require(features.shape[1])
+        bandit = self.learner_.bandit
+        for arm, x, reward, weight in zip(rows[0], features, *rows[1:], strict=True):
+            if weight > 0:
+                bandit.learn(arm, bandit.Z_[arm], x, float(reward), float(weight))
+
+    def _check_table(
+        self, X: Any, arm_ids: Sequence[str], table: ArrayLike
+    ) -> tuple[list[int], Array]:
+        ids = list(arm_ids)
+        scores = np.asarray(table, dtype=np.float64)
+        if scores.shape != (len(X), len(ids)) or scores.size == 0:
+            raise ValueError(
+                f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "
+                "row per task, one column per arm"
+            )
+        if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
+            raise ValueError("every score of the table lies in [0, 1]; received others")
+        rows = [self._catalogue().index(arm_id) for arm_id in ids]
+        if len(set(rows)) != len(rows):
+            raise ValueError("the arm ids of the table must differ")
+        if self.n_updates_:
+            raise ValueError(
+                f"warm_start comes before any update; {self.n_updates_} rewards were "
+                "learnt already. Use a new recommender, then fit(ledger)"
+            )
+        return rows, scores
+
+    def _learn_table(
+        self, ids: Sequence[str], rows: list[int], features: Array, scores: Array
+    ) -> None:
+        learner, bandit = self.learner_, self.learner_.bandit
+        learner.describe(self._signatures(ids, scores))
+        learner.require(features.shape[1])
+        posterior = bandit.posterior_
+        posterior.start_from_table(rows, bandit.Z_[rows], features, scores)
+        learner.start = posterior.copy()
+        braids = self._catalogue().braids
+        singles = [i for i, row in enumerate(rows) if braids[row].is_single]
+        if singles:
+            best = max(singles, key=lambda i: float(scores[:, i].mean()))
+            learner.guarding.baseline = ids[best]
+
+    def _signatures(self, ids: Sequence[str], scores: Array) -> Array | None:
+        """Return the columns of the single models, if the table has all of them."""
+        place = {
+            braid.anchor: column
+            for column, braid in enumerate(self._catalogue()[i] for i in ids)
+            if braid.is_single
+        }
+        models = self._catalogue().cards
+        if any(name not in place for name in models):
+            return None
+        return scores[:, [place[name] for name in models]]
