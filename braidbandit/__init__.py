@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from braidbandit.decision import Decision, Outcome
     from braidbandit.drift import DriftMonitor, DriftWarning
     from braidbandit.encoding import TaskEncoder
+    from braidbandit.exchange import export_ledger, import_ledger
     from braidbandit.explanation import Explanation
     from braidbandit.guard import ConservativePolicy
     from braidbandit.ledger import Ledger
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     )
     from braidbandit.prior import PriorScales
     from braidbandit.recommender import BraidRecommender
+    from braidbandit.tabulating import build_table
     from braidbandit.targets import Log, UnderLimits
+    from braidbandit.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -57,8 +60,12 @@ _MODULES = {
     "ThompsonSampling": "policies",
     "UnderLimits": "targets",
     "Uniform": "policies",
+    "build_table": "tabulating",
     "compare": "offpolicy",
     "evaluate": "offpolicy",
+    "export_ledger": "exchange",
+    "import_ledger": "exchange",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -86,8 +93,12 @@ __all__ = [
     "ThompsonSampling",
     "UnderLimits",
     "Uniform",
+    "build_table",
     "compare",
     "evaluate",
+    "export_ledger",
+    "import_ledger",
+    "tune",
 ]
 
 

@@ -17,7 +17,7 @@ class Estimate:
     value : float
         IPS and DR may leave [0, 1].
     low, high : float in [0, 1]
-        Bootstrap interval.
+        Interval: by empirical likelihood for DR, by the bootstrap for the others.
     n : int
         Rows of the log.
     effective_n : float

@@ -15,6 +15,10 @@ _MOST_SETTLED = 100_000
 _COUNTS = ("learnt", "repeated", "revised", "retracted", "expired")
 
 
+class NotReversible(ValueError):
+    """A reward whose part in the posterior can no longer be told apart."""
+
+
 @dataclass(frozen=True)
 class Learnt:
     """One reward in the posterior, with all that is needed to take it back.

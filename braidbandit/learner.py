@@ -22,7 +22,7 @@ from braidbandit.braid import Braid
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
-from braidbandit.feedback import FeedbackLog, Learnt
+from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
@@ -206,7 +206,7 @@ class ArmLearner(Roster):
         arm_id = decision.braid.id
         changed = arm_id in self.versions or arm_id not in self.catalogue
         if changed or self.bandit.forgetting != 1.0:
-            raise ValueError(
+            raise NotReversible(
                 f"the reward of decision {decision_id!r} cannot be taken back exactly: "
                 "its record is gone, and since then the arm was retrained or removed, "
                 "or forgetting went on. Learn again from the ledger: fit(ledger)"

@@ -1,29 +1,52 @@
 """The ledger: the durable record of decisions and outcomes, in SQL.
 
 The ledger is the truth; a saved recommender is a cache of it. SQLite by default,
-any other database SQLAlchemy knows by its URL.
+PostgreSQL by its URL.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from braidbandit.decision import Decision, Outcome
+from braidbandit.decision import Decision, Outcome, now
+from braidbandit.ledger_restoring import LedgerRestorer
+from braidbandit.rows import (
+    decision_row,
+    in_utc,
+    outcome_of,
+    outcome_row,
+)
 
-FORMAT = 1
-_PAGE = 500
+_SNAPSHOTS = 3
 
 
-class Ledger:
+class Ledger(LedgerRestorer):
     """Record of decisions and outcomes.
+
+    What a call has written outlives the process when it returns, and is written once
+    however often, and by however many processes, it is said. Outcomes outlive a power
+    failure too, and the decisions before them with them; on SQLite a decision alone
+    waits for the next outcome with that, as the disk may take milliseconds. A ledger
+    of an earlier version is brought up to date when it is opened.
 
     Parameters
     ----------
     url : str or Path
-        An SQLAlchemy URL, or the path of an SQLite file.
+        The path of an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL
+        (``postgresql+psycopg://user@host/database``).
+    redact : callable, optional
+        ``text -> text``, applied to every task's text before it is kept.
+
+    Raises
+    ------
+    ImportError
+        When SQLAlchemy, Alembic or the database's driver is missing.
+    ValueError
+        When the ledger is of a newer version.
 
     Examples
     --------
@@ -35,63 +58,19 @@ class Ledger:
     >>> folder.cleanup()
     """
 
-    def __init__(self, url: str | Path) -> None:
-        try:
-            import sqlalchemy as sa
-        except ImportError as error:
-            raise ImportError(
-                "the ledger needs SQLAlchemy: pip install 'braidbandit[full]'"
-            ) from error
-        self._sa = sa
-        text = str(url)
-        self._engine = sa.create_engine(text if "://" in text else f"sqlite:///{text}")
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _set_pragmas)
-        metadata = sa.MetaData()
-        self._meta = sa.Table(
-            "meta",
-            metadata,
-            sa.Column("key", sa.String(64), primary_key=True),
-            sa.Column("value", sa.Text, nullable=False),
-        )
-        self._decisions = sa.Table(
-            "decisions",
-            metadata,
-            sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-            sa.Column("id", sa.String(64), nullable=False, unique=True),
-            sa.Column("created_at", sa.String(40), nullable=False),
-            sa.Column("task_hash", sa.String(64), nullable=False),
-            sa.Column("arm_id", sa.String(64), nullable=False),
-            sa.Column("text", sa.Text),
-            sa.Column("body", sa.Text, nullable=False),
-        )
-        self._outcomes = sa.Table(
-            "outcomes",
-            metadata,
-            sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-            sa.Column(
-                "decision_id",
-                sa.String(64),
-                sa.ForeignKey("decisions.id"),
-                nullable=False,
-                unique=True,
-            ),
-            sa.Column("created_at", sa.String(40), nullable=False),
-            sa.Column("reward", sa.Float, nullable=False),
-            sa.Column("body", sa.Text, nullable=False),
-        )
-        try:
-            metadata.create_all(self._engine)
-            self._check_format()
-        except BaseException:
-            self._engine.dispose()
-            raise
+    def __init__(
+        self, url: str | Path, *, redact: Callable[[str], str] | None = None
+    ) -> None:
+        super().__init__(url)
+        self.redact = redact
+
+    # ---- writing ----
 
     def record_decision(self, decision: Decision, text: str | None = None) -> bool:
         """Write a decision; call it before the braid runs.
 
-        Durable when it returns. ``text`` is the task in clear and is kept only when
-        it is given. The same decision again is ignored.
+        ``text`` is the task in clear and is kept, redacted, only when it is given.
+        The same decision again is ignored.
 
         Returns
         -------
@@ -102,21 +81,20 @@ class Ledger:
         ------
         ValueError
             When another decision has this id.
+        OSError
+            When the disk is full; nothing was written.
         """
-        body = json.dumps(decision.to_dict(), allow_nan=False)
-        row = {
-            "id": decision.id,
-            "created_at": decision.created_at,
-            "task_hash": decision.task_hash,
-            "arm_id": decision.braid.id,
-            "text": text,
-            "body": body,
-        }
+        if text is not None and self.redact is not None:
+            text = self.redact(text)
+            if not isinstance(text, str):
+                raise TypeError(f"redact must return text, received {type(text)}")
+        row = decision_row(decision, text)
+        row["arms"] = self._keep_arms(decision.arm_ids)
         try:
-            with self._engine.begin() as connection:
+            with self._writing(at_once=False) as connection:
                 connection.execute(self._decisions.insert().values(row))
         except self._sa.exc.IntegrityError as error:
-            if self._body(self._decisions, self._decisions.c.id, decision.id) == body:
+            if self.decision(decision.id) == decision:
                 return False
             raise ValueError(
                 f"the ledger holds another decision with id {decision.id!r}; every "
@@ -125,7 +103,7 @@ class Ledger:
         return True
 
     def record_outcome(self, outcome: Outcome) -> bool:
-        """Write an outcome; call it before the update. Durable when it returns.
+        """Write an outcome; call it before the update.
 
         Returns
         -------
@@ -135,148 +113,169 @@ class Ledger:
         Raises
         ------
         KeyError
-            When the decision is unknown.
+            When the decision is unknown or has expired.
         ValueError
             When the decision has a different outcome.
+        OSError
+            When the disk is full; nothing was written.
         """
-        if (
-            self._body(self._decisions, self._decisions.c.id, outcome.decision_id)
-            is None
-        ):
-            raise KeyError(
-                f"unknown decision {outcome.decision_id!r}; record the decision before "
-                "its outcome"
-            )
-        row = {
-            "decision_id": outcome.decision_id,
-            "created_at": outcome.created_at,
-            "reward": outcome.reward,
-            "body": json.dumps(outcome.to_dict(), allow_nan=False),
-        }
-        try:
-            # The insert comes first: the database decides which of two writers wins.
-            with self._engine.begin() as connection:
-                connection.execute(self._outcomes.insert().values(row))
-        except self._sa.exc.IntegrityError as error:
-            key = self._outcomes.c.decision_id
-            body = self._body(self._outcomes, key, outcome.decision_id)
-            if body is None:
-                raise
-            known = Outcome.from_dict(json.loads(body))
-            if known.same_measurement(outcome):
-                return False
-            raise ValueError(
-                f"decision {outcome.decision_id!r} has an outcome already: {known}; "
-                f"received {outcome}"
-            ) from error
+        with self._writing(ordered=True) as connection:
+            last = self._last_event(connection, outcome.decision_id)
+            if last.kind in ("outcome", "revision"):
+                known = outcome_of(last.body)
+                if known.same_measurement(outcome):
+                    return False
+                raise ValueError(
+                    f"decision {outcome.decision_id!r} has an outcome already: "
+                    f"{known}; received {outcome}. Call revise to replace it"
+                )
+            self._append(connection, outcome, last, "outcome")
         return True
 
-    def decision(self, decision_id: str) -> Decision:
-        """Return one decision; an unknown id is a KeyError."""
-        body = self._body(self._decisions, self._decisions.c.id, decision_id)
-        if body is None:
-            raise KeyError(f"unknown decision {decision_id!r}")
-        return Decision.from_dict(json.loads(body))
+    def revise(self, decision_id: str, reward: float, *, source: str = "user") -> bool:
+        """Replace the reward of an outcome; the one before stays in the history.
 
-    def pairs(self, after: int = 0) -> Iterator[tuple[int, Decision, Outcome]]:
-        """Iterate over (sequence, decision, outcome) in the order of the outcomes.
+        Returns
+        -------
+        bool
+            False when this was its reward already.
+
+        Raises
+        ------
+        KeyError
+            When the decision is unknown or has no outcome.
+        ValueError
+            When the reward is outside [0, 1].
+        """
+        with self._writing(ordered=True) as connection:
+            last, known = self._outcome_in_force(connection, decision_id)
+            outcome = replace(known, reward=reward, source=source, created_at=now())
+            if outcome.reward == known.reward:
+                return False
+            self._append(connection, outcome, last, "revision")
+        return True
+
+    def retract(self, decision_id: str, *, source: str = "user") -> bool:
+        """Take an outcome back; the decision then waits for one again.
+
+        Returns
+        -------
+        bool
+            False when it was taken back already.
+
+        Raises
+        ------
+        KeyError
+            When the decision is unknown or never had an outcome.
+        """
+        with self._writing(ordered=True) as connection:
+            last = self._last_event(connection, decision_id)
+            if last.kind == "retraction":
+                return False
+            last, known = self._outcome_in_force(connection, decision_id)
+            outcome = replace(known, source=source, created_at=now())
+            self._append(connection, outcome, last, "retraction")
+        return True
+
+    def expire(self, before: datetime) -> int:
+        """Stop waiting for decisions made before a time; returns how many.
+
+        An outcome that comes later is refused.
+        """
+        d = self._decisions
+        late = (d.c.created_at < in_utc(before)) & d.c.expired_at.is_(None)
+        query = d.update().where(late & self._waits()).values(expired_at=now())
+        with self._writing(ordered=True) as connection:
+            return int(connection.execute(query).rowcount)
+
+    def purge(self, before: datetime, *, records: bool = False) -> int:
+        """Delete what is old: the texts of tasks, or the whole records.
+
+        From an SQLite file it is gone at once; PostgreSQL clears its files when it next
+        vacuums.
 
         Parameters
         ----------
-        after : int
-            Only outcomes with a higher sequence number.
+        before : datetime
+            With a zone. What was decided earlier is deleted.
+        records : bool
+            Delete decisions and outcomes too. A recommender keeps what it has learnt
+            from them; one that learns from this ledger anew does not.
+
+        Returns
+        -------
+        int
+            Texts, or decisions, that were deleted.
         """
-        d, o = self._decisions, self._outcomes
-        query = (
-            self._sa.select(o.c.sequence, d.c.body, o.c.body)
-            .join_from(o, d, d.c.id == o.c.decision_id)
-            .order_by(o.c.sequence)
-            .limit(_PAGE)
-        )
-        # Page by page: no transaction stays open while the caller learns.
-        while True:
+        d, o, sa = self._decisions, self._outcomes, self._sa
+        old = d.c.created_at < in_utc(before)
+        with self._writing(ordered=True) as connection:
+            if records:
+                ids = sa.select(d.c.id).where(old)
+                connection.execute(o.delete().where(o.c.decision_id.in_(ids)))
+                gone = connection.execute(d.delete().where(old)).rowcount
+            else:
+                texts = d.update().where(old & d.c.text.is_not(None)).values(text=None)
+                gone = connection.execute(texts).rowcount
+        if self._engine.dialect.name == "sqlite":
+            # The journal holds pages as they were; this empties it.
             with self._engine.connect() as connection:
-                page = connection.execute(query.where(o.c.sequence > after)).all()
-            for sequence, decision, outcome in page:
-                yield (
-                    sequence,
-                    Decision.from_dict(json.loads(decision)),
-                    Outcome.from_dict(json.loads(outcome)),
-                )
-                after = sequence
-            if len(page) < _PAGE:
-                return
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(gone)
 
-    def pending(self) -> list[Decision]:
-        """Return the decisions that have no outcome, oldest first."""
-        d, o = self._decisions, self._outcomes
-        query = (
-            self._sa.select(d.c.body)
-            .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
-            .where(o.c.sequence.is_(None))
-            .order_by(d.c.sequence)
-        )
-        with self._engine.connect() as connection:
-            bodies = connection.execute(query).scalars().all()
-        return [Decision.from_dict(json.loads(body)) for body in bodies]
+    # ---- snapshots of a policy ----
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of decisions, outcomes and pending decisions."""
-        count = self._sa.func.count()
-        with self._engine.connect() as connection:
-            decisions, outcomes = (
-                int(
-                    connection.execute(
-                        self._sa.select(count).select_from(table)
-                    ).scalar_one()
-                )
-                for table in (self._decisions, self._outcomes)
-            )
-        return {
-            "decisions": decisions,
-            "outcomes": outcomes,
-            "pending": decisions - outcomes,
+    def write_snapshot(self, position: int, manifest: str, arrays: bytes) -> None:
+        """Keep a saved policy, and the two before it; see ``BraidRecommender.save``."""
+        s, sa = self._snapshots, self._sa
+        row = {
+            "created_at": in_utc(now()),
+            "position": position,
+            "manifest": manifest,
+            "arrays": arrays,
         }
+        newest = sa.select(s.c.sequence).order_by(s.c.sequence.desc())
+        with self._writing() as connection:
+            connection.execute(s.insert().values(row))
+            kept = connection.execute(newest.limit(_SNAPSHOTS)).scalars().all()
+            connection.execute(s.delete().where(s.c.sequence < min(kept)))
 
-    def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
+    # ---- inside ----
 
-    def __enter__(self) -> Ledger:
-        return self
+    def _append(self, connection: Any, outcome: Outcome, last: Any, kind: str) -> None:
+        revision = 0 if last.revision is None else last.revision + 1
+        row = outcome_row(outcome, revision, kind)
+        connection.execute(self._outcomes.insert().values(row))
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def _last_event(self, connection: Any, decision_id: str) -> Any:
+        """Return the last thing said of a decision; its columns are None if none."""
+        d, o = self._decisions, self._outcomes
+        row = connection.execute(
+            self._sa.select(
+                d.c.created_at, d.c.expired_at, o.c.revision, o.c.kind, o.c.body
+            )
+            .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
+            .where(d.c.id == decision_id)
+            .order_by(o.c.revision.desc())
+            .limit(1)
+        ).one_or_none()
+        if row is None:
+            raise KeyError(
+                f"unknown decision {decision_id!r}; record the decision before its "
+                "outcome"
+            )
+        if row.expired_at is not None:
+            raise KeyError(
+                f"decision {decision_id!r} of {row.created_at} expired before its "
+                "outcome came; decide anew"
+            )
+        return row
 
-    def _body(self, table: Any, key: Any, value: str) -> str | None:
-        query = self._sa.select(table.c.body).where(key == value)
-        with self._engine.connect() as connection:
-            return connection.execute(query).scalar_one_or_none()
-
-    def _check_format(self) -> None:
-        meta = self._meta
-        query = self._sa.select(meta.c.value).where(meta.c.key == "format")
-        with self._engine.begin() as connection:
-            found = connection.execute(query).scalar_one_or_none()
-            if found is None:
-                connection.execute(
-                    meta.insert().values(key="format", value=str(FORMAT))
-                )
-            elif int(found) > FORMAT:
-                raise ValueError(
-                    f"the ledger has format {found}, this version reads up to "
-                    f"{FORMAT}; upgrade braidbandit"
-                )
-
-
-def _set_pragmas(connection: Any, record: Any) -> None:
-    """Durable writes that do not block readers, and waiting instead of failing."""
-    cursor = connection.cursor()
-    for pragma in (
-        "busy_timeout=10000",
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    def _outcome_in_force(
+        self, connection: Any, decision_id: str
+    ) -> tuple[Any, Outcome]:
+        last = self._last_event(connection, decision_id)
+        if last.kind in (None, "retraction"):
+            raise KeyError(f"decision {decision_id!r} has no outcome to change")
+        return last, outcome_of(last.body)

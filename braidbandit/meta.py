@@ -11,6 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ LAYER_SETS = ("output", "final", "final+output")
 _FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
 _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
+# Outcomes between two saves of the policy; they are learnt again from the ledger in
+# less time than one save takes.
+_SAVE_EVERY = 20
 _PRICE = 0.05
 
 
@@ -77,6 +81,9 @@ class MetaBraider:
     price : float, optional
         Quality given up to go from the dearest arm to the cheapest. By default 0.05,
         or what the folder has.
+    keep_text : bool
+        Keep the text of tasks in the ledger, redacted by ``Ledger(redact=...)`` if it
+        was given one. By default only their hash and features are kept.
     random_state : None or int
         With a number, a resumed agent continues its random sequence too.
 
@@ -124,6 +131,7 @@ class MetaBraider:
         strategies: Sequence[str] = STRATEGIES,
         shares: Sequence[tuple[float, ...]] = SHARES,
         price: float | None = None,
+        keep_text: bool = False,
         random_state: int | None = None,
     ) -> None:
         if price is not None:
@@ -149,6 +157,8 @@ class MetaBraider:
         self._braids: OrderedDict[str, BraidedLLM] = OrderedDict()
         self._lock = threading.RLock()
         temporary = folder is None
+        self.keep_text = keep_text
+        self._saved: int | None = None
         self.folder = Path(tempfile.mkdtemp() if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
@@ -194,7 +204,13 @@ class MetaBraider:
         """
         with self._lock:
             decision = self.recommender.recommend(task, compute_budget, **limits)
-            self.ledger.record_decision(decision)
+            text = _text_in(task) if self.keep_text else None
+            try:
+                self.ledger.record_decision(decision, text)
+            except BaseException:
+                # What is not in the ledger was not decided.
+                self.recommender.pending_.pop(decision.id, None)
+                raise
         return decision
 
     def create_braided_model(self, decision: Decision | Braid | str) -> BraidedLLM:
@@ -236,8 +252,9 @@ class MetaBraider:
     ) -> MetaBraider:
         """Learn how well a decision turned out.
 
-        The outcome is written to the ledger first, then learnt, then the policy is
-        saved; a crash in between loses nothing. The same feedback twice counts once.
+        The outcome is written to the ledger first, then learnt; the policy is saved now
+        and then, and by :meth:`close`. A crash at any point loses nothing: the next
+        agent learns the rest from the ledger. The same feedback twice counts once.
 
         Parameters
         ----------
@@ -285,8 +302,46 @@ class MetaBraider:
             )
             # Through the ledger: the order of learning is the order of the record.
             self.recommender.catch_up(self.ledger)
-            self.save()
+            self._save_now_and_then()
         return self
+
+    def revise(
+        self, decision: Decision | str, performance: float | bool
+    ) -> MetaBraider:
+        """Replace what was said of a decision, as if this had been said at first.
+
+        Raises
+        ------
+        KeyError
+            On a decision that is unknown or has no outcome.
+        ValueError, TypeError
+            On a performance outside [0, 1].
+        """
+        quality = as_quality(performance, None, None)
+        return self._amend(decision, lambda d: self.ledger.revise(d, quality))
+
+    def retract(self, decision: Decision | str) -> MetaBraider:
+        """Take back what was said of a decision, as if it had never been said.
+
+        The decision then waits for feedback again. The same twice counts once.
+
+        Raises
+        ------
+        KeyError
+            On a decision that is unknown or never had an outcome.
+        """
+        return self._amend(decision, self.ledger.retract)
+
+    def expire(self, before: datetime) -> int:
+        """Stop waiting for decisions made before a time; returns how many.
+
+        Feedback that comes later is refused.
+        """
+        with self._lock:
+            late = self.ledger.expire(before)
+            self.recommender.expire(before)
+            self.save()
+        return late
 
     def explain(
         self, task: Any, compute_budget: float = 1.0, **limits: Any
@@ -347,9 +402,13 @@ class MetaBraider:
         """Save the policy to the folder by atomic replace."""
         with self._lock:
             self.recommender.save(self.folder / "policy")
+            self._saved = self.recommender.ledger_position_
 
     def close(self) -> None:
-        """Close the ledger, unless it was given; drop a temporary folder."""
+        """Save, and close the ledger, unless it was given; drop a temporary folder."""
+        learnt = self._saved is not None and self._finalizer.alive
+        if learnt and self.recommender.ledger_position_ != self._saved:
+            self.save()
         self._finalizer()
 
     def __enter__(self) -> MetaBraider:
@@ -363,6 +422,21 @@ class MetaBraider:
     @property
     def _unfit(self) -> dict[str, str]:
         return self.catalogue.unfit
+
+    def _save_now_and_then(self) -> None:
+        if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
+            self.save()
+
+    def _amend(
+        self, decision: Decision | str, write: Callable[[str], bool]
+    ) -> MetaBraider:
+        with self._lock:
+            decision_id = decision.id if isinstance(decision, Decision) else decision
+            self._check_current(self.ledger.decision(decision_id))
+            write(decision_id)
+            self.recommender.catch_up(self.ledger)
+            self._save_now_and_then()
+        return self
 
     def _completed(self, card: ModelCard) -> ModelCard:
         """Fill in what the card leaves open from the model's configuration."""
@@ -468,6 +542,10 @@ class MetaBraider:
                 f"{decision.encoder_hash}, this agent has {encoder}; open the folder "
                 "it was made in"
             )
+
+
+def _text_in(task: Any) -> str | None:
+    return task if isinstance(task, str) else task.get("text", task.get("prompt"))
 
 
 def _close(ledger: Ledger | None, folder: Path, temporary: bool) -> None:

@@ -1,6 +1,6 @@
 """Off-policy evaluation: what another policy would have earned, from a log alone.
 
-Equations (25) to (29) of ``docs/math.md``. A log that cannot answer is refused, with
+Equations (25) to (31) of ``docs/math.md``. A log that cannot answer is refused, with
 the reason.
 """
 
@@ -21,6 +21,7 @@ from braidbandit.estimators import (
     estimator_terms,
 )
 from braidbandit.ledger import Ledger
+from braidbandit.likelihood import likelihood_interval
 from braidbandit.targets import Log, target_probabilities
 
 Array = NDArray[np.float64]
@@ -64,9 +65,10 @@ def evaluate(
     Returns
     -------
     tuple of Estimate
-        One per estimator. ``DR`` is the one to read; it alone has a confidence
-        sequence. Where ``effective_n`` is small (some 30) the bootstrap intervals
-        cover less often than they say.
+        One per estimator. ``DR`` is the one to read: it alone has a confidence
+        sequence, and its interval counts what was not seen as possible. The bootstrap
+        intervals of the others cover less often than they say where ``effective_n``
+        is small (some 30).
 
     Raises
     ------
@@ -104,6 +106,7 @@ def evaluate(
     terms = estimator_terms(weights, log.rewards, predicted[rows, arms], direct)
     rng = np.random.default_rng(random_state)
     intervals = bootstrap_intervals(terms, level, n_resamples, rng)
+    intervals["DR"] = _likely(terms["DR"], weights, predicted, direct, least, level)
     past = from_the_past(*data)
     outcomes = (target * past).sum(axis=1)
     outcomes += weights * (log.rewards - past[rows, arms])
@@ -124,6 +127,31 @@ def evaluate(
         )
         for key, values in terms.items()
     )
+
+
+def _likely(
+    terms: Array,
+    weights: Array,
+    predicted: Array,
+    direct: Array,
+    least: float,
+    level: float,
+) -> tuple[float, float]:
+    """Return the interval of DR by empirical likelihood; it holds the estimate."""
+    most = max(1.0 / least, float(weights.max()))
+    # A term is direct + w (r - q): these are its ends for the lightest and heaviest w.
+    support = np.array(
+        [
+            [direct.min(), 0.0],
+            [direct.max(), 0.0],
+            [direct.min() - most * predicted.max(), most],
+            [direct.max() + most * (1.0 - predicted.min()), most],
+        ]
+    )
+    rows_worth = effective_sample_size(weights)
+    low, high = likelihood_interval(terms, weights, support, level, rows_worth)
+    value = min(max(float(terms.mean()), 0.0), 1.0)
+    return min(low, value), max(high, value)
 
 
 def compare(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from braidbandit.catalogue import Braid, ModelCard
-from braidbandit.decision import Decision
-from braidbandit.feedback import Learnt
+from braidbandit.decision import Decision, Outcome
+from braidbandit.feedback import Learnt, NotReversible, _time
 from braidbandit.learner import arm_ids_of
 from braidbandit.objectives import check_measurement
 from braidbandit.tabular import Tabular
@@ -23,20 +23,31 @@ if TYPE_CHECKING:
 class Online(Tabular):
     """What a recommender does between two choices."""
 
-    def catch_up(self, ledger: Any) -> Self:
-        """Learn what a ledger holds beyond ``ledger_position_``.
+    def catch_up(self, ledger: Any, since: int | datetime | None = None) -> Self:
+        """Learn what a ledger holds beyond ``ledger_position_``, in its order.
 
-        Outcomes that were learnt live are recognised and skipped.
+        Outcomes are learnt, revisions replaced and retractions taken back exactly;
+        what was learnt live is recognised and skipped. Where something can no longer
+        be taken back exactly (see :meth:`retract`), everything is learnt anew from
+        what the ledger now says.
+
+        Parameters
+        ----------
+        ledger : Ledger
+        since : int or datetime, optional
+            Skip what was said up to this sequence number, or the outcomes that were
+            measured before this time (with a zone).
         """
         self._start()
-        for sequence, decision, outcome in ledger.pairs(after=self.ledger_position_):
-            self.update(
-                decision,
-                outcome.reward,
-                latency_ms=outcome.latency_ms or None,
-                compute=outcome.compute or None,
-            )
-            self.ledger_position_ = int(sequence)
+        start, earliest = _beginning(since)
+        for event in ledger.events(after=max(self.ledger_position_, start)):
+            outcome = event.outcome
+            if earliest is None or outcome is None or _is_since(outcome, earliest):
+                try:
+                    self._follow(event.decision, outcome)
+                except NotReversible:
+                    return self._learn_anew(ledger)
+            self.ledger_position_ = int(event.sequence)
         return self
 
     # ---- learning from decisions ----
@@ -186,6 +197,33 @@ class Online(Tabular):
 
     # ---- inside ----
 
+    def _follow(self, decision: Decision, outcome: Outcome | None) -> None:
+        """Bring what was learnt of one decision to what is true of it."""
+        learnt = self.settled_.get(decision.id)
+        if outcome is None:
+            if learnt is not None:
+                self.retract(decision)
+        elif learnt is None or learnt == outcome.reward:
+            self.update(
+                decision,
+                outcome.reward,
+                latency_ms=outcome.latency_ms or None,
+                compute=outcome.compute or None,
+            )
+        else:
+            self.revise(decision, outcome.reward)
+
+    def _learn_anew(self, ledger: Any) -> Self:
+        waiting = list(self.pending_.values())
+        self._forget_rewards()
+        for sequence, decision, outcome in ledger.pairs():
+            self._follow(decision, outcome)
+            self.ledger_position_ = int(sequence)
+        for decision in waiting:
+            if decision.id not in self.settled_:
+                self.learner_.log.await_reward(decision)
+        return self
+
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):
             return decision
@@ -203,3 +241,22 @@ class Online(Tabular):
                 f"{decision.encoder_hash}, this recommender has {encoder_hash}; its "
                 "features mean something else. Load the state it was made with"
             )
+
+
+def _beginning(since: int | datetime | None) -> tuple[int, datetime | None]:
+    """Return the sequence number and the time after which to learn."""
+    if since is None:
+        return 0, None
+    if isinstance(since, datetime):
+        if since.tzinfo is None:
+            raise ValueError(f"since needs a time with a zone, received {since!r}")
+        return 0, since
+    if isinstance(since, int) and not isinstance(since, bool) and since >= 0:
+        return since, None
+    raise TypeError(
+        f"since is a sequence number of the ledger or a time, received {since!r}"
+    )
+
+
+def _is_since(outcome: Outcome, earliest: datetime) -> bool:
+    return _time(outcome.created_at) >= earliest

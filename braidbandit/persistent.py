@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from braidbandit import snapshot
 from braidbandit.catalogue import Catalogue
 from braidbandit.encoding import TaskEncoder
 from braidbandit.fitted import Fitted
-from braidbandit.state import read_state, write_state
+from braidbandit.state import pack, read_state, unpack, write_state
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 class Persistent(Fitted):
     """What a recommender does between two processes."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path | Any) -> None:
         """Save to a directory: ``manifest.json`` and one safetensors file.
 
-        A saved and reloaded recommender gives the same scores bit for bit.
+        Or to a :class:`Ledger`, which keeps the newest three. A saved and reloaded
+        recommender gives the same scores bit for bit.
         """
         self._start()
-        write_state(path, *snapshot.take(self))
+        if hasattr(path, "write_snapshot"):
+            path.write_snapshot(self.ledger_position_, *pack(*snapshot.take(self)))
+        else:
+            write_state(path, *snapshot.take(self))
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Any,
         *,
         catalogue: Catalogue | None = None,
         encoder: TaskEncoder | None = None,
@@ -39,7 +43,7 @@ class Persistent(Fitted):
 
         Parameters
         ----------
-        path : str or Path
+        path : str, Path or Ledger
         catalogue : Catalogue, optional
             The one in use; refused when its hash differs from the saved one.
         encoder : TaskEncoder, optional
@@ -57,7 +61,11 @@ class Persistent(Fitted):
             When the state is damaged, of a newer format, or of another catalogue
             or encoder.
         """
-        manifest, arrays = read_state(path)
+        if hasattr(path, "read_snapshot"):
+            text, blob = path.read_snapshot()
+            manifest, arrays = unpack(text, blob, "the snapshot in the ledger")
+        else:
+            manifest, arrays = read_state(path)
         try:
             agent = cls(**snapshot.parameters(manifest, arrays, catalogue, encoder))
             agent._start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from braidbandit.catalogue import Braid, Catalogue, ModelCard
@@ -202,6 +203,45 @@ def replay(
         spent[t] = time.perf_counter() - again + chosen - start
         on_round()
     return score(table, shuffle, earned, 1e3 * float(np.median(spent)))
+
+
+def replay_all(
+    table: Table,
+    make: Callable[[Shuffle], Player],
+    rounds: int,
+    seeds: int,
+    probes: int = 40,
+    n_jobs: int = 1,
+) -> list[Run]:
+    """Play several shuffles, each with a player of its own, in parallel by joblib.
+
+    Parameters
+    ----------
+    table : Table
+    make : callable
+        ``shuffle -> player``.
+    rounds, seeds, probes : int
+        See :func:`shuffles`.
+    n_jobs : int
+        Processes; the result does not depend on it.
+
+    Examples
+    --------
+    >>> class First:
+    ...     def choose(self, row): return 0
+    ...     def learn(self, row, arm, reward): pass
+    >>> table = table_of(np.ones((6, 1)), np.arange(6.0)[:, None])
+    >>> [r.regret for r in replay_all(table, lambda shuffle: First(), 3, 2, probes=1)]
+    [0.0, 0.0]
+    """
+    return Parallel(n_jobs=n_jobs)(
+        delayed(_play)(table, make, shuffle)
+        for shuffle in shuffles(table, rounds, seeds, probes)
+    )
+
+
+def _play(table: Table, make: Callable[[Shuffle], Player], shuffle: Shuffle) -> Run:
+    return replay(table, shuffle, make(shuffle))
 
 
 def score(table: Table, shuffle: Shuffle, earned: Array, ms: float) -> Run:

@@ -46,11 +46,8 @@ def write_state(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a state is saved to a directory")
     folder.mkdir(parents=True, exist_ok=True)
-    blob = save_arrays({key: np.ascontiguousarray(a) for key, a in arrays.items()})
-    digest = hashlib.sha256(blob).hexdigest()
-    name = f"arrays-{digest[:16]}.safetensors"
-    header = {"kind": _KIND, "format": FORMAT, "arrays": name, "sha256": digest}
-    text = json.dumps({**header, **manifest}, indent=1, allow_nan=False)
+    text, blob = pack(manifest, arrays)
+    name = _arrays_name(blob)
     _write(folder / name, blob)
     _write(folder / "manifest.json", text.encode())
     for old in folder.glob("arrays-*.safetensors"):
@@ -73,31 +70,71 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     if not file.exists():
         raise FileNotFoundError(f"no saved recommender in {folder}: no manifest.json")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        kind, number = manifest["kind"], int(manifest["format"])
-        name, digest = str(manifest["arrays"]), manifest["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        text = file.read_text(encoding="utf-8")
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error!r}; restore a backup") from error
-    if kind != _KIND:
-        raise ValueError(f"{file} holds {kind!r}, expected {_KIND!r}")
-    if number > FORMAT:
-        raise ValueError(
-            f"{file} has format {number}, this version reads up to {FORMAT}; upgrade "
-            "braidbandit"
-        )
+    name = str(_manifest(text, str(file))["arrays"])
     # A name with a folder in it could point outside the state.
     if Path(name).name != name or not (folder / name).exists():
         raise ValueError(f"{file} is damaged: no arrays file {name!r}")
-    blob = (folder / name).read_bytes()
-    if hashlib.sha256(blob).hexdigest() != digest:
+    return unpack(text, (folder / name).read_bytes(), str(file))
+
+
+def pack(
+    manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[str, bytes]:
+    """Return a state as the text of its manifest and the bytes of its arrays."""
+    blob = save_arrays({key: np.ascontiguousarray(a) for key, a in arrays.items()})
+    header = {
+        "kind": _KIND,
+        "format": FORMAT,
+        "arrays": _arrays_name(blob),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+    }
+    # A line for each key: json's own indenting takes ten times as long, and a state
+    # is saved often.
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        for key, value in {**header, **manifest}.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n", blob
+
+
+def unpack(
+    text: str, blob: bytes, where: str
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what :func:`pack` returned; ``where`` is named in errors."""
+    manifest = _manifest(text, where)
+    if hashlib.sha256(blob).hexdigest() != manifest["sha256"]:
         raise ValueError(
-            f"{folder / name} is damaged: its content does not match the manifest; "
-            "restore a backup, or learn again from the ledger"
+            f"{where} is damaged: its content does not match the manifest; restore a "
+            "backup, or learn again from the ledger"
         )
     try:
         return manifest, load_arrays(blob)
     except SafetensorError as error:
-        raise ValueError(f"{folder / name} is damaged: {error}") from error
+        raise ValueError(f"{where} is damaged: {error}") from error
+
+
+def _arrays_name(blob: bytes) -> str:
+    return f"arrays-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
+
+
+def _manifest(text: str, where: str) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        kind, number = manifest["kind"], int(manifest["format"])
+        _ = manifest["arrays"], manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} is damaged: {error!r}; restore a backup") from error
+    if kind != _KIND:
+        raise ValueError(f"{where} holds {kind!r}, expected {_KIND!r}")
+    if number > FORMAT:
+        raise ValueError(
+            f"{where} has format {number}, this version reads up to {FORMAT}; upgrade "
+            "braidbandit"
+        )
+    return manifest
 
 
 def _write(path: Path, blob: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,9 @@ class Tabular(Fitted):
 
     if TYPE_CHECKING:
 
-        def catch_up(self, ledger: Any) -> Self: ...
+        def catch_up(
+            self, ledger: Any, since: int | datetime | None = None
+        ) -> Self: ...
 
     def fit(
         self,
@@ -40,8 +43,8 @@ class Tabular(Fitted):
         Parameters
         ----------
         X : list of tasks, or a Ledger
-            A ledger is learnt in the order of its outcomes, which gives the very
-            posterior that the live updates gave.
+            A ledger is learnt in its order, revisions and retractions included,
+            which gives the very posterior that the live updates gave.
         y : sequence of arm ids or Braid
             The arm each task was given.
         reward : array of shape (n,) in [0, 1], optional
@@ -53,7 +56,7 @@ class Tabular(Fitted):
             At least 0; divides the noise variance of a row.
         """
         self._start()
-        if y is None and hasattr(X, "pairs"):
+        if y is None and hasattr(X, "events"):
             self._forget_rewards()
             return self.catch_up(X)
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
@@ -70,12 +73,18 @@ class Tabular(Fitted):
         reward: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        since: int | datetime | None = None,
     ) -> Self:
-        """Learn more rows, or what is new in a ledger; see :meth:`fit`."""
+        """Learn more rows, or what is new in a ledger; see :meth:`fit`.
+
+        ``since`` skips the beginning of a ledger; see :meth:`catch_up`.
+        """
         first = not hasattr(self, "learner_")
         self._start()
-        if y is None and hasattr(X, "pairs"):
-            return self.catch_up(X)
+        if y is None and hasattr(X, "events"):
+            return self.catch_up(X, since)
+        if since is not None:
+            raise ValueError("since goes with a ledger; give partial_fit(ledger, ...)")
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -201,26 +202,48 @@ def _recommended(agent: Any, log: Log, limits: Limits | None) -> Array:
             "the log holds features of another encoder than the recommender's; give "
             "a recommender with the encoder of the log"
         )
-    learner, catalogue = agent.learner_, agent.learner_.catalogue
-    policy = learner.policy_now()
-    rows = []
-    for x, allowed in zip(log.X, log.eligible, strict=True):
+    rows = [
+        row_probabilities(agent, x, log.arm_ids, allowed, limits)
+        for x, allowed in zip(log.X, log.eligible, strict=True)
+    ]
+    return _placed(np.array(rows), agent.learner_.catalogue.ids, log)
+
+
+def row_probabilities(
+    agent: Any,
+    x: Array,
+    arm_ids: Sequence[Any],
+    allowed: NDArray[np.bool_],
+    limits: Limits | None = None,
+) -> Array:
+    """Return the probability with which an agent would now choose each of its arms.
+
+    Parameters
+    ----------
+    agent : BraidRecommender
+    x : ndarray of shape (k,)
+        Features of one task.
+    arm_ids, allowed : sequence and ndarray of bool, of equal length
+        The arms of the log and which of them were eligible; what counts without
+        ``limits``.
+    limits : Limits, optional
+    """
+    learner = agent.learner_
+    if limits is None:
         known = [
             arm
-            for arm, able in zip(log.arm_ids, allowed, strict=True)
-            if able and arm in catalogue
+            for arm, able in zip(arm_ids, allowed, strict=True)
+            if able and arm in learner.catalogue
         ]
-        now = assess(
-            learner,
-            x,
-            Limits(eligible=known) if limits is None else limits,
-            agent.price,
-            agent.pacer_.price,
-        )
-        # The same draws in every row, as in predict_proba.
-        rng = copy.deepcopy(agent.rng_)
-        rows.append(policy.probabilities(now.belief, now.cost_term, now.eligible, rng))
-    return _placed(np.array(rows), catalogue.ids, log)
+        limits = Limits(eligible=known)
+    now = assess(learner, x, limits, agent.price, agent.pacer_.price)
+    # The same draws in every row, as in predict_proba.
+    rng = copy.deepcopy(agent.rng_)
+    policy = learner.policy_now()
+    probabilities: Array = policy.probabilities(
+        now.belief, now.cost_term, now.eligible, rng
+    )
+    return probabilities
 
 
 def _placed(probabilities: ArrayLike, arms: Any, log: Log) -> Array:

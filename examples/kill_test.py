@@ -2,12 +2,13 @@
 
     python examples/kill_test.py                # 200 runs, a few minutes
     python examples/kill_test.py --runs 20 --json
+    python examples/kill_test.py --url postgresql+psycopg://user@host/empty_database
 
-Each run opens the agent's folder in a process of its own, which decides and learns as
-fast as it can and notes every outcome that was acknowledged. At a random moment the
-process is killed with SIGKILL. The folder is then opened again: every acknowledged
-outcome must be in the posterior exactly once, and the posterior must be the one that
-the ledger alone gives.
+Each run opens the agent's folder in a process of its own, which decides, learns,
+revises and retracts as fast as it can and notes everything that was acknowledged. At a
+random moment the process is killed with SIGKILL. The folder is then opened again: every
+acknowledged outcome must be in the posterior exactly once, as it was last said, and the
+posterior must be the one that the ledger alone gives.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import random
 import signal
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,27 @@ def work(folder: Path, url: str | None, run: int) -> None:
     notes = os.open(folder / "acknowledged", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     agent = open_agent(folder, url)
     waiting: list[tuple[str, str]] = []
+    rated: list[str] = []
+
+    def note(decision: str, kind: str, reward: float | None) -> None:
+        os.write(notes, f"{json.dumps([decision, kind, reward])}\n".encode())
+
     for number in range(10**6):
         task = f"task {run} {number}"
         waiting.append((task, agent.forward(task).id))
         while waiting and chance.random() < 0.5:
             task, decision = waiting.pop(chance.randrange(len(waiting)))
-            agent.learn_from_feedback(task, decision, chance.random())
-            os.write(notes, f"{decision}\n".encode())
+            reward = chance.random()
+            agent.learn_from_feedback(task, decision, reward)
+            note(decision, "outcome", reward)
+            rated.append(decision)
+        if rated and chance.random() < 0.2:
+            reward = chance.random()
+            agent.revise(decision := chance.choice(rated), reward)
+            note(decision, "revision", reward)
+        if rated and chance.random() < 0.1:
+            agent.retract(decision := rated.pop(chance.randrange(len(rated))))
+            note(decision, "retraction", None)
 
 
 def kill_once(folder: Path, url: str | None, run: int, delay: float) -> None:
@@ -84,24 +100,35 @@ def kill_once(folder: Path, url: str | None, run: int, delay: float) -> None:
 
 
 def check(folder: Path, url: str | None) -> tuple[int, int, float]:
-    """How many outcomes are lost and doubled, and how far the posterior is off."""
-    file = folder / "acknowledged"
-    noted = file.read_text().split() if file.exists() else []
+    """How much is lost and doubled, and how far the posterior is off."""
     agent = open_agent(folder, url)
-    recorded = [decision.id for _, decision, _ in agent.ledger.pairs()]
+    said = [
+        (event.decision.id, event.kind, event.outcome and event.outcome.reward)
+        for event in agent.ledger.events()
+    ]
+    true = {d.id: outcome.reward for _, d, outcome in agent.ledger.pairs()}
     fresh = BraidRecommender(
         agent.catalogue, agent.recommender.encoder_, random_state=0
     )
-    learnt = agent.recommender.n_updates_
     gap = 0.0
-    if recorded:
+    if said:
         fresh.fit(agent.ledger)
         gap = difference(agent.recommender.posterior_, fresh.posterior_)
-    lost = len(set(noted) - set(recorded)) + max(len(recorded) - learnt, 0)
-    doubled = len(recorded) - len(set(recorded)) + max(learnt - len(recorded), 0)
+    learnt = agent.recommender.settled_
+    # Not in the record, or in the record and not (or otherwise) in the posterior.
+    lost = len(set(acknowledged(folder)) - set(said))
+    lost += sum(learnt.get(name) != reward for name, reward in true.items())
+    doubled = len(said) - len(set(said)) + len(set(learnt) - set(true))
+    doubled += abs(agent.recommender.n_updates_ - len(learnt))
     agent.ledger.close()
     agent.close()
     return lost, doubled, gap
+
+
+def acknowledged(folder: Path) -> list[tuple[str, str, float | None]]:
+    file = folder / "acknowledged"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(name, kind, reward) for name, kind, reward in map(json.loads, lines)]
 
 
 def difference(one: Any, other: Any) -> float:
@@ -118,11 +145,15 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--url", help="ledger, for example postgresql+psycopg://...")
+    parser.add_argument("--url", help="of an empty ledger, postgresql+psycopg://...")
     parser.add_argument("--json", action="store_true", help="one object as JSON")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error(f"--runs must be at least 1, received {options.runs}")
+    if options.url:
+        with Ledger(options.url) as ledger:
+            if ledger.counts()["decisions"]:
+                parser.error("the ledger at --url holds decisions; give an empty one")
     moments = np.random.default_rng(options.seed).uniform(0, LONGEST, options.runs)
     lost = doubled = 0
     gap = 0.0
@@ -134,8 +165,7 @@ def main() -> None:
             now_lost, now_doubled, now_gap = check(folder, options.url)
             lost, doubled = max(lost, now_lost), max(doubled, now_doubled)
             gap = max(gap, now_gap)
-        notes = folder / "acknowledged"
-        outcomes = len(notes.read_text().split()) if notes.exists() else 0
+        kinds = Counter(kind for _, kind, _ in acknowledged(folder))
     result = {
         "runs": options.runs,
         "lost": lost,
@@ -146,8 +176,8 @@ def main() -> None:
         print(json.dumps(result))
     else:
         print(
-            f"{options.runs} runs, {outcomes} acknowledged outcomes: {lost} lost, "
-            f"{doubled} doubled; the posterior differs from the ledger's by {gap:.1e}."
+            f"{options.runs} runs, acknowledged {dict(kinds)}: {lost} lost, {doubled} "
+            f"doubled; the posterior differs from the ledger's by {gap:.1e}."
         )
     if lost or doubled:
         raise SystemExit(1)

@@ -2,5 +2,27 @@
 
 import os
 
+import pytest
+from postgres import Server
+
 # Before transformers is imported anywhere: a test must never reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server, started when its first database is asked for."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request, tmp_path):
+    """The URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    server = request.getfixturevalue("postgres")
+    if server.missing():
+        pytest.skip(server.missing())
+    return server.url()

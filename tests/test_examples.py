@@ -27,7 +27,7 @@ def run(script, *arguments, timeout):
     )
 
 
-@pytest.mark.parametrize("script", ["demo.py", "meta_braiding.py"])
+@pytest.mark.parametrize("script", ["demo.py", "meta_braiding.py", "build_table.py"])
 def test_help(script):
     done = run(script, "--help", timeout=120)
     assert done.returncode == 0, done.stderr
@@ -40,8 +40,10 @@ def test_demo_refuses_no_rounds():
     assert "at least 1" in done.stderr
 
 
-def test_kill_loses_nothing():
-    done = run("kill_test.py", "--runs", "6", "--json", timeout=120)
+def test_kill_loses_nothing(ledger_url):
+    done = run(
+        "kill_test.py", "--runs", "6", "--url", ledger_url, "--json", timeout=120
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["runs"], found["lost"], found["doubled"]) == (6, 0, 0)
@@ -125,6 +127,18 @@ def test_bench_offpolicy(table):
     uniform = found["cases"][0]
     assert uniform["refused"] == 0
     assert 0 < uniform["error"]["DR"] < 0.3
+
+
+def test_bench_ledger():
+    done = run(
+        "bench_ledger.py", "--decisions", "2000", "--outcomes", "300", "--rounds",
+        "20", "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["catch_up"]["outcomes"] == 300
+    assert found["counts"] == {"decisions": 2020, "outcomes": 1320, "pending": 700}
+    assert found["recommend_and_record"]["median_ms"] > 0
 
 
 def test_bench_speed_compares_a_stream_with_one_solve():

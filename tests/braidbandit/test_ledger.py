@@ -1,18 +1,19 @@
 import dataclasses
-import sys
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
 from braidbandit import Ledger, Outcome
+from braidbandit.decision import now as now_text
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as opened:
+def ledger(ledger_url):
+    with Ledger(ledger_url) as opened:
         yield opened
 
 
@@ -74,14 +75,13 @@ def test_outcomes_are_recorded_once(agent, ledger):
         ledger.decision("nope")
 
 
-def test_counts_pending_and_reopening(agent, tmp_path):
-    path = tmp_path / "l.db"
-    with Ledger(path) as ledger:
+def test_counts_pending_and_reopening(agent, ledger_url):
+    with Ledger(ledger_url) as ledger:
         first, second = agent.recommend("a"), agent.recommend("b")
         ledger.record_decision(first)
         ledger.record_decision(second)
         ledger.record_outcome(Outcome(second.id, 1.0))
-    with Ledger(f"sqlite:///{path}") as ledger:
+    with Ledger(ledger_url) as ledger:
         assert ledger.counts() == {"decisions": 2, "outcomes": 1, "pending": 1}
         assert ledger.pending() == [first]
         assert ledger.decision(second.id) == second
@@ -90,22 +90,247 @@ def test_counts_pending_and_reopening(agent, tmp_path):
         assert list(ledger.pairs(after=sequence)) == []
 
 
-def test_sqlite_is_durable(ledger):
+def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):
+    """Decisions are when the next outcome is: both go into one journal, in order."""
+    with Ledger(tmp_path / "l.db") as ledger:
+        with ledger._engine.connect() as connection:
+            read = connection.exec_driver_sql
+            assert read("PRAGMA journal_mode").scalar() == "wal"
+            assert read("PRAGMA busy_timeout").scalar() > 0
+        begun = []
+
+        def note(connection):
+            execute = connection.connection.dbapi_connection.execute
+            begun.append(execute("PRAGMA synchronous").fetchone()[0])
+
+        ledger._sa.event.listen(ledger._engine, "commit", note)
+        normal, full = 1, 2
+        decision = agent.recommend("x")
+        ledger.record_decision(decision)
+        assert begun[-1] == normal
+        for write in (
+            lambda: ledger.record_outcome(Outcome(decision.id, 0.5)),
+            lambda: ledger.revise(decision.id, 0.6),
+            lambda: ledger.retract(decision.id),
+        ):
+            write()
+            assert begun[-1] == full
+
+
+def history(agent, ledger):
+    """Outcomes, revisions and retractions of 40 decisions, learnt as they come."""
+    decisions = [agent.recommend(f"task {i}") for i in range(40)]
+    for decision in decisions:
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.7, latency_ms=5.0))
+        agent.update(decision, 0.7, latency_ms=5.0)
+    for i in (3, 9, 30):
+        assert ledger.revise(decisions[i].id, 0.1, source="judge")
+        agent.revise(decisions[i], 0.1)
+    for i in (4, 9, 31):
+        assert ledger.retract(decisions[i].id)
+        agent.retract(decisions[i])
+    ledger.record_outcome(Outcome(decisions[4].id, 0.2))
+    agent.update(decisions[4], 0.2)
+    return decisions
+
+
+def test_what_was_taken_back_is_not_learnt_again(agent, ledger):
+    decisions = history(agent, ledger)
+    again = clone(agent).fit(ledger)
+    assert again.settled_ == agent.settled_
+    assert decisions[31].id not in again.settled_
+    assert again.settled_[decisions[3].id] == 0.1
+    assert again.n_updates_ == 38 == ledger.counts()["outcomes"]
+    assert again.posterior_.mean.tobytes() == agent.posterior_.mean.tobytes()
+    assert again.posterior_.factor.tobytes() == agent.posterior_.factor.tobytes()
+    mean = agent.posterior_.mean.tobytes()
+    assert agent.catch_up(ledger).ledger_position_ == again.ledger_position_ == 47
+    # Learnt live, and ahead of the record: followed, and back where it was.
+    np.testing.assert_allclose(
+        np.frombuffer(mean), agent.posterior_.mean, rtol=0, atol=1e-12
+    )
+    assert agent.settled_ == again.settled_
+
+
+def test_a_retraction_is_as_if_nothing_had_come(agent, ledger):
+    decisions = live(agent, ledger)
+    twin = clone(agent).fit(ledger)
+    late = agent.recommend("late")
+    ledger.record_decision(late)
+    ledger.record_outcome(Outcome(late.id, 0.0))
+    ledger.retract(late.id)
+    again = clone(agent).fit(ledger)
+    np.testing.assert_allclose(
+        again.posterior_.mean, twin.posterior_.mean, rtol=0, atol=1e-12
+    )
+    assert decisions[0].id in again.settled_
+    assert late.id in [decision.id for decision in ledger.pending()]
+
+
+def test_what_cannot_be_taken_back_is_learnt_anew(agent, tmp_path):
+    """With forgetting, a reward of more than 500 rewards ago has no record left."""
+    ledger = Ledger(tmp_path / "l.db")
+    agent.set_params(forgetting=0.999)
+    decisions = [agent.recommend(f"task {i % 7}") for i in range(520)]
+    for decision in decisions:
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.6))
+    agent.catch_up(ledger)
+    ledger.retract(decisions[0].id)
+    waiting = agent.recommend("x")
+    agent.catch_up(ledger)
+    assert agent.n_updates_ == 519
+    assert agent.ledger_position_ == 520
+    assert decisions[0].id not in agent.settled_
+    assert waiting.id in agent.pending_
+    agent.catch_up(ledger)
+    assert agent.n_updates_ == 519
+    ledger.close()
+
+
+def test_events_are_the_history(agent, ledger):
+    first = agent.recommend("a")
+    ledger.record_decision(first)
+    ledger.record_outcome(Outcome(first.id, 0.5, compute=2.0))
+    assert not ledger.revise(first.id, 0.5)
+    assert ledger.revise(first.id, 0.25, source="judge")
+    assert ledger.retract(first.id)
+    assert not ledger.retract(first.id)
+    said = [
+        (e.sequence, e.kind, e.outcome and e.outcome.reward) for e in ledger.events()
+    ]
+    assert said == [(1, "outcome", 0.5), (2, "revision", 0.25), (3, "retraction", None)]
+    revised = list(ledger.events(after=1))[0].outcome
+    assert (revised.compute, revised.source) == (2.0, "judge")
+    assert list(ledger.pairs()) == []
+    with pytest.raises(KeyError, match="no outcome"):
+        ledger.revise(first.id, 0.5)
+    with pytest.raises(KeyError, match="unknown decision"):
+        ledger.retract("nope")
+    with pytest.raises(ValueError, match="reward"):
+        Outcome(first.id, 2.0)
+    assert ledger.record_outcome(Outcome(first.id, 0.75))
+    with pytest.raises(ValueError, match="reward"):
+        ledger.revise(first.id, 1.5)
+    assert [(s, o.reward) for s, _, o in ledger.pairs()] == [(4, 0.75)]
+
+
+def test_since_skips_the_beginning(agent, ledger):
+    decisions = live(agent, ledger)
+    fresh = clone(agent)
+    assert fresh.partial_fit(ledger, since=7).n_updates_ == 3
+    assert fresh.partial_fit(ledger, since=0).n_updates_ == 3  # exactly once
+    last = ledger.pending()[0]
+    now = datetime.now(timezone.utc)
+    ledger.record_outcome(Outcome(last.id, 0.5))
+    assert clone(agent).partial_fit(ledger, since=now).settled_ == {last.id: 0.5}
+    with pytest.raises(TypeError, match="since"):
+        clone(agent).partial_fit(ledger, since="yesterday")
+    with pytest.raises(ValueError, match="zone"):
+        clone(agent).partial_fit(ledger, since=datetime(2026, 1, 1))
+    with pytest.raises(ValueError, match="ledger"):
+        clone(agent).partial_fit(["a"], [decisions[0].braid.id], since=3)
+
+
+def test_an_expired_decision_takes_no_outcome(agent, ledger):
+    early, rated = agent.recommend("a"), agent.recommend("b")
+    for decision in (early, rated):
+        ledger.record_decision(decision)
+    ledger.record_outcome(Outcome(rated.id, 1.0))
+    assert ledger.expire(datetime.now(timezone.utc)) == 1
+    assert ledger.expire(datetime.now(timezone.utc)) == 0
+    assert ledger.pending() == []
+    assert ledger.counts() == {"decisions": 2, "outcomes": 1, "pending": 0}
+    with pytest.raises(KeyError, match="expired before its outcome"):
+        ledger.record_outcome(Outcome(early.id, 0.5))
+    with pytest.raises(ValueError, match="zone"):
+        ledger.expire(datetime(2026, 1, 1))
+    assert ledger.retract(rated.id)
+    assert ledger.counts()["pending"] == 1
+
+
+def test_text_is_kept_only_if_given_and_redacted(agent, ledger_url):
+    with Ledger(
+        ledger_url, redact=lambda text: text.replace("Ann", "[name]")
+    ) as ledger:
+        silent, told = agent.recommend("Ann is ill"), agent.recommend("Ann is well")
+        ledger.record_decision(silent)
+        ledger.record_decision(told, text="Ann is well")
+        assert ledger.text(silent.id) is None
+        assert ledger.text(told.id) == "[name] is well"
+        assert [text for _, text in ledger.decisions()] == [None, "[name] is well"]
+        ledger.redact = lambda text: None
+        with pytest.raises(TypeError, match="must return text"):
+            ledger.record_decision(agent.recommend("x"), text="x")
+        assert ledger.counts()["decisions"] == 2
+        with pytest.raises(KeyError, match="unknown"):
+            ledger.text("nope")
+
+
+def test_purge_forgets_texts_or_whole_records(agent, ledger):
+    old, new = agent.recommend("old"), agent.recommend("new")
+    ledger.record_decision(old, text="old secret")
+    ledger.record_outcome(Outcome(old.id, 0.5))
+    between = datetime.now(timezone.utc)
+    new = dataclasses.replace(new, created_at=now_text())
+    ledger.record_decision(new, text="new secret")
+    ledger.record_outcome(Outcome(new.id, 0.5))
+    assert ledger.purge(before=between) == 1
+    assert (ledger.text(old.id), ledger.text(new.id)) == (None, "new secret")
+    assert clone(agent).fit(ledger).n_updates_ == 2
+    assert ledger.purge(before=datetime.now(timezone.utc), records=True) == 2
+    assert ledger.counts() == {"decisions": 0, "outcomes": 0, "pending": 0}
+    ledger.record_decision(new)
+    ledger.record_outcome(Outcome(new.id, 0.5))
+    # A number is never used twice: an agent that has read up to 2 learns this.
+    assert [s for s, *_ in ledger.pairs(after=2)] == [3]
+    with pytest.raises(ValueError, match="zone"):
+        ledger.purge(before=datetime(2026, 1, 1))
+
+
+def test_purged_text_is_gone_from_the_files(agent, tmp_path):
+    with Ledger(tmp_path / "l.db") as ledger:
+        decision = agent.recommend("x")
+        ledger.record_decision(decision, text="a very particular secret")
+        files = list(tmp_path.iterdir())
+        assert any(b"particular" in file.read_bytes() for file in files)
+        ledger.purge(before=datetime.now(timezone.utc))
+        assert not any(b"particular" in file.read_bytes() for file in files)
+
+
+def test_a_snapshot_in_the_ledger(agent, ledger, encoder):
+    with pytest.raises(FileNotFoundError, match="no saved"):
+        type(agent).load(ledger, encoder=encoder)
+    live(agent, ledger)
+    behind = clone(agent).catch_up(ledger)
+    for _ in range(5):
+        behind.save(ledger)
+    last = ledger.pending()[0]
+    ledger.record_outcome(Outcome(last.id, 0.4))
+    loaded = type(agent).load(ledger, encoder=encoder)
+    assert loaded.ledger_position_ == 10
+    loaded.catch_up(ledger)
+    fresh = clone(agent).fit(ledger)
+    assert loaded.posterior_.mean.tobytes() == fresh.posterior_.mean.tobytes()
+    with ledger._engine.begin() as connection:
+        count = connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar()
+        assert count == 3
+        broken = ledger._snapshots.update().values(arrays=b"broken")
+        connection.execute(broken)
+    with pytest.raises(ValueError, match="snapshot in the ledger is damaged"):
+        type(agent).load(ledger, encoder=encoder)
+    assert ledger.counts()["outcomes"] == 11
+
+
+def test_many_arms_are_kept_once(agent, ledger):
+    decisions = live(agent, ledger)
+    found = ledger.decision(decisions[0].id)
+    assert found == decisions[0]
     with ledger._engine.connect() as connection:
         read = connection.exec_driver_sql
-        assert read("PRAGMA journal_mode").scalar() == "wal"
-        assert read("PRAGMA synchronous").scalar() == 2
-        assert read("PRAGMA busy_timeout").scalar() > 0
-
-
-def test_a_newer_format_is_refused(tmp_path):
-    with Ledger(tmp_path / "l.db") as ledger, ledger._engine.begin() as connection:
-        connection.execute(ledger._meta.update().values(value="99"))
-    with pytest.raises(ValueError, match="upgrade"):
-        Ledger(tmp_path / "l.db")
-
-
-def test_missing_package_is_explained(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
-        Ledger("x.db")
+        assert read("SELECT count(*) FROM arm_sets").scalar() == 1
+        body = read("SELECT body FROM decisions").scalars().first()
+    assert "scores" not in body
+    with Ledger(ledger._engine.url.render_as_string(hide_password=False)) as again:
+        assert again.decision(decisions[1].id) == decisions[1]

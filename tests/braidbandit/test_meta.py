@@ -1,6 +1,9 @@
 """The loop on two tiny real models: choose, build, write, learn, crash, resume."""
 
+import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -165,6 +168,24 @@ def test_resume_after_a_crash_between_ledger_and_state(make, tmp_path):
     )
 
 
+def test_the_policy_is_saved_now_and_then_and_in_the_end(make, tmp_path):
+    def position():
+        manifest = json.loads((tmp_path / "policy" / "manifest.json").read_text())
+        return manifest["ledger_position"]
+
+    agent, saved = make(tmp_path), []
+    for _ in range(21):
+        agent.learn_from_feedback(TASK, agent.forward(TASK), 0.5)
+        saved.append(position())
+    assert saved == [0] * 19 + [20, 20]
+    agent.close()
+    assert position() == 21
+    with make(tmp_path) as again:
+        assert again.recommender.n_updates_ == 21
+    agent.close()  # once more: nothing is written over what came after
+    assert position() == 21
+
+
 def test_the_ledger_alone_is_enough(make, tmp_path):
     """A policy that was lost is learnt again from the ledger."""
     agent = make(tmp_path)
@@ -223,6 +244,78 @@ def test_the_same_feedback_twice_counts_once(make):
     before = state_of(agent)
     agent.learn_from_feedback(TASK, decision, 0.6)
     assert state_of(agent) == before
+
+
+def test_feedback_is_revised_and_taken_back(make, tmp_path):
+    agent = make(tmp_path)
+    decisions = [agent.forward(TASK) for _ in range(3)]
+    for decision in decisions:
+        agent.learn_from_feedback(TASK, decision, 0.5)
+    assert agent.revise(decisions[0], 0.9) is agent
+    agent.revise(decisions[0].id, 0.9)  # the same again
+    agent.retract(decisions[1]).retract(decisions[1].id)
+    assert agent.recommender.settled_ == {decisions[0].id: 0.9, decisions[2].id: 0.5}
+    assert [e.kind for e in agent.ledger.events()][3:] == ["revision", "retraction"]
+    agent.close()
+    again = make(tmp_path)
+    fresh = BraidRecommender(again.catalogue, again.recommender.encoder_)
+    fresh.fit(again.ledger)
+    np.testing.assert_array_equal(
+        again.recommender.posterior_.mean, fresh.posterior_.mean
+    )
+    before = state_of(again)
+    with pytest.raises(KeyError, match="no outcome"):
+        again.revise(decisions[1], 0.5)
+    with pytest.raises(ValueError, match="lies in"):
+        again.revise(decisions[0], 1.5)
+    with pytest.raises(KeyError, match="unknown decision"):
+        again.retract("no such decision")
+    assert state_of(again) == before
+    again.learn_from_feedback(TASK, decisions[1], 0.1)  # it waited again
+    assert again.recommender.settled_[decisions[1].id] == 0.1
+
+
+def test_an_expired_decision_takes_no_feedback(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    assert agent.expire(datetime.now(timezone.utc)) == 1
+    with pytest.raises(KeyError, match="expired"):
+        agent.learn_from_feedback(TASK, decision, 0.5)
+    assert agent.recommender.pending_ == {}
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_text_is_kept_only_if_asked(make, tmp_path, keep_text):
+    agent = make(tmp_path, keep_text=keep_text)
+    tasks = ["a secret", {"prompt": "a secret", "type": "code"}, TASK]
+    for task in tasks:
+        agent.forward(task)
+    texts = [text for _, text in agent.ledger.decisions()]
+    assert texts == (["a secret", "a secret", None] if keep_text else [None] * 3)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    found = any(b"a secret" in file.read_bytes() for file in files)
+    assert found == keep_text
+
+
+def test_eight_threads_share_an_agent(make):
+    agent = make()
+
+    def serve(thread):
+        for number in range(4):
+            decision = agent.forward(TASK)
+            agent.learn_from_feedback(TASK, decision, (thread + number) / 20)
+            if number == 0:
+                agent.revise(decision, 0.9)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(serve, range(8)))
+    assert agent.ledger.counts() == {"decisions": 32, "outcomes": 32, "pending": 0}
+    assert agent.recommender.n_updates_ == 32
+    fresh = BraidRecommender(agent.catalogue, agent.recommender.encoder_)
+    fresh.fit(agent.ledger)
+    np.testing.assert_array_equal(
+        agent.recommender.posterior_.mean, fresh.posterior_.mean
+    )
 
 
 def test_a_callable_judges_the_output(make):

@@ -1,0 +1,264 @@
+"""Logs of other systems as a :class:`Log`: data frames, Vowpal Wabbit, RouteLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction import DictVectorizer
+
+from braidbandit.braid import content_hash
+from braidbandit.targets import Log
+
+Array = NDArray[np.float64]
+
+_WINNERS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+
+
+def log_from_frame(
+    frame: Any,
+    *,
+    context: Sequence[str] | str,
+    arm: str = "arm",
+    reward: str = "reward",
+    propensity: str = "propensity",
+    encoder: Any = None,
+    arm_ids: Sequence[Any] | None = None,
+) -> Log:
+    """Read a log from a table with one row per decision.
+
+    Parameters
+    ----------
+    frame : DataFrame, or mapping from column names to columns
+    context : sequence of str, or str
+        Numeric columns; or, with an encoder, the column of the tasks (text).
+    arm, reward, propensity : str
+        Columns; rewards in [0, 1], propensities in (0, 1].
+    encoder : TaskEncoder, optional
+        Fitted; makes features of the tasks.
+    arm_ids : sequence, optional
+        Every arm there is; by default those that were taken.
+
+    Examples
+    --------
+    >>> frame = {"length": [3, 5], "arm": ["a", "b"], "reward": [1, 0],
+    ...          "propensity": [0.5, 0.5]}
+    >>> log_from_frame(frame, context=["length"]).X.tolist()
+    [[3.0], [5.0]]
+    """
+    X = _contexts(frame, context, encoder)
+    taken, rewards, p = (_column(frame, key) for key in (arm, reward, propensity))
+    ids = None if arm_ids is None else list(arm_ids)
+    return Log(X, taken, rewards, p, ids, encoder_hash=_hash_of(encoder))
+
+
+def log_from_scores(
+    frame: Any,
+    models: Sequence[str],
+    *,
+    context: Sequence[str] | str = "prompt",
+    encoder: Any = None,
+) -> Log:
+    """Read a table that has the score of every model on every prompt.
+
+    As RouteLLM publishes its benchmarks: a column ``prompt`` and one per model, true
+    or false, or a number in [0, 1]. Each score becomes a row of the log, taken with
+    probability 1 / A, so that the estimates of a policy are what it earns on the table.
+
+    Examples
+    --------
+    >>> frame = {"length": [3, 5], "strong": [True, True], "weak": [True, False]}
+    >>> log = log_from_scores(frame, ["strong", "weak"], context=["length"])
+    >>> log.rewards.tolist(), log.propensities.tolist()
+    ([1.0, 1.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5])
+    """
+    if isinstance(models, str) or len(models) < 2:
+        raise ValueError(f"models names at least two columns, received {models!r}")
+    X, n_arms = _contexts(frame, context, encoder), len(models)
+    scores = np.column_stack([_column(frame, model) for model in models])
+    return Log(
+        np.repeat(X, n_arms, axis=0),
+        list(models) * len(X),
+        scores.astype(np.float64).ravel(),
+        np.full(len(X) * n_arms, 1.0 / n_arms),
+        list(models),
+        encoder_hash=_hash_of(encoder),
+    )
+
+
+def log_from_battles(
+    frame: Any,
+    *,
+    context: Sequence[str] | str = "prompt",
+    encoder: Any = None,
+) -> Log:
+    """Read a table of battles, as RouteLLM learns from: who answered better?
+
+    The columns are ``model_a``, ``model_b`` and ``winner`` ("model_a", "model_b", "tie"
+    or "tie (bothbad)"). A battle gives each of its models a row: 1 if it won, 0 if it
+    lost, 1/2 for a tie. Which models met is taken to have nothing to do with the
+    prompt, and a model's propensity is its share of the rows; where that is not so,
+    neither are the estimates.
+
+    Examples
+    --------
+    >>> frame = {"length": [3, 5], "model_a": ["x", "y"], "model_b": ["y", "x"],
+    ...          "winner": ["model_a", "tie"]}
+    >>> log = log_from_battles(frame, context=["length"])
+    >>> [log.arm_ids[c] for c in log.columns], log.rewards.tolist()
+    (['x', 'y', 'y', 'x'], [1.0, 0.0, 0.5, 0.5])
+    """
+    X = _contexts(frame, context, encoder)
+    winners = [str(winner) for winner in _column(frame, "winner")]
+    unknown = sorted(set(winners) - set(_WINNERS))
+    if unknown:
+        raise ValueError(f"unknown winners {unknown}; expected {sorted(_WINNERS)}")
+    first = np.array([_WINNERS[winner] for winner in winners])
+    pairs = np.column_stack([_column(frame, key) for key in ("model_a", "model_b")])
+    taken = pairs.ravel()
+    _, inverse, counts = np.unique(taken, return_inverse=True, return_counts=True)
+    return Log(
+        np.repeat(X, 2, axis=0),
+        taken,
+        np.column_stack([first, 1.0 - first]).ravel(),
+        counts[inverse] / len(taken),
+        encoder_hash=_hash_of(encoder),
+    )
+
+
+def log_from_dsjson(
+    source: str | Path | Iterable[str],
+    *,
+    reward_range: tuple[float, float] = (0.0, 1.0),
+    arm_of: Callable[[Any], str] | None = None,
+) -> Log:
+    """Read a log of Vowpal Wabbit in its decision-service format (dsjson).
+
+    The reward is minus the cost. Shared features become numeric columns, words one
+    column each. Lines without a decision, and decisions without a cost, are left out.
+
+    Parameters
+    ----------
+    source : str, Path or iterable of str
+        A file, or lines.
+    reward_range : (low, high)
+        What rewards lie between; they are brought to [0, 1].
+    arm_of : callable, optional
+        From an action's features to its name. By default its ``_tag`` or ``id``,
+        wherever in it, or else a hash of the features.
+
+    Raises
+    ------
+    ValueError
+        On a damaged line, or a reward outside its range.
+
+    Examples
+    --------
+    >>> line = ('{"_label_cost": -1.0, "_label_probability": 0.8, "_label_Action": 2, '
+    ...         '"a": [2, 1], "p": [0.8, 0.2], "c": {"User": {"age": 30}, '
+    ...         '"_multi": [{"id": "sport"}, {"id": "news"}]}}')
+    >>> log = log_from_dsjson([line])
+    >>> log.arm_ids, log.columns.tolist(), log.rewards.tolist(), log.X.tolist()
+    (('sport', 'news'), [1], [1.0], [[30.0]])
+    """
+    low, high = map(float, reward_range)
+    if not low < high:
+        raise ValueError(f"reward_range is (low, high), received {reward_range!r}")
+    if isinstance(source, str | Path):
+        with Path(source).open(encoding="utf-8") as file:
+            rows = _dsjson_rows(file, arm_of or _name_of)
+    else:
+        rows = _dsjson_rows(source, arm_of or _name_of)
+    if not rows:
+        raise ValueError("no line holds a decision with a cost")
+    contexts, offered, taken, rewards, propensities = zip(*rows, strict=True)
+    ids = list(dict.fromkeys(arm for arms in offered for arm in arms))
+    column = {arm: at for at, arm in enumerate(ids)}
+    eligible = np.zeros((len(rows), len(ids)), dtype=bool)
+    for row, arms in enumerate(offered):
+        eligible[row, [column[arm] for arm in arms]] = True
+    X = DictVectorizer(sparse=False).fit_transform(contexts)
+    if not X.shape[1]:
+        X = np.ones((len(rows), 1))
+    scaled = (np.array(rewards) - low) / (high - low)
+    return Log(X, taken, scaled, propensities, ids, eligible)
+
+
+def _dsjson_rows(
+    lines: Iterable[str], arm_of: Callable[[Any], str]
+) -> list[tuple[Any, ...]]:
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+            if "c" not in event or event.get("_label_cost") is None:
+                continue
+            arms = [arm_of(action) for action in event["c"]["_multi"]]
+            if len(set(arms)) != len(arms):
+                raise ValueError(f"two actions are named alike: {arms}")
+            action = int(event["_label_Action"])
+            if not 1 <= action <= len(arms):
+                raise ValueError(f"action {action} of {len(arms)}")
+            shared = {k: v for k, v in event["c"].items() if k != "_multi"}
+            p = float(event["_label_probability"])
+            # A line may stand for many of its kind that were dropped on the way.
+            if event.get("pdrop"):
+                raise ValueError("lines were dropped (pdrop); give the whole log")
+            reward = -float(event["_label_cost"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"line {number} is damaged: {error!r}") from error
+        rows.append((dict(_flat(shared)), arms, arms[action - 1], reward, p))
+    return rows
+
+
+def _flat(features: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield nested features by their path; what is no number counts as a word."""
+    if isinstance(features, Mapping):
+        for key, value in features.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(features, list):
+        for at, value in enumerate(features):
+            yield from _flat(value, f"{name}[{at}]")
+    elif features is not None:
+        number = isinstance(features, int | float)
+        yield name, float(features) if number else str(features)
+
+
+def _name_of(action: Any) -> str:
+    for key in ("_tag", "id"):
+        for path, value in _flat(action):
+            if path.split(".")[-1] == key:
+                return str(int(value) if isinstance(value, float) else value)
+    return content_hash(action)
+
+
+def _contexts(frame: Any, context: Sequence[str] | str, encoder: Any) -> Array:
+    if encoder is not None:
+        if not isinstance(context, str):
+            raise ValueError("with an encoder, context names the column of the tasks")
+        features: Array = encoder.transform(list(_column(frame, context)))
+        return features
+    names = [context] if isinstance(context, str) else list(context)
+    columns = [_column(frame, name) for name in names]
+    try:
+        return np.column_stack([np.asarray(c, dtype=np.float64) for c in columns])
+    except ValueError as error:
+        raise ValueError(
+            f"the columns {names} are not numeric ({error}); give an encoder for text"
+        ) from error
+
+
+def _column(frame: Any, name: str) -> NDArray[Any]:
+    if name not in frame:
+        raise KeyError(f"no column {name!r}; there are {list(frame)}")
+    return np.asarray(frame[name])
+
+
+def _hash_of(encoder: Any) -> str | None:
+    return None if encoder is None else str(encoder.projection_hash())

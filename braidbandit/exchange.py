@@ -1,0 +1,215 @@
+"""A ledger as a file and back: JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from braidbandit.decision import Decision
+from braidbandit.ledger import Ledger
+from braidbandit.rows import KINDS, outcome_of
+
+FORMAT = 1
+_BATCH = 500
+# One record a row. Some of it once more in columns of its own, for whoever reads a
+# Parquet file with another tool; only "body" and "text" are read back.
+_COLUMNS = (
+    ("record", "string"),
+    ("decision_id", "string"),
+    ("created_at", "string"),
+    ("arm_id", "string"),
+    ("propensity", "float64"),
+    ("reward", "float64"),
+    ("text", "string"),
+    ("body", "string"),
+)
+
+
+def export_ledger(ledger: Ledger, path: str | Path) -> int:
+    """Write every decision, outcome, revision and retraction to a file.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    path : str or Path
+        Ending in ``.jsonl``, or in ``.parquet``, which needs PyArrow.
+
+    Returns
+    -------
+    int
+        Records written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with Ledger(folder.name + "/ledger.db") as ledger:
+    ...     export_ledger(ledger, folder.name + "/ledger.jsonl")
+    0
+    >>> folder.cleanup()
+    """
+    path = Path(path)
+    kind = _kind_of(path)
+    beside = path.with_name(path.name + ".part")
+    write = _write_parquet if kind == "parquet" else _write_lines
+    try:
+        count = write(beside, _records(ledger))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def import_ledger(path: str | Path, ledger: Ledger) -> int:
+    """Read a file of :func:`export_ledger` into a ledger; returns records written.
+
+    What the ledger holds already is skipped, so that an import that was broken off can
+    be repeated.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or of a newer format, or the ledger holds something
+        else under the same id. What was imported before that stays.
+    """
+    path = Path(path)
+    read = _read_parquet if _kind_of(path) == "parquet" else _read_lines
+    records, written = read(path), 0
+    while batch := list(islice(records, _BATCH)):
+        written += ledger.restore(
+            [_decision(r, path) for r in batch if r["record"] == "decision"],
+            [_event(r, path) for r in batch if r["record"] != "decision"],
+        )
+    return written
+
+
+def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    for decision, text in ledger.decisions():
+        yield {
+            "record": "decision",
+            "decision_id": decision.id,
+            "created_at": decision.created_at,
+            "arm_id": decision.braid.id,
+            "propensity": decision.propensity,
+            "reward": None,
+            "text": text,
+            "body": decision.to_dict(),
+        }
+    for event in ledger.history():
+        outcome = outcome_of(event.body)
+        yield {
+            "record": event.kind,
+            "decision_id": outcome.decision_id,
+            "created_at": outcome.created_at,
+            "arm_id": None,
+            "propensity": None,
+            "reward": event.reward,
+            "text": None,
+            "body": {"revision": event.revision, **outcome.to_dict()},
+        }
+
+
+def _decision(record: dict[str, Any], path: Path) -> tuple[Decision, str | None]:
+    try:
+        return Decision.from_dict(record["body"]), record["text"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a damaged decision: {error!r}") from error
+
+
+def _event(record: dict[str, Any], path: Path) -> tuple[str, int, Any]:
+    try:
+        kind, body = record["record"], dict(record["body"])
+        if kind not in KINDS:
+            raise ValueError(f"unknown record {kind!r}")
+        return kind, int(body.pop("revision")), outcome_of(json.dumps(body))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a damaged outcome: {error!r}") from error
+
+
+def _kind_of(path: Path) -> str:
+    kind = {".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"expected a file named .jsonl or .parquet, received {path}")
+    return kind
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"braidbandit ledger": FORMAT}) + "\n")
+        for record in records:
+            kept = {key: record[key] for key in ("record", "text", "body")}
+            file.write(json.dumps(kept, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                if number > 1:
+                    _ = record["record"], record["text"], record["body"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"line {number} of {path} is damaged: {error!r}"
+                ) from error
+            if number == 1:
+                _check_format(record, path)
+            else:
+                yield record
+
+
+def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
+    arrow, parquet = _pyarrow()
+    fields = [(name, getattr(arrow, kind)()) for name, kind in _COLUMNS]
+    schema = arrow.schema(fields, metadata={"braidbandit ledger": str(FORMAT)})
+    count = 0
+    with parquet.ParquetWriter(path, schema) as writer:
+        while batch := list(islice(records, _BATCH)):
+            rows = [{**r, "body": json.dumps(r["body"])} for r in batch]
+            writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    arrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            words = file.schema_arrow.metadata or {}
+            found = words.get(b"braidbandit ledger", b"").decode()
+            format_ = int(found) if found.isdigit() else None
+            _check_format({"braidbandit ledger": format_}, path)
+            columns = ["record", "text", "body"]
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                for record in batch.to_pylist():
+                    yield {**record, "body": json.loads(record["body"])}
+    except arrow.ArrowException as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _check_format(header: Any, path: Path) -> None:
+    found = header.get("braidbandit ledger") if isinstance(header, dict) else None
+    if not isinstance(found, int):
+        raise ValueError(f"{path} is no export of a ledger")
+    if found > FORMAT:
+        raise ValueError(
+            f"{path} has format {found}, this version reads up to {FORMAT}; upgrade "
+            "braidbandit"
+        )
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet files need PyArrow: pip install 'braidbandit[data]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

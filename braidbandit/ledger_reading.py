@@ -1,0 +1,208 @@
+"""Reading the ledger: decisions, what is true of them now, and what was said before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from braidbandit.decision import Decision, Outcome
+from braidbandit.rows import Event, decision_of, outcome_of
+from braidbandit.schema import Tables, open_engine
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PAGE = 500
+
+
+class LedgerReader:
+    """What may be asked of a ledger; :class:`Ledger` adds what may be written."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._engine = open_engine(url)
+        import sqlalchemy as sa
+
+        self._sa = sa
+        tables = Tables()
+        self._decisions, self._outcomes = tables.decisions, tables.outcomes
+        self._arm_sets, self._snapshots = tables.arm_sets, tables.snapshots
+        self._arms: dict[str, tuple[str, ...]] = {}
+
+    # ---- reading ----
+
+    def decision(self, decision_id: str) -> Decision:
+        """Return one decision; an unknown id is a KeyError."""
+        d = self._decisions
+        query = self._sa.select(*self._columns()).where(d.c.id == decision_id)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise KeyError(f"unknown decision {decision_id!r}")
+        return self._decision_of(row)
+
+    def text(self, decision_id: str) -> str | None:
+        """Return the text that was kept of a decision's task, if any."""
+        d = self._decisions
+        query = self._sa.select(d.c.text).where(d.c.id == decision_id)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise KeyError(f"unknown decision {decision_id!r}")
+        return None if row.text is None else str(row.text)
+
+    def pairs(self, after: int = 0) -> Iterator[tuple[int, Decision, Outcome]]:
+        """Iterate over (sequence, decision, outcome): what is true now, in order.
+
+        Outcomes that were taken back are left out; revised ones are given once, as
+        they are now.
+
+        Parameters
+        ----------
+        after : int
+            Only what was said after this sequence number.
+        """
+        for event in self._events(after, only_last=True):
+            if event.outcome is not None:
+                yield event.sequence, event.decision, event.outcome
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """Iterate over outcomes, revisions and retractions as they were said.
+
+        Parameters
+        ----------
+        after : int
+            Only events with a higher sequence number.
+        """
+        return self._events(after, only_last=False)
+
+    def history(self) -> Iterator[Any]:
+        """Iterate over the rows of outcomes as they are kept, retracted ones too."""
+        o, after = self._outcomes, 0
+        while True:
+            query = self._sa.select(o).where(o.c.sequence > after)
+            page = self._page(query.order_by(o.c.sequence))
+            for row in page:
+                yield row
+                after = row.sequence
+            if len(page) < _PAGE:
+                return
+
+    def decisions(self) -> Iterator[tuple[Decision, str | None]]:
+        """Iterate over every decision and its text, if it was kept, oldest first."""
+        d, last = self._decisions, 0
+        query = self._sa.select(d.c.sequence, d.c.text, *self._columns())
+        while True:
+            page = self._page(query.where(d.c.sequence > last).order_by(d.c.sequence))
+            for row in page:
+                yield self._decision_of(row), row.text
+                last = row.sequence
+            if len(page) < _PAGE:
+                return
+
+    def pending(self) -> list[Decision]:
+        """Return the decisions that wait for an outcome, oldest first."""
+        d = self._decisions
+        query = (
+            self._sa.select(*self._columns())
+            .where(self._waits() & d.c.expired_at.is_(None))
+            .order_by(d.c.sequence)
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [self._decision_of(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of decisions, outcomes and decisions that wait for one."""
+        sa, d, o = self._sa, self._decisions, self._outcomes
+        came = sa.func.sum(sa.case((o.c.kind == "outcome", 1), else_=0))
+        left = sa.func.sum(sa.case((o.c.kind == "retraction", 1), else_=0))
+        gone = sa.func.count(d.c.expired_at)
+        with self._engine.connect() as connection:
+            decisions, expired = connection.execute(
+                sa.select(sa.func.count(), gone).select_from(d)
+            ).one()
+            came, left = connection.execute(sa.select(came, left)).one()
+        outcomes = int(came or 0) - int(left or 0)
+        return {
+            "decisions": int(decisions),
+            "outcomes": outcomes,
+            "pending": int(decisions) - int(expired) - outcomes,
+        }
+
+    def read_snapshot(self) -> tuple[str, bytes]:
+        """Return manifest and arrays of the newest snapshot."""
+        s = self._snapshots
+        query = self._sa.select(s.c.manifest, s.c.arrays)
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                query.order_by(s.c.sequence.desc()).limit(1)
+            ).one_or_none()
+        if row is None:
+            raise FileNotFoundError("the ledger holds no saved recommender")
+        return row.manifest, bytes(row.arrays)
+
+    # ---- life ----
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- inside ----
+
+    def _waits(self) -> Any:
+        """Return the condition that a decision has no outcome in force."""
+        d, o = self._decisions, self._outcomes.alias()
+        return ~self._sa.exists().where(
+            (o.c.decision_id == d.c.id) & (o.c.kind != "retraction") & self._is_last(o)
+        )
+
+    def _is_last(self, events: Any) -> Any:
+        later = self._outcomes.alias()
+        return ~self._sa.exists().where(
+            (later.c.decision_id == events.c.decision_id)
+            & (later.c.revision > events.c.revision)
+        )
+
+    def _events(self, after: int, only_last: bool) -> Iterator[Event]:
+        d, o = self._decisions, self._outcomes
+        query = self._sa.select(
+            o.c.sequence, o.c.kind, o.c.body.label("outcome"), *self._columns()
+        ).join_from(o, d, d.c.id == o.c.decision_id)
+        if only_last:
+            query = query.where(self._is_last(o))
+        while True:
+            page = self._page(query.where(o.c.sequence > after).order_by(o.c.sequence))
+            for row in page:
+                after, taken_back = row.sequence, row.kind == "retraction"
+                outcome = None if taken_back else outcome_of(row.outcome)
+                yield Event(after, self._decision_of(row), row.kind, outcome)
+            if len(page) < _PAGE:
+                return
+
+    def _page(self, query: Any) -> list[Any]:
+        # Page by page: no transaction stays open while the caller learns.
+        with self._engine.connect() as connection:
+            return list(connection.execute(query.limit(_PAGE)).all())
+
+    def _columns(self) -> tuple[Any, ...]:
+        c = self._decisions.c
+        return c.body, c.arms, c.scores, c.eligible
+
+    def _decision_of(self, row: Any) -> Decision:
+        if row.arms is None:
+            return decision_of(row, None)
+        if row.arms not in self._arms:
+            s = self._arm_sets
+            query = self._sa.select(s.c.arm_ids).where(s.c.hash == row.arms)
+            with self._engine.connect() as connection:
+                found = connection.execute(query).scalar_one()
+            self._arms[row.arms] = tuple(json.loads(found))
+        return decision_of(row, self._arms[row.arms])

@@ -1,0 +1,157 @@
+"""The full table of rewards of one's own models: every braid on every task, once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from braidbandit.braid import Braid
+from braidbandit.catalogue import Catalogue
+from braidbandit.decision import task_hash
+from braidbandit.utility import check_quality
+
+Array = NDArray[np.float64]
+Cell = tuple[str, str]
+Scorer = Callable[[Braid, Any], float]
+Item = TypeVar("Item")
+
+
+def build_table(
+    catalogue: Catalogue,
+    tasks: Sequence[Any],
+    scorer: Scorer,
+    *,
+    path: str | Path | None = None,
+    n_jobs: int = 1,
+    progress: bool = True,
+) -> Array:
+    """Score every braid on every task.
+
+    What was measured is in the file before the next cell begins: a run that was killed
+    is repeated with the same arguments and goes on, and only the cells that were being
+    measured are lost. Tasks are taken one by one, each on every braid.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+        All its braids, the unfit ones too.
+    tasks : sequence of n tasks
+        What the scorer is given; all different.
+    scorer : callable
+        ``(braid, task) -> quality`` in [0, 1].
+    path : str or Path, optional
+        File of what was measured, one line per cell. Only in memory by default. It
+        belongs to this scorer: another one needs another file.
+    n_jobs : int
+        Processes that measure at once, as joblib has it; the scorer is then sent to
+        them.
+    progress : bool
+        Show a bar with the time left; needs tqdm.
+
+    Returns
+    -------
+    ndarray of shape (n, A)
+        Columns in the order of the catalogue.
+
+    Raises
+    ------
+    ValueError
+        When a score is outside [0, 1], two tasks are the same, or the file is damaged.
+        What was measured before stays measured.
+
+    Examples
+    --------
+    >>> from braidbandit import ModelCard
+    >>> catalogue = Catalogue(map(ModelCard, "ab"), map(Braid, "ab"))
+    >>> build_table(catalogue, ["one", "three"], progress=False,
+    ...             scorer=lambda braid, task: len(task) / 10 * (braid.anchor == "b"))
+    array([[0. , 0.3],
+           [0. , 0.5]])
+    """
+    keys = [task_hash(task) for task in tasks]
+    if len(set(keys)) != len(keys):
+        raise ValueError("some tasks are the same; give each once")
+    file = None if path is None else Path(path)
+    known = {} if file is None else _read(file)
+    cells = [
+        (braid, task, (key, braid.id))
+        for task, key in zip(tasks, keys, strict=True)
+        for braid in catalogue
+        if (key, braid.id) not in known
+    ]
+    scores = _scores(scorer, cells, n_jobs)
+    for cell, score in _shown(scores, len(cells), progress):
+        known[cell] = check_quality(score)
+        if file is not None:
+            _append(file, cell, known[cell])
+    rows = [[known[key, arm_id] for arm_id in catalogue.ids] for key in keys]
+    return np.array(rows).reshape(len(keys), len(catalogue.ids))
+
+
+def _scores(
+    scorer: Scorer, cells: Sequence[tuple[Braid, Any, Cell]], n_jobs: int
+) -> Iterator[tuple[Cell, float]]:
+    if n_jobs == 1:
+        return (_score(scorer, *cell) for cell in cells)
+    # Whichever is ready first: a slow cell keeps no other one from the file.
+    run = Parallel(
+        n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
+    )
+    scores: Iterator[tuple[Cell, float]] = run(
+        delayed(_score)(scorer, *cell) for cell in cells
+    )
+    return scores
+
+
+def _score(scorer: Scorer, braid: Braid, task: Any, cell: Cell) -> tuple[Cell, float]:
+    return cell, scorer(braid, task)
+
+
+def _shown(items: Iterator[Item], total: int, progress: bool) -> Iterator[Item]:
+    if not progress:
+        return items
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "the bar needs tqdm: pip install 'braidbandit[full]', or progress=False"
+        ) from error
+    return iter(tqdm(items, total=total, desc="cells", smoothing=0.05))
+
+
+def _append(file: Path, cell: Cell, score: float) -> None:
+    """Add a line; it is on the disk when this returns."""
+    line = json.dumps({"task": cell[0], "arm": cell[1], "score": score}) + "\n"
+    with file.open("ab") as stream:
+        stream.write(line.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _read(file: Path) -> dict[Cell, float]:
+    """Return what was measured; half a line at the end is cut off."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return {}
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    known: dict[Cell, float] = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row: Mapping[str, Any] = json.loads(line)
+            known[str(row["task"]), str(row["arm"])] = check_quality(row["score"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"line {number} of {file} is damaged: {error!r}; delete that line and "
+                "its cell is measured again"
+            ) from error
+    if len(whole) < len(content):
+        os.truncate(file, len(whole))
+    return known

@@ -1,0 +1,38 @@
+"""One of several processes that write to a ledger at once; started by the tests.
+
+Prints, as JSON, how many of its calls were the ones that wrote.
+"""
+
+import dataclasses
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from braidbandit.decision import Decision, Outcome
+from braidbandit.ledger import Ledger
+
+
+def main():
+    url, process, shared, template = sys.argv[1:]
+    decision = Decision.from_dict(json.loads(template))
+    with Ledger(url) as ledger, ThreadPoolExecutor(8) as pool:
+
+        def write(thread):
+            wrote = {"decision": 0, "outcome": 0, "shared": 0, "revision": 0}
+            for number in range(3):
+                name = f"{process}-{thread}-{number}"
+                mine = dataclasses.replace(decision, id=name)
+                wrote["decision"] += ledger.record_decision(mine)
+                wrote["outcome"] += ledger.record_outcome(Outcome(name, 0.5))
+                wrote["shared"] += ledger.record_outcome(Outcome(shared, 1.0))
+                wrote["outcome"] += ledger.record_outcome(Outcome(name, 0.5))
+            reward = (8 * int(process) + thread) / 100
+            wrote["revision"] += ledger.revise(f"{process}-{thread}-0", reward)
+            return wrote
+
+        done = list(pool.map(write, range(8)))
+    print(json.dumps({key: sum(row[key] for row in done) for key in done[0]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+import json
+import sys
+
+import pytest
+from sklearn.base import clone
+
+from braidbandit import Ledger, Outcome
+from braidbandit.exchange import export_ledger, import_ledger
+
+
+@pytest.fixture
+def source(agent, tmp_path):
+    """Five decisions with a history: late, revised, taken back, said again."""
+    with Ledger(tmp_path / "source.db") as ledger:
+        decisions = [agent.recommend(f"task {i}") for i in range(5)]
+        for number, decision in enumerate(decisions):
+            ledger.record_decision(decision, text="a text" if number == 0 else None)
+        for number in (2, 0, 3):
+            ledger.record_outcome(Outcome(decisions[number].id, 0.5, latency_ms=2.0))
+        ledger.revise(decisions[0].id, 0.75, source="judge")
+        ledger.retract(decisions[2].id)
+        ledger.record_outcome(Outcome(decisions[2].id, 0.25))
+        yield ledger
+
+
+def everything(ledger):
+    events = [(e.kind, e.decision, e.outcome) for e in ledger.events()]
+    return list(ledger.decisions()), events, ledger.counts()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_there_and_back(source, agent, ledger_url, tmp_path, suffix):
+    file = tmp_path / f"ledger.{suffix}"
+    assert export_ledger(source, file) == 11
+    with Ledger(ledger_url) as ledger:
+        assert import_ledger(file, ledger) == 11
+        assert everything(ledger) == everything(source)
+        fitted = [clone(agent).fit(one).posterior_ for one in (ledger, source)]
+        assert fitted[0].mean.tobytes() == fitted[1].mean.tobytes()
+        # Once more, and what was said meanwhile is not in the way.
+        last = ledger.pending()[0]
+        ledger.record_outcome(Outcome(last.id, 1.0))
+        assert import_ledger(file, ledger) == 0
+        assert ledger.counts()["outcomes"] == 4
+
+
+def test_parquet_is_readable_by_others(source, tmp_path):
+    import pyarrow.parquet
+
+    export_ledger(source, tmp_path / "ledger.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "ledger.parquet").to_pylist()
+    outcomes = [row["reward"] for row in table if row["record"] == "outcome"]
+    assert outcomes == [0.5, 0.5, 0.5, 0.25]
+    assert all(0 < r["propensity"] <= 1 for r in table if r["record"] == "decision")
+
+
+def test_an_import_that_was_broken_off_goes_on(source, tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    export_ledger(source, file)
+    lines = file.read_text().splitlines()
+    half = tmp_path / "half.jsonl"
+    half.write_text("\n".join([*lines[:7], lines[7][:30]]))
+    with Ledger(tmp_path / "l.db") as ledger:
+        with pytest.raises(ValueError, match="line 8 of .* is damaged"):
+            import_ledger(half, ledger)
+        import_ledger(file, ledger)
+        assert everything(ledger) == everything(source)
+
+
+def test_something_else_under_the_same_id_is_refused(source, tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    export_ledger(source, file)
+    before = everything(source)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+
+    def change(number, **values):
+        rows = [dict(line) for line in lines]
+        rows[number]["body"] = {**rows[number]["body"], **values}
+        file.write_text("\n".join(map(json.dumps, rows)))
+
+    change(1, propensity=0.123)
+    with pytest.raises(ValueError, match="another decision"):
+        import_ledger(file, source)
+    change(6, reward=0.6)
+    with pytest.raises(ValueError, match="another outcome"):
+        import_ledger(file, source)
+    change(6, decision_id="nobody")
+    with pytest.raises(KeyError, match="nobody"):
+        import_ledger(file, source)
+    change(6, colour="green")
+    with pytest.raises(ValueError, match="damaged outcome"):
+        import_ledger(file, source)
+    assert everything(source) == before
+
+
+def test_files_that_are_no_export(source, tmp_path):
+    with pytest.raises(ValueError, match=r"\.jsonl or \.parquet"):
+        export_ledger(source, tmp_path / "ledger.csv")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"hello": 1}\n')
+    with pytest.raises(ValueError, match="no export of a ledger"):
+        import_ledger(other, source)
+    other.write_text('{"braidbandit ledger": 99}\n')
+    with pytest.raises(ValueError, match="upgrade"):
+        import_ledger(other, source)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ValueError, match="damaged"):
+        import_ledger(tmp_path / "bad.parquet", source)
+
+
+def test_missing_pyarrow_is_explained(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"braidbandit\[data\]"):
+        export_ledger(source, tmp_path / "ledger.parquet")
+    assert list(tmp_path.glob("ledger.parquet*")) == []

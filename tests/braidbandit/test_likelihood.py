@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from braidbandit.likelihood import likelihood_interval
+
+EDGES = np.array([[0.0, 1.0], [1.0, 1.0]])
+
+
+def test_all_of_n_succeeded():
+    """The log is m^n as likely under m as under 1, so m = exp(-F / 2n)."""
+    for n in (10, 200):
+        low, high = likelihood_interval(np.ones(n), np.ones(n), EDGES, 0.95, n)
+        expected = np.exp(-stats.f.ppf(0.95, 1, n - 1) / (2 * n))
+        assert low == pytest.approx(expected, abs=1e-3)
+        assert high == 1.0
+
+
+def test_shares_have_the_likelihood_of_a_binomial():
+    """30 of 100: the ends are where the log likelihood has dropped by F / 2."""
+    rewards = np.repeat([1.0, 0.0], [30, 70])
+    ends = likelihood_interval(rewards, np.ones(100), EDGES, 0.9, 100)
+    for m in ends:
+        drop = 30 * np.log(0.3 / m) + 70 * np.log(0.7 / (1 - m))
+        assert drop == pytest.approx(stats.f.ppf(0.9, 1, 99) / 2, rel=0.01)
+    assert ends[0] < 0.3 < ends[1]
+
+
+def test_weights_that_came_out_too_light_are_put_right():
+    """Every reward is 0.4, so that terms are 0.4 w: with a mean weight of 1 the mean is
+    0.4, whatever the weights of this log were."""
+    weights = np.repeat([4.0, 0.0], [15, 85])
+    support = np.array([[0.0, 0.0], [0.4 * 4.0, 4.0]])
+    low, high = likelihood_interval(0.4 * weights, weights, support, 0.95, 15)
+    assert low == pytest.approx(0.4, abs=0.005)
+    assert high == pytest.approx(0.4, abs=0.005)
+
+
+def test_what_was_not_seen_counts_as_possible():
+    """The same log, once with weights up to 2 and once up to 100."""
+    rng = np.random.default_rng(0)
+    weights = 2.0 * (rng.random(200) < 0.5)
+    terms = weights * (rng.random(200) < 0.5)
+    widths = []
+    for most in (2.0, 100.0):
+        support = np.array([[0.0, 0.0], [0.0, most], [most, most]])
+        low, high = likelihood_interval(terms, weights, support, 0.95, 100)
+        widths.append(high - low)
+    assert widths[0] < 0.9 * widths[1]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**20), st.integers(5, 60), st.floats(0.5, 0.99))
+def test_one_minus_the_reward_has_one_minus_the_interval(seed, n, level):
+    rng = np.random.default_rng(seed)
+    weights = 3.0 * (rng.random(n) < 1 / 3)
+    guess = rng.random()
+    terms = guess + weights * (rng.random(n) - guess)
+    support = np.array([[guess, 0.0], [-2 * guess, 3.0], [3 - 2 * guess, 3.0]])
+    low, high = likelihood_interval(terms, weights, support, level, max(n / 3, 3))
+    mirror = np.column_stack([1.0 - support[:, 0], support[:, 1]])
+    other = likelihood_interval(1.0 - terms, weights, mirror, level, max(n / 3, 3))
+    assert 0.0 <= low <= high <= 1.0
+    assert (1.0 - high, 1.0 - low) == pytest.approx(other, abs=2e-3)
+
+
+def test_it_covers_where_weights_are_rare_and_heavy():
+    """One row in 30 is taken, 300 rows: about 10 rows' worth. 150 logs; 95 % of them
+    less three standard errors is 134."""
+    covered = 0
+    support = np.array([[0.5, 0.0], [0.5 - 15, 30.0], [0.5 + 15, 30.0]])
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        weights = 30.0 * (rng.random(300) < 1 / 30)
+        rewards = (rng.random(300) < 0.9).astype(float)
+        terms = 0.5 + weights * (rewards - 0.5)
+        worth = max((weights > 0).sum(), 2)
+        low, high = likelihood_interval(terms, weights, support, 0.95, worth)
+        covered += low <= 0.9 <= high
+    assert covered >= 134

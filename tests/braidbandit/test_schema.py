@@ -1,0 +1,138 @@
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sklearn.base import clone
+
+from braidbandit import Ledger, Outcome, schema
+
+OLD = Path(__file__).parents[1] / "data" / "ledger-0.1.0.json"
+
+
+def make_old(url, monkeypatch):
+    """A ledger as 0.1.0 left it: its tables, its rows, and no word of Alembic."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "REVISION", "1")
+        engine = schema.open_engine(url)
+    data = sa.MetaData()
+    data.reflect(engine)
+    with engine.begin() as connection:
+        for table, rows in json.loads(OLD.read_text()).items():
+            connection.execute(data.tables[table].insert(), rows)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        if engine.dialect.name == "postgresql":  # as if they had been numbered by it
+            for name in ("decisions", "outcomes"):
+                connection.exec_driver_sql(
+                    f"SELECT setval('{name}_sequence_seq', 10, true)"
+                )
+    engine.dispose()
+
+
+def test_an_older_ledger_is_brought_up_to_date(ledger_url, monkeypatch, agent):
+    make_old(ledger_url, monkeypatch)
+    for _ in range(2):  # the second time there is nothing left to do
+        with Ledger(ledger_url) as ledger:
+            assert ledger.counts() == {"decisions": 4, "outcomes": 3, "pending": 1}
+            pairs = list(ledger.pairs())
+            assert [o.reward for _, _, o in pairs] == [0.0, 0.25, 0.75]
+            assert [s for s, *_ in pairs] == [1, 2, 3]
+            assert ledger.text(pairs[0][1].id) == "task 0"
+            assert clone(agent).fit(ledger).n_updates_ == 3
+    with Ledger(ledger_url) as ledger:
+        waiting = ledger.pending()[0]
+        ledger.record_outcome(Outcome(waiting.id, 1.0))
+        ledger.revise(pairs[0][1].id, 0.5)
+        new = agent.recommend("x")
+        assert ledger.record_decision(new)
+        assert not ledger.record_decision(pairs[0][1])
+        assert [s for s, *_ in ledger.pairs(after=3)] == [4, 5]
+        assert clone(agent).fit(ledger).settled_[pairs[0][1].id] == 0.5
+
+
+def test_the_tables_are_those_of_the_migrations(ledger_url):
+    with Ledger(ledger_url) as ledger, ledger._engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, schema.Tables().metadata) == []
+        assert context.get_current_revision() == schema.REVISION
+
+
+def test_a_newer_schema_is_refused_and_left_alone(ledger_url):
+    with Ledger(ledger_url) as ledger, ledger._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '99'")
+    with pytest.raises(ValueError, match="revision 99, this version.*upgrade"):
+        Ledger(ledger_url)
+    engine = sa.create_engine(ledger_url)
+    with engine.connect() as connection:
+        read = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        assert read.scalar() == "99"
+    engine.dispose()
+
+
+def test_a_newer_ledger_without_alembic_is_refused(tmp_path):
+    file = sqlite3.connect(tmp_path / "l.db")
+    file.execute("CREATE TABLE meta (key TEXT, value TEXT)")
+    file.execute("INSERT INTO meta VALUES ('format', '7')")
+    file.commit()
+    file.close()
+    with pytest.raises(ValueError, match="upgrade"):
+        Ledger(tmp_path / "l.db")
+
+
+def test_somebody_elses_database_is_refused(tmp_path):
+    file = sqlite3.connect(tmp_path / "l.db")
+    file.execute("CREATE TABLE decisions (id TEXT)")
+    file.close()
+    with pytest.raises(ValueError, match="not a ledger's"):
+        Ledger(tmp_path / "l.db")
+    with pytest.raises(ValueError, match="sqlite or postgresql"):
+        Ledger("mysql://somewhere/db")
+
+
+def test_a_migration_that_fails_leaves_everything(ledger_url, monkeypatch):
+    make_old(ledger_url, monkeypatch)
+
+    def break_off(*_, **__):
+        raise RuntimeError("killed half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alembic.op.drop_table", break_off)
+        with pytest.raises(RuntimeError, match="half-way"):
+            Ledger(ledger_url)
+    with Ledger(ledger_url) as ledger:
+        assert ledger.counts()["outcomes"] == 3
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "l.db").write_bytes(b"this is not a database, not at all" * 50)
+    with pytest.raises(ValueError, match="not a database"):
+        Ledger(tmp_path / "l.db")
+
+
+def test_many_may_open_a_new_ledger_at_once(ledger_url):
+    code = f"from braidbandit.ledger import Ledger; Ledger({ledger_url!r}).close()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error.decode()
+
+
+@pytest.mark.parametrize("name", ["sqlalchemy", "alembic.operations"])
+def test_missing_packages_are_explained(name, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
+        Ledger(tmp_path / "x.db")
+
+
+def test_a_missing_driver_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError, match=r"braidbandit\[postgres\]"):
+        Ledger("postgresql+psycopg://somebody@/somewhere")

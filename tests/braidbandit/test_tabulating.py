@@ -1,0 +1,115 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from braidbandit import Braid, Catalogue, ModelCard
+from braidbandit.tabulating import build_table
+
+CATALOGUE = Catalogue(map(ModelCard, "abc"), map(Braid, "abc"))
+TASKS = [{"prompt": f"task {i}"} for i in range(4)]
+
+
+def score(braid, task):
+    return ("abc".index(braid.anchor) + int(task["prompt"][-1])) / 10
+
+
+EXPECTED = np.add.outer(np.arange(4), np.arange(3)) / 10
+
+
+class Counting:
+    """Scores, and breaks off when it has done enough."""
+
+    def __init__(self, most=100):
+        self.cells, self.most = [], most
+
+    def __call__(self, braid, task):
+        if len(self.cells) == self.most:
+            raise RuntimeError("enough")
+        self.cells.append((task["prompt"], braid.anchor))
+        return score(braid, task)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_every_braid_on_every_task(tmp_path, n_jobs):
+    table = build_table(
+        CATALOGUE, TASKS, score, path=tmp_path / "t", n_jobs=n_jobs, progress=False
+    )
+    np.testing.assert_array_equal(table, EXPECTED)
+    assert len((tmp_path / "t").read_text().splitlines()) == 12
+
+
+def test_it_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "new" / "table.jsonl"
+    first, second, third = Counting(5), Counting(), Counting()
+    with pytest.raises(RuntimeError, match="enough"):
+        build_table(CATALOGUE, TASKS, first, path=path, progress=False)
+    # Killed in the middle of a line.
+    with path.open("a") as file:
+        file.write('{"task": "1234", "ar')
+    table = build_table(CATALOGUE, TASKS, second, path=path, progress=False)
+    np.testing.assert_array_equal(table, EXPECTED)
+    assert (len(first.cells), len(second.cells)) == (5, 7)
+    assert first.cells[:3] == [("task 0", "a"), ("task 0", "b"), ("task 0", "c")]
+    # Other tasks and arms in another order: what is known is known.
+    other = Catalogue(map(ModelCard, "abc"), map(Braid, "cab"))
+    table = build_table(other, TASKS[2:], third, path=path, progress=False)
+    np.testing.assert_array_equal(table, EXPECTED[2:, [2, 0, 1]])
+    assert third.cells == []
+
+
+def test_a_kill_loses_the_running_cell_only(tmp_path):
+    """Each cell says when it starts; the one that was killed is measured again."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_tabulating import CATALOGUE, TASKS, score, build_table\n"
+        "def slow(braid, task):\n"
+        "    print('.', flush=True); time.sleep(0.05); return score(braid, task)\n"
+        "build_table(CATALOGUE, TASKS, slow, path=sys.argv[2], progress=False)\n"
+    )
+    path, folder = tmp_path / "t", __file__.rpartition("/")[0]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder, str(path)], stdout=subprocess.PIPE
+    )
+    for _ in range(5):
+        process.stdout.readline()
+    time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = len(path.read_bytes().splitlines())
+    assert 4 <= kept <= 5
+    rest = Counting()
+    table = build_table(CATALOGUE, TASKS, rest, path=path, progress=False)
+    np.testing.assert_array_equal(table, EXPECTED)
+    assert len(rest.cells) == 12 - kept
+
+
+@pytest.mark.parametrize("bad", [1.5, float("nan"), -0.1])
+def test_scores_that_are_none(tmp_path, bad):
+    def wrong(braid, task):
+        return bad if braid.anchor == "c" else 0.5
+
+    with pytest.raises(ValueError, match=r"lies in \[0, 1\]"):
+        build_table(CATALOGUE, TASKS, wrong, path=tmp_path / "t", progress=False)
+    assert len((tmp_path / "t").read_text().splitlines()) == 2
+
+
+def test_bad_input(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="same"):
+        build_table(CATALOGUE, ["x", "x"], score, progress=False)
+    (tmp_path / "t").write_text(json.dumps({"task": "1", "arm": "2"}) + "\n")
+    with pytest.raises(ValueError, match="line 1 of .* is damaged"):
+        build_table(CATALOGUE, TASKS, score, path=tmp_path / "t", progress=False)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match="progress=False"):
+        build_table(CATALOGUE, TASKS, score)
+
+
+def test_the_bar_shows_the_time_left(capsys):
+    build_table(CATALOGUE, TASKS, score)
+    assert "12/12" in capsys.readouterr().err

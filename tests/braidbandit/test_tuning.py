@@ -1,0 +1,136 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+
+from braidbandit import (
+    Braid,
+    BraidRecommender,
+    Catalogue,
+    Greedy,
+    Ledger,
+    LinUCB,
+    Log,
+    ModelCard,
+    Outcome,
+    TaskEncoder,
+    ThompsonSampling,
+    Uniform,
+)
+from braidbandit.crossfit import cross_fitted
+from braidbandit.tuning import _replay, tune
+
+
+@pytest.fixture
+def agent():
+    """Three models; features are what the task's embedding says."""
+    encoder = TaskEncoder(n_components=3)
+    rng = np.random.default_rng(0)
+    encoder.fit(rng.standard_normal((50, 3)) * [3.0, 2.0, 1.0])
+    catalogue = Catalogue(map(ModelCard, "abc"), map(Braid, "abc"))
+    return BraidRecommender(
+        catalogue, encoder, ThompsonSampling(scale=0.3), price=0.0, random_state=0
+    )
+
+
+@pytest.fixture
+def ledger(agent, tmp_path):
+    """Uniform choices. Model a suits one half of the tasks by the third direction, b
+    the other; c never does."""
+    writer, rng = (
+        copy.deepcopy(agent).set_params(policy=Uniform()),
+        np.random.default_rng(1),
+    )
+    good = {arm: i for i, arm in enumerate(agent.catalogue.ids)}
+    with Ledger(tmp_path / "l.db") as opened:
+        decisions, events = [], []
+        for _ in range(500):
+            task = rng.standard_normal(3) * [3.0, 2.0, 1.0]
+            decision = writer.recommend(task)
+            writer.pending_.clear()
+            arm = good[decision.braid.id]
+            side = decision.x[3] > 0
+            reward = float(rng.random() < (0.9 if arm == int(side) else 0.2))
+            decisions.append((decision, None))
+            events.append(("outcome", 0, Outcome(decision.id, reward)))
+        opened.restore(decisions, events)
+        yield opened
+
+
+def test_the_better_settings_are_found(agent, ledger):
+    """Without the third direction nothing can be told apart: 0.43 at most."""
+    before = copy.deepcopy(agent).fit(ledger)
+    state = before.posterior_.mean.tobytes()
+    found = tune(before, ledger, alpha=(0.3, 30.0), n_components=(2, 3))
+    assert len(found.candidates) == 4
+    assert (found.best.alpha, found.best.n_components) == (0.3, 3)
+    value = {(c.alpha, c.n_components): c.value for c in found.candidates}
+    assert value[0.3, 3] > 0.65 > 0.6 > value[0.3, 2]
+    assert value[30.0, 3] < value[0.3, 3] - 0.05
+    assert all(c.learnt > 100 and 0 < c.error < 0.1 for c in found.candidates)
+    assert before.posterior_.mean.tobytes() == state
+    assert str(found).count("\n") == 4
+    assert found.to_dict()["n"] == 500
+
+
+def test_forgetting_what_stays_true_costs(agent, ledger):
+    agent.set_params(policy=LinUCB(0.3, floor=0.1))
+    found = tune(agent, ledger, forgetting=(1.0, 0.8), random_state=1)
+    assert found.best.forgetting == 1.0
+    assert found.best.alpha == 0.3
+
+
+def test_a_candidate_that_plays_as_the_log_did_learns_every_row(agent, ledger):
+    """Uniform on a uniform log: every weight 1, every row accepted, the terms of DR."""
+    uniform = copy.deepcopy(agent).set_params(policy=Uniform())
+    uniform._start()
+    log = Log.read(ledger)
+    q = cross_fitted(log.X, log.columns, log.rewards, 3)
+    decisions = [d for _, d, _ in ledger.pairs()]
+    value, error, learnt = _replay(uniform, log, decisions, q, 3, 0)
+    rows = np.arange(500)
+    terms = q.mean(axis=1) + log.rewards - q[rows, log.columns]
+    # All but the first few: acceptance starts at the smallest propensity.
+    assert learnt > 490
+    assert value == pytest.approx(terms.mean(), abs=0.01)
+    assert error == pytest.approx(terms.std() / np.sqrt(500), rel=0.05)
+
+
+def test_the_price_of_compute_is_paid(agent, ledger):
+    agent.set_params(price=0.0)
+    free = tune(agent, ledger).best.value
+    agent.catalogue.relative_costs = lambda: np.ones(3)
+    assert tune(agent.set_params(price=0.1), ledger).best.value == pytest.approx(
+        free - 0.1
+    )
+
+
+@pytest.mark.parametrize("n_components", [[0], [4]])
+def test_directions_that_are_not_there(agent, ledger, n_components):
+    with pytest.raises(ValueError, match="1 to 3"):
+        tune(agent, ledger, n_components=n_components)
+
+
+def test_policies_without_a_knob(agent, ledger):
+    with pytest.raises(ValueError, match="LinUCB and ThompsonSampling"):
+        tune(agent.set_params(policy=Greedy()), ledger)
+
+
+def test_logs_that_cannot_say(agent, tmp_path):
+    with Ledger(tmp_path / "short.db") as ledger:
+        for _ in range(5):
+            decision = agent.recommend(np.ones(3))
+            ledger.record_decision(decision)
+            ledger.record_outcome(Outcome(decision.id, 0.5))
+        with pytest.raises(ValueError, match="log longer"):
+            tune(agent, ledger)
+    with Ledger(tmp_path / "certain.db") as ledger:
+        certain = copy.deepcopy(agent).set_params(policy=Greedy())
+        for _ in range(5):
+            chosen = certain.recommend(np.ones(3))
+            decision = dataclasses.replace(chosen, propensity=1.0)
+            ledger.record_decision(decision)
+            ledger.record_outcome(Outcome(decision.id, 0.5))
+        with pytest.raises(ValueError, match="deterministic"):
+            tune(agent, ledger)
