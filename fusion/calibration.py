@@ -160,6 +160,9 @@ def calibrate(
 ) -> CalibrationReport:
     """Train a braid's fusers in place on plain text; strands stay as they are.
 
+    A braid with ``fuse="prompt"`` is trained and judged as if its donors read
+    everything.
+
     Parameters
     ----------
     model : BraidedLLM
