@@ -95,6 +95,13 @@ def _sample(
     return _Sample(states, torch.cat(before), torch.cat(targets), n_bytes / n_tokens)
 
 
+def _key(model: BraidedLLM, epochs: int) -> list[Any]:
+    """What belongs to one braid alone depends on its whole recipe."""
+    config = model.config
+    return [who(model.anchor), [who(d) for d in model.donors], config.strategy,
+            config.fusion_layers, config.shares, epochs]  # fmt: skip
+
+
 def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
     mixer = model.mixer
     if mixer is None or mixer.gate is None or not model.active:
@@ -132,10 +139,7 @@ def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
 
         optimiser.step(loss)
 
-    config = model.config
-    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-           config.fusion_layers, config.shares, epochs]  # fmt: skip
-    session.part("gate", key, gate, fit)
+    session.part("gate", _key(model, epochs), gate, fit)
 
 
 @torch.no_grad()
@@ -226,10 +230,7 @@ def _report(
             )
         ]
 
-    config = model.config
-    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-           config.fusion_layers, config.shares, epochs]  # fmt: skip
-    before, after = session.figures("report", key, measure)
+    before, after = session.figures("report", _key(model, epochs), measure)
     texts = session.features(model.anchor)
     return CalibrationReport(
         bits_before=before,
