@@ -267,11 +267,19 @@ def negative_log_evidence(
     return float(value), gradient + away / HYPER_SD
 
 
-def task_precision(R: Array) -> Array:
+def task_precision(R: Array, shared: bool = False) -> Array:
     """Return the precision (B, B) of one task's rewards, in units of one noise.
 
-    Noise is a part common to the task, share ``rho`` of the variance, and one of
-    each reward: equation (13), with rho from the two-way analysis of variance.
+    What moves the rewards of a task together is noise until the task features explain
+    it: equation (13). A part common to all arms has the share rho of the variance, from
+    the two-way analysis of variance.
+
+    Parameters
+    ----------
+    R : ndarray of shape (n, B)
+    shared : bool
+        Whether arms have strands in common: what a strand does on a task then shows in
+        several rewards, and the rest of them is correlated too.
 
     Examples
     --------
@@ -287,9 +295,25 @@ def task_precision(R: Array) -> Array:
     rest = R - by_task - R.mean(axis=0) + R.mean()
     alone = float((rest**2).sum()) / ((n - 1) * (arms - 1))
     common = max(float(by_task.var(ddof=1)) - alone / arms, 0.0)
-    if common == 0.0:
-        return np.eye(arms)
     # A table without any noise of its own would make the precision infinite.
-    rho = min(common / (common + alone), 0.9)
-    kappa = rho / (1.0 - rho + arms * rho)
-    return (np.eye(arms) - kappa) / (1.0 - rho)
+    rho = min(common / (common + alone), 0.9) if common > 0.0 else 0.0
+    # Rewards lie in [0, 1]: below this there is rounding only.
+    covariance = _shrunk(rest) if shared and alone > 1e-16 else np.eye(arms)
+    return symmetric(np.linalg.inv((1.0 - rho) * covariance + rho))
+
+
+def _shrunk(rest: Array) -> Array:
+    """Return the covariance of columns, 1 on average, shrunk toward the unit matrix.
+
+    By the intensity of Ledoit and Wolf (2004), and a tenth at least, as arms may be
+    copies of each other. Of two tasks that intensity would be 0.
+    """
+    unit = rest / np.sqrt((rest**2).mean())
+    seen = unit.T @ unit / len(rest)
+    alone = np.eye(len(seen))
+    scatter = float((unit**2).sum(axis=1) @ (unit**2).sum(axis=1)) / len(rest)
+    scatter = (scatter - float((seen**2).sum())) / len(rest)
+    away = float(((seen - alone) ** 2).sum())
+    least = max(0.1, 1.0 / len(rest))
+    intensity = float(np.clip(scatter / away, least, 1.0)) if away > 0.0 else 1.0
+    return (1.0 - intensity) * seen + intensity * alone

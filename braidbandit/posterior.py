@@ -150,12 +150,18 @@ class Posterior(SquareRoot):
         self._adopt(self.information(), self.scales.mean)
 
     def start_from_table(
-        self, arms: Sequence[int], Z: Array, X: Array, R: Array
+        self,
+        arms: Sequence[int],
+        Z: Array,
+        X: Array,
+        R: Array,
+        shared: bool = False,
     ) -> None:
         """Learn a table from the prior, with prior scales chosen on it.
 
         The prior mean becomes the mean of the table; the scales are chosen as in
-        :meth:`refine_scales`. Parameters as in :meth:`learn_table`.
+        :meth:`refine_scales`. Parameters as in :meth:`learn_table`, and whether arms
+        have strands in common.
 
         A task that is hard for one arm is hard for all: what the task features do
         not say about that is taken to be common to the rewards of the task, so
@@ -164,7 +170,7 @@ class Posterior(SquareRoot):
         X = self._features(X)
         self.reset(replace(self.scales, mean=float(R.mean())))
         mean = self.scales.mean
-        info = self._with_table(arms, Z, X, R, mean, task_precision(R))
+        info = self._with_table(arms, Z, X, R, mean, task_precision(R, shared))
         self._adopt(info, mean)
 
     def take_arms(self, rows: Sequence[int]) -> Posterior:

@@ -177,9 +177,11 @@ class Tabular(Fitted):
         learner.describe(self._signatures(ids, scores))
         learner.require(features.shape[1])
         posterior = bandit.posterior_
-        posterior.start_from_table(rows, bandit.Z_[rows], features, scores)
-        learner.start = posterior.copy()
         braids = self._catalogue().braids
+        strands = [strand for row in rows for strand in braids[row].strands]
+        shared = len(set(strands)) < len(strands)
+        posterior.start_from_table(rows, bandit.Z_[rows], features, scores, shared)
+        learner.start = posterior.copy()
         singles = [i for i, row in enumerate(rows) if braids[row].is_single]
         if singles:
             best = max(singles, key=lambda i: float(scores[:, i].mean()))

@@ -7,6 +7,7 @@ from braidbandit.information import (
     Information,
     find_scales,
     negative_log_evidence,
+    task_precision,
 )
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales, parameter_groups
@@ -141,3 +142,30 @@ def test_the_search_turns_back_where_rounding_is_all_that_is_left():
     assert not gradient.any()
     found = find_scales(info, labels, labels + 2, usual, usual)
     assert np.exp(found[-1]) == pytest.approx(0.2, rel=0.05)
+
+
+def test_arms_that_share_a_strand_are_one_measurement_not_two():
+    """Arms 0 and 1 move together from task to task, arm 2 against them.
+
+    Sizes 1/9, 1/9 and 4/9 of one variance, scaled to 1/2, 1/2 and 2 (a mean of 1), and
+    shrunk by a tenth: 0.55, 0.55 and 1.9, with 0.9 * 1/2 = 0.45 and -0.9 in between.
+    """
+    u = np.random.default_rng(1).standard_normal((4000, 1))
+    R = 0.5 + u * np.array([0.1, 0.1, -0.2])
+    expected = [[0.55, 0.45, -0.9], [0.45, 0.55, -0.9], [-0.9, -0.9, 1.9]]
+    covariance = np.linalg.inv(task_precision(R, shared=True))
+    np.testing.assert_allclose(covariance, expected, atol=1e-9)
+    np.testing.assert_allclose(task_precision(R), np.eye(3), atol=1e-9)
+
+
+def test_a_table_that_is_the_same_on_every_task_has_no_covariance():
+    R = np.tile([0.2, 0.4, 0.9], (5, 1))
+    np.testing.assert_array_equal(task_precision(R, shared=True), np.eye(3))
+
+
+def test_two_tasks_say_little_about_the_covariance():
+    """Both deviate by as much from their mean: one direction, without any scatter."""
+    R = np.random.default_rng(0).random((2, 6))
+    R -= R.mean(axis=1, keepdims=True)
+    covariance = np.linalg.inv(task_precision(R, shared=True))
+    np.testing.assert_allclose(np.linalg.eigvalsh(covariance)[:5], 0.5, atol=1e-9)

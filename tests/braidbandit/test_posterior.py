@@ -293,6 +293,34 @@ def test_a_table_compares_arms_on_the_same_tasks():
     assert belief.sd[0] > 0.02
 
 
+def test_what_moves_a_strand_on_a_task_is_no_interaction_by_itself():
+    """Shares 0, 0.1, ..., 1: each task favours one strand, whatever its features say.
+
+    Eleven arms show it eleven times. Taken for independent, they would prove slopes on
+    features that have nothing to do with it.
+    """
+    share = np.linspace(0.0, 1.0, 11)
+    descriptors = np.column_stack([np.ones(11), share - 0.5])
+    groups = parameter_groups(["bias", "share:a"], 7)
+
+    def slopes(tasks, real, shared):
+        rng = np.random.default_rng(4)
+        X = np.column_stack([np.ones(tasks), rng.standard_normal((tasks, 6))])
+        favour = 0.1 * rng.standard_normal((tasks, 1)) + real * X[:, [1]]
+        R = 0.5 + favour * (share - 0.5)
+        R += 0.02 * rng.standard_normal(R.shape)
+        posterior = Posterior(groups, None, 11, 1)
+        posterior.start_from_table(range(11), descriptors, X, R, shared)
+        return posterior.mean[-6:]
+
+    assert np.abs(slopes(14, 0.0, shared=False)).max() > 0.03
+    assert np.abs(slopes(14, 0.0, shared=True)).max() < 0.01
+    # A slope that is there is found, with more tasks.
+    found = slopes(100, 0.1, shared=True)
+    assert found[0] == pytest.approx(0.1, abs=0.03)
+    assert np.abs(found[1:]).max() < 0.03
+
+
 def test_scales_are_refined_from_rewards_alone():
     """Rewards without noise but for 0.05, learnt one by one under a prior of 0.25."""
     rng = np.random.default_rng(7)
