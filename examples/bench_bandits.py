@@ -55,13 +55,13 @@ def find_table(name: str, data: str | None) -> Path:
     raise SystemExit(f"no table {name!r}; tried {', '.join(map(str, tried))}")
 
 
-def braid512(table: Table) -> Table:
+def braid512(table: Table, probed: int = 0) -> Table:
     """Return 512 simulated braids of the first eight models of a table.
 
     The models alone, and every set of two or three with one of six weights w:
     ``w max + (1 - w) mean - 0.05 (k - 1)(0.5 + w)`` of the rewards of its k models,
     with noise of 0.1 on everything. As braids, w is the depth of their fusion layer.
-    Only the single models are probed.
+    The single models are probed, and so many of the others, drawn at random.
     """
     models = list(table.catalogue.cards)[:8]
     if len(models) < 8:
@@ -81,7 +81,8 @@ def braid512(table: Table) -> Table:
                 )
                 price = 0.05 * (k - 1) * (0.5 + w)
                 columns.append(w * best + (1 - w) * mean - price)
-    noise = np.random.default_rng(512).standard_normal((len(rewards), len(braids)))
+    rng = np.random.default_rng(512)
+    noise = rng.standard_normal((len(rewards), len(braids)))
     scores = np.column_stack(columns) + 0.1 * noise
     low, high = scores.min(), scores.max()
     cards = [ModelCard(model, layers=DEPTH) for model in models]
@@ -89,7 +90,7 @@ def braid512(table: Table) -> Table:
         (scores - low) / (high - low),
         table.embeddings,
         Catalogue(cards, braids),
-        np.arange(8),
+        np.append(np.arange(8), 8 + rng.permutation(len(braids) - 8)[:probed]),
         float(low),
         float(high - low),
     )
@@ -324,6 +325,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table", default="llmrouter9", help="name or .npz file")
     parser.add_argument("--data", help="folder of the named tables")
     parser.add_argument("--catalogue", choices=("plain", "braid512"), default="plain")
+    parser.add_argument(
+        "--probe-braids",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of braid512, beside its 8 single models (default: none)",
+    )
     parser.add_argument("--rounds", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
@@ -344,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--rounds and --seeds must be at least 1")
     table = read_table(find_table(given.table, given.data))
     if given.catalogue == "braid512":
-        table = braid512(table)
+        table = braid512(table, given.probe_braids)
     played = play(table, given.rounds, given.seeds, quiet=given.json)
     if given.peers is not None:
         widths: dict[int | str, np.ndarray] = {
