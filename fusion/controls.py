@@ -9,7 +9,7 @@ prompt shows what needs no training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,8 @@ from .scoring import bits_per_byte
 from .strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
-PLACES = (["output"], ["final"], ["final", "output"])
+PLACES = ("output", "final", "final+output", "sparse")
+_SPARSE = (0.7, 0.83, 0.97)  # depths of the three decoder layers called "sparse"
 ANCHOR_SHARE = 0.7
 SHUFFLED = " (shuffled)"
 BY_PROMPT = "prompt_perplexity"
@@ -48,12 +49,15 @@ class Plan(NamedTuple):
 
 
 def plans(
-    models: Sequence[str], strategies: Sequence[str] = STRATEGIES
+    models: Mapping[str, int],
+    strategies: Sequence[str] = STRATEGIES,
+    places: Sequence[str] = PLACES[:3],
 ) -> Iterator[Plan]:
     """Singles, calibrated singles, then every pair, place and strategy.
 
     And the controls of each pair: its output mixture weighted by the prompt, and
-    fusers trained on the donor's states in the wrong order.
+    fusers trained on the donor's states in the wrong order. ``models`` are names and
+    how many decoder layers each has, ``places`` some of `PLACES`.
     """
     for name in models:
         yield Plan(BraidConfig(name), None)
@@ -63,20 +67,29 @@ def plans(
     for anchor in models:
         for donor in models:
             if donor != anchor:
-                yield from _pair(anchor, donor, strategies)
+                yield from _pair(anchor, donor, strategies, places, models[anchor])
 
 
-def _pair(anchor: str, donor: str, strategies: Sequence[str]) -> Iterator[Plan]:
-    def plan(donor: str, place: list[str], strategy: str, name: str = "") -> Plan:
+def _pair(
+    anchor: str,
+    donor: str,
+    strategies: Sequence[str],
+    places: Sequence[str],
+    depth: int,
+) -> Iterator[Plan]:
+    def plan(donor: str, place: str, strategy: str, name: str = "") -> Plan:
+        layers: list[str | int] = [*place.split("+")]
+        if place == "sparse":
+            layers = [*sorted({max(round(depth * part) - 1, 0) for part in _SPARSE})]
         shares = [ANCHOR_SHARE, 1 - ANCHOR_SHARE]
-        config = BraidConfig(anchor, [donor], shares, place, strategy)
+        config = BraidConfig(anchor, [donor], shares, layers, strategy)
         return Plan(config, name or strategy)
 
-    yield plan(donor, ["output"], "learned_weighted", BY_PROMPT)
-    for place in PLACES:
+    yield plan(donor, "output", "learned_weighted", BY_PROMPT)
+    for place in places:
         for strategy in strategies:
             # At the output there is nothing to attend to: the same gate as router.
-            if (place, strategy) != (["output"], "attention"):
+            if (place, strategy) != ("output", "attention"):
                 yield plan(donor, place, strategy)
         yield plan(donor + SHUFFLED, place, "router")
 

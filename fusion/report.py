@@ -22,7 +22,15 @@ import torch
 from tqdm import tqdm
 
 from .calibration import calibrate
-from .controls import SHUFFLED, STRATEGIES, Plan, PromptWeighted, Shuffled, plans
+from .controls import (
+    PLACES,
+    SHUFFLED,
+    STRATEGIES,
+    Plan,
+    PromptWeighted,
+    Shuffled,
+    plans,
+)
 from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
@@ -292,6 +300,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES
     )
+    parser.add_argument(
+        "--places",
+        nargs="+",
+        choices=PLACES,
+        default=PLACES[:3],
+        help="where to fuse; sparse: three decoder layers (default: all others)",
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-domain", type=int, help="at most so many texts of each")
     parser.add_argument(
@@ -319,9 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibration, held_out = (_first(texts, options.per_domain) for texts in found)
     dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
     pool = Pool(dtype=dtype)
+    depths = {name: pool.facts(name)["layers"] for name in options.models}
     rows = rows_for(
         pool,
-        list(plans(options.models, options.strategies)),
+        list(plans(depths, options.strategies, options.places)),
         calibration,
         held_out,
         options.seeds,

@@ -9,7 +9,7 @@ from fusion.scoring import bits_per_byte
 
 
 def test_every_pair_has_its_controls():
-    found = list(plans(["a", "b"]))
+    found = list(plans({"a": 18, "b": 30}))
     assert [p.control for p in found[:4]] == [False, False, True, True]
     pairs = found[4:]
     assert len(pairs) == 2 * (1 + 2 + 3 + 3 + 3)
@@ -19,8 +19,14 @@ def test_every_pair_has_its_controls():
         ("final",),
         ("final", "output"),
     }
-    fewer = list(plans(["a", "b"], ["router"]))
+    fewer = list(plans({"a": 18, "b": 30}, ["router"], ["sparse"]))
     assert {p.strategy for p in fewer[4:]} == {"router", "prompt_perplexity"}
+    # round(0.7 * 18) - 1 and so on: the layers that the catalogue calls sparse.
+    assert [p.config.fusion_layers for p in fewer[4:7]] == [
+        ["output"],
+        [12, 14, 16],
+        [12, 14, 16],
+    ]
 
 
 def test_a_shuffled_donor_has_the_same_states_elsewhere(strands):
@@ -35,7 +41,9 @@ def test_a_shuffled_donor_has_the_same_states_elsewhere(strands):
 
 
 def test_the_prompt_weighs_the_strands(strands):
-    plan = next(p for p in plans(["gemma", "llama"]) if p.strategy and p.config.donors)
+    plan = next(
+        p for p in plans({"gemma": 2, "llama": 3}) if p.strategy and p.config.donors
+    )
     braid = plan.build([strands["gemma"], strands["llama"]])
     assert isinstance(braid, PromptWeighted)
     braid.read_prompt(tiny.PROSE)

@@ -25,7 +25,8 @@ def pool(strands):
 
 
 def test_every_kind_of_braid_beside_its_controls(pool, tmp_path):
-    plans = list(controls.plans(["llama", "gemma"], ["router"]))
+    depths = {name: pool[name].n_layers for name in ("llama", "gemma")}
+    plans = list(controls.plans(depths, ["router"], controls.PLACES))
     parts = [[t for t in TEXTS if t["split"] == s] for s in ("calibration", "test")]
     rows = report.rows_for(pool, plans, *parts, 2, 10, tmp_path, False)
     assert len(rows) == len(plans)
