@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, Strand
 from fusion.machine import fastest_dtype, reuse_memory
@@ -96,49 +97,55 @@ class Counter:
 def measure(
     anchor: Strand, donor: Strand, tokens: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """One row per recipe; each recipe is timed in turn with its strands alone."""
-    rows = []
+    """One row per recipe; everything is timed in turn, again and again."""
     plain = BraidedLLM(BraidConfig(anchor.name), [anchor])
-    for fuse, layers, strategy in recipes(anchor.n_layers):
-        names = [anchor.name, donor.name]
-        config = BraidConfig(names[0], names[1:], SHARES, layers, strategy, fuse=fuse)
+    work: dict[Any, Callable[[], Any]] = {
+        "anchor": lambda: write(anchor.model, anchor, tokens),
+        "plain": lambda: write(plain, anchor, tokens),
+    }
+    braids = {}
+    for number, (fuse, layers, strategy) in enumerate(recipes(anchor.n_layers)):
+        config = BraidConfig(
+            anchor.name, [donor.name], SHARES, layers, strategy, fuse=fuse
+        )
         braid = BraidedLLM(config, [anchor, donor])
-        taps = list(braid.donor_taps(donor).values())
-        head = braid.mixer is not None
-        work: dict[str, Callable[[], Any]] = {
-            "anchor": lambda: write(anchor.model, anchor, tokens),
-            "plain": lambda: write(plain, anchor, tokens),
-            "braid": lambda braid=braid: write(braid, anchor, tokens),
-        }
+        need = tuple(braid.donor_taps(donor).values()), braid.mixer is not None
+        braids[number] = braid, need if fuse == "always" else None
+        work[number] = lambda braid=braid: write(braid, anchor, tokens)
         if fuse == "always":
-            work["donor"] = lambda taps=taps, head=head: read(donor, taps, head, tokens)
-        warm = min(tokens, 64)
-        with Counter(donor) as counter:
-            write(braid, anchor, 1)
-            prompt = counter.tokens
-            write(braid, anchor, warm)
-            count = counter.tokens - 2 * prompt
-        times: dict[str, list[float]] = {name: [] for name in work}
-        for _ in range(repeats):
-            for name, call in work.items():
-                times[name].append(timed(call))
-        per_token = {name: median(t) / tokens for name, t in times.items()}
-        own = min(per_token["anchor"], per_token["plain"])
-        predicted = own + per_token.get("donor", 0.0)
+            work[need] = lambda need=need: read(donor, *need, tokens)
+    seconds: dict[Any, list[float]] = {name: [] for name in work}
+    for _ in tqdm(range(repeats), desc="repeats"):
+        for name, call in work.items():
+            seconds[name].append(timed(call))
+    per_token = {name: median(found) / tokens for name, found in seconds.items()}
+    own = min(per_token["anchor"], per_token["plain"])
+    rows = []
+    for number, (braid, need) in braids.items():
+        of_donor = per_token[need] if need else 0.0
         rows.append(
             {
-                "fuse": fuse,
-                "layers": layers,
-                "strategy": strategy,
+                "fuse": braid.config.fuse,
+                "layers": braid.config.fusion_layers,
+                "strategy": braid.config.strategy,
                 "anchor_tokens_per_s": 1 / own,
-                "donor_tokens_per_s": 1 / per_token["donor"] if "donor" in work else 0,
-                "predicted_tokens_per_s": 1 / predicted,
-                "tokens_per_s": 1 / per_token["braid"],
-                "of_predicted": predicted / per_token["braid"],
-                "donor_tokens_per_token": count / max(warm - 1, 1),
+                "donor_tokens_per_s": 1 / of_donor if need else 0.0,
+                "predicted_tokens_per_s": 1 / (own + of_donor),
+                "tokens_per_s": 1 / per_token[number],
+                "of_predicted": (own + of_donor) / per_token[number],
+                "donor_tokens_per_token": donor_tokens(braid, min(tokens, 64)),
             }
         )
     return rows
+
+
+def donor_tokens(braid: BraidedLLM, tokens: int) -> float:
+    """How many tokens the donor reads for each one that is written."""
+    with Counter(braid.donors[0]) as counter:
+        write(braid, braid.anchor, 1)
+        prompt = counter.tokens
+        write(braid, braid.anchor, tokens)
+        return (counter.tokens - 2 * prompt) / max(tokens - 1, 1)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

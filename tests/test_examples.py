@@ -169,3 +169,26 @@ def test_bench_decoding(tmp_path):
         )
         # Donors of the prompt read nothing of what is written.
         assert row["fuse"] == "always" or row["donor_tokens_per_token"] == 0
+
+
+def test_bench_calibration(tmp_path):
+    """On two tiny models: later braids of a pair train only what is theirs."""
+    import tiny
+
+    texts = tmp_path / "texts.jsonl"
+    parts = {"domain": "prose", "split": "calibration", "reference": " The end."}
+    lines = [{**parts, "prompt": f"{tiny.PROSE[i : i + 90]}"} for i in range(14)]
+    texts.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    folders = [str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")]
+    done = run(
+        "bench_calibration.py", "--models", *folders, "--texts", str(texts), "--dtype",
+        "float32", "--json", timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["layers"] for row in rows[:2]] == [["final"], ["output"]]
+    assert len(rows) == 10 + 3
+    assert "final" in rows[0]["trained"]
+    assert rows[9]["trained"] == ["gate"]
+    for row in rows[10:]:
+        assert row["trained"] == ["mid"]

@@ -1,0 +1,125 @@
+"""Seconds of calibration: a first braid of a pair, further ones, middle layers.
+
+    python examples/bench_calibration.py --texts texts.jsonl
+    python examples/bench_calibration.py --models gemma-3-270m SmolLM2-135M-Instruct
+
+The first model is the anchor, the other its donor. So many tokens of the calibration
+texts are used, with a store that is empty at the start: the first braid pays for both
+strands' pass over the text, all others find it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
+from fusion.controls import plans
+from fusion.machine import fastest_dtype, reuse_memory
+from fusion.pool import PACKAGED
+from fusion.report import packaged_texts, read_texts
+from fusion.session import plain_text
+
+
+def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:
+    """Ten braids of a pair that share what they can, then three decoder layers."""
+    donors = [donor.name]
+
+    def braid(share: float, layers: list[str | int], strategy: str) -> BraidConfig:
+        return BraidConfig(anchor.name, donors, [share, 1 - share], layers, strategy)
+
+    ten = [braid(0.7, ["final"], "router"), braid(0.7, ["output"], "router")]
+    for share in (0.7, 0.6, 0.8, 0.5):
+        for strategy in ("learned_weighted", "router"):
+            ten.append(braid(share, ["final", "output"], strategy))
+    depths = {anchor.name: anchor.n_layers, donor.name: donor.n_layers}
+    middle = [
+        plan.config
+        for plan in plans(depths, places=["sparse"])
+        if plan.config.anchor == anchor.name
+        and plan.config.donors == donors
+        and plan.config.fusion_layers != ["output"]
+    ]
+    return ten + middle
+
+
+def enough(texts: Sequence[Any], strand: Strand, tokens: int) -> tuple[list[str], int]:
+    """The first texts that come to so many tokens, and how many they come to."""
+    chosen: list[str] = []
+    found = 0
+    for text in map(plain_text, texts):
+        if found >= tokens:
+            break
+        chosen.append(text)
+        found += len(strand.tokens.encode(text))
+    return chosen, found
+
+
+def measure(
+    anchor: Strand, donor: Strand, texts: Sequence[str], progress: bool
+) -> list[dict[str, Any]]:
+    """One row per braid, in the order in which they share a store."""
+    rows = []
+    with tempfile.TemporaryDirectory() as store:
+        for config in recipes(anchor, donor):
+            model = BraidedLLM(config, [anchor, donor])
+            done = calibrate(model, texts, store=store, progress=progress)
+            rows.append(
+                {
+                    "layers": config.fusion_layers,
+                    "strategy": config.strategy,
+                    "shares": config.shares,
+                    "seconds": round(done.seconds, 1),
+                    "trained": list(done.trained),
+                    "bits_before": done.bits_before,
+                    "bits_after": done.bits_after,
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [f"{'':4}{'layers':16}{'strategy':18}{'seconds':>9}  trained"]
+    for number, row in enumerate(rows, 1):
+        lines.append(
+            f"{number:2}  {'+'.join(map(str, row['layers'])):16}{row['strategy']:18}"
+            f"{row['seconds']:9.1f}  {', '.join(row['trained'])}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs=2, default=list(PACKAGED)[::-1])
+    parser.add_argument("--texts", type=Path, help="JSON lines; default: packaged")
+    parser.add_argument("--tokens", type=int, default=40_000)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--json", action="store_true", help="rows as JSON")
+    options = parser.parse_args(arguments)
+    if options.tokens < 1:
+        parser.error(f"--tokens is {options.tokens}; give at least 1")
+    reuse_memory()
+    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    pool = Pool(dtype=dtype)
+    anchor, donor = (pool[name] for name in options.models)
+    found = read_texts(options.texts) if options.texts else packaged_texts()
+    texts, tokens = enough(found[0], anchor, options.tokens)
+    rows = measure(anchor, donor, texts, not options.json)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(f"{len(texts)} texts, {tokens} tokens of {anchor.name}")
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
