@@ -3,8 +3,8 @@
     python examples/bench_calibration.py --texts texts.jsonl
     python examples/bench_calibration.py --models gemma-3-270m SmolLM2-135M-Instruct
 
-The first model is the anchor, the other its donor. So many tokens of the calibration
-texts are used, with a store that is empty at the start: the first braid pays for both
+The first model is the anchor, the other its donor. So many tokens of calibration
+text are used, with a store that is empty at the start: the first braid pays for both
 strands' pass over the text, all others find it there.
 """
 
@@ -24,7 +24,6 @@ from fusion.controls import plans
 from fusion.machine import fastest_dtype, reuse_memory
 from fusion.pool import PACKAGED
 from fusion.report import packaged_texts, read_texts
-from fusion.session import plain_text
 
 
 def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:
@@ -49,27 +48,17 @@ def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:
     return ten + middle
 
 
-def enough(texts: Sequence[Any], strand: Strand, tokens: int) -> tuple[list[str], int]:
-    """The first texts that come to so many tokens, and how many they come to."""
-    chosen: list[str] = []
-    found = 0
-    for text in map(plain_text, texts):
-        if found >= tokens:
-            break
-        chosen.append(text)
-        found += len(strand.tokens.encode(text))
-    return chosen, found
-
-
 def measure(
-    anchor: Strand, donor: Strand, texts: Sequence[str], progress: bool
+    anchor: Strand, donor: Strand, texts: Sequence[Any], tokens: int, progress: bool
 ) -> list[dict[str, Any]]:
     """One row per braid, in the order in which they share a store."""
     rows = []
     with tempfile.TemporaryDirectory() as store:
         for config in recipes(anchor, donor):
             model = BraidedLLM(config, [anchor, donor])
-            done = calibrate(model, texts, store=store, progress=progress)
+            done = calibrate(
+                model, texts, store=store, budget=tokens, progress=progress
+            )
             rows.append(
                 {
                     "layers": config.fusion_layers,
@@ -112,13 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = Pool(dtype=dtype)
     anchor, donor = (pool[name] for name in options.models)
     found = read_texts(options.texts) if options.texts else packaged_texts()
-    texts, tokens = enough(found[0], anchor, options.tokens)
-    rows = measure(anchor, donor, texts, not options.json)
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print(f"{len(texts)} texts, {tokens} tokens of {anchor.name}")
-        print(table(rows))
+    rows = measure(anchor, donor, found[0], options.tokens, not options.json)
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
 
 
 if __name__ == "__main__":

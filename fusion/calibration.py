@@ -158,6 +158,7 @@ def calibrate(
     texts: Sequence[str | Mapping[str, Any]],
     *,
     store: str | Path | None = None,
+    budget: int | None = None,
     epochs: int = 2,
     seed: int = 0,
     progress: bool = True,
@@ -176,6 +177,9 @@ def calibrate(
     store : path, optional
         Folder that keeps features and trained parts. Braids with the same store
         share them, and an interrupted call goes on where it stopped.
+    budget : int, optional
+        Tokens of the anchor at most, which is what the time follows: some of the
+        texts, drawn at random, the same for every seed. All by default.
     epochs : int
         Passes over the text; the state that is best on held-out text is kept.
     seed : int
@@ -190,8 +194,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        For fewer than 12 texts, an empty one, or one that a tokenizer cannot
-        round-trip.
+        For fewer than 12 texts, also within the budget, an empty one, or one that a
+        tokenizer cannot round-trip.
     """
     started = time.monotonic()
     if len(texts) < MIN_TEXTS:
@@ -204,6 +208,8 @@ def calibrate(
     empty = [i for i, text in enumerate(plain) if not text.strip()]
     if empty:
         raise ValueError(f"calibration text {empty[0]} is empty; leave it out")
+    if budget is not None:
+        plain = _within(plain, model, budget)
     session = Session(plain, Path(store) if store else None, seed, progress)
     torch.manual_seed(seed)
     if model.layers():
@@ -215,6 +221,22 @@ def calibrate(
             adapter.load_state_dict(own_map(session, donor, epochs))
         _fit_gate(session, model, epochs)
     return _report(session, model, epochs, started)
+
+
+def _within(texts: Sequence[str], model: BraidedLLM, budget: int) -> list[str]:
+    """Some of the texts, in their order, that come to at most so many tokens."""
+    left, chosen = budget, []
+    for i in np.random.default_rng(0).permutation(len(texts)).tolist():
+        left -= len(model.anchor.tokens.encode(texts[i]))
+        if left < 0:
+            break
+        chosen.append(i)
+    if len(chosen) < MIN_TEXTS:
+        raise ValueError(
+            f"a budget of {budget} tokens pays for {len(chosen)} of {len(texts)} "
+            f"texts; give more, or shorter texts: at least {MIN_TEXTS} are needed"
+        )
+    return [texts[i] for i in sorted(chosen)]
 
 
 def _report(

@@ -140,6 +140,22 @@ def test_texts_may_be_tasks(braid):
     assert got.bits_before == calibrate(model, joined, progress=False).bits_before
 
 
+def test_a_budget_of_tokens_takes_as_many_texts_as_it_pays_for(braid, tmp_path):
+    model = braid("llama", "gemma", layers=("final",), std=0)
+    texts = [f"{part} {text}" for part in "abc" for text in TEXTS]
+    tokens = sum(len(model.anchor.tokens.encode(text)) for text in texts)
+    options = {"budget": tokens // 2, "epochs": 1, "progress": False}
+    report = calibrate(model, texts, store=tmp_path, **options)
+    assert 0.3 * tokens < report.tokens <= tokens // 2
+    # The same texts for every seed: their features are read once.
+    calibrate(model, texts, store=tmp_path, seed=1, **options)
+    assert len(list(tmp_path.glob("features-*"))) == 2
+    before = state(model)
+    with pytest.raises(ValueError, match="budget of 9 tokens pays for 0 of 36 texts"):
+        calibrate(model, texts, budget=9)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_bad_texts_are_refused(braid):
     model = braid("llama", "gemma", std=0)
     start = state(model)
