@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import threading
 import warnings
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,17 +27,14 @@ from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
 from braidbandit.recommender import BraidRecommender
-from braidbandit.tasks import calibration_texts as packaged_texts
 from braidbandit.tasks import load_tasks, task_of
 from braidbandit.utility import as_quality, check_price
+from braidbandit.workshop import Workshop, completed
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
 
 LAYER_SETS = ("output", "final", "final+output")
-_FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
-_NEEDED = ("parameters", "layers", "width", "vocab_size")
-_MOST_BRAIDS = 64
 # Outcomes between two saves of the policy; they are learnt again from the ledger in
 # less time than one save takes.
 _SAVE_EVERY = 20
@@ -143,18 +137,16 @@ class MetaBraider:
         if recommender is not None:
             catalogue = recommender._catalogue()
         cards = [_as_card(entry) for entry in model_pool]
-        self._sources = {card.name: str(card.source) for card in cards}
-        self._strands: Pool | None = None
+        sources = {card.name: str(card.source) for card in cards}
         exact = catalogue is not None
         if catalogue is None:
-            cards = [self._completed(card) for card in cards]
+            cards = [completed(card, sources) for card in cards]
             catalogue = Catalogue.build(
                 cards, shares=shares, layer_sets=layer_sets, strategies=strategies
             )
-        missing = sorted(set(catalogue.cards) - set(self._sources))
+        missing = sorted(set(catalogue.cards) - set(sources))
         if missing:
             raise ValueError(f"the catalogue uses {missing}, not in the model pool")
-        self._braids: OrderedDict[str, BraidedLLM] = OrderedDict()
         self._lock = threading.RLock()
         temporary = folder is None
         self.keep_text = keep_text
@@ -169,7 +161,7 @@ class MetaBraider:
             self.recommender = recommender or self._resume(
                 catalogue, exact, encoder, price, random_state
             )
-            self._texts, self._dtype = self._settings(calibration_texts, dtype)
+            self._workshop = Workshop(sources, self.folder, calibration_texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender.catch_up(self.ledger)
             self.save()
@@ -228,16 +220,18 @@ class MetaBraider:
         """
         with self._lock:
             braid = self._braid_of(decision)
-            if braid.id not in self._unfit and braid.id not in self._braids:
+            unfit = self.catalogue.unfit
+            if braid.id not in unfit and braid not in self._workshop:
                 self.calibrate(braid)
-            if braid.id in self._unfit:
+                unfit = self.catalogue.unfit
+            if braid.id in unfit:
                 warnings.warn(
-                    f"{braid.label()} is unfit ({self._unfit[braid.id]}); "
+                    f"{braid.label()} is unfit ({unfit[braid.id]}); "
                     f"{braid.anchor} alone answers instead",
                     stacklevel=2,
                 )
-                return self._built(Braid(braid.anchor))
-            return self._built(braid)
+                return self._workshop[Braid(braid.anchor)]
+            return self._workshop[braid]
 
     def learn_from_feedback(
         self,
@@ -360,13 +354,7 @@ class MetaBraider:
     @property
     def strands(self) -> Pool:
         """The loaded strands by name; a strand is loaded when it is first asked for."""
-        if self._strands is None:
-            import torch
-
-            from fusion import Pool
-
-            self._strands = Pool(self._sources, dtype=getattr(torch, self._dtype))
-        return self._strands
+        return self._workshop.strands
 
     def calibrate(
         self, braid: Braid | str, *, progress: bool = False
@@ -378,22 +366,11 @@ class MetaBraider:
         CalibrationReport or None
             None for a model alone, which has nothing to train.
         """
-        from fusion import BraidConfig, BraidedLLM, calibrate
-
         with self._lock:
             braid = self._braid_of(braid)
-            strands = [self.strands[name] for name in braid.strands]
-            sources = {name: self._sources[name] for name in braid.strands}
-            model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
-            report = None
-            if braid.fusion_layers:
-                store = self.folder / "store"
-                report = calibrate(model, self._texts, store=store, progress=progress)
-                if not report.fit:
-                    self._mark_unfit(braid, report)
-            self._braids[braid.id] = model
-            while len(self._braids) > _MOST_BRAIDS:
-                self._braids.popitem(last=False)
+            report = self._workshop.build(braid, progress=progress)
+            if report is not None and not report.fit:
+                self._mark_unfit(braid, report)
         return report
 
     # ---- keeping ----
@@ -419,10 +396,6 @@ class MetaBraider:
 
     # ---- inside ----
 
-    @property
-    def _unfit(self) -> dict[str, str]:
-        return self.catalogue.unfit
-
     def _save_now_and_then(self) -> None:
         if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
             self.save()
@@ -437,17 +410,6 @@ class MetaBraider:
             self.recommender.catch_up(self.ledger)
             self._save_now_and_then()
         return self
-
-    def _completed(self, card: ModelCard) -> ModelCard:
-        """Fill in what the card leaves open from the model's configuration."""
-        if all(getattr(card, key) is not None for key in _NEEDED):
-            return card
-        from fusion import Pool
-
-        facts = Pool(self._sources).facts(card.name)
-        return replace(
-            card, **{key: facts[key] for key in _FACTS if getattr(card, key) is None}
-        )
 
     def _resume(
         self,
@@ -488,24 +450,6 @@ class MetaBraider:
             random_state=random_state,
         )
 
-    def _settings(
-        self, texts: Sequence[Any] | None, dtype: str | None
-    ) -> tuple[Sequence[Any], str]:
-        """Return calibration texts and dtype: as given, else as the folder has them."""
-        file = self.folder / "calibration.json"
-        known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        settings = {
-            "dtype": dtype or known.get("dtype", "float32"),
-            "texts": list(texts or known.get("texts") or packaged_texts()),
-        }
-        if settings["dtype"] not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is 'float32' or 'bfloat16', received {dtype!r}")
-        if settings != known:
-            beside = file.with_suffix(".part")
-            beside.write_text(json.dumps(settings), "utf-8")
-            beside.replace(file)
-        return settings["texts"], settings["dtype"]
-
     def _braid_of(self, decision: Decision | Braid | str) -> Braid:
         if isinstance(decision, Decision):
             decision = decision.braid
@@ -517,12 +461,6 @@ class MetaBraider:
                 f"{type(decision).__name__}"
             )
         return self.catalogue[decision]
-
-    def _built(self, braid: Braid) -> BraidedLLM:
-        if braid.id not in self._braids:
-            self.calibrate(braid)
-        self._braids.move_to_end(braid.id)
-        return self._braids[braid.id]
 
     def _mark_unfit(self, braid: Braid, report: CalibrationReport) -> None:
         reason = (

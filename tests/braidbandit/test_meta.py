@@ -221,7 +221,7 @@ def test_a_folder_brings_its_settings(make, models, tmp_path):
     with MetaBraider(models, folder=tmp_path, encoder=encoder) as again:
         assert again.catalogue == first.catalogue
         assert again.recommender.price == 0.2
-        assert again._texts == TEXTS
+        assert again._workshop.texts == TEXTS
         strand = again.create_braided_model(Braid("llama")).anchor
         assert strand.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="dtype"):
