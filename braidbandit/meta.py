@@ -55,8 +55,8 @@ class MetaBraider:
     recommender : BraidRecommender, optional
         Used as it is, in place of a saved or new one; brings its own catalogue.
     encoder : TaskEncoder, optional
-        By default sentence embeddings. An encoder that is not fitted is fitted on the
-        prompts of the packaged train tasks; no reward enters.
+        By default the folder's, or sentence embeddings. An encoder that is not fitted
+        is fitted on the prompts of the packaged train tasks; no reward enters.
     ledger : Ledger, optional
         By default ``ledger.sqlite`` in the folder. A ledger belongs to one agent.
     folder : str or Path, optional
@@ -420,14 +420,15 @@ class MetaBraider:
         random_state: int | None,
     ) -> BraidRecommender:
         """Load the policy of the folder, or start one with a fitted encoder."""
-        if encoder is None:
-            encoder = TaskEncoder(cache_dir=self.folder / "embeddings")
+        kept = self.folder / "embeddings"
         if (self.folder / "policy" / "manifest.json").exists():
             agent = BraidRecommender.load(
                 self.folder / "policy",
                 encoder=encoder,
                 resume_rng=random_state is not None,
             )
+            if encoder is None:
+                agent.encoder_.cache_dir = kept
             saved = agent._catalogue()
             if saved.cards != catalogue.cards or (
                 exact and saved.hash != catalogue.hash
@@ -441,6 +442,7 @@ class MetaBraider:
             agent.catalogue = saved
             agent.price = agent.price if price is None else price
             return agent
+        encoder = encoder or TaskEncoder(cache_dir=kept)
         if not encoder.__sklearn_is_fitted__():
             encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
         return BraidRecommender(

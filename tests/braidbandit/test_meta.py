@@ -228,6 +228,19 @@ def test_a_folder_brings_its_settings(make, models, tmp_path):
         make(tmp_path, dtype="int3")
 
 
+def test_a_folder_brings_its_encoder(models, tmp_path, monkeypatch):
+    """Also where the default has other features by now."""
+    monkeypatch.setattr(TaskEncoder, "_load_model", lambda self: embed)
+    encoder = TaskEncoder(n_components=3)
+    with MetaBraider(models, folder=tmp_path, encoder=encoder) as first:
+        decision = first.forward(TASK)
+    with MetaBraider(models, folder=tmp_path) as again:
+        again.learn_from_feedback(TASK, decision, 1.0)
+        assert again.recommender.encoder_.n_components == 3
+        again.forward("a new text")
+    assert (tmp_path / "embeddings").exists()
+
+
 def test_a_late_reward_may_come_by_id_to_another_process(make, tmp_path):
     first = make(tmp_path)
     decision = first.forward(TASK)
