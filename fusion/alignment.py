@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 
 @lru_cache(maxsize=1)
@@ -75,6 +76,12 @@ class TokenBytes:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         decoders = _decoders(tokenizer)
+        # A copy: who pads a batch with the tokenizer changes it for everybody, and
+        # special tokens that are written out in a text are text here.
+        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.backend.encode_special_tokens = True
         byte_level = "ByteLevel" in decoders
         if not byte_level and "\\u2581" not in decoders:
             raise ValueError(
@@ -134,7 +141,7 @@ class TokenBytes:
         """`encode` for several texts at once."""
         if not texts:
             return []
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        rows: list[list[int]] = [e.ids for e in self.backend.encode_batch(list(texts))]
         for text, ids in zip(texts, rows, strict=True):
             written, wanted = self.text(ids), text.encode()
             if written != wanted:

@@ -121,7 +121,13 @@ class Braiding(PreTrainedModel):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Braiding:
         # Fusers move with their strands but stay in float32 (see `_build`).
-        super()._apply(lambda t: fn(t).to(t.dtype), recurse)
+        def move(tensor: Tensor) -> Tensor:
+            moved: Tensor = fn(tensor)
+            # Not by way of the other type, which would round it.
+            same = moved.dtype == tensor.dtype
+            return moved if same else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
         for strand in (self.anchor, *self.donors) if "anchor" in self.__dict__ else ():
             strand.model._apply(fn)
         return self

@@ -147,6 +147,12 @@ def advance(
     if len(rows) != B:
         raise ValueError(f"the cache holds {len(rows)} rows, received {B}")
     start = 0 if cache is None else cache.get_seq_length()
+    if attention_mask is not None and attention_mask.shape != (B, start + T):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; expected "
+            f"{(B, start + T)}: a row for each text, a column for each token, those in "
+            "the cache too"
+        )
     prompts = _prompts(rows, start, T, fuse, prompt_length)
     real = torch.ones(B, T, dtype=torch.bool)
     if attention_mask is not None:

@@ -225,6 +225,8 @@ def calibrate(
 
 def _within(texts: Sequence[str], model: BraidedLLM, budget: int) -> list[str]:
     """Some of the texts, in their order, that come to at most so many tokens."""
+    if not budget >= 1:
+        raise ValueError(f"received a budget of {budget} tokens; give at least 1")
     left, chosen = budget, []
     for i in np.random.default_rng(0).permutation(len(texts)).tolist():
         left -= len(model.anchor.tokens.encode(texts[i]))

@@ -133,8 +133,12 @@ def by_hand(
     names = [str(entry["model_name"]) for entry in model_configs]
     if not names:
         raise ValueError("model_configs is empty; name at least one model")
+    if len(set(names)) < len(names):
+        raise ValueError(f"every model is named once, received {names}")
     if shares is None:
         given = [float(e.get("share", 1 / len(names))) for e in model_configs]
+        if not sum(given) > 0:
+            raise ValueError(f"the shares {given} come to nothing; one is above 0")
         shares = [s / sum(given) for s in given]
     return BraidConfig(
         anchor=names[0],

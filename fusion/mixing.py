@@ -99,7 +99,11 @@ class OutputMixer(nn.Module):
         scores = base.to(mask.device).expand(mask.shape)
         if self.gate is not None and features is not None:
             scores = scores + self.gate(features)
-        return scores.masked_fill(~mask, -math.inf).log_softmax(-1)
+        scores = scores.masked_fill(~mask, -math.inf)
+        # Before a donor's first token, an anchor with share 0 speaks all the same.
+        alone = scores.isneginf().all(-1)
+        scores[..., 0] = scores[..., 0].masked_fill(alone, 0.0)
+        return scores.log_softmax(-1)
 
     def parts(
         self, anchor: Tensor, donors: Sequence[Tensor]

@@ -111,23 +111,36 @@ class BraidedLLM(Braiding, GenerationMixin):
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
-        self, inputs: Any = None, **kwargs: Any
+        self, inputs: Any = None, generation_config: Any = None, **kwargs: Any
     ) -> Any:
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
         For text, ``max_new_tokens`` defaults to 128 and only what was written comes
         back. With ``fuse="prompt"`` what goes in is the prompt; with a cache that was
-        begun before, what went in then. Raises ValueError on an empty prompt.
+        begun before, what went in then. Raises ValueError on an empty prompt, and on a
+        row that ends in padding.
         """
         if isinstance(inputs, str):
-            return self._write(inputs, **kwargs)
-        if kwargs.get("use_cache", True) and "past_key_values" not in kwargs:
-            kwargs["past_key_values"] = BraidCache()
+            return self._write(inputs, generation_config=generation_config, **kwargs)
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+            raise ValueError(
+                "a row ends in padding, behind which nothing can be written; pad on "
+                "the left: tokenizer.padding_side = 'left'"
+            )
+        use_cache = kwargs.get("use_cache")
+        if use_cache is None:
+            given = generation_config or self.generation_config
+            use_cache = given.use_cache is not False
+        if kwargs.get("past_key_values") is None:
+            kwargs["past_key_values"] = BraidCache() if use_cache else None
         ids = kwargs.get("input_ids") if inputs is None else inputs
         begun = getattr(kwargs.get("past_key_values"), "rows", [])
         if ids is not None and self.config.fuse == "prompt" and not begun:
             kwargs.setdefault("prompt_length", ids.shape[1])
-        return super().generate(inputs, **kwargs)  # type: ignore[misc]
+        return super().generate(  # type: ignore[misc]
+            inputs, generation_config, **kwargs
+        )
 
     def _write(self, prompt: str, **kwargs: Any) -> str:
         if not prompt.strip():
@@ -157,7 +170,8 @@ class BraidedLLM(Braiding, GenerationMixin):
         self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        write_weights(folder, self.state_dict() if state_dict is None else state_dict)
+        weights = self.state_dict() if state_dict is None else state_dict
+        write_weights(folder, weights, (self.anchor, *self.donors))
         self.config.save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
 
@@ -186,7 +200,7 @@ class BraidedLLM(Braiding, GenerationMixin):
         Raises
         ------
         ValueError
-            When the weights do not fit the recipe.
+            When the weights do not fit the recipe, or were trained on other strands.
         TypeError
             On an option that is not known.
         """
@@ -200,5 +214,5 @@ class BraidedLLM(Braiding, GenerationMixin):
             dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
             pool = Pool(config.sources, dtype=dtype)
         model = cls(config, pool=pool)
-        load_weights(Path(path), model)
+        load_weights(Path(path), model, (model.anchor, *model.donors))
         return model

@@ -169,6 +169,9 @@ class Pool(Mapping[str, Strand]):
                 "exists (and a network to reach it), a folder or a .gguf file"
             ) from error
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.sources or name in self._strands
+
     def __getitem__(self, name: str) -> Strand:
         with self._lock:
             if name not in self._strands:

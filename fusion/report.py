@@ -71,10 +71,14 @@ def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
                 f"{path}, line {number}: expected the keys {sorted(need)}, received "
                 f"{sorted(row)}"
             )
-    return (
-        [r for r in rows if r["split"] == "calibration"],
-        [r for r in rows if r["split"] == "test"],
-    )
+    calibration: list[Text] = [r for r in rows if r["split"] == "calibration"]
+    held_out: list[Text] = [r for r in rows if r["split"] == "test"]
+    if not calibration or not held_out:
+        raise ValueError(
+            f"{path} has {len(calibration)} texts with the split 'calibration' and "
+            f"{len(held_out)} with 'test'; expected some of both"
+        )
+    return calibration, held_out
 
 
 def _first(texts: Sequence[Text], per_domain: int | None) -> list[Text]:

@@ -175,7 +175,7 @@ class Strand:
     @torch.no_grad()
     def fingerprint(self) -> str:
         """Tells this model and tokenizer from others of the same name and source."""
-        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
+        digest = hashlib.sha256(self.tokens.backend.to_str().encode())
         for name, p in self.model.named_parameters():
             # Few digits: the order of a sum depends on the number of threads.
             sums = p.sum(dtype=torch.float64), p.float().norm()
@@ -257,5 +257,13 @@ class Strand:
                 out = self.body(input_ids=input_ids, return_dict=True, **options)
             except _Reached:
                 return request.states
+            except IndexError as error:
+                config = self.model.config.get_text_config(decoder=True)
+                limit = getattr(config, "max_position_embeddings", None)
+                raise ValueError(
+                    f"{self.name} cannot read this: its configuration has {limit} "
+                    f"positions and {self.vocab_size} tokens; give shorter text, or "
+                    "leave this strand out"
+                ) from error
         request.states["final"] = out.last_hidden_state
         return request.states

@@ -126,3 +126,29 @@ def test_complete_text_leaves_out_only_an_unfinished_character(text, cut):
 )
 def test_common_prefix(a, b, n):
     assert common_prefix(a, b) == common_prefix(b, a) == n
+
+
+@FAMILY
+def test_who_pads_with_the_tokenizer_pads_nothing_here(family):
+    """Padding is a setting of the one tokenizer that all threads share."""
+    tokenizer = tiny.tiny_tokenizer(family)
+    tokens = TokenBytes(tokenizer)
+    wanted = [tokens.encode(text) for text in ("a", tiny.PROSE)]
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    assert tokens.encode_many(["a", tiny.PROSE]) == wanted
+
+
+@FAMILY
+def test_tokens_are_the_tokenizers_own(family):
+    tokenizer = tiny.tiny_tokenizer(family)
+    tokens = TokenBytes(tokenizer)
+    for text in tiny.SAMPLES.values():
+        assert tokens.encode(text) == tokenizer(text)["input_ids"]
+
+
+def test_a_special_token_that_is_written_out_is_text():
+    tokens = TokenBytes(tiny.tiny_tokenizer("gemma"))
+    ids = tokens.encode("a <eos> b")
+    assert tokens.text(ids) == b"a <eos> b"
+    assert tokens.tokenizer.eos_token_id not in ids

@@ -153,6 +153,8 @@ def test_a_budget_of_tokens_takes_as_many_texts_as_it_pays_for(braid, tmp_path):
     before = state(model)
     with pytest.raises(ValueError, match="budget of 9 tokens pays for 0 of 36 texts"):
         calibrate(model, texts, budget=9)
+    with pytest.raises(ValueError, match="budget of nan tokens"):
+        calibrate(model, texts, budget=math.nan)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

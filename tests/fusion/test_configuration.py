@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.configuration import BraidConfig, bridge_layer
+from fusion.configuration import BraidConfig, bridge_layer, by_hand
 
 
 def config(**changes):
@@ -95,3 +95,12 @@ def test_bridges_keep_order_and_meet_at_the_top(a, d):
     assert layers == sorted(layers)
     assert layers[0] >= 0
     assert layers[-1] == d - 1
+
+
+def test_a_recipe_by_hand_names_every_model_once():
+    entry = {"model_name": "a", "source": "here"}
+    with pytest.raises(ValueError, match="named once"):
+        by_hand([entry, {**entry, "source": "there"}], "router", ["final"], None)
+    none = [{"model_name": name, "share": 0} for name in "ab"]
+    with pytest.raises(ValueError, match="come to nothing"):
+        by_hand(none, "router", ["final"], None)

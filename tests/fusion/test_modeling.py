@@ -8,7 +8,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
-from transformers import DynamicCache, PreTrainedTokenizerFast
+from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast
 
 from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
@@ -335,3 +335,75 @@ def test_half_precision_is_for_strands_only(strands):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {s.dtype for s in mine} == {torch.bfloat16}
     assert model(torch.tensor([[5, 6, 7]])).logits.dtype == torch.bfloat16
+
+
+def test_a_configuration_may_turn_the_cache_off(model):
+    """The whole text is then read at every step: the same tokens."""
+    ids = ids_of(model)
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    mask = {"attention_mask": torch.ones_like(ids)}
+    wanted = model.generate(ids, **options, **mask)
+    plain = GenerationConfig(use_cache=False, **options)
+    assert torch.equal(model.generate(ids, plain, **mask), wanted)
+    assert torch.equal(model.generate(ids, generation_config=plain, **mask), wanted)
+    none = model.generate(ids, past_key_values=None, **options, **mask)
+    assert torch.equal(none, wanted)
+
+
+def test_padding_on_the_right_is_refused_where_it_is_written(model):
+    ids = ids_of(model).repeat(2, 1)
+    mask = torch.ones_like(ids)
+    mask[1, -1] = 0
+    with pytest.raises(ValueError, match="pad on the left"):
+        model.generate(ids, attention_mask=mask, max_new_tokens=2)
+
+
+def test_a_mask_of_another_shape_is_refused(model):
+    ids = ids_of(model)
+    for rows, columns in ((1, 2), (2, ids.shape[1])):
+        with pytest.raises(ValueError, match="attention_mask has shape"):
+            model(ids, attention_mask=torch.ones(rows, columns))
+    cache = BraidCache()
+    model(ids, past_key_values=cache)
+    with pytest.raises(ValueError, match=rf"expected \(1, {ids.shape[1] + 1}\)"):
+        model(ids[:, :1], past_key_values=cache, attention_mask=torch.ones(1, 1))
+
+
+def test_an_anchor_without_a_share_speaks_before_the_donors_first_token(braid):
+    """gemma begins with a token that gpt2 has nothing beside."""
+    model = braid("gemma", "gpt2", layers=("output",), shares=[0.0, 1.0])
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_fusers_of_another_strand_are_refused(tmp_path):
+    """The name and all shapes are the same: only the weights tell."""
+    mine = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(("llama", "gemma"))]
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    randomise(BraidedLLM(config, mine)).save_pretrained(tmp_path)
+    pool = Pool()
+    pool.add(mine[0])
+    pool.add(tiny.tiny_strand("gemma", seed=7))
+    with pytest.raises(ValueError, match="trained on another 'gemma'"):
+        BraidedLLM.from_pretrained(tmp_path, pool=pool)
+
+
+def test_moving_strands_to_half_precision_keeps_the_fusers_bits():
+    mine = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(("llama", "gemma"))]
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    model = randomise(BraidedLLM(config, mine))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.to(torch.bfloat16)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_special_tokens_that_are_written_out_are_text_to_donors(braid):
+    model = braid("llama", "gemma", layers=("final", "output"))
+    text = "The <bos> tag and <eos> the end"
+    assert model.generate(text, max_new_tokens=2, do_sample=False) is not None
+
+
+def test_a_donor_with_few_positions_says_so(braid):
+    """The tiny gpt2 has 512 positions."""
+    model = braid("llama", "gpt2", layers=("final",))
+    with pytest.raises(ValueError, match="gpt2 cannot read this: .* 512 positions"):
+        model(ids_of(model, tiny.PROSE * 120))

@@ -39,6 +39,14 @@ def test_lists_sources_and_added_strands(strands):
     assert pool["llama"] is strands["llama"]
 
 
+def test_asking_for_a_name_loads_nothing(strands):
+    pool = Pool({"missing": "/no/such/folder"})
+    pool.add(strands["llama"])
+    assert "llama" in pool
+    assert "missing" in pool
+    assert "other" not in pool
+
+
 def test_dtype(tmp_path):
     folder = str(tiny.tiny_folder("llama", tmp_path))
     assert Pool({"it": folder}, dtype=torch.bfloat16)["it"].dtype == torch.bfloat16

@@ -65,6 +65,10 @@ def test_a_file_of_texts(tmp_path):
     file.write_text("\n".join(json.dumps(t, ensure_ascii=False) for t in TEXTS))
     calibration, held_out = report.read_texts(file)
     assert (len(calibration), len(held_out)) == (16, 4)
+    only = [t for t in TEXTS if t["split"] == "test"]
+    file.write_text("\n".join(map(json.dumps, only)))
+    with pytest.raises(ValueError, match="0 texts with the split 'calibration'"):
+        report.read_texts(file)
     file.write_text('{"domain": "code"}')
     with pytest.raises(ValueError, match="line 1: expected the keys"):
         report.read_texts(file)
