@@ -65,6 +65,7 @@ class Braiding(PreTrainedModel):
             )
         anchor = by_name[config.anchor]
         config.check(anchor.n_layers)
+        config.check_donor_layers({n: by_name[n].n_layers for n in config.donors})
         config.vocab_size = anchor.vocab_size
         config.hidden_size = anchor.width
         config.num_hidden_layers = anchor.n_layers
@@ -147,6 +148,7 @@ class Braiding(PreTrainedModel):
             layer: bridge_layer(layer, self.anchor.n_layers, donor.n_layers)
             for layer in self.layers()
         }
+        taps |= self.config.donor_layers.get(donor.name, {})
         if "final" in self.fusers or self.mixer is not None:
             taps["final"] = "final"
         return taps

@@ -98,8 +98,9 @@ def _sample(
 def _key(model: BraidedLLM, epochs: int) -> list[Any]:
     """What belongs to one braid alone depends on its whole recipe."""
     config = model.config
-    return [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-            config.fusion_layers, config.shares, epochs]  # fmt: skip
+    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
+           config.fusion_layers, config.shares, epochs]  # fmt: skip
+    return [*key, config.donor_layers] if config.donor_layers else key
 
 
 def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:

@@ -37,6 +37,9 @@ class BraidConfig(PreTrainedConfig):
         may look at the donor's states of the prompt. The places where neither holds
         would change the first new token only and are refused: "output", and "final"
         or the anchor's last layer without attention.
+    donor_layers : dict of str to dict of int to int
+        By donor: which of its layers feeds a fusion layer, where that is not the one
+        at the same relative depth (`bridge_layer`).
     """
 
     model_type = "braid"
@@ -50,6 +53,7 @@ class BraidConfig(PreTrainedConfig):
         strategy: str | None = None,
         sources: dict[str, str] | None = None,
         fuse: str = "always",
+        donor_layers: Mapping[str, Mapping[int, int]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.anchor = anchor
@@ -59,6 +63,11 @@ class BraidConfig(PreTrainedConfig):
         self.strategy = strategy
         self.sources = dict(sources or {})
         self.fuse = fuse
+        # JSON has no numbers as keys.
+        self.donor_layers = {
+            name: {int(layer): int(tap) for layer, tap in taps.items()}
+            for name, taps in (donor_layers or {}).items()
+        }
         super().__init__(**kwargs)
 
     def check(self, anchor_layers: int) -> None:
@@ -97,6 +106,21 @@ class BraidConfig(PreTrainedConfig):
                 '"final" (the anchor\'s own adapter) makes sense'
             )
         self._check_fuse(anchor_layers)
+
+    def check_donor_layers(self, depths: Mapping[str, int]) -> None:
+        """Refuse donor layers that are not there; ``depths`` are layers by donor."""
+        for name, taps in self.donor_layers.items():
+            if name not in depths:
+                raise ValueError(
+                    f"donor_layers names {name!r}, the donors are {sorted(depths)}"
+                )
+            for layer, tap in taps.items():
+                if layer not in self.fusion_layers or not 0 <= tap < depths[name]:
+                    raise ValueError(
+                        f"donor_layers feeds layer {layer} from layer {tap} of "
+                        f"{name!r}; expected one of the fusion layers "
+                        f"{self.fusion_layers}, from 0 to {depths[name] - 1}"
+                    )
 
     def _check_fuse(self, anchor_layers: int) -> None:
         if self.fuse not in FUSE:

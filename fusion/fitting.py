@@ -243,4 +243,6 @@ def fit_mid(session: Session, model: BraidedLLM, epochs: int) -> None:
 
     key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
            middle.layers, middle.shares, epochs]  # fmt: skip
+    if config.donor_layers:
+        key.append(config.donor_layers)
     session.part("mid", key, middle.fusers, fit)

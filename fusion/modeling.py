@@ -133,7 +133,9 @@ class BraidedLLM(Braiding, GenerationMixin):
             given = generation_config or self.generation_config
             use_cache = given.use_cache is not False
         if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = BraidCache() if use_cache else None
+            kwargs.pop("past_key_values", None)
+            if use_cache:
+                kwargs["past_key_values"] = BraidCache()
         ids = kwargs.get("input_ids") if inputs is None else inputs
         begun = getattr(kwargs.get("past_key_values"), "rows", [])
         if ids is not None and self.config.fuse == "prompt" and not begun:

@@ -407,3 +407,28 @@ def test_a_donor_with_few_positions_says_so(braid):
     model = braid("llama", "gpt2", layers=("final",))
     with pytest.raises(ValueError, match="gpt2 cannot read this: .* 512 positions"):
         model(ids_of(model, tiny.PROSE * 120))
+
+
+def test_a_recipe_may_say_which_donor_layer_feeds_which(strands, tmp_path):
+    """Of six layers of gemma, 1 and 3 are beside layers 0 and 2 of llama's four."""
+
+    def build(**taps):
+        config = BraidConfig(
+            "llama", ["gemma"], [0.6, 0.4], [0, 2], "router", donor_layers=taps
+        )
+        return randomise(BraidedLLM(config, list(strands.values())))
+
+    usual, other = build(), build(gemma={0: 3})
+    gemma = strands["gemma"]
+    assert usual.donor_taps(gemma) == {0: 1, 2: 3}
+    assert other.donor_taps(gemma) == {0: 3, 2: 3}
+    assert not torch.allclose(logits(usual), logits(other))
+    other.save_pretrained(tmp_path)
+    pool = Pool()
+    for name in ("llama", "gemma"):
+        pool.add(strands[name])
+    again = BraidedLLM.from_pretrained(tmp_path, pool=pool)
+    assert torch.equal(logits(again), logits(other))
+    for taps in ({"gemma": {0: 6}}, {"gemma": {1: 0}}, {"llama": {0: 0}}):
+        with pytest.raises(ValueError, match="donor_layers"):
+            build(**taps)
