@@ -170,8 +170,10 @@ class _Middle:
         self.anchor, self.donors = model.anchor, model.donors
         self.layers, self.shares = model.layers(), model.config.shares[1:]
         self.fusers = nn.ModuleDict({str(n): model.fusers[str(n)] for n in self.layers})
-        self.training = session.training[:MID_TEXTS]
-        self.held_out = session.held_out[: MID_TEXTS // 4]
+        # Of all texts, not the first: files are often sorted by domain.
+        draw = np.random.default_rng(session.seed).permutation
+        self.training = sorted(draw(session.training)[:MID_TEXTS].tolist())
+        self.held_out = sorted(draw(session.held_out)[: MID_TEXTS // 4].tolist())
         self.softmax = session.softmax(self.anchor)
         self.texts = session.features(self.anchor)
         self.others = [session.features(d) for d in self.donors]
@@ -242,7 +244,7 @@ def fit_mid(session: Session, model: BraidedLLM, epochs: int) -> None:
                       RATE, label)  # fmt: skip
 
     key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-           middle.layers, middle.shares, epochs]  # fmt: skip
+           middle.layers, middle.shares, epochs, middle.training]  # fmt: skip
     if config.donor_layers:
         key.append(config.donor_layers)
     session.part("mid", key, middle.fusers, fit)

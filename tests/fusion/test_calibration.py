@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 
+from fusion import fitting
 from fusion.cache import advance, gather_rows
 from fusion.calibration import MIN_TEXTS, calibrate
 from fusion.configuration import BraidConfig
@@ -156,6 +157,25 @@ def test_a_budget_of_tokens_takes_as_many_texts_as_it_pays_for(braid, tmp_path):
     with pytest.raises(ValueError, match="budget of nan tokens"):
         calibrate(model, texts, budget=math.nan)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_middle_layers_are_trained_on_texts_of_all_parts(braid, monkeypatch):
+    """A file may be sorted by domain; its first texts are of one domain then."""
+    monkeypatch.setattr(fitting, "MID_TEXTS", 12)
+    texts = [f"{part} {text}" for part in "abc" for text in TEXTS]
+    model = braid("llama", "gemma", layers=(1,), std=0)
+    chosen = []
+
+    def note(module, loss, items, *rest):
+        chosen.append(items)
+
+    monkeypatch.setattr(Session, "train", lambda self, *args: note(*args))
+    for _ in range(2):
+        calibrate(model, texts, progress=False)
+    assert chosen[0] == chosen[1]
+    for part in chosen[0]:
+        assert {texts[i][0] for i in part} == set("abc")
+    assert not set(chosen[0][0]) & set(chosen[0][1])
 
 
 def test_bad_texts_are_refused(braid):
