@@ -178,6 +178,7 @@ def test_bench_calibration(tmp_path):
     texts = tmp_path / "texts.jsonl"
     parts = {"domain": "prose", "split": "calibration", "reference": " The end."}
     lines = [{**parts, "prompt": f"{tiny.PROSE[i : i + 90]}"} for i in range(14)]
+    lines.append({**lines[0], "split": "test"})
     texts.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     folders = [str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")]
     done = run(
