@@ -220,10 +220,9 @@ class MetaBraider:
         """
         with self._lock:
             braid = self._braid_of(decision)
-            unfit = self.catalogue.unfit
-            if braid.id not in unfit and braid not in self._workshop:
+            if braid.id not in self.catalogue.unfit and braid not in self._workshop:
                 self.calibrate(braid)
-                unfit = self.catalogue.unfit
+            unfit = self.catalogue.unfit
             if braid.id in unfit:
                 warnings.warn(
                     f"{braid.label()} is unfit ({unfit[braid.id]}); "

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
-from fusion.controls import plans
+from fusion.controls import STRATEGIES, layers_at
 from fusion.machine import fastest_dtype, reuse_memory
 from fusion.pool import PACKAGED
 from fusion.report import packaged_texts, read_texts
@@ -37,15 +37,8 @@ def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:
     for share in (0.7, 0.6, 0.8, 0.5):
         for strategy in ("learned_weighted", "router"):
             ten.append(braid(share, ["final", "output"], strategy))
-    depths = {anchor.name: anchor.n_layers, donor.name: donor.n_layers}
-    middle = [
-        plan.config
-        for plan in plans(depths, places=["sparse"])
-        if plan.config.anchor == anchor.name
-        and plan.config.donors == donors
-        and plan.config.fusion_layers != ["output"]
-    ]
-    return ten + middle
+    middle = layers_at("sparse", anchor.n_layers)
+    return ten + [braid(0.7, middle, strategy) for strategy in STRATEGIES]
 
 
 def measure(

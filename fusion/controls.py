@@ -70,6 +70,19 @@ def plans(
                 yield from _pair(anchor, donor, strategies, places, models[anchor])
 
 
+def layers_at(place: str, depth: int) -> list[str | int]:
+    """The fusion layers of one of `PLACES` in an anchor of so many layers.
+
+    Examples
+    --------
+    >>> layers_at("final+output", 30), layers_at("sparse", 30)
+    (['final', 'output'], [20, 24, 28])
+    """
+    if place != "sparse":
+        return [*place.split("+")]
+    return [*sorted({max(round(depth * part) - 1, 0) for part in _SPARSE})]
+
+
 def _pair(
     anchor: str,
     donor: str,
@@ -78,10 +91,8 @@ def _pair(
     depth: int,
 ) -> Iterator[Plan]:
     def plan(donor: str, place: str, strategy: str, name: str = "") -> Plan:
-        layers: list[str | int] = [*place.split("+")]
-        if place == "sparse":
-            layers = [*sorted({max(round(depth * part) - 1, 0) for part in _SPARSE})]
         shares = [ANCHOR_SHARE, 1 - ANCHOR_SHARE]
+        layers = layers_at(place, depth)
         config = BraidConfig(anchor, [donor], shares, layers, strategy)
         return Plan(config, name or strategy)
 
