@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from .alignment import complete_text
+from .alignment import Head, common_prefix, complete_text
 from .donors import DonorPath, DonorStates, walk
 from .strand import Strand, Tap
 
@@ -25,6 +25,8 @@ class Row:
     ids : list of int
         The anchor's tokens, as far as donors read.
     donors : dict of str to DonorPath
+    heads : dict of str to Head or None
+        For each donor, the beginning of the text that it need not tokenise again.
     prompt : int or None
         How many columns donors read; None for all.
     beyond : int
@@ -33,6 +35,7 @@ class Row:
 
     ids: list[int] = field(default_factory=list)
     donors: dict[str, DonorPath] = field(default_factory=dict)
+    heads: dict[str, Head | None] = field(default_factory=dict)
     prompt: int | None = None
     beyond: int = 0
 
@@ -44,11 +47,16 @@ class Row:
         if donor.tokens.key == anchor.tokens.key:
             return [self.ids[: t + 1] for t in range(first, len(self.ids))]
         data = anchor.tokens.text(self.ids)
-        ends = anchor.tokens.ends(self.ids)[first:]
-        texts = {int(e): complete_text(data[: int(e)]) for e in ends}
-        unique = list(dict.fromkeys(texts.values()))
-        encoded = dict(zip(unique, donor.tokens.encode_many(unique), strict=True))
-        return [encoded[texts[int(e)]] for e in ends]
+        ends = anchor.tokens.ends(self.ids)[first:].tolist()
+        found, head = donor.tokens.encode_growing(
+            [complete_text(data[:end]) for end in ends],
+            self.heads.get(donor.name),
+            # What comes in is refused with the reason. What the anchor then writes is
+            # read as nearly as the donor can: no request ends in the middle.
+            verify=first == 0,
+        )
+        self.heads[donor.name] = head
+        return found
 
     def crop(self, count: int) -> None:
         """Take back the last ``count`` tokens; donors follow at the next step."""
@@ -209,10 +217,17 @@ def gather_rows(
     last = torch.full((B, T), -1, dtype=torch.long)
     visible = torch.zeros(B, T, size, dtype=torch.bool)
     for b, (row, (_, seen)) in enumerate(zip(step.rows, per_row, strict=True)):
+        before: tuple[int, list[int]] = (0, [])
         for t, tokens in zip(step.columns[b], seen, strict=True):
+            # Most of what one position sees, the next one sees too.
+            keep = common_prefix(before[1], tokens)
+            if keep:
+                visible[b, t] = visible[b, before[0]]
+                visible[b, t, before[1][keep:]] = False
+            visible[b, t, tokens[keep:]] = True
             if tokens:
                 last[b, t] = tokens[-1]
-                visible[b, t, tokens] = True
+            before = t, tokens
         known = seen[-1] if seen else list(range(len(row.donors[donor.name].ids)))
         for t in step.after[b]:
             visible[b, t, known] = True

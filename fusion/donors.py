@@ -95,8 +95,13 @@ class DonorPath:
         """
         past = len(self.ids)
         visible = torch.zeros(len(tokens), past + len(tokens), dtype=torch.bool)
-        for row, seen in zip(visible, lineage, strict=True):
-            row[list(seen)] = True
+        for i, seen in enumerate(lineage):
+            parent = seen[-2] if len(seen) > 1 else -1
+            if parent < past:
+                visible[i, : parent + 1] = True
+            else:
+                visible[i] = visible[parent - past]
+            visible[i, past + i] = True
         depth = torch.tensor([*range(past), *(len(seen) - 1 for seen in lineage)])
         with torch.no_grad():
             out = strand.run(

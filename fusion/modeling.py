@@ -115,10 +115,10 @@ class BraidedLLM(Braiding, GenerationMixin):
     ) -> Any:
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
-        For text, ``max_new_tokens`` defaults to 128 and only what was written comes
-        back. With ``fuse="prompt"`` what goes in is the prompt; with a cache that was
-        begun before, what went in then. Raises ValueError on an empty prompt, and on a
-        row that ends in padding.
+        For text, 128 tokens are written unless a length is given, and only what was
+        written comes back. With ``fuse="prompt"`` what goes in is the prompt; with a
+        cache that was begun before, what went in then. Raises ValueError on an empty
+        prompt, and on a row that ends in padding.
         """
         if isinstance(inputs, str):
             return self._write(inputs, generation_config=generation_config, **kwargs)
@@ -148,7 +148,10 @@ class BraidedLLM(Braiding, GenerationMixin):
         if not prompt.strip():
             raise ValueError("the prompt is empty; write at least one word")
         batch = self.tokenizer(prompt, return_tensors="pt").to(self.device)
-        kwargs.setdefault("max_new_tokens", 128)
+        given = kwargs.get("generation_config") or self.generation_config
+        limits = ("max_new_tokens", "max_length")
+        if not any(kwargs.get(name) or getattr(given, name) for name in limits):
+            kwargs["max_new_tokens"] = 128
         out = self.generate(
             batch["input_ids"], attention_mask=batch["attention_mask"], **kwargs
         )

@@ -115,7 +115,7 @@ def readings(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[list[int
     if donor.tokens.key == anchor.tokens.key:
         return [list(ids[: t + 1]) for t in range(len(ids))]
     data, ends = anchor.tokens.text(ids), anchor.tokens.ends(ids)
-    return donor.tokens.encode_many([complete_text(data[: int(e)]) for e in ends])
+    return [donor.tokens.encode(complete_text(data[: int(e)])) for e in ends]
 
 
 def resegmented(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[int]:

@@ -3,7 +3,7 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from fusion.alignment import TokenBytes, common_prefix, complete_text
@@ -66,20 +66,12 @@ def test_rows_beyond_the_vocabulary_write_nothing():
 
 def test_nothing_has_no_ends():
     assert TOKENS["llama"].ends([]).tolist() == []
-    assert TOKENS["llama"].encode_many([]) == []
+    assert TOKENS["llama"].encode_growing([]) == ([], None)
 
 
 def test_a_space_the_tokenizer_writes_in_front_is_not_text():
     """Llama 2 style: the tokens of "a" are those of " a"."""
-    from tokenizers import normalizers
-
-    backend = Tokenizer.from_str(
-        tiny.tiny_tokenizer("gemma").backend_tokenizer.to_str()
-    )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    tokens = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend))
+    tokens = in_front()
     assert tokens.prepends_space
     ids = tokens.encode("a b")
     assert tokens.text(ids) == b"a b"
@@ -128,6 +120,71 @@ def test_common_prefix(a, b, n):
     assert common_prefix(a, b) == common_prefix(b, a) == n
 
 
+def in_front(family="gemma"):
+    """A tokenizer that puts a space before the text (Llama 2 style)."""
+    backend = Tokenizer.from_str(tiny.tiny_tokenizer(family).backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    return TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+GROWING = {**TOKENS, "in front": in_front()}
+# Words and all kinds of space, so that there is something to cut.
+WORDS = st.lists(
+    st.sampled_from([*"a é 好 🎉 ' 1 22 \n \t > the return".split(" "), " ", "  "]),
+    max_size=30,
+).map("".join)
+
+
+@pytest.mark.parametrize("name", GROWING)
+@settings(max_examples=60, deadline=None)
+@given(text=WORDS, step=st.integers(1, 3))
+def test_a_growing_text_is_cut_as_a_whole_one(name, text, step):
+    tokens = GROWING[name]
+    ends = [*range(0, len(text), step), len(text)]
+    texts = [text[:end] for end in ends if text[:end][:1] != " "]
+    wanted = [tokens.encode(t) for t in texts]
+    assert tokens.encode_growing(texts)[0] == wanted
+    head, one_by_one = None, []
+    for t in texts:
+        rows, head = tokens.encode_growing([t], head)
+        one_by_one += rows
+    assert one_by_one == wanted
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_the_beginning_of_a_growing_text_is_read_once(name, monkeypatch):
+    tokens, read = GROWING[name], []
+    piece = TokenBytes._piece
+
+    def count(self, text, first, verify):
+        read.append(len(text))
+        return piece(self, text, first, verify)
+
+    monkeypatch.setattr(TokenBytes, "_piece", count)
+    text = "The other dog sleeps. " * 40
+    texts = [text[:end] for end in range(1, len(text))]
+    rows, head = tokens.encode_growing(texts)
+    assert rows[-1] == tokens.encode(texts[-1])
+    assert sum(read) < 20 * len(text)  # each on its own: 440 times
+    # Another text than the one that was begun is read as such.
+    assert tokens.encode_growing(["She sells"], head)[0] == [tokens.encode("She sells")]
+
+
+def test_a_tokenizer_that_cannot_be_cut_reads_it_all():
+    """Its own rules look back: the letter behind a space goes by what was before."""
+    backend = Tokenizer.from_str(
+        tiny.tiny_tokenizer("llama").backend_tokenizer.to_str()
+    )
+    backend.normalizer = normalizers.Replace(Regex("(?<=b) a"), "e")
+    tokens = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend))
+    texts = ["b", "b a", "b a."]
+    rows, head = tokens.encode_growing(texts, verify=False)
+    assert rows == [backend.encode(t).ids for t in texts]
+    assert head is None
+
+
 @FAMILY
 def test_who_pads_with_the_tokenizer_pads_nothing_here(family):
     """Padding is a setting of the one tokenizer that all threads share."""
@@ -136,7 +193,7 @@ def test_who_pads_with_the_tokenizer_pads_nothing_here(family):
     wanted = [tokens.encode(text) for text in ("a", tiny.PROSE)]
     tokenizer.backend_tokenizer.enable_padding(length=64)
     tokenizer.backend_tokenizer.enable_truncation(2)
-    assert tokens.encode_many(["a", tiny.PROSE]) == wanted
+    assert [tokens.encode(text) for text in ("a", tiny.PROSE)] == wanted
 
 
 @FAMILY

@@ -144,6 +144,15 @@ def test_text_in_text_out(model, text):
     assert out == model.tokenizer.decode(new, skip_special_tokens=True)
 
 
+def test_a_generation_config_says_how_much_is_written(model):
+    ids = ids_of(model, tiny.PROSE)
+    for limit in ({"max_new_tokens": 3}, {"max_length": ids.shape[1] + 3}):
+        config = GenerationConfig(do_sample=False, **limit)
+        out = model.generate(tiny.PROSE, config)
+        assert out == model.generate(tiny.PROSE, do_sample=False, **limit)
+        assert out == model.generate(tiny.PROSE, max_new_tokens=3, do_sample=False)
+
+
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt_is_refused(model, prompt):
     with pytest.raises(ValueError, match="prompt is empty"):
@@ -156,17 +165,34 @@ def test_empty_input_is_refused(model, shape):
         model(torch.zeros(*shape, dtype=torch.long))
 
 
-def test_a_text_that_a_donor_cannot_read_is_refused(strands):
-    """Its tokenizer changes the text; states beside other text would be garbage."""
+@pytest.fixture
+def with_nfc(strands):
+    """A donor whose tokenizer changes some texts."""
     gemma = tiny.tiny_strand("gemma")
     backend = copy.deepcopy(gemma.tokenizer.backend_tokenizer)
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), backend.normalizer])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>")
     donor = Strand("gemma", gemma.model, tokenizer)
     config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
-    model = BraidedLLM(config, [strands["llama"], donor])
+    return BraidedLLM(config, [strands["llama"], donor])
+
+
+def test_a_text_that_a_donor_cannot_read_is_refused(with_nfc):
     with pytest.raises(ValueError, match=r"cannot round-trip.*NFC"):
-        model.generate("cafe\u0301", max_new_tokens=1)
+        with_nfc.generate("cafe\u0301", max_new_tokens=1)
+
+
+def test_what_the_anchor_writes_stops_no_request(with_nfc):
+    """The donor then reads what its tokenizer makes of the text."""
+    model, ids = with_nfc, with_nfc.anchor.tokens.encode("cafe\u0301 x")
+    start = len(with_nfc.anchor.tokens.encode("cafe"))
+    cache = BraidCache()
+    model(torch.tensor([ids[:start]]), past_key_values=cache)
+    for token in ids[start:]:
+        out = model(torch.tensor([[token]]), past_key_values=cache)
+    assert torch.isfinite(out.logits).all()
+    donor = model.donors[0]
+    assert cache.rows[0].donors["gemma"].ids == donor.tokens.encode("café x")
 
 
 @pytest.mark.parametrize("prompt_length", [0, -1])
