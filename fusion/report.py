@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from .calibration import calibrate
+from .conformance import parity as parity_of
 from .controls import (
     PLACES,
     SHUFFLED,
@@ -199,6 +201,10 @@ def rows_for(
                 "spread": float(np.std(means, ddof=1)) if seeds > 1 else None,
                 "tokens_per_s": speed(braids[i]),
                 "memory_mb": memory(braids[i]),
+                # States in a wrong order are in another one when they come one by one.
+                "parity": None
+                if plan.control and plan.config.donors
+                else asdict(parity_of(braids[i])),
             }
         )
     return rows
@@ -241,17 +247,22 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as text, and the verdict."""
+    """The rows as text, and the verdict.
+
+    "parity" is how often decoding with caches takes the token that one forward over
+    the whole text takes.
+    """
     domains = list(rows[0]["bits_per_byte"])
     width = max(len(_label(row)) for row in rows) + 2
-    names = [*(d[:9] for d in domains), "mean", "spread", "tok/s", "MB"]
+    names = [*(d[:9] for d in domains), "mean", "spread", "tok/s", "MB", "parity"]
     lines = [f"{'braid':{width}}" + "".join(f"{n:>10}" for n in names)]
     for row in rows:
         values = [f"{row['bits_per_byte'][d]:10.4f}" for d in domains]
         spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
+        parity = f"{row['parity']['same_choice']:.1%}" if row["parity"] else ""
         lines.append(
             f"{_label(row):{width}}{''.join(values)}{row['mean']:10.4f}{spread:>10}"
-            f"{row['tokens_per_s']:10.1f}{row['memory_mb']:10.0f}"
+            f"{row['tokens_per_s']:10.1f}{row['memory_mb']:10.0f}{parity:>10}"
         )
     if _braids(rows):
         lines += ["", verdict(rows)]

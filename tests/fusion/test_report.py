@@ -37,6 +37,7 @@ def test_every_kind_of_braid_beside_its_controls(pool, tmp_path):
         assert set(row["bits_per_byte"]) == {"prose", "code"}
         assert row["mean"] == pytest.approx(sum(row["bits_per_byte"].values()) / 2)
         assert row["tokens_per_s"] > 0
+        assert row["parity"] is None if shuffled else row["parity"]["same_choice"] == 1
     plain = [row for row in rows if not row["layers"]]
     assert [row["spread"] for row in plain] == [0.0, 0.0]  # nothing in it is random
     own = [row for row in rows if row["control"] and not row["donors"]]
