@@ -6,6 +6,7 @@ environment, where this project is not installed, to play one library.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -325,7 +326,11 @@ def run_peers(
     names: list[str],
     cache: Path,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Play other libraries; runs and sizes by name."""
+    """Play other libraries; runs and sizes by name.
+
+    What one has played is kept in ``cache``: an hour's work that ends early goes on
+    with the next library. Delete ``peers-runs`` there to time them anew.
+    """
     from braidbandit.replay import score, shuffles
 
     python = environment(cache)
@@ -345,14 +350,19 @@ def run_peers(
         file = str(Path(folder) / "shuffles.npz")
         np.savez(file, **data)
         for name in names:
-            done = subprocess.run(
-                [str(python), __file__, file, name],
-                stdout=subprocess.PIPE,
-                text=True,
-                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **clean},
-                check=True,
-            )
-            found = [json.loads(line) for line in done.stdout.splitlines()]
+            kept = _kept(cache, file, name)
+            if not kept.exists():
+                done = subprocess.run(
+                    [str(python), __file__, file, name],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **clean},
+                    check=True,
+                )
+                kept.parent.mkdir(exist_ok=True)
+                kept.with_suffix(".tmp").write_text(done.stdout)
+                os.replace(kept.with_suffix(".tmp"), kept)
+            found = [json.loads(line) for line in kept.read_text().splitlines()]
             setting = " ".join(f"{k}={v}" for k, v in found[0]["setting"].items())
             label = f"{name} ({setting})"
             runs[label] = [
@@ -361,6 +371,13 @@ def run_peers(
             ]
             sizes[label] = found[-1]["mb"]
     return runs, sizes
+
+
+def _kept(cache: Path, file: str, name: str) -> Path:
+    """Where the runs of one library on these shuffles are kept."""
+    played = hashlib.sha256(Path(__file__).read_bytes())
+    played.update(Path(file).read_bytes())
+    return cache / "peers-runs" / f"{name}-{played.hexdigest()[:16]}.jsonl"
 
 
 if __name__ == "__main__":
