@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 # An arm whose own noise would have to exceed this many standard deviations to win a
 # draw is not given any: one such draw in three million would have changed the winner.
 _REACH = 5.0
+# Of no more arms than this, everything is computed arm by arm.
+_FEW = 64
 
 
 class Belief:
@@ -69,15 +71,15 @@ class Belief:
         """Posterior standard deviation of each arm, shape (A,)."""
         m, q = self._half.shape
         Z = self._Z
-        if m < q:
+        if len(Z) <= _FEW or m >= q:
+            load = self._loads()
+            shared = np.einsum("aq,aq->a", load, load)
+        else:
             S = self._half @ self._half.T
             if self._repeats is None:
                 shared = np.einsum("am,am->a", Z @ S, Z)
             else:
                 shared = self._repeats.quadratic(S)
-        else:
-            shared = ((Z @ self._half) ** 2).sum(axis=1)
-        if len(self._seen):
             load = Z[self._seen] @ self._half - self._coupling
             shared[self._seen] = np.einsum("aq,aq->a", load, load)
         return np.sqrt(np.maximum(shared + self._own_variance, 0.0))
@@ -87,7 +89,7 @@ class Belief:
         if "sd" in vars(self):
             return float(self.sd[arm])
         load = self._Z[arm] @ self._half
-        for slot in np.flatnonzero(self._seen == arm):
+        for slot in (self._seen == arm).nonzero()[0]:
             load = load - self._coupling[slot]
         return float(np.sqrt(max(load @ load + self._own_variance[arm], 0.0)))
 
@@ -126,12 +128,11 @@ class Belief:
             infinity for arms that do not count. Of a large catalogue, only arms
             that could win a draw get the part of it that is theirs alone.
         """
-        m, q = self._half.shape
-        if len(self._Z) <= min(q, 64):
-            load = self._Z @ self._half
-            load[self._seen] -= self._coupling
+        q = self._half.shape[1]
+        if len(self._Z) <= min(q, _FEW):
+            load = self._loads()
             covariance = load @ load.T
-            covariance[np.diag_indices_from(covariance)] += self._own_variance
+            covariance.flat[:: len(covariance) + 1] += self._own_variance
             return gaussian_draws(self.mean, scale * root(covariance), n_draws, rng)
         noise = scale * rng.standard_normal((n_draws, q))
         draws = self.mean + self._of_every_arm(noise @ self._half.T)
@@ -143,6 +144,12 @@ class Belief:
         row, arm = np.nonzero(scores + _REACH * own >= bar)
         draws[row, arm] += own[arm] * rng.standard_normal(len(arm))
         return draws
+
+    def _loads(self) -> Array:
+        """What every arm loads on the columns of ``half``, shape (A, q)."""
+        load = self._Z @ self._half
+        load[self._seen] -= self._coupling
+        return np.asarray(load)
 
     def _of_every_arm(self, v: Array) -> Array:
         """Return ``z' v`` of every arm, shape (..., A)."""

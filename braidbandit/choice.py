@@ -77,7 +77,7 @@ def check_share(name: str, value: float) -> None:
 
 def mix(shares: Array, eligible: Mask, floor: float) -> Array:
     """(1 - floor) of the given shares plus ``floor`` uniform over eligible arms."""
-    return (1.0 - floor) * shares + floor * eligible / eligible.sum()
+    return (1.0 - floor) * shares + floor / np.count_nonzero(eligible) * eligible
 
 
 def pick(best: int, eligible: Mask, floor: float, rng: np.random.Generator) -> int:

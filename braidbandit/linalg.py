@@ -1,8 +1,8 @@
 """Square-root covariance arithmetic in float64 (``docs/math.md`` section 2).
 
 A covariance is kept as one factor ``F`` with ``P = F F'``. The factor is the only
-truth: no precision matrix and no inverse is stored beside it. Every function is
-pure: it returns new arrays and leaves its arguments alone.
+truth: no precision matrix and no inverse is stored beside it. Every function but
+:func:`add_outer` returns new arrays and leaves its arguments alone.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from scipy.linalg.lapack import dpotrf
 Array = NDArray[np.float64]
 
 
-def plus_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
-    """``matrix + alpha * outer(left, right)``, in one copy and one BLAS pass.
+def add_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
+    """``matrix + alpha * outer(left, right)``, in one BLAS pass.
+
+    A contiguous matrix is changed in place: a copy would take longer than the sum.
 
     Examples
     --------
-    >>> plus_outer(np.eye(2), 2.0, np.array([1.0, 0.0]), np.array([0.0, 1.0])).tolist()
+    >>> add_outer(np.eye(2), 2.0, np.array([1.0, 0.0]), np.array([0.0, 1.0])).tolist()
     [[1.0, 2.0], [0.0, 1.0]]
     """
     if not len(matrix):
         return matrix
     # dger wants column-major storage; the transpose of a C array is just that.
-    return dger(alpha, right, left, a=matrix.T, overwrite_a=0).T
+    return dger(alpha, right, left, a=matrix.T, overwrite_a=1).T
 
 
 class Repeats:
@@ -151,16 +153,20 @@ def root(covariance: Array) -> Array:
     >>> root(np.array([[4.0, 0.0], [0.0, 9.0]])).tolist()
     [[2.0, 0.0], [0.0, 3.0]]
     """
-    scale = float(np.max(np.diag(covariance), initial=0.0))
+    if not len(covariance):
+        return covariance.copy()
+    # Symmetric: the transpose is the same, in the storage that LAPACK wants.
+    lower, failed = dpotrf(covariance.T, lower=1, clean=1)
+    if not failed:
+        return np.asarray(lower)
+    scale = float(covariance.diagonal().max())
     if scale == 0.0:
         return np.zeros_like(covariance)
-    for jitter in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
-        padded = covariance
-        if jitter:
-            padded = covariance + jitter * scale * np.eye(len(covariance))
+    for jitter in (1e-14, 1e-12, 1e-10, 1e-8):
+        padded = covariance + jitter * scale * np.eye(len(covariance))
         lower, failed = dpotrf(padded, lower=1, clean=1)
         if not failed:
-            return np.asarray(lower, dtype=np.float64)
+            return np.asarray(lower)
     raise ValueError("the matrix is not a covariance: it has a negative eigenvalue")
 
 

@@ -156,13 +156,12 @@ class _ByScore:
         rng: np.random.Generator,
     ) -> Choice:
         """Play an arm with the best score, or a uniform one."""
-        probabilities = self.probabilities(belief, cost_term, eligible, rng)
-        total = np.cumsum(probabilities)
+        bonus = self.bonus(belief)
+        probabilities = self._shares(belief.mean + bonus + cost_term, eligible)
+        total = probabilities.cumsum()
         # Strictly above: an arm of probability 0 ends where the one before it does.
-        arm = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-        return Choice(
-            arm, float(probabilities[arm]), 0.0, self.bonus(belief), probabilities
-        )
+        arm = int(total.searchsorted(rng.random() * total[-1], side="right"))
+        return Choice(arm, float(probabilities[arm]), 0.0, bonus, probabilities)
 
     def probabilities(
         self,
@@ -172,12 +171,14 @@ class _ByScore:
         rng: np.random.Generator,
     ) -> Array:
         """Return the exact selection probability of each arm; draws nothing."""
-        score = np.where(
-            eligible, belief.mean + self.bonus(belief) + cost_term, -np.inf
-        )
+        score = belief.mean + self.bonus(belief) + cost_term
+        return self._shares(score, eligible)
+
+    def _shares(self, score: Array, eligible: Mask) -> Array:
+        score = np.where(eligible, score, -np.inf)
         # Ties are shared: an argmax would always favour the first arm.
         best = score == score.max()
-        return mix(best / best.sum(), eligible, self.floor)
+        return mix(best / np.count_nonzero(best), eligible, self.floor)
 
 
 @dataclass(frozen=True)
@@ -255,17 +256,10 @@ class SquareCB(_ByScore):
         if not (np.isfinite(self.gamma) and self.gamma > 0):
             raise ValueError(f"gamma must be above 0, received {self.gamma!r}")
 
-    def probabilities(
-        self,
-        belief: Belief,
-        cost_term: Array,
-        eligible: Mask,
-        rng: np.random.Generator,
-    ) -> Array:
-        """Return the exact selection probability of each arm; draws nothing."""
-        score = np.where(eligible, belief.mean + cost_term, -np.inf)
-        best = int(np.argmax(score))
-        shares = 1.0 / (eligible.sum() + self.gamma * (score[best] - score))
+    def _shares(self, score: Array, eligible: Mask) -> Array:
+        score = np.where(eligible, score, -np.inf)
+        best, n = int(score.argmax()), np.count_nonzero(eligible)
+        shares = 1.0 / (n + self.gamma * (score[best] - score))
         shares[best] = 0.0
         shares[best] = 1.0 - shares.sum()
         return mix(shares, eligible, self.floor)

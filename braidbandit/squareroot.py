@@ -6,6 +6,7 @@ Equations are numbered in ``docs/math.md``.
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,28 +87,15 @@ class SquareRoot:
 
         ``repeats`` of Z makes this cheaper where there are many arms.
         """
-        x = self._features(x)
-        mu, half = (
-            np.empty(len(self.groups)),
-            np.empty((len(self.groups), len(self.mean))),
-        )
+        x, p = self._features(x), len(self.mean)
+        mu, half = np.empty(len(self.groups)), np.empty((len(self.groups), p))
         for rows, entries, width in self._runs:
             # Rows of W with as many parameters each, which are consecutive.
             mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
-            blocks = self.factor[entries].reshape(-1, width, len(self.mean))
+            blocks = self.factor[entries].reshape(-1, width, p)
             half[rows] = blocks[:, 0] if width == 1 else x[:width] @ blocks
-        x = x[: self.own_width]
-        return Belief(
-            Z,
-            mu,
-            half,
-            self.own_mean @ x,
-            self.own_covariance.reshape(self.n_arms, -1) @ np.outer(x, x).ravel(),
-            self.seen,
-            # One pass instead of a product per arm.
-            self.own_load[:, 0] if len(x) == 1 else x @ self.own_load,
-            repeats,
-        )
+        own = self._own_of_one(x[: self.own_width])
+        return Belief(Z, mu, half, *own, repeats)
 
     def means(self, Z: Array, X: Array) -> Array:
         """Return the mean quality of every arm on every task, shape (n, A)."""
@@ -139,11 +127,10 @@ class SquareRoot:
         noise = variance + float(x @ spread)
         total, beta = linalg.potter(load, noise)
         residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
-        gain = self.factor @ load
-        self._move(load, residual / total, -beta, gain)
+        self._move(load, residual / total, -beta)
         self.own_mean[arm] += spread * (residual / total)
-        self.own_covariance[arm] -= np.outer(spread, spread) / noise
-        step = (1.0 - beta * (total - noise)) / noise * np.outer(spread, load)
+        self.own_covariance[arm] -= spread[:, None] * spread / noise
+        step = (1.0 - beta * (total - noise)) / noise * (spread[:, None] * load)
         if slot is None:
             self.seen = np.append(self.seen, arm)
             self.own_load = np.concatenate([self.own_load, step[None]])
@@ -172,11 +159,8 @@ class SquareRoot:
         total, beta = linalg.potter_back(load, noise)
         residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
         residual *= factor
-        # Not in place: a belief may still look at what is there.
-        own_load = self.own_load.copy()
-        own_load[slot] -= np.outer(spread / variance, load)
-        self.own_load = own_load
-        self._move(load, -residual / total, beta, self.factor @ load)
+        self.own_load[slot] -= np.outer(spread / variance, load)
+        self._move(load, -residual / total, beta)
         self.own_mean[arm] -= spread / variance * residual
         self.own_covariance[arm] += np.outer(spread, spread) / left
         self.square -= weight * (r - self.scales.mean) ** 2
@@ -195,9 +179,10 @@ class SquareRoot:
                 f"received z {z.shape} and x {x.shape}, expected "
                 f"({self.groups.shape[0]},) and ({self.groups.shape[1]},)"
             )
-        if not (np.isfinite(z).all() and np.isfinite(x).all() and np.isfinite(r)):
+        # One number that is finite only if all of them are: two passes less.
+        if not math.isfinite(z.dot(z) + x.dot(x) + r):
             raise ValueError("features and reward must be finite, received NaN or inf")
-        if not (np.isfinite(weight) and weight > 0):
+        if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"weight must be finite and above 0, received {weight!r}")
         phi = z[self._rows] * x[self._columns]
         return phi, x[: self.own_width], self.scales.noise**2 / weight
@@ -209,7 +194,7 @@ class SquareRoot:
             raise ValueError(
                 f"received features of shape {X.shape}, expected width {k}"
             )
-        if not (X[..., 0] == 1.0).all():
+        if not (X[0] == 1.0 if X.ndim == 1 else (X[:, 0] == 1.0).all()):
             raise ValueError(
                 "the first feature of every task is the constant 1, which carries the "
                 f"intercepts; received {X[..., 0]}. Put a column of ones in front"
@@ -218,18 +203,31 @@ class SquareRoot:
 
     def _slot(self, arm: int) -> int | None:
         """Where the arm is in ``seen``."""
-        found = np.flatnonzero(self.seen == arm)
+        found = (self.seen == arm).nonzero()[0]
         return int(found[0]) if len(found) else None
 
-    def _move(self, load: Array, step: float, beta: float, gain: Array) -> None:
+    def _own_of_one(self, x: Array) -> tuple[Array, Array, NDArray[np.int64], Array]:
+        """Means and variances of the arms' own part on one task, and its coupling.
+
+        Copies: learning changes in place what is here.
+        """
+        if len(x) == 1:
+            # The constant 1, so that there is nothing to multiply.
+            mean, variance = self.own_mean[:, 0], self.own_covariance[:, 0, 0]
+            return mean.copy(), variance.copy(), self.seen, self.own_load[:, 0].copy()
+        squares = self.own_covariance.reshape(self.n_arms, -1)
+        variance = squares @ (x[:, None] * x).ravel()
+        return self.own_mean @ x, variance, self.seen, x @ self.own_load
+
+    def _move(self, load: Array, step: float, beta: float) -> None:
         """Move means and roots of everything that depends on ``theta``."""
-        d = self.own_width
         own = self.own_load.reshape(-1, len(load))
-        own_gain = own @ load
+        gain, own_gain = self.factor @ load, own @ load
         self.mean = self.mean + step * gain
-        self.factor = linalg.plus_outer(self.factor, beta, gain, load)
-        self.own_mean[self.seen] -= step * own_gain.reshape(len(self.seen), d)
-        own = linalg.plus_outer(own, beta, own_gain, load)
+        self.factor = linalg.add_outer(self.factor, beta, gain, load)
+        moved = own_gain.reshape(len(self.seen), self.own_width)
+        self.own_mean[self.seen] -= step * moved
+        own = linalg.add_outer(own, beta, own_gain, load)
         self.own_load = own.reshape(self.own_load.shape)
 
 

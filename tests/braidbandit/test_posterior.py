@@ -75,6 +75,20 @@ def cross(posterior):
 
 
 @pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_a_belief_handed_out_stays_what_it_was(own_width):
+    """Learning works in place; what was believed before is not touched by it."""
+    posterior = make(own_width)
+    *_, (arm, x, r) = stream(posterior)
+    held, same = posterior.belief(Z, x), posterior.copy().belief(Z, x)
+    posterior.update(arm, Z[arm], x, r)
+    posterior.downdate(arm, Z[arm], x, r)
+    posterior.update(2, Z[2], x, r)
+    np.testing.assert_array_equal(held.mean, same.mean)
+    np.testing.assert_array_equal(held.sd, same.sd)
+    assert abs(posterior.belief(Z, x).sd - held.sd).max() > 1e-4
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
 def test_posterior_equals_the_dense_closed_form(own_width):
     """Arm 2 is never played: its own parameters keep their prior."""
     posterior = make(own_width, noise=0.3)
