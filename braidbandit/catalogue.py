@@ -329,12 +329,11 @@ class Catalogue:
                 f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
                 f"(all arms), received {compute_budget!r}"
             )
-        limits = budget or Budget()
         allowed = self._relative <= compute_budget
-        if limits.flops is not None:
-            allowed &= self._costs <= limits.flops
-        if limits.memory is not None:
-            allowed &= self._memory <= limits.memory
+        if budget is not None and budget.flops is not None:
+            allowed &= self._costs <= budget.flops
+        if budget is not None and budget.memory is not None:
+            allowed &= self._memory <= budget.memory
         allowed[self._unfit_rows] = False
         for arm_id in _ids(excluded):
             allowed[self.index(arm_id)] = False

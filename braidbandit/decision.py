@@ -10,7 +10,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -106,14 +106,14 @@ class Decision:
         if arm_id is not None and arm_id in self.arm_ids:
             row = self.arm_ids.index(arm_id)
             at = slice(row, row + 1)
-        # What is stored, so that the rest is not made into tuples just to be dropped.
-        kept = vars(self)
-        return replace(
-            self,
-            arm_ids=self.arm_ids[at],
-            scores=kept["scores"][at],
-            eligible=kept["eligible"][at],
+        # What is stored, so that the rest is not made into tuples just to be dropped;
+        # and not a view, which would keep all of it.
+        scores, eligible = (np.array(vars(self)[k][at]) for k in ("scores", "eligible"))
+        few = object.__new__(Decision)
+        vars(few).update(
+            vars(self), arm_ids=self.arm_ids[at], scores=scores, eligible=eligible
         )
+        return few
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""

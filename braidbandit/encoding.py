@@ -134,7 +134,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 extra[row, 0] = 2.0 * task["complexity"] - 1.0
             count = len(task.get("capabilities") or ())
             extra[row, 1] = min(count, _MOST_CAPABILITIES) / _MOST_CAPABILITIES
-        return np.column_stack([np.ones(len(tasks)), points, kinds, extra])
+        return np.concatenate([np.ones((len(tasks), 1)), points, kinds, extra], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the column names; the number of components is known once fitted."""
@@ -149,14 +149,17 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
         A stated type has share 1. None when no typed task was seen in ``fit``.
         """
-        tasks, embeddings = self._read(
-            [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
-        )
-        if tasks[0].get("type"):
-            return str(tasks[0]["type"]), 1.0
+        one = [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
+        return self.type_of(task, self.transform(one)[0])
+
+    def type_of(self, task: Any, x: Array) -> tuple[str, float] | None:
+        """:meth:`nearest_type` of a task whose features are known, and so checked."""
+        stated = task.get("type") if isinstance(task, Mapping) else None
+        if stated:
+            return str(stated), 1.0
         if not len(getattr(self, "example_types_", ())):
             return None
-        point = self._project(embeddings)[0]
+        point = x[1 : 1 + len(self.components_)]
         distance = ((self.example_points_ - point) ** 2).sum(axis=1)
         near = self.example_types_[np.argsort(distance, kind="stable")[:_NEIGHBOURS]]
         counts = np.bincount(near, minlength=len(self.types))

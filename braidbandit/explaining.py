@@ -68,11 +68,11 @@ class ChoiceView:
         singles = self.learner.catalogue.singles
         if not len(singles):
             return {}
-        best = int(singles[np.argmax(self.now.belief.mean[singles])])
+        best = int(singles[self.now.belief.mean[singles].argmax()])
         belief, arm = self.now.belief, self.choice.arm
         lead = (bandit.Z_[arm] - bandit.Z_[best]) * belief.mu
         blocks = {"arm": float(belief.own[arm] - belief.own[best])}
-        for column in np.flatnonzero(lead):
+        for column in lead.nonzero()[0].tolist():
             block = block_of(bandit.columns_[column])
             blocks[block] = blocks.get(block, 0.0) + float(lead[column])
         return {block: value for block, value in blocks.items() if value}

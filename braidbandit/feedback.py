@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -130,13 +130,12 @@ class FeedbackLog:
         return self.pending[decision_id]
 
     def settle(self, record: Learnt) -> None:
-        """Note that a reward was learnt."""
+        """Note that a reward was learnt; keeps the record as it is."""
         decision_id = record.decision.id
         self.pending.pop(decision_id, None)
         self.expired.pop(decision_id, None)
         self.settled[decision_id] = record.reward
-        decision = record.decision.only(self.keep)
-        self.learnt[decision_id] = replace(record, decision=decision)
+        self.learnt[decision_id] = record
         self.counts["learnt"] += 1
         _trim(self.settled, _MOST_SETTLED)
         _trim(self.learnt, _MOST_LEARNT)

@@ -132,7 +132,7 @@ class ArmLearner(Roster):
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)
-        self._settle(replace(record, applied=applied, clock=self.bandit.clock_))
+        self._settle(record, applied)
         self._watch(arm, surprise)
 
     def unlearn(self, record: Learnt) -> None:
@@ -173,9 +173,12 @@ class ArmLearner(Roster):
                 stacklevel=4,
             )
 
-    def _settle(self, record: Learnt) -> None:
+    def _settle(self, record: Learnt, applied: float) -> None:
         self.guarding.book(self.policy, record.decision, record.reward)
-        self.log.settle(record)
+        decision, clock = record.decision.only(self.log.keep), self.bandit.clock_
+        self.log.settle(
+            replace(record, decision=decision, applied=applied, clock=clock)
+        )
 
     def _learn_of_removed(self, record: Learnt, z: Array, x: Array) -> None:
         """Learn what a removed arm says about its relatives.
@@ -188,7 +191,7 @@ class ArmLearner(Roster):
         bandit.posterior_ = posterior.take_arms([*rows, -1])
         bandit.learn(len(rows), z, x, record.reward, record.weight)
         bandit.posterior_ = bandit.posterior_.take_arms(rows)
-        self._settle(record)
+        self._settle(record, record.weight)
         self.log.drop_records([record.decision.braid.id])
 
     def record_of(self, decision: Decision | str) -> Learnt:

@@ -306,7 +306,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         return parts["compute"] + parts["latency"] + parts["pacing"]
 
     def _view(self, task: Any, now: Situation, choice: Choice) -> ChoiceView:
-        kind = self.encoder_.nearest_type(task)
+        kind = self.encoder_.type_of(task, now.x)
         return ChoiceView(self.learner_, now, choice, kind)
 
 

@@ -17,6 +17,8 @@ from braidbandit.objectives import Preference, relative
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_NO_BUDGET = Budget()
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -34,7 +36,7 @@ class Limits:
         prefers = None if self.preference is None else dict(self.preference)
         return {
             "compute_budget": float(self.compute_budget),
-            **(self.budget or Budget()).to_dict(),
+            **(self.budget or _NO_BUDGET).to_dict(),
             "preference": prefers,
             "accuracy_target": self.accuracy_target,
         }

@@ -130,7 +130,7 @@ class SquareRoot:
         self._move(load, residual / total, -beta)
         self.own_mean[arm] += spread * (residual / total)
         self.own_covariance[arm] -= spread[:, None] * spread / noise
-        step = (1.0 - beta * (total - noise)) / noise * (spread[:, None] * load)
+        step = ((1.0 - beta * (total - noise)) / noise * spread)[:, None] * load
         if slot is None:
             self.seen = np.append(self.seen, arm)
             self.own_load = np.concatenate([self.own_load, step[None]])
