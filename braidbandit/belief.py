@@ -140,9 +140,11 @@ class Belief:
             draws[:, self._seen] -= noise @ self._coupling.T
         scores = draws if offset is None else draws + offset
         own = scale * np.sqrt(self._own_variance)
-        bar = (scores - _REACH * own).max(axis=1, keepdims=True)
-        row, arm = np.nonzero(scores + _REACH * own >= bar)
-        draws[row, arm] += own[arm] * rng.standard_normal(len(arm))
+        reach = _REACH * own
+        bar = (scores - reach).max(axis=1, keepdims=True)
+        # Flat: numpy finds and reaches these several times faster than row by row.
+        at = np.flatnonzero(scores + reach >= bar)
+        draws.ravel()[at] += own[at % len(own)] * rng.standard_normal(len(at))
         return draws
 
     def _loads(self) -> Array:

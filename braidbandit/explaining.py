@@ -85,7 +85,7 @@ class ChoiceView:
             self.learner.catalogue,
         )
         reasons = []
-        if self.scores[row] < self.scores[self.now.eligible].max():
+        if ((self.scores > self.scores[row]) & self.now.eligible).any():
             reasons.append("every eligible braid is tried now and then, at random")
         if self.now.missed_target:
             reasons.append(
