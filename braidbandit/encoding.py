@@ -354,7 +354,7 @@ def _is_one(X: Any) -> bool:
 
 def _is_numeric(X: Any) -> bool:
     if hasattr(X, "dtype"):
-        return bool(np.issubdtype(X.dtype, np.number))
+        return X.dtype.kind in "iufc"
     first = X[0] if isinstance(X, list | tuple) and X else None
     return isinstance(first, list | tuple | np.ndarray)
 

@@ -91,9 +91,11 @@ class SquareRoot:
         mu, half = np.empty(len(self.groups)), np.empty((len(self.groups), p))
         for rows, entries, width in self._runs:
             # Rows of W with as many parameters each, which are consecutive.
-            mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
-            blocks = self.factor[entries].reshape(-1, width, p)
-            half[rows] = blocks[:, 0] if width == 1 else x[:width] @ blocks
+            if width == 1:
+                mu[rows], half[rows] = self.mean[entries], self.factor[entries]
+            else:
+                mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
+                half[rows] = x[:width] @ self.factor[entries].reshape(-1, width, p)
         own = self._own_of_one(x[: self.own_width])
         return Belief(Z, mu, half, *own, repeats)
 
