@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -91,7 +92,7 @@ class Belief:
         load = self._Z[arm] @ self._half
         for slot in (self._seen == arm).nonzero()[0]:
             load = load - self._coupling[slot]
-        return float(np.sqrt(max(load @ load + self._own_variance[arm], 0.0)))
+        return math.sqrt(max(load @ load + self._own_variance[arm], 0.0))
 
     def among(self, arms: NDArray[np.intp]) -> Belief:
         """Return the belief about some of the arms, in the order given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
 from braidbandit.decision import Decision, plain
@@ -68,7 +69,7 @@ class FeedbackLog:
         What was learnt from decisions, the newest 500: these can be revised and
         taken back by id, and explanations quote them.
     settled : dict of float
-        Rewards that were learnt, by decision id, the newest 100,000.
+        Rewards that were learnt, by decision id, at least the newest 100,000.
     expired : dict of str
         When the expired decisions were made, by id, the newest 500.
     counts : dict of int
@@ -137,7 +138,7 @@ class FeedbackLog:
         self.settled[decision_id] = record.reward
         self.learnt[decision_id] = record
         self.counts["learnt"] += 1
-        _trim(self.settled, _MOST_SETTLED)
+        _trim(self.settled, _MOST_SETTLED, slack=_MOST_SETTLED // 100)
         _trim(self.learnt, _MOST_LEARNT)
 
     def unsettle(self, decision: Decision) -> None:
@@ -198,7 +199,12 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
-def _trim(records: dict[str, Any], most: int) -> None:
-    """Drop the oldest records beyond ``most``."""
-    while len(records) > most:
-        del records[next(iter(records))]
+def _trim(records: dict[str, Any], most: int, slack: int = 0) -> None:
+    """Drop the oldest records beyond ``most``, once there are ``slack`` more.
+
+    A search for the oldest passes the places of all that were dropped before, so that
+    of very many records it must not be made for each.
+    """
+    if len(records) > most + slack:
+        for key in list(islice(records, len(records) - most)):
+            del records[key]

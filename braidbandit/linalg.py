@@ -7,6 +7,8 @@ truth: no precision matrix and no inverse is stored beside it. Every function bu
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger, strmm
@@ -112,7 +114,7 @@ def potter(load: Array, variance: float) -> tuple[float, float]:
     (2.0, 0.5)
     """
     total = float(load @ load) + variance
-    return total, 1.0 / (total + float(np.sqrt(variance * total)))
+    return total, 1.0 / (total + math.sqrt(variance * total))
 
 
 def potter_back(load: Array, variance: float) -> tuple[float, float]:
@@ -142,7 +144,7 @@ def potter_back(load: Array, variance: float) -> tuple[float, float]:
             "expected above 0). Take back only observations that were added, once, "
             "with the same features and weight, and not after forgetting."
         )
-    return total, 1.0 / (total + float(np.sqrt(variance * total)))
+    return total, 1.0 / (total + math.sqrt(variance * total))
 
 
 def root(covariance: Array) -> Array:

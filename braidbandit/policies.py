@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ class ThompsonSampling:
         return Choice(
             arm,
             float(probabilities[arm]),
-            float((1.0 - self.floor) * np.sqrt(share * (1.0 - share) / n)),
+            (1.0 - self.floor) * math.sqrt(share * (1.0 - share) / n),
             exploration(picked),
             probabilities,
         )

@@ -79,7 +79,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     pending_ : dict of Decision
         Decisions without a reward, the newest 1,000.
     settled_ : dict of float
-        Rewards that were learnt, by decision id, the newest 100,000.
+        Rewards that were learnt, by decision id, at least the newest 100,000.
     feedback_counts_ : dict of int
         How often feedback was "learnt", "repeated" (and ignored), "revised",
         "retracted", and how many decisions "expired".

@@ -140,7 +140,7 @@ class SquareRoot:
             self.own_load[slot] += step
         self.square += weight * (r - self.scales.mean) ** 2
         self.count += 1.0
-        return residual / float(np.sqrt(total))
+        return residual / math.sqrt(total)
 
     def downdate(
         self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0

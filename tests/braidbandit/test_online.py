@@ -382,3 +382,25 @@ def test_the_uncertainty_of_a_decision_is_its_arms_width(agent):
     explanation = agent.explain("x")
     width = agent.recommend("x").uncertainty
     assert width == pytest.approx(explanation.chosen.sd, rel=1e-9)
+
+
+def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
+    """Of at most 200, two more are kept until the oldest three go together."""
+    monkeypatch.setattr("braidbandit.feedback._MOST_SETTLED", 200)
+    ids, sizes = [], []
+    for i in range(206):
+        decision = agent.recommend(TASKS[i % 40])
+        agent.update(decision, 0.5)
+        ids.append(decision.id)
+        sizes.append(len(agent.settled_))
+    assert sizes[199:] == [200, 201, 202, 200, 201, 202, 200]
+    assert list(agent.settled_) == ids[-200:]
+
+
+def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):
+    """Not even as the hidden base of a view."""
+    agent.recommend(TASKS[0])
+    (kept,) = agent.pending_.values()
+    for name in ("scores", "eligible"):
+        assert vars(kept)[name].base is None
+        assert getattr(kept, name) == ()
