@@ -85,7 +85,9 @@ class ChoiceView:
             self.learner.catalogue,
         )
         reasons = []
-        if ((self.scores > self.scores[row]) & self.now.eligible).any():
+        # Arms that lost an early round score the same as the winner, up to rounding.
+        better = self.scores > self.scores[row] + 1e-9
+        if (better & self.now.eligible).any():
             reasons.append("every eligible braid is tried now and then, at random")
         if self.now.missed_target:
             reasons.append(

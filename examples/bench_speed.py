@@ -164,7 +164,9 @@ def measure(width: int, arms: int, rounds: int, seconds: float) -> dict[str, Any
             print(f"{name} at {width} x {arms}: {error!r}", file=sys.stderr)
             players.pop(name, None)
     for t in range(warm, warm + rounds):
-        for name, player in players.items():
+        # In another order each time: after a large one, the caches are cold.
+        for name in rng.permutation(list(players)).tolist():
+            player = players[name]
             # A slow library is asked less often, not waited for.
             if used[name] > seconds:
                 continue

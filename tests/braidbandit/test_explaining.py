@@ -13,7 +13,9 @@ from braidbandit import (
     Explanation,
     Greedy,
     LinUCB,
+    ModelCard,
     SquareCB,
+    TaskEncoder,
     ThompsonSampling,
     Uniform,
 )
@@ -170,3 +172,21 @@ def test_a_decision_over_many_arms_reconciles_too(policy, encoder):
     shared = agent.learner_.believe(x)
     np.testing.assert_allclose(shared.mean, plain.mean, rtol=1e-12)
     np.testing.assert_allclose(shared.sd, plain.sd, rtol=3e-6)
+
+
+def test_arms_cut_off_before_the_last_draws_are_no_better_arms():
+    """Their score is the winner's, give or take rounding: it was not chance."""
+    sizes = [10**9 * (i + 1) for i in range(5)]
+    cards = [ModelCard(f"m{n}", parameters=n, layers=32) for n in sizes]
+    catalogue, rng = Catalogue.build(cards), np.random.default_rng(0)
+    assert len(catalogue) > 128
+    agent = BraidRecommender(
+        catalogue,
+        TaskEncoder(types=()),
+        ThompsonSampling(scale=1.0, floor=0.0),
+        random_state=0,
+    )
+    for x in rng.standard_normal((30, 8)):
+        decision = agent.recommend(x)
+        assert "at random" not in decision.sentence
+        agent.update(decision, float(rng.random()))
