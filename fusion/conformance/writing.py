@@ -28,7 +28,8 @@ def _write(
 ) -> list[list[int]]:
     """What `generate` writes after each row, always with the same random numbers."""
     options.setdefault("attention_mask", torch.ones_like(ids))
-    with torch.random.fork_rng(devices=[]):
+    cards = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
         torch.manual_seed(1)
         out = model.generate(ids, max_new_tokens=new_tokens, **options)
     rows: list[list[int]] = out[:, ids.shape[1] :].tolist()
