@@ -44,12 +44,13 @@ def _decoders(tokenizer: Any) -> str:
     return json.dumps(json.loads(backend.to_str()).get("decoder"))
 
 
-def _token_bytes(token: str, byte_level: bool) -> bytes:
+def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
     if byte_level:
         alphabet = _byte_alphabet()
-        if all(c in alphabet for c in token):
+        # An added token is plain text: its é is an é and stands for no byte.
+        if not added and all(c in alphabet for c in token):
             return bytes(alphabet[c] for c in token)
-        return token.encode()  # an added token, written as plain text
+        return token.encode()
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return token.replace("\u2581", " ").encode()
@@ -97,7 +98,9 @@ class TokenBytes:
         special |= {i for i, token in added.items() if token.special}
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self.table: list[bytes] = [
-            b"" if i in special or t is None else _token_bytes(t, byte_level)
+            b""
+            if i in special or t is None
+            else _token_bytes(t, byte_level, i in added)
             for i, t in enumerate(tokens)
         ]
         # Some SentencePiece models write a space before the text that is not in it.

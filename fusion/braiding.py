@@ -18,6 +18,21 @@ from .pool import Pool
 from .strand import Strand, Tap
 
 
+def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:
+    """A sliding window counts the columns of a gap, and would see less of the text."""
+    if anchor.window is None or mask.ndim != 2 or mask.shape[1] <= anchor.window:
+        return
+    real = mask.long()
+    # A column of padding with tokens on both sides of it.
+    between = (real.cumsum(-1) > 0) & (real.flip(-1).cumsum(-1).flip(-1) > 0)
+    if bool((between & (real == 0)).any()):
+        raise ValueError(
+            f"attention_mask has padding between tokens; {anchor.name} sees "
+            f"{anchor.window} columns back and would miss text; pad on the left: "
+            "tokenizer.padding_side = 'left'"
+        )
+
+
 @dataclass
 class BraidStates:
     """Everything the heads need: fused states, and donors' beside each position."""
@@ -171,6 +186,8 @@ class Braiding(PreTrainedModel):
         """
         memo = {} if memo is None else memo
         text = tuple(map(tuple, input_ids.tolist()))
+        if attention_mask is not None:
+            _refuse_gaps(attention_mask, self.anchor)
         if position_ids is None and attention_mask is not None:
             # Padding must not shift a token: positions count real tokens only.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
-from .scoring import bits_per_byte
+from .scoring import bits_per_byte, scored_tokens
 from .strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -125,12 +125,20 @@ class Shuffled:
         return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
 
 
+def _predicts(strand: Strand, text: str) -> bool:
+    """Whether any of the text comes after something that the strand has read."""
+    ids, start = scored_tokens(strand, "", text)
+    ends = strand.tokens.ends(ids)
+    return start < len(ids) and bool(ends[-1] > ends[start - 1])
+
+
 class PromptWeighted(BraidedLLM):
     """An output mixture weighted by how well each strand predicts the prompt.
 
     ``w_i`` is proportional to ``exp(-n_i)``, ``n_i`` the strand's nats per byte of the
     prompt times the anchor's bytes per token: the softmax over perplexities of
-    PackLLM-sim (Mavromatis et al., "Pack of LLMs", 2024) where tokenizers differ.
+    PackLLM-sim (Mavromatis et al., "Pack of LLMs", 2024) where tokenizers differ. A
+    prompt that says nothing of a strand, empty or of one token, weighs all alike.
     """
 
     def read_prompt(
@@ -138,6 +146,9 @@ class PromptWeighted(BraidedLLM):
     ) -> None:
         """Set the shares for one prompt; ``states`` as in `scoring.bits_per_byte`."""
         strands = (self.anchor, *self.donors)
+        if not all(_predicts(strand, prompt) for strand in strands):
+            self.config.shares = [1 / len(strands)] * len(strands)
+            return
         bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]
         per_token = len(prompt.encode()) / len(self.anchor.tokens.encode(prompt))
         nats = [per_token * math.log(2) * b for b in bits]

@@ -57,8 +57,9 @@ class Positions:
         return torch.cat([o.hidden for o in others]), torch.cat(index)
 
     def loss(self, fuser: nn.Module, group: Sequence[int]) -> Tensor:
-        at = torch.tensor(group)
-        count = torch.arange(len(at))
+        device = self.hidden.device
+        at = torch.tensor(group, device=device)
+        count = torch.arange(len(at), device=device)
         views = []
         for states, index in self.sources:
             last = index[at]
@@ -106,7 +107,7 @@ def _fit_aligned(
 
 def own_map(session: Session, strand: Strand, epochs: int) -> dict[str, Tensor]:
     """The strand's own adapter, the matched control's fuser: a linear map."""
-    module = LearnedWeighted(strand.width, [], add=True)
+    module = LearnedWeighted(strand.width, [], add=True).to(strand.device)
     _fit_aligned(session, module, strand, [], epochs)
     state = module.state_dict()
     return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}

@@ -131,7 +131,7 @@ def score(
                 every = np.arange(start, len(ids))
                 found = target_log_probs(braid.anchor, ids, every.tolist(), states)
                 at = np.random.default_rng(number).permutation(len(every))[:count]
-                alone[name] = ids, found.numpy(), at
+                alone[name] = ids, found.cpu().numpy(), at
             if isinstance(braid, PromptWeighted):
                 braid.read_prompt(text["prompt"])
             ids, logs, at = alone[name]
@@ -139,7 +139,7 @@ def score(
             if braid.config.fusion_layers:
                 start = len(ids) - len(logs)
                 mine = target_log_probs(braid, ids, (start + at).tolist(), states)
-                gain = float((mine.numpy() - logs[at]).sum())
+                gain = float((mine.cpu().numpy() - logs[at]).sum())
                 total += gain * len(logs) / len(at)
             # The bytes of a first token that nothing predicts are not counted.
             ends = braid.anchor.tokens.ends(ids)

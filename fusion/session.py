@@ -37,7 +37,7 @@ class Session:
     """One calibration: texts, features, and the store behind them."""
 
     # By strand, not by name: two strands may share a name, and none is kept alive.
-    _memory: WeakKeyDictionary[Strand, dict[str, list[TextFeatures]]] = (
+    _memory: WeakKeyDictionary[Strand, dict[Any, list[TextFeatures]]] = (
         WeakKeyDictionary()
     )
 
@@ -86,9 +86,13 @@ class Session:
         return made
 
     def features(self, strand: Strand) -> list[TextFeatures]:
-        """The strand's features of every text; read once per process and store."""
+        """The strand's features of every text; read once per process and store.
+
+        Where the strand is, wherever they were computed.
+        """
         known = self._memory.setdefault(strand, {})
-        if self.data not in known:
+        key = (self.data, *_state(strand))
+        if key not in known:
             label = f"{strand.name} reads {len(self.texts)} texts"
 
             def read() -> dict[str, Tensor]:
@@ -97,8 +101,9 @@ class Session:
                 )
                 return _pack(texts)
 
-            known[self.data] = _unpack(self._stored("features", who(strand), read))
-        return known[self.data]
+            arrays = self._stored("features", who(strand), read)
+            known[key] = _unpack(arrays, strand.device)
+        return known[key]
 
     def memo(self, model: BraidedLLM, i: int) -> dict[Any, Any]:
         """What the model's strands made of text i together, for `BraidedLLM.encode`.
@@ -106,7 +111,8 @@ class Session:
         The same for all braids of these strands, in this process.
         """
         known = self._together.setdefault(model.anchor, {})
-        key = (self.data, i, *map(who, model.donors))
+        states = map(_state, (model.anchor, *model.donors))
+        key = (self.data, i, *states, *map(who, model.donors))
         if key not in known:
             own = self.features(model.anchor)[i]
             text = (tuple(own.ids.tolist()),)
@@ -135,7 +141,7 @@ class Session:
                 "vocabulary",
                 who(strand),
                 lambda: {"mean": mean_distribution(strand, texts, self.seed)},
-            )["mean"]
+            )["mean"].to(strand.device)
             targets = torch.cat([t.targets for t in texts])
             known = self._losses[strand] = SampledSoftmax(strand, mean, targets)
         return known
@@ -187,10 +193,16 @@ def _pack(found: Sequence[TextFeatures]) -> dict[str, Tensor]:
     }
 
 
-def _unpack(arrays: Mapping[str, Tensor]) -> list[TextFeatures]:
+def _unpack(arrays: Mapping[str, Tensor], device: torch.device) -> list[TextFeatures]:
     lengths = arrays["length"].tolist()
-    columns = [arrays[k].split(lengths) for k in ("ids", "ends", "hidden")]
-    return [TextFeatures(i, e.numpy(), h) for i, e, h in zip(*columns, strict=True)]
+    ids, hidden = (arrays[k].to(device).split(lengths) for k in ("ids", "hidden"))
+    ends = (e.numpy() for e in arrays["ends"].split(lengths))
+    return [TextFeatures(*of_text) for of_text in zip(ids, ends, hidden, strict=True)]
+
+
+def _state(strand: Strand) -> tuple[torch.dtype, torch.device]:
+    """What of a strand may change while the process knows it."""
+    return strand.dtype, strand.device
 
 
 def who(strand: Strand) -> str:

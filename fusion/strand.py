@@ -125,6 +125,18 @@ class Strand:
     def dtype(self) -> torch.dtype:
         return self.head.weight.dtype
 
+    @property
+    def window(self) -> int | None:
+        """How many positions back a layer with a sliding window sees, if there is one.
+
+        Counted in columns: padding between two tokens takes its place too.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        kinds = getattr(config, "layer_types", None)
+        if kinds and "sliding_attention" not in kinds:
+            return None
+        return getattr(config, "sliding_window", None)
+
     @torch.no_grad()
     def _check_head(self) -> None:
         """`logits` must be what the model itself says; odd heads are refused."""

@@ -182,11 +182,12 @@ def train(
             "by; give longer texts: one token alone predicts nothing"
         )
     parameters = [p for p in module.parameters() if p.requires_grad]
+    cards = {p.device for p in parameters if p.device.type == "cuda"}
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     generator = np.random.default_rng(seed)
 
     def score() -> float:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=cards):
             torch.manual_seed(seed)
             starts = range(0, len(held_out), group)
             parts = [held_out[i : i + group] for i in starts]
@@ -236,7 +237,7 @@ def ridge(x: Tensor, y: Tensor, penalty: float = 1e-2) -> tuple[Tensor, Tensor]:
     mx, my = x.mean(0), y.mean(0)
     cx, cy = x - mx, y - my
     gram = cx.T @ cx
-    gram += penalty * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    gram.diagonal().add_(penalty * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, cx.T @ cy).T
     return weight.float(), (my - weight @ mx).float()
 

@@ -18,8 +18,10 @@ from .tools import (
     cached_logits,
     ids_of,
     logits_of,
+    padded,
     prompt_of,
     readings,
+    reported,
     resegmented,
 )
 
@@ -33,6 +35,7 @@ def _cuts(model: BraidedLLM, ids: list[int], count: int = 2) -> list[int]:
     return sorted(c for c in cuts if c < n)
 
 
+@reported
 def check_causality(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
 ) -> None:
@@ -63,6 +66,7 @@ def check_causality(
     )
 
 
+@reported
 @torch.no_grad()
 def check_donors(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
@@ -110,6 +114,7 @@ def _check_view(
             agree(newest[t][None], alone[-1:], atol * scale, f"{what} + {t}, newest")
 
 
+@reported
 @torch.no_grad()
 def check_cache(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
@@ -127,6 +132,7 @@ def check_cache(
             agree(got, whole, atol, f"cache, {text!r} {name}")
 
 
+@reported
 @torch.no_grad()
 def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
     """Donors of a braid that fuses the prompt only read the prompt and no further."""
@@ -147,6 +153,7 @@ def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
             )
 
 
+@reported
 def check_batch(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
 ) -> None:
@@ -163,55 +170,52 @@ def check_batch(
         agree(backwards[len(rows) - 1 - i], together[i], atol, f"{what} reordered")
 
 
+@reported
 @torch.no_grad()
 def check_padding(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, atol: float = ATOL
 ) -> None:
     """Padding, left or right, of any token, changes nothing; nor does it in a cache."""
     rows = [ids_of(model, text) for text in texts]
-    length = max(len(r) for r in rows) + 3
-    pad = model.config.pad_token_id
     prompts = [prompt_of(model, len(row)) for row in rows]
     alone = [logits_of(model, [r], **p)[0] for r, p in zip(rows, prompts, strict=True)]
     # The mask decides what padding is, whatever token fills it.
-    usual, other = 0 if pad is None else pad, rows[0][-1]
-    for side, filler in (("left", usual), ("right", usual), ("left", other)):
-        padded, mask = [], []
-        for row in rows:
-            gap = length - len(row)
-            fill, zeros, ones = [filler] * gap, [0] * gap, [1] * len(row)
-            left = side == "left"
-            padded.append(fill + row if left else row + fill)
-            mask.append(zeros + ones if left else ones + zeros)
-        masks = torch.tensor(mask, device=model.device)
-        options: dict[str, Any] = {"attention_mask": masks}
+    for side, filler in (("left", None), ("right", rows[0][-1]), ("left", rows[0][-1])):
+        filled, mask = padded(model, rows, side, filler, extra=3)
+        length = mask.shape[1]
+        options: dict[str, Any] = {"attention_mask": mask}
         if any(prompts):
             gaps = [length - len(r) if side == "left" else 0 for r in rows]
             ends = [g + p["prompt_length"] for g, p in zip(gaps, prompts, strict=True)]
             options["prompt_length"] = torch.tensor(ends)
-        got = logits_of(model, padded, **options)
+        got = logits_of(model, filled, **options)
         for i, row in enumerate(rows):
             start = length - len(row) if side == "left" else 0
             part = got[i, start : start + len(row)]
             what = f"padding, {side} by token {filler}, row {i}"
             agree(part, alone[i], atol, what)
-        if side == "left" and filler == other:
-            _check_padded_cache(model, padded, options, got, atol)
+        if side == "left" and filler is not None:
+            _check_padded_cache(model, filled, options, alone, atol, length - 3)
+    _check_gap(model, rows, alone, atol)
 
 
 def _check_padded_cache(
     model: BraidedLLM,
     rows: list[list[int]],
     options: dict[str, Any],
-    whole: Tensor,
+    alone: list[Tensor],
     atol: float,
+    prompt: int,
 ) -> None:
-    """Left-padded prompts, then steps: how a batch is generated."""
+    """Padded rows as far as column ``prompt``, then step by step: as `generate` does.
+
+    ``alone`` has the logits of each row without its padding.
+    """
     cache: Any = BraidCache()
     options = dict(options)
     mask = options.pop("attention_mask")
     ids, length = batch_of(model, rows), mask.shape[1]
-    prompt = length - 3
+    done = [0] * len(rows)
     for start, stop in ((0, prompt), *((t, t + 1) for t in range(prompt, length))):
         out = model(
             input_ids=ids[:, start:stop],
@@ -222,7 +226,30 @@ def _check_padded_cache(
         )
         cache = out.past_key_values
         for i in range(len(rows)):
-            real = mask[i, start:stop].bool()
-            what = f"padding, row {i} padded left, columns {start} to {stop} cached"
-            if bool(real.any()):
-                agree(out.logits[i][real], whole[i, start:stop][real], atol, what)
+            found = out.logits[i][mask[i, start:stop].bool()]
+            wanted = alone[i][done[i] : done[i] + len(found)]
+            done[i] += len(found)
+            what = f"padding, padded row {i}, columns {start} to {stop} cached"
+            if len(found):
+                agree(found, wanted, atol, what)
+
+
+def _check_gap(
+    model: BraidedLLM, rows: list[list[int]], alone: list[Tensor], atol: float
+) -> None:
+    """Rows padded right that go on: behind a gap, text reads on or is refused."""
+    tail = 2
+    filled, mask = padded(model, [row[:-tail] for row in rows], "right", extra=3)
+    prompt = mask.shape[1]
+    longer = [f + row[-tail:] for f, row in zip(filled, rows, strict=True)]
+    options: dict[str, Any] = {
+        "attention_mask": torch.cat([mask, mask.new_ones(len(rows), tail)], dim=1)
+    }
+    if model.config.fuse == "prompt":
+        ends = [prompt_of(model, len(row))["prompt_length"] for row in rows]
+        options["prompt_length"] = torch.tensor(ends)
+    try:
+        _check_padded_cache(model, longer, options, alone, atol, prompt)
+    except ValueError:
+        if model.anchor.window is None:  # it counts columns, the gap's too
+            raise

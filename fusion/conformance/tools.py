@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -22,6 +23,25 @@ TEXTS = (
     "你好，世界。很好 日本",
 )
 ATOL = 1e-4  # float32 sums in another order; a real defect is orders larger
+
+P = ParamSpec("P")
+
+
+def reported(check: Callable[P, None]) -> Callable[P, None]:
+    """A check that reports what a braid raises as it reports a wrong logit."""
+    name = check.__name__.removeprefix("check_")
+
+    @wraps(check)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            check(*args, **kwargs)
+        except AssertionError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            raise AssertionError(f"{name}: raised {kind}: {error}") from error
+
+    return run
 
 
 def randomise(model: BraidedLLM, seed: int = 0, std: float = 0.1) -> BraidedLLM:
@@ -48,6 +68,27 @@ def ids_of(model: BraidedLLM, text: str) -> list[int]:
 
 def batch_of(model: BraidedLLM, rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([list(r) for r in rows], device=model.device)
+
+
+def padded(
+    model: BraidedLLM,
+    rows: Sequence[Sequence[int]],
+    side: str,
+    filler: int | None = None,
+    extra: int = 0,
+) -> tuple[list[list[int]], Tensor]:
+    """Rows filled up to the longest and ``extra`` more, and their mask."""
+    if filler is None:
+        filler = model.generation_config.pad_token_id or 0
+    length = max(map(len, rows)) + extra
+    filled, mask = [], []
+    for row in rows:
+        gap = length - len(row)
+        fill, zeros, ones = [filler] * gap, [0] * gap, [1] * len(row)
+        left = side == "left"
+        filled.append([*fill, *row] if left else [*row, *fill])
+        mask.append(zeros + ones if left else ones + zeros)
+    return filled, torch.tensor(mask, device=model.device)
 
 
 def prompt_of(model: BraidedLLM, length: int) -> dict[str, Any]:

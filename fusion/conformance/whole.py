@@ -23,10 +23,12 @@ from .tools import (
     ids_of,
     logits_of,
     prompt_of,
+    reported,
     same,
 )
 
 
+@reported
 @torch.no_grad()
 def check_identity(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
     """The braid is its anchor, bit for bit: at share 0, or before calibration.
@@ -55,6 +57,7 @@ def check_identity(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
         same(ours, theirs, f"identity, {text!r} cached")
 
 
+@reported
 def check_concurrency(
     model: BraidedLLM,
     texts: Sequence[str] = TEXTS,
@@ -85,6 +88,7 @@ def check_concurrency(
         agree(got, wanted, atol, f"concurrency, {text!r}")
 
 
+@reported
 def check_save_load(
     model: BraidedLLM, path: str | Path, pool: Any, texts: Sequence[str] = TEXTS
 ) -> None:
@@ -114,6 +118,7 @@ def check_save_load(
         )
 
 
+@reported
 def check_frozen(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
     """Training reaches every trainable fuser parameter and no strand."""
     strands = [s.model for s in (model.anchor, *model.donors)]

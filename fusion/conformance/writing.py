@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from ..modeling import BraidedLLM
-from .tools import ATOL, TEXTS, agree, batch_of, ids_of, logits_of
+from .tools import (
+    ATOL,
+    TEXTS,
+    agree,
+    batch_of,
+    ids_of,
+    logits_of,
+    padded,
+    reported,
+)
+
+BEAMS = 2
 
 
 def _write(
@@ -17,13 +28,15 @@ def _write(
 ) -> list[list[int]]:
     """What `generate` writes after each row, always with the same random numbers."""
     options.setdefault("attention_mask", torch.ones_like(ids))
-    with torch.random.fork_rng(devices=[]):
+    cards = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
         torch.manual_seed(1)
         out = model.generate(ids, max_new_tokens=new_tokens, **options)
     rows: list[list[int]] = out[:, ids.shape[1] :].tolist()
     return rows
 
 
+@reported
 @torch.no_grad()
 def check_greedy(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, new_tokens: int = 4
@@ -46,69 +59,87 @@ def check_greedy(
             f"{byhand}"
         )
     # Prompts of different lengths in one batch, padded left as transformers does.
-    length = max(len(p) for p in prompts)
-    pad = model.generation_config.pad_token_id or 0
-    rows = [[pad] * (length - len(p)) + p for p in prompts]
-    mask = [[0] * (length - len(p)) + [1] * len(p) for p in prompts]
+    rows, mask = padded(model, prompts, "left")
     together = _write(
-        model,
-        batch_of(model, rows),
-        new_tokens,
-        attention_mask=torch.tensor(mask, device=model.device),
-        do_sample=False,
+        model, batch_of(model, rows), new_tokens, attention_mask=mask, do_sample=False
     )
     for text, wanted, got in zip(texts, alone, together, strict=True):
         got = got[: len(wanted)]  # shorter rows are filled up after their end
         assert got == wanted, (
             f"generate, {text!r}: wrote {got} in a batch and {wanted} alone"
         )
+    _check_refusal(model, prompts)
 
 
+def _check_refusal(model: BraidedLLM, prompts: Sequence[Sequence[int]]) -> None:
+    """Nothing can be written behind padding: it is refused, not garbled."""
+    rows, mask = padded(model, prompts, "right", extra=1)
+    try:
+        _write(model, batch_of(model, rows), 1, attention_mask=mask, do_sample=False)
+    except ValueError:
+        return
+    raise AssertionError(
+        "generate: wrote behind padding on the right, expected a ValueError"
+    )
+
+
+@reported
 @torch.no_grad()
 def check_sampling(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, new_tokens: int = 4
 ) -> None:
-    """With one seed, samples with and without a cache are the same."""
-    ids = batch_of(model, [ids_of(model, texts[0])])
-    sample = {"do_sample": True, "temperature": 0.8}
+    """With one seed, a batch sampled with and without a cache is the same."""
+    rows, mask = padded(model, [ids_of(model, text) for text in texts[:2]], "left")
+    options = {"attention_mask": mask, "do_sample": True, "temperature": 0.8}
     cached, plain = (
-        _write(model, ids, new_tokens, use_cache=c, **sample) for c in (True, False)
+        _write(model, batch_of(model, rows), new_tokens, use_cache=c, **options)
+        for c in (True, False)
     )
     assert cached == plain, (
-        f"generate, {texts[0]!r}: with one seed sampled {cached} with a cache and "
+        f"generate, {texts[:2]!r}: with one seed sampled {cached} with a cache and "
         f"{plain} without"
     )
 
 
+@reported
 @torch.no_grad()
 def check_beams(
     model: BraidedLLM, texts: Sequence[str] = TEXTS, new_tokens: int = 4
 ) -> None:
-    """Beam search with and without a cache finds the same beams, scored alike."""
-    what = f"generate, {texts[0]!r}"
-    ids = batch_of(model, [ids_of(model, texts[0])])
-    beams = [
-        model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            num_beams=2,
-            num_return_sequences=2,
-            do_sample=False,
-            use_cache=cached,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        for cached in (True, False)
-    ]
-    # Scores too: a beam that follows another beam's text may still find the best one.
-    agree(
-        beams[0].sequences_scores[:, None],
-        beams[1].sequences_scores[:, None],
-        ATOL,
-        f"{what}: scores of beams with and without a cache",
+    """Beam search finds the same beams, scored alike, in a cached batch and alone."""
+    prompts = [ids_of(model, text) for text in texts[:2]]
+    together, scores = _beams(model, prompts, new_tokens, use_cache=True)
+    for i, prompt in enumerate(prompts):
+        alone, wanted = _beams(model, [prompt], new_tokens, use_cache=False)
+        mine = slice(i * BEAMS, (i + 1) * BEAMS)
+        what = f"generate, {texts[i]!r}: beams"
+        # Scores too: a beam that follows another's text may still find the best one.
+        agree(scores[mine], wanted, ATOL, f"{what}' scores, cached and not")
+        for got, row in zip(together[mine], alone, strict=True):
+            got = got[: len(row)]  # shorter rows are filled up after their end
+            assert got == row, (
+                f"{what} wrote {got} with a cache in a batch and {row} alone without"
+            )
+
+
+def _beams(
+    model: BraidedLLM,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    use_cache: bool,
+) -> tuple[list[list[int]], Tensor]:
+    """What each beam of each prompt wrote, and its score (rows, 1)."""
+    rows, mask = padded(model, prompts, "left")
+    found = model.generate(
+        batch_of(model, rows),
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        num_beams=BEAMS,
+        num_return_sequences=BEAMS,
+        do_sample=False,
+        use_cache=use_cache,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
-    assert torch.equal(beams[0].sequences, beams[1].sequences), (
-        f"{what}: beam search wrote {beams[0].sequences.tolist()} with a cache and "
-        f"{beams[1].sequences.tolist()} without"
-    )
+    written: list[list[int]] = found.sequences[:, mask.shape[1] :].tolist()
+    return written, found.sequences_scores[:, None]

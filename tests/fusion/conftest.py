@@ -14,10 +14,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def strands():
-    """One strand per family and a second llama; frozen, so all tests share them."""
+    """One strand per family and two more llamas; frozen, so all tests share them."""
     families = tiny.FAMILIES + tiny.MORE_FAMILIES
     made = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(families)]
-    made.append(tiny.tiny_strand("llama", "llama-2", seed=9))
+    made += [tiny.tiny_strand("llama", f"llama-{n}", seed=7 + n) for n in (2, 3)]
     return {s.name: s for s in made}
 
 

@@ -3,7 +3,7 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from fusion.alignment import TokenBytes, common_prefix, complete_text
@@ -77,6 +77,36 @@ def test_a_space_the_tokenizer_writes_in_front_is_not_text():
     assert tokens.text(ids) == b"a b"
     assert tokens.ends(ids)[-1] == 3
     assert (tokens.ends(ids) >= 0).all()
+
+
+def _with_added(family, *added):
+    """The family's tokenizer with more tokens, and how it cuts texts by bytes."""
+    backend = Tokenizer.from_str(tiny.tiny_tokenizer(family).backend_tokenizer.to_str())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.add_tokens(list(added))
+    return TokenBytes(tokenizer)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("word", ["naïve", "é", "ÿ", "你好", "a b"])
+def test_an_added_token_is_plain_text(family, normalized, word):
+    """Byte-level BPE writes bytes with letters such as é: in an added token it is é."""
+    tokens = _with_added(family, AddedToken(word, normalized=normalized))
+    text = f"so {word}{word}!"
+    ids = tokens.encode(text)
+    number = tokens.tokenizer.convert_tokens_to_ids(word)
+    assert ids.count(number) == 2
+    assert tokens.table[number] == word.encode()
+    assert tokens.ends(ids)[-1] == len(text.encode())
+
+
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_an_added_token_that_swallows_spaces_is_refused_beside_them(side):
+    tokens = _with_added("llama", AddedToken("naïve", **{side: True}))
+    assert tokens.text(tokens.encode("(naïve)")).decode() == "(naïve)"
+    with pytest.raises(ValueError, match="cannot round-trip"):
+        tokens.encode("so naïve so")
 
 
 def test_a_tokenizer_that_is_not_made_of_bytes_is_refused():

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from elsewhere import elsewhere
 
 from fusion import fitting
 from fusion.cache import advance, gather_rows
 from fusion.calibration import MIN_TEXTS, calibrate
 from fusion.configuration import BraidConfig
 from fusion.conformance import check_frozen, resegmented
+from fusion.controls import PromptWeighted
 from fusion.modeling import BraidedLLM
+from fusion.report import score
 from fusion.scoring import bits_per_byte
 from fusion.session import HELD_OUT_EVERY, Session
+from fusion.strand import Strand
 from fusion.training import donor_view, read_texts, ridge
 
 WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()
@@ -58,6 +62,42 @@ def test_the_matched_control_is_trained(braid, strategy):
     report = fit(model)
     assert report.trained == ("own",)
     assert report.bits_after < report.bits_before - 0.01
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy"),
+    [((1,), "learned_weighted"), (("final", "output"), "attention")],
+    ids=["mid", "final+output"],
+)
+def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, strategy):
+    """As on the processor: on a new device, and with features that a file brings."""
+
+    def figures(device, store):
+        strands = [
+            Strand(n, tiny.tiny_model(n).to(device), tiny.tiny_tokenizer(n))
+            for n in ("llama", "gemma")
+        ]
+        config = BraidConfig("llama", ["gemma"], [0.6, 0.4], layers, strategy)
+        model = BraidedLLM(config, strands)
+        fitted = calibrate(model, TEXTS, epochs=1, progress=False, store=store)
+        weighted = PromptWeighted(config, strands)
+        text = {"domain": "prose", "prompt": WORDS[0], "reference": tiny.PROSE}
+        scores = score([model, weighted], [text], 20, False)
+        return [fitted.bits_before, fitted.bits_after, *(s["prose"] for s in scores)]
+
+    wanted = figures("cpu", None)
+    with elsewhere() as device:
+        for _ in range(2):  # strands anew: the second time all parts are in the store
+            got = figures(device, tmp_path)
+            assert got == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_strand_that_has_changed_reads_anew():
+    strand = tiny.tiny_strand("llama")
+    session = Session(TEXTS, None, 0, False)
+    assert session.features(strand)[0].hidden.dtype == torch.float32
+    strand.model.to(torch.bfloat16)
+    assert session.features(strand)[0].hidden.dtype == torch.bfloat16
 
 
 def test_a_plain_strand_has_nothing_to_learn(braid):

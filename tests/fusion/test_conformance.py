@@ -1,5 +1,8 @@
 """The conformance battery on every kind of braid, and planted defects it must catch."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,10 +10,11 @@ import fusion.braiding
 import fusion.cache
 import fusion.donors
 import fusion.modeling
+import fusion.strand
 from fusion import conformance
 from fusion.cache import BraidCache
 from fusion.donors import DonorPath
-from fusion.fusers import FUSERS, CrossAttention, LearnedWeighted
+from fusion.fusers import FUSERS, CrossAttention
 from fusion.pool import Pool
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -19,13 +23,22 @@ LAYERS = {
     "final": ("final",),
     "output": ("output",),
     "final+output": ("final", "output"),
+    "all": (1, "final", "output"),
 }
 BRAIDS = (
     ("llama", "gemma"),
     ("gemma", "llama"),
     ("llama", "llama-2"),  # one tokenizer
     ("llama", "gemma", "gpt2"),
+    ("llama", "llama-2", "llama-3"),
 )
+CASES = [(n, place) for n in BRAIDS[:4] for place in LAYERS if place != "all"]
+# Three strands of one tokenizer take no path of their own: all places at once will do.
+CASES += [(BRAIDS[4], "all")]
+
+
+def _together(part):
+    return part if isinstance(part, str) else "+".join(part)
 
 
 @pytest.fixture
@@ -37,9 +50,9 @@ def pool(strands):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
-@pytest.mark.parametrize("names", BRAIDS, ids="+".join)
-def test_conforms(braid, pool, tmp_path, names, layers, strategy):
+@pytest.mark.parametrize(("names", "place"), CASES, ids=_together)
+def test_conforms(braid, pool, tmp_path, names, place, strategy):
+    layers = LAYERS[place]
     model = braid(*names, layers=layers, strategy=strategy)
     # Two kinds of text per braid, the other two for its neighbours: half the time.
     turn = BRAIDS.index(names) + STRATEGIES.index(strategy) + len(layers)
@@ -67,7 +80,7 @@ def test_other_architectures_conform(braid, pool, tmp_path, names, strategy):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("names", BRAIDS, ids="+".join)
+@pytest.mark.parametrize("names", BRAIDS[1:], ids="+".join)
 def test_conforms_with_donors_that_read_the_prompt(
     braid, pool, tmp_path, names, layers, strategy
 ):
@@ -87,7 +100,7 @@ def test_every_check_has_a_name(braid, pool, tmp_path):
 def test_a_single_strand_conforms(braid, pool, tmp_path, layers):
     strategy = "learned_weighted" if layers else None
     model = braid("gemma", layers=layers, strategy=strategy, std=0.1)
-    conformance.run_all(model, tmp_path, pool)
+    conformance.run_all(model, tmp_path, pool, conformance.TEXTS[::2])
 
 
 def test_two_braids_share_strands_in_threads(braid):
@@ -127,15 +140,58 @@ def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
 # real fusion code, and must be caught.
 
 
-def test_catches_attention_that_sees_the_future(braid, monkeypatch):
+@pytest.mark.parametrize("layers", [(1,), LAYERS["all"]], ids=str)
+def test_catches_attention_that_sees_the_future(braid, monkeypatch, layers):
     real = CrossAttention._attend
 
     def everything(self, i, hidden, source):
-        source.visible = torch.ones_like(source.visible)
+        source = replace(source, visible=torch.ones_like(source.visible))
         return real(self, i, hidden, source)
 
     monkeypatch.setattr(CrossAttention, "_attend", everything)
-    model = braid("llama", "gemma", layers=(1,), strategy="attention")
+    model = braid("llama", "gemma", layers=layers, strategy="attention")
+    with pytest.raises(AssertionError, match="causality"):
+        conformance.check_causality(model)
+    with pytest.raises(AssertionError, match="cache"):
+        conformance.check_cache(model)
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(model)
+
+
+@pytest.mark.parametrize("layers", [(1,), LAYERS["all"]], ids=str)
+def test_catches_attention_to_the_padding_of_a_donor(braid, monkeypatch, layers):
+    """Beside a longer row, a donor's states are filled up: nobody may look at that."""
+    real = CrossAttention._attend
+
+    def filling_too(self, i, hidden, source):
+        filling = ~source.visible.any(1, keepdim=True)
+        return real(self, i, hidden, replace(source, visible=source.visible | filling))
+
+    monkeypatch.setattr(CrossAttention, "_attend", filling_too)
+    model = braid("llama", "gemma", layers=layers, strategy="attention")
+    conformance.check_causality(model)  # alone, a row has no padding
+    with pytest.raises(AssertionError, match="batch"):
+        conformance.check_batch(model)
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(model)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_catches_a_donor_one_token_ahead(braid, monkeypatch, strategy):
+    """The mask shifted by one: every strategy at every place sees what comes next."""
+    real = fusion.braiding.gather_rows
+
+    def ahead(*args):
+        found = real(*args)
+        for states in found.values():
+            most = states.states.shape[1] - 1
+            states.last = (states.last + 1).clamp(max=most)
+            following = torch.arange(most + 1) <= states.last[..., None]
+            states.visible = states.visible | following
+        return found
+
+    monkeypatch.setattr(fusion.braiding, "gather_rows", ahead)
+    model = braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(model)
     with pytest.raises(AssertionError, match="cache"):
@@ -243,18 +299,22 @@ def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):
         conformance.check_donors(braid("llama", "gemma"))
 
 
-def test_catches_one_cache_for_two_models(strands, braid, monkeypatch):
-    """llama and llama-2 have keys of one shape, so nothing else would complain."""
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("donor", "why"), [("llama-2", "logits differ"), ("gemma", "raised RuntimeError")]
+)
+def test_catches_one_cache_for_two_models(braid, monkeypatch, donor, why, strategy):
+    """llama-2 has keys of llama's shape, so nothing else would complain; gemma not."""
     real = fusion.modeling.BraidedLLM.encode
 
     def shared(self, input_ids, attention_mask, position_ids, cache, **options):
         if cache is not None and not cache.rows:
-            cache.rows = [fusion.cache.Row(donors={"llama-2": DonorPath(cache=cache)})]
+            cache.rows = [fusion.cache.Row(donors={donor: DonorPath(cache=cache)})]
         return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", shared)
-    model = braid("llama", "llama-2")
-    with pytest.raises((AssertionError, IndexError, RuntimeError)):
+    model = braid("llama", donor, strategy=strategy)
+    with pytest.raises(AssertionError, match=f"cache.* {why}"):
         conformance.check_cache(model)
 
 
@@ -273,16 +333,37 @@ def test_catches_state_kept_on_the_module(braid, monkeypatch):
         conformance.check_cache(braid("llama", "gemma"))
 
 
-def test_catches_a_fuser_that_is_not_the_identity_at_first(braid, monkeypatch):
-    class Loud(LearnedWeighted):
+@pytest.mark.parametrize("layers", [(1,), ("final",)], ids=str)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_catches_a_fuser_that_is_not_the_identity_at_first(
+    braid, pool, tmp_path, monkeypatch, strategy, layers
+):
+    class Loud(FUSERS[strategy]):
         def __init__(self, *args):
             super().__init__(*args)
-            self.bridges[0].bias.data.fill_(1e-3)
+            attends = strategy == "attention"
+            factor = self.outputs[0].weight if attends else self.bridges[0].bias
+            factor.data.fill_(1e-3)
+            if not attends:
+                self.weight.data.fill_(1.0)  # at a decoder layer the zero factor
 
-    monkeypatch.setitem(FUSERS, "learned_weighted", Loud)
-    model = braid("llama", "gemma", strategy="learned_weighted", std=0)
+    model = braid("llama", "gemma", layers=layers, strategy=strategy)
+    named = conformance.checks(model, tmp_path, pool)
+    named["identity"]()
+    monkeypatch.setitem(FUSERS, strategy, Loud)
     with pytest.raises(AssertionError, match="identity"):
-        conformance.check_identity(model)
+        named["identity"]()  # it builds an untrained braid of the same recipe
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_catches_a_share_of_nothing_that_still_speaks(
+    braid, pool, tmp_path, monkeypatch, strategy
+):
+    model = braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
+    monkeypatch.setattr(fusion.braiding.Braiding, "active", True)
+    identity = conformance.checks(model, tmp_path, pool)["identity"]
+    with pytest.raises(AssertionError, match="identity"):
+        identity()
 
 
 def test_catches_positions_that_count_padding(braid, monkeypatch):
@@ -301,7 +382,8 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
         conformance.check_padding(braid("gpt2", "gemma"))
 
 
-def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_catches_a_donor_that_reads_padding(braid, monkeypatch, strategy):
     real = fusion.braiding.advance
 
     def unmasked(input_ids, attention_mask, *options):
@@ -309,11 +391,79 @@ def test_catches_a_donor_that_reads_padding(braid, monkeypatch):
 
     monkeypatch.setattr(fusion.braiding, "advance", unmasked)
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(braid("llama", "gemma"))
+        conformance.check_padding(
+            braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
+        )
 
 
-def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch):
-    monkeypatch.setattr(BraidCache, "_pick", lambda self, indices: None)
+@pytest.mark.parametrize("layers", [("final",), LAYERS["all"]], ids=str)
+def test_catches_an_anchor_that_reads_padding(braid, monkeypatch, layers):
+    real = fusion.strand.Strand.run
+
+    def unmasked(self, input_ids, *, attention_mask=None, **options):
+        return real(self, input_ids, **options)
+
+    monkeypatch.setattr(fusion.strand.Strand, "run", unmasked)
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(braid("llama", "llama-2", layers=layers))
+
+
+def test_catches_a_gap_that_a_sliding_window_counts(braid, monkeypatch):
+    """Text behind padding on the right: gemma's window would end inside the gap."""
+    conformance.check_padding(braid("gemma", "llama"))  # refuses it
+    monkeypatch.setattr(fusion.braiding, "_refuse_gaps", lambda mask, anchor: None)
+    with pytest.raises(AssertionError, match="padding"):
+        conformance.check_padding(braid("gemma", "llama"))
+
+
+def test_catches_writing_behind_padding(braid, monkeypatch):
+    """Padding on the right, passed off as text of the prompt."""
+    real = fusion.modeling.BraidedLLM.generate
+
+    def patient(self, ids, attention_mask, **options):
+        mask = attention_mask.clone()
+        mask[:, -1] = 1
+        return real(self, ids, attention_mask=mask, **options)
+
+    monkeypatch.setattr(fusion.modeling.BraidedLLM, "generate", patient)
+    with pytest.raises(AssertionError, match="behind padding"):
+        conformance.check_greedy(braid("llama", "gemma"))
+
+
+def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
+    braid, monkeypatch
+):
+    """In decoding only, and right for one row: only a batch shows it."""
+    real = fusion.braiding.gather_rows
+
+    def first(*args):
+        found = real(*args)
+        for states in found.values():
+            if states.last.shape[1] == 1:
+                for name in ("states", "last", "visible"):
+                    rows = getattr(states, name)
+                    setattr(states, name, rows[:1].expand_as(rows))
+        return found
+
+    monkeypatch.setattr(fusion.braiding, "gather_rows", first)
+    model = braid("llama", "gemma", layers=LAYERS["all"])
+    conformance.check_sampling(model, conformance.TEXTS[:1])
+    with pytest.raises(AssertionError, match="sampled"):
+        conformance.check_sampling(model)
+
+
+def _stay(self, indices):
+    """Rows stay where they are."""
+
+
+def _within_the_first(self, indices):
+    """Beams of every text follow those of the first."""
+    self.rows = [copy.deepcopy(self.rows[i % 2]) for i in indices]
+
+
+@pytest.mark.parametrize("pick", [_stay, _within_the_first])
+def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch, pick):
+    monkeypatch.setattr(BraidCache, "_pick", pick)
     model = braid("llama", "gemma", layers=("final", "output"))
     with pytest.raises(AssertionError, match="generate"):
         conformance.check_beams(model)

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from fusion.configuration import BraidConfig
 from fusion.controls import PromptWeighted, Shuffled, plans
 from fusion.scoring import bits_per_byte
 
@@ -56,3 +57,12 @@ def test_the_prompt_weighs_the_strands(strands):
     odds = braid.config.shares[0] / braid.config.shares[1]
     assert odds == pytest.approx(math.exp(per_token * (second - first)), rel=1e-6)
     assert sum(braid.config.shares) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("prompt", ["", "a"])
+def test_a_prompt_that_nothing_predicts_weighs_all_strands_alike(strands, prompt):
+    """gemma has a token in front of "a", llama does not: no odds to compare."""
+    config = BraidConfig("gemma", ["llama"], [0.7, 0.3], ["output"], "learned_weighted")
+    braid = PromptWeighted(config, [strands["gemma"], strands["llama"]])
+    braid.read_prompt(prompt)
+    assert braid.config.shares == [0.5, 0.5]

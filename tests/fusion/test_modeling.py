@@ -384,6 +384,28 @@ def test_padding_on_the_right_is_refused_where_it_is_written(model):
         model.generate(ids, attention_mask=mask, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("anchor", ["gemma", "llama"])
+def test_padding_between_tokens_is_read_past_or_refused(braid, anchor):
+    """A sliding window of 8 columns would end inside the padding."""
+    model = braid(anchor, "gpt2", layers=(1, "final"))
+    ids = ids_of(model)
+    gap = torch.cat([ids[:, :6], ids[:, :3], ids[:, 6:]], dim=1)
+    mask = torch.ones_like(gap)
+    mask[:, 6:9] = 0
+    cache = BraidCache()
+    model(gap[:, :9], attention_mask=mask[:, :9], past_key_values=cache)
+    rest = {"attention_mask": mask, "past_key_values": cache}
+    if anchor == "gemma":
+        with pytest.raises(ValueError, match="sees 8 columns back"):
+            model(gap[:, 9:], **rest)
+        assert cache.get_seq_length() == 9
+        assert cache.rows[0].ids == ids[0, :6].tolist()
+        return
+    with torch.no_grad():
+        got = model(gap[:, 9:], **rest).logits
+    torch.testing.assert_close(got, logits(model)[:, 6:], atol=1e-4, rtol=1e-4)
+
+
 def test_a_mask_of_another_shape_is_refused(model):
     ids = ids_of(model)
     for rows, columns in ((1, 2), (2, ids.shape[1])):
