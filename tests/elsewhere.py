@@ -7,7 +7,7 @@ for what is allowed there too: copies, single numbers, and indices from the proc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 ELSEWHERE = torch.device("meta")
 
@@ -43,9 +42,19 @@ class There(torch.Tensor):
         return _run(func, args, kwargs or {})
 
 
+def _each(make: Callable[[Tensor], Any], kind: type, value: Any) -> Any:
+    """A value with ``make`` of every tensor of a kind in it."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each(make, kind, v) for v in value])
+    if isinstance(value, dict):
+        return {k: _each(make, kind, v) for k, v in value.items()}
+    return make(value) if isinstance(value, kind) else value
+
+
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     name = func._schema.name.split("::")[1]
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors: list[Tensor] = []
+    _each(tensors.append, Tensor, (args, kwargs))
     away = any(isinstance(x, There) for x in tensors)
     if name.startswith("index") and away:
         tensors = [args[0]]
@@ -57,11 +66,11 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.get("device") is not None:
         away = torch.device(kwargs["device"]) == ELSEWHERE
         kwargs = {**kwargs, "device": "cpu"}
-    args_, kwargs = tree_map_only(There, lambda x: x.inner, (args, kwargs))
-    out = func(*args_, **kwargs)
+    inner, kwargs = _each(lambda x: x.inner, There, (args, kwargs))
+    out = func(*inner, **kwargs)
     if name.endswith("_") and isinstance(args[0], Tensor):
         return args[0]
-    return tree_map_only(Tensor, There, out) if away else out
+    return _each(There, Tensor, out) if away else out
 
 
 class _Operations(TorchDispatchMode):

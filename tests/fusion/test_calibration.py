@@ -71,6 +71,7 @@ def test_the_matched_control_is_trained(braid, strategy):
 )
 def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, strategy):
     """As on the processor: on a new device, and with features that a file brings."""
+    texts = [text[:30] for text in TEXTS]
 
     def figures(device, store):
         strands = [
@@ -79,7 +80,7 @@ def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, st
         ]
         config = BraidConfig("llama", ["gemma"], [0.6, 0.4], layers, strategy)
         model = BraidedLLM(config, strands)
-        fitted = calibrate(model, TEXTS, epochs=1, progress=False, store=store)
+        fitted = calibrate(model, texts, epochs=1, progress=False, store=store)
         weighted = PromptWeighted(config, strands)
         text = {"domain": "prose", "prompt": WORDS[0], "reference": tiny.PROSE}
         scores = score([model, weighted], [text], 20, False)
