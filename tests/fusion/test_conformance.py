@@ -139,6 +139,8 @@ def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
 # A battery that has never failed proves nothing: each defect below has been seen in
 # real fusion code, and must be caught.
 
+TWO = conformance.TEXTS[:2]  # of different lengths
+
 
 @pytest.mark.parametrize("layers", [(1,), LAYERS["all"]], ids=str)
 def test_catches_attention_that_sees_the_future(braid, monkeypatch, layers):
@@ -155,7 +157,7 @@ def test_catches_attention_that_sees_the_future(braid, monkeypatch, layers):
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(model)
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(model)
+        conformance.check_padding(model, TWO)
 
 
 @pytest.mark.parametrize("layers", [(1,), LAYERS["all"]], ids=str)
@@ -171,9 +173,9 @@ def test_catches_attention_to_the_padding_of_a_donor(braid, monkeypatch, layers)
     model = braid("llama", "gemma", layers=layers, strategy="attention")
     conformance.check_causality(model)  # alone, a row has no padding
     with pytest.raises(AssertionError, match="batch"):
-        conformance.check_batch(model)
+        conformance.check_batch(model, TWO)
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(model)
+        conformance.check_padding(model, TWO)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -348,7 +350,7 @@ def test_catches_a_fuser_that_is_not_the_identity_at_first(
                 self.weight.data.fill_(1.0)  # at a decoder layer the zero factor
 
     model = braid("llama", "gemma", layers=layers, strategy=strategy)
-    named = conformance.checks(model, tmp_path, pool)
+    named = conformance.checks(model, tmp_path, pool, TWO)
     named["identity"]()
     monkeypatch.setitem(FUSERS, strategy, Loud)
     with pytest.raises(AssertionError, match="identity"):
@@ -361,7 +363,7 @@ def test_catches_a_share_of_nothing_that_still_speaks(
 ):
     model = braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
     monkeypatch.setattr(fusion.braiding.Braiding, "active", True)
-    identity = conformance.checks(model, tmp_path, pool)["identity"]
+    identity = conformance.checks(model, tmp_path, pool, TWO)["identity"]
     with pytest.raises(AssertionError, match="identity"):
         identity()
 
@@ -379,7 +381,7 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", counting)
     # Learned absolute positions: a rotary model would forgive a constant shift.
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(braid("gpt2", "gemma"))
+        conformance.check_padding(braid("gpt2", "gemma"), TWO)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -392,7 +394,7 @@ def test_catches_a_donor_that_reads_padding(braid, monkeypatch, strategy):
     monkeypatch.setattr(fusion.braiding, "advance", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(
-            braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
+            braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy), TWO
         )
 
 
@@ -405,15 +407,15 @@ def test_catches_an_anchor_that_reads_padding(braid, monkeypatch, layers):
 
     monkeypatch.setattr(fusion.strand.Strand, "run", unmasked)
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(braid("llama", "llama-2", layers=layers))
+        conformance.check_padding(braid("llama", "llama-2", layers=layers), TWO)
 
 
 def test_catches_a_gap_that_a_sliding_window_counts(braid, monkeypatch):
     """Text behind padding on the right: gemma's window would end inside the gap."""
-    conformance.check_padding(braid("gemma", "llama"))  # refuses it
+    conformance.check_padding(braid("gemma", "llama"), TWO)  # refuses it
     monkeypatch.setattr(fusion.braiding, "_refuse_gaps", lambda mask, anchor: None)
     with pytest.raises(AssertionError, match="padding"):
-        conformance.check_padding(braid("gemma", "llama"))
+        conformance.check_padding(braid("gemma", "llama"), TWO)
 
 
 def test_catches_writing_behind_padding(braid, monkeypatch):
@@ -427,7 +429,7 @@ def test_catches_writing_behind_padding(braid, monkeypatch):
 
     monkeypatch.setattr(fusion.modeling.BraidedLLM, "generate", patient)
     with pytest.raises(AssertionError, match="behind padding"):
-        conformance.check_greedy(braid("llama", "gemma"))
+        conformance.check_greedy(braid("llama", "gemma"), TWO)
 
 
 def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
