@@ -186,7 +186,7 @@ def test_arms_cut_off_before_the_last_draws_are_no_better_arms():
         ThompsonSampling(scale=1.0, floor=0.0),
         random_state=0,
     )
-    for x in rng.standard_normal((30, 8)):
+    for x in rng.standard_normal((40, 8)):
         decision = agent.recommend(x)
         assert "at random" not in decision.sentence
         agent.update(decision, float(rng.random()))
