@@ -17,7 +17,7 @@ def dense(Phi, r, sd, variance):
     return P @ Phi.T @ r / variance, P
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.floats(0.01, 4.0))
 def test_steps_give_the_closed_form_and_back(seed, variance):
     Phi, r, sd = problem(seed)
@@ -68,7 +68,7 @@ def test_root_of_a_singular_covariance():
         linalg.root(np.diag([1.0, -1.0]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 6))
 def test_repeated_rows_give_the_products_of_every_row(seed, n, levels):
     """Columns with few values, and one that differs in every row."""

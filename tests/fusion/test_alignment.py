@@ -16,7 +16,7 @@ ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u258
 
 
 @FAMILY
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=ANY)
 def test_ends_follow_the_bytes_of_any_text(family, text):
     tokens = TOKENS[family]
@@ -126,7 +126,6 @@ def test_a_text_the_tokenizer_changes_is_refused():
         TOKENS["gemma"].encode("a\u2581b")
 
 
-@settings(deadline=None)
 @given(text=ANY, cut=st.integers(0, 40))
 def test_complete_text_leaves_out_only_an_unfinished_character(text, cut):
     data = text.encode()[:cut]
@@ -168,7 +167,7 @@ WORDS = st.lists(
 
 
 @pytest.mark.parametrize("name", GROWING)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=WORDS, step=st.integers(1, 3))
 def test_a_growing_text_is_cut_as_a_whole_one(name, text, step):
     tokens = GROWING[name]

@@ -70,7 +70,7 @@ def targets(token, anchor, donor):
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(anchor=TABLE, donor=TABLE, seed=st.integers(0, 99), extra=st.integers(0, 3))
 def test_carries_probability(anchor, donor, seed, extra):
     g = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ def test_carries_probability(anchor, donor, seed, extra):
     torch.testing.assert_close(out.sum(-1), torch.ones(2, dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(table=st.lists(st.binary(min_size=1, max_size=3), min_size=2, unique=True))
 def test_twins_keep_their_probability(table):
     """Same tokens in another order: every probability moves to its twin."""
