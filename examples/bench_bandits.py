@@ -300,6 +300,7 @@ def plot(table: Table, played: dict[str, Any], file: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(8, 5))
+    ends = {}
     for name, runs in played["runs"].items():
         curves = []
         for order, run in zip(played["orders"], runs, strict=True):
@@ -307,10 +308,14 @@ def plot(table: Table, played: dict[str, Any], file: str) -> None:
             best = rewards[:, rewards.sum(axis=0).argmax()]
             curves.append(np.cumsum(best - run.rewards))
         mean, se = np.mean(curves, axis=0), np.std(curves, axis=0) / len(curves) ** 0.5
-        ax.plot(mean, label=name, linewidth=2.5 if name == OURS else 1)
+        short = name.split(" (")[0]  # without the settings of another library
+        ax.plot(mean, label=short, linewidth=2.5 if name == OURS else 1)
+        ends[name] = float(mean[-1])
         ax.fill_between(np.arange(len(mean)), mean - se, mean + se, alpha=0.15)
-    top = max(np.sum(r.rewards) for r in played["ridge"]) * 0.2
-    ax.set_ylim(-top / 3, top)
+    # A random choice leaves the picture, so that the others can be told apart.
+    low, high = min(ends.values()), max(v for k, v in ends.items() if k != "random")
+    gap = 0.15 * (high - min(low, 0.0)) + 1e-9
+    ax.set_ylim(min(low, 0.0) - gap, high + gap)
     ax.set_xlabel("round")
     ax.set_ylabel("regret against the best fixed arm in hindsight")
     ax.legend(fontsize="small")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
-from .scoring import bits_per_byte, scored_tokens
+from .scoring import bits_per_byte, predicts
 from .strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -125,13 +125,6 @@ class Shuffled:
         return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
 
 
-def _predicts(strand: Strand, text: str) -> bool:
-    """Whether any of the text comes after something that the strand has read."""
-    ids, start = scored_tokens(strand, "", text)
-    ends = strand.tokens.ends(ids)
-    return start < len(ids) and bool(ends[-1] > ends[start - 1])
-
-
 class PromptWeighted(BraidedLLM):
     """An output mixture weighted by how well each strand predicts the prompt.
 
@@ -146,7 +139,7 @@ class PromptWeighted(BraidedLLM):
     ) -> None:
         """Set the shares for one prompt; ``states`` as in `scoring.bits_per_byte`."""
         strands = (self.anchor, *self.donors)
-        if not all(_predicts(strand, prompt) for strand in strands):
+        if not all(predicts(strand, prompt) for strand in strands):
             self.config.shares = [1 / len(strands)] * len(strands)
             return
         bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]

@@ -36,7 +36,7 @@ from .controls import (
 from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
-from .scoring import StateCache, scored_tokens, target_log_probs
+from .scoring import StateCache, predicts, scored_tokens, target_log_probs
 
 Text = Mapping[str, str]
 
@@ -127,6 +127,11 @@ def score(
         for braid, sums in zip(braids, bits, strict=True):
             name = braid.anchor.name
             if name not in alone:
+                if not predicts(braid.anchor, whole):
+                    raise ValueError(
+                        f"held-out text {whole!r} is one token for {name}, which "
+                        "nothing predicts; leave it out"
+                    )
                 ids, start = scored_tokens(braid.anchor, "", whole)
                 every = np.arange(start, len(ids))
                 found = target_log_probs(braid.anchor, ids, every.tolist(), states)

@@ -77,6 +77,13 @@ def scored_tokens(strand: Strand, prompt: str, reference: str) -> tuple[list[int
     return ids, max(1, int(np.searchsorted(ends, before, side="right")))
 
 
+def predicts(strand: Strand, text: str) -> bool:
+    """Whether any of the text comes after something that the strand has read."""
+    ids, start = scored_tokens(strand, "", text)
+    ends = strand.tokens.ends(ids)
+    return start < len(ids) and bool(ends[-1] > ends[start - 1])
+
+
 def bits_per_byte(
     model: BraidedLLM | Strand,
     prompt: str,

@@ -61,6 +61,13 @@ def test_scores_at_every_position_are_bits_per_byte(braid, strands):
         assert got["prose"] == pytest.approx(bits_per_byte(model, "", whole), rel=1e-5)
 
 
+def test_a_text_of_one_token_is_refused(strands):
+    alone = BraidedLLM(BraidConfig("llama"), [strands["llama"]])
+    text = {"domain": "prose", "prompt": "\n", "reference": ""}
+    with pytest.raises(ValueError, match="one token for llama"):
+        report.score([alone], [text], 10, False)
+
+
 def test_a_file_of_texts(tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps(t, ensure_ascii=False) for t in TEXTS))
