@@ -2,7 +2,8 @@
 
 The files hold data only: no pickle, no code, no import paths. The arrays file is
 named by its content and written first; replacing ``manifest.json`` in one step is
-what makes a save count, so a crash leaves the previous state readable.
+what makes a save count, so a crash leaves the previous state readable. Processes that
+save to one directory take turns by its lock file, and the last one counts.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
@@ -25,6 +28,7 @@ FORMAT = 3
 """Raised by one when older readers could not read a new file correctly."""
 
 _KIND = "braidbandit recommender"
+_LOCK = ".lock"
 
 
 def write_state(
@@ -48,11 +52,13 @@ def write_state(
     folder.mkdir(parents=True, exist_ok=True)
     text, blob = pack(manifest, arrays)
     name = _arrays_name(blob)
-    _write(folder / name, blob)
-    _write(folder / "manifest.json", text.encode())
-    for old in folder.glob("arrays-*.safetensors"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+    # What is deleted here, another process could be about to name.
+    with FileLock(folder / _LOCK):
+        _write(folder / name, blob)
+        _write(folder / "manifest.json", text.encode())
+        for old in folder.glob("arrays-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -66,18 +72,13 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         When the state is of a newer format, of another kind, or damaged.
     """
     folder = Path(path)
-    file = folder / "manifest.json"
-    if not file.exists():
-        raise FileNotFoundError(f"no saved recommender in {folder}: no manifest.json")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error!r}; restore a backup") from error
-    name = str(_manifest(text, str(file))["arrays"])
-    # A name with a folder in it could point outside the state.
-    if Path(name).name != name or not (folder / name).exists():
-        raise ValueError(f"{file} is damaged: no arrays file {name!r}")
-    return unpack(text, (folder / name).read_bytes(), str(file))
+    with ExitStack() as stack:
+        if (folder / _LOCK).exists():
+            # A folder that may be read only is read without the lock.
+            with suppress(OSError):
+                stack.enter_context(FileLock(folder / _LOCK))
+        text, blob = _read(folder)
+    return unpack(text, blob, str(folder / "manifest.json"))
 
 
 def pack(
@@ -135,6 +136,30 @@ def _manifest(text: str, where: str) -> dict[str, Any]:
             "braidbandit"
         )
     return manifest
+
+
+def _read(folder: Path) -> tuple[str, bytes]:
+    """Return the text of the manifest and the bytes of the arrays it names."""
+    file = folder / "manifest.json"
+    while True:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no saved recommender in {folder}: no manifest.json"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged: {error!r}; restore a backup"
+            ) from error
+        name = str(_manifest(text, str(file))["arrays"])
+        # A name with a folder in it could point outside the state.
+        if Path(name).name == name:
+            with suppress(FileNotFoundError):
+                return text, (folder / name).read_bytes()
+        # Without the lock, another process may just have saved a newer state.
+        if file.read_text(encoding="utf-8") == text:
+            raise ValueError(f"{file} is damaged: no arrays file {name!r}")
 
 
 def _write(path: Path, blob: bytes) -> None:

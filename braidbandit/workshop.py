@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit.braid import Braid, ModelCard
+from braidbandit.state import _write
 from braidbandit.tasks import calibration_texts as packaged_texts
 
 if TYPE_CHECKING:
@@ -118,7 +119,5 @@ def _settings(
     if settings["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"dtype is 'float32' or 'bfloat16', received {dtype!r}")
     if settings != known:
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(settings), "utf-8")
-        beside.replace(file)
+        _write(file, json.dumps(settings).encode())
     return settings["texts"], settings["dtype"]

@@ -1,4 +1,7 @@
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ def test_round_trip_and_replacement(saved):
     manifest, arrays = read_state(saved)
     assert manifest["price"] == 0.2
     assert arrays["a"].tolist() == [0, 1, 2, 3]
-    assert len(list(saved.iterdir())) == 2
+    assert len(list(saved.glob("[!.]*"))) == 2
 
 
 def test_a_crash_before_the_manifest_leaves_the_old_state(saved, monkeypatch):
@@ -41,6 +44,49 @@ def test_a_crash_before_the_manifest_leaves_the_old_state(saved, monkeypatch):
     manifest, arrays = read_state(saved)
     assert manifest["price"] == 0.1
     assert arrays["a"].tolist() == [0, 1, 2]
+
+
+def test_savers_at_once_take_turns(tmp_path):
+    def save(number):
+        write_state(tmp_path, {"x": number}, {"a": np.full(1000, float(number))})
+        manifest, arrays = read_state(tmp_path)
+        return arrays["a"][0] == manifest["x"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(save, range(40)))
+    assert len(list(tmp_path.glob("arrays-*"))) == 1
+
+
+def test_a_reader_without_the_lock_sees_a_state(saved, monkeypatch):
+    from braidbandit import state
+
+    def refuse(path):
+        raise PermissionError(f"read-only: {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "FileLock", refuse)
+        assert read_state(saved)[0]["price"] == 0.1
+
+    unread, check = [1], state._manifest
+
+    def save_in_between(text, where):
+        if unread:
+            unread.pop()
+            write_state(saved, {"price": 0.2}, {"a": np.ones(2)})
+        return check(text, where)
+
+    monkeypatch.setattr(state, "FileLock", lambda path: nullcontext())
+    monkeypatch.setattr(state, "_manifest", save_in_between)
+    manifest, arrays = read_state(saved)
+    assert (manifest["price"], arrays["a"].tolist()) == (0.2, [1.0, 1.0])
+
+
+def test_reading_adds_no_file(saved, tmp_path):
+    copied = shutil.copytree(saved, tmp_path / "copy")
+    (copied / ".lock").unlink()
+    before = sorted(copied.iterdir())
+    assert read_state(copied)[0]["price"] == 0.1
+    assert sorted(copied.iterdir()) == before
 
 
 def test_damage_is_found(saved):
