@@ -10,7 +10,7 @@ from typing import Any
 
 from braidbandit.decision import Decision, plain
 
-_MOST_PENDING = 1000
+MOST_PENDING = 1000
 _MOST_LEARNT = 500
 _MOST_SETTLED = 100_000
 _COUNTS = ("learnt", "repeated", "revised", "retracted", "expired")
@@ -95,7 +95,7 @@ class FeedbackLog:
     def await_reward(self, decision: Decision) -> None:
         """Keep a decision until its reward comes; the other arms are left out."""
         self.pending[decision.id] = decision.only(self.keep)
-        _trim(self.pending, _MOST_PENDING)
+        _trim(self.pending, MOST_PENDING)
 
     def is_repeat(self, decision_id: str, reward: float) -> bool:
         """Whether this very reward was learnt already; counts it if so.

@@ -101,17 +101,21 @@ class LedgerReader:
             if len(page) < _PAGE:
                 return
 
-    def pending(self) -> list[Decision]:
-        """Return the decisions that wait for an outcome, oldest first."""
+    def pending(self, newest: int | None = None) -> list[Decision]:
+        """Return the decisions that wait for an outcome, oldest first.
+
+        ``newest`` leaves out all but so many.
+        """
         d = self._decisions
         query = (
             self._sa.select(*self._columns())
             .where(self._waits() & d.c.expired_at.is_(None))
-            .order_by(d.c.sequence)
+            .order_by(d.c.sequence.desc())
+            .limit(newest)
         )
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
-        return [self._decision_of(row) for row in rows]
+        return [self._decision_of(row) for row in reversed(rows)]
 
     def counts(self) -> dict[str, int]:
         """Return the number of decisions, outcomes and decisions that wait for one."""

@@ -62,8 +62,8 @@ class MetaBraider:
     folder : str or Path, optional
         Everything is kept here: ``ledger.sqlite``, ``policy/`` and ``store/`` (trained
         fusers). A folder that was used before is resumed: it brings its catalogue
-        and its calibration settings, and every outcome its ledger holds is learnt.
-        None keeps everything until the agent is closed.
+        and its calibration settings, every outcome its ledger holds is learnt, and
+        decisions without one are waited for. None keeps everything until the end.
     calibration_texts : sequence, optional
         What fusers are trained on; by default the packaged texts.
     dtype : str, optional
@@ -164,6 +164,7 @@ class MetaBraider:
             self._workshop = Workshop(sources, self.folder, calibration_texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender.catch_up(self.ledger)
+            self.recommender._wait_again(self.ledger)
             self.save()
         except BaseException:
             self.close()
@@ -382,8 +383,7 @@ class MetaBraider:
 
     def close(self) -> None:
         """Save, and close the ledger, unless it was given; drop a temporary folder."""
-        learnt = self._saved is not None and self._finalizer.alive
-        if learnt and self.recommender.ledger_position_ != self._saved:
+        if self._saved is not None and self._finalizer.alive:
             self.save()
         self._finalizer()
 

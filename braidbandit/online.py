@@ -10,7 +10,7 @@ import numpy as np
 
 from braidbandit.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision, Outcome
-from braidbandit.feedback import Learnt, NotReversible, _time
+from braidbandit.feedback import MOST_PENDING, Learnt, NotReversible, _time
 from braidbandit.learner import arm_ids_of
 from braidbandit.objectives import check_measurement
 from braidbandit.tabular import Tabular
@@ -223,6 +223,14 @@ class Online(Tabular):
             if decision.id not in self.settled_:
                 self.learner_.log.await_reward(decision)
         return self
+
+    def _wait_again(self, ledger: Any) -> None:
+        """Wait for the decisions of a ledger that wait, as far as they are unknown."""
+        log, encoder_hash = self.learner_.log, self.encoder_.projection_hash()
+        for decision in ledger.pending(newest=MOST_PENDING):
+            known = decision.id in log.pending or decision.id in log.settled
+            if not known and decision.encoder_hash == encoder_hash:
+                log.await_reward(decision)
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):

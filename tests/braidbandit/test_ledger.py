@@ -88,6 +88,10 @@ def test_counts_pending_and_reopening(agent, ledger_url):
         [(sequence, decision, outcome)] = ledger.pairs()
         assert (decision, outcome.reward) == (second, 1.0)
         assert list(ledger.pairs(after=sequence)) == []
+        third = agent.recommend("c")
+        ledger.record_decision(third)
+        assert ledger.pending() == [first, third]
+        assert ledger.pending(newest=1) == [third]
 
 
 def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -212,6 +213,24 @@ def test_a_resumed_agent_continues_its_random_sequence(make, tmp_path):
     halves = choose(first, 4)
     first.close()
     assert halves + choose(make(tmp_path / "halves"), 4) == straight
+
+
+def test_what_waits_and_the_random_sequence_outlive_a_process(make, tmp_path):
+    """No outcome came between two saves; and nothing at all is saved in a crash."""
+    agent = make(tmp_path)
+    first = [agent.forward(TASK) for _ in range(3)]
+    agent.close()
+    resumed = make(tmp_path)
+    before = state_of(agent)[2:4]
+    assert state_of(resumed)[2:4] == before
+    assert list(resumed.recommender.pending_) == [d.id for d in first]
+    lost = resumed.forward(TASK)
+    foreign = replace(lost, id="foreign", encoder_hash="other", x=(1.0,))
+    resumed.ledger.record_decision(foreign)
+    again = make(tmp_path)  # the one before was not closed
+    assert list(again.recommender.pending_) == [d.id for d in [*first, lost]]
+    again.learn_from_feedback(TASK, lost, 0.5)
+    assert lost.id not in make(tmp_path).recommender.pending_
 
 
 def test_a_folder_brings_its_settings(make, models, tmp_path):
