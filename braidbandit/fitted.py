@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,6 +169,17 @@ class Fitted:
                 f"{type(self.catalogue).__name__}; give Catalogue.build(pool)"
             )
         return self.catalogue
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Go back to where learning began when it cannot be finished."""
+        saved, position = self.learner_.checkpoint(), self.ledger_position_
+        try:
+            yield
+        except BaseException:
+            self.learner_.restore(saved)
+            self.ledger_position_ = position
+            raise
 
     def _forget_rewards(self) -> None:
         self.learner_.forget_rewards()

@@ -113,13 +113,9 @@ class Online(Tabular):
         Gives the very posterior of as many calls of :meth:`update`.
         """
         self._start()
-        saved = self.learner_.checkpoint()
-        try:
+        with self._all_or_nothing():
             for decision, reward in feedback:
                 self.update(decision, reward)
-        except BaseException:
-            self.learner_.restore(saved)
-            raise
         return self
 
     def revise(self, decision: Decision | str, reward: float | bool) -> Self:
@@ -215,10 +211,11 @@ class Online(Tabular):
 
     def _learn_anew(self, ledger: Any) -> Self:
         waiting = list(self.pending_.values())
-        self._forget_rewards()
-        for sequence, decision, outcome in ledger.pairs():
-            self._follow(decision, outcome)
-            self.ledger_position_ = int(sequence)
+        with self._all_or_nothing():
+            self._forget_rewards()
+            for sequence, decision, outcome in ledger.pairs():
+                self._follow(decision, outcome)
+                self.ledger_position_ = int(sequence)
         for decision in waiting:
             if decision.id not in self.settled_:
                 self.learner_.log.await_reward(decision)

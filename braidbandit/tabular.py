@@ -57,12 +57,14 @@ class Tabular(Fitted):
         """
         self._start()
         if y is None and hasattr(X, "events"):
-            self._forget_rewards()
-            return self.catch_up(X)
+            with self._all_or_nothing():
+                self._forget_rewards()
+                return self.catch_up(X)
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._fit_encoder(X)
+        features = self.encoder_.transform(X)
         self._forget_rewards()
-        self._learn_rows(X, rows)
+        self._learn_rows(features, rows)
         return self
 
     def partial_fit(
@@ -88,7 +90,7 @@ class Tabular(Fitted):
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)
-        self._learn_rows(X, rows)
+        self._learn_rows(self.encoder_.transform(X), rows)
         return self
 
     def warm_start(self, X: Any, arm_ids: Sequence[str], table: Any) -> Self:
@@ -140,8 +142,7 @@ class Tabular(Fitted):
             )
         return rows, rewards, weights
 
-    def _learn_rows(self, X: Any, rows: Rows) -> None:
-        features = self.encoder_.transform(X)
+    def _learn_rows(self, features: Array, rows: Rows) -> None:
         self.learner_.require(features.shape[1])
         bandit = self.learner_.bandit
         for arm, x, reward, weight in zip(rows[0], features, *rows[1:], strict=True):

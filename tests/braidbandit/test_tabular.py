@@ -1,0 +1,69 @@
+"""What is learnt at once: all of it, or a refusal that changes nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from braidbandit import Ledger, Outcome
+
+TASKS = [f"task {i}" for i in range(12)]
+
+
+@pytest.fixture
+def fitted(agent):
+    ids = agent.catalogue.ids
+    agent.fit(TASKS, [ids[i % len(ids)] for i in range(12)], reward=[0.5] * 12)
+    for task in TASKS[:3]:
+        agent.update(agent.recommend(task), 0.7)
+    agent.recommend("one that waits")
+    return agent
+
+
+def fingerprint(agent):
+    """Every fitted array and counter."""
+    posterior, log = agent.posterior_, agent.learner_.log
+    return (
+        [getattr(posterior, name).tobytes() for name in posterior.ARRAYS],
+        (posterior.square, posterior.count, agent.n_updates_, agent.ledger_position_),
+        (list(log.pending), dict(log.settled), list(log.learnt), dict(log.counts)),
+        str(agent.rng_.bit_generator.state),
+    )
+
+
+@pytest.mark.parametrize("bad", [["good", ""], ["good", 3], np.ones((2, 5))])
+def test_a_refused_fit_changes_nothing(fitted, bad):
+    before = fingerprint(fitted)
+    with pytest.raises((ValueError, TypeError)):
+        fitted.fit(bad, fitted.catalogue.ids[:2])
+    assert fingerprint(fitted) == before
+
+
+def record(ledger, decision, reward):
+    ledger.record_decision(decision)
+    ledger.record_outcome(Outcome(decision.id, reward))
+
+
+@pytest.fixture
+def ledger(fitted, tmp_path):
+    """One outcome that can be learnt, and one of another encoder."""
+    with Ledger(tmp_path / "l.db") as ledger:
+        decision = fitted.recommend("x")
+        record(ledger, decision, 0.9)
+        other = dataclasses.replace(decision, id="other", encoder_hash="0")
+        record(ledger, other, 0.1)
+        yield ledger
+
+
+def test_a_refused_ledger_changes_nothing(fitted, ledger):
+    before = fingerprint(fitted)
+    with pytest.raises(ValueError, match="was made with encoder"):
+        fitted.fit(ledger)
+    assert fingerprint(fitted) == before
+
+
+def test_a_ledger_that_cannot_be_learnt_anew_changes_nothing(fitted, ledger):
+    before = fingerprint(fitted)
+    with pytest.raises(ValueError, match="was made with encoder"):
+        fitted._learn_anew(ledger)
+    assert fingerprint(fitted) == before
