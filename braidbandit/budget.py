@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Absolute limits for one decision; None means no limit.
+    """Absolute limits for one decision; None, or infinity, means no limit.
 
     Parameters
     ----------
@@ -25,9 +26,14 @@ class Budget:
     latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            if value is not None and not value > 0:
+        for key, value in dict(vars(self)).items():
+            if value is None:
+                continue
+            if not value > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
+            # Plain numbers, as a decision records them in JSON, which has no infinity.
+            limit = None if math.isinf(value) else float(value)
+            object.__setattr__(self, key, limit)
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the limits as JSON-able data."""

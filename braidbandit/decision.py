@@ -39,7 +39,9 @@ def task_hash(task: Any) -> str:
     >>> task_hash({"type": "code", "complexity": 0.7})
     '86991227ed8cd8f8'
     """
-    if isinstance(task, str | Mapping):
+    if isinstance(task, Mapping):
+        return content_hash({key: _plain(value) for key, value in task.items()})
+    if isinstance(task, str):
         return content_hash(task)
     return hashlib.sha256(np.asarray(task, np.float64).tobytes()).hexdigest()[:16]
 
@@ -191,9 +193,10 @@ class Outcome:
             raise ValueError(f"reward lies in [0, 1], received {self.reward!r}")
         object.__setattr__(self, "reward", float(self.reward))
         for key in ("latency_ms", "compute"):
-            value = getattr(self, key)
+            value = _plain(getattr(self, key))
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be at least 0 or None, received {value}")
+            object.__setattr__(self, key, value)
 
     def same_measurement(self, other: Outcome) -> bool:
         """Whether both say the same, whenever they said it."""
@@ -213,6 +216,11 @@ class Outcome:
 def dumps(record: Any) -> str:
     """Return a record as JSON text."""
     return json.dumps(record.to_dict(), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, which JSON can hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def plain(record: Any) -> dict[str, Any]:

@@ -261,7 +261,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             )
         _check_complexity(task.get("complexity"))
         capabilities = task.get("capabilities", ())
-        if isinstance(capabilities, str) or not all(
+        # Not a set: its order, and so what is embedded, differs between processes.
+        if not isinstance(capabilities, list | tuple) or not all(
             isinstance(name, str) for name in capabilities
         ):
             raise TypeError(

@@ -180,7 +180,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
             preference=preference,
             accuracy_target=accuracy_target,
         )
-        now = self._assess(task, limits)
+        now, hashed = self._assess(task, limits), task_hash(task)
         # Everything is checked by now: a rejected call leaves the generator alone.
         policy, catalogue = self.learner_.policy_now(), self._catalogue()
         choice = policy.select(now.belief, now.cost_term, now.eligible, self.rng_)
@@ -189,7 +189,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         relative_cost = float(catalogue.relative_costs()[row])
         decision = Decision(
             id=new_id(),
-            task_hash=task_hash(task),
+            task_hash=hashed,
             x=tuple(now.x.tolist()),
             braid=catalogue.braids[row],
             propensity=choice.propensity,

@@ -33,12 +33,14 @@ class Limits:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a decision records, JSON-able."""
-        prefers = None if self.preference is None else dict(self.preference)
+        prefers, target = self.preference, self.accuracy_target
+        if prefers is not None:
+            prefers = {key: float(weight) for key, weight in prefers.items()}
         return {
             "compute_budget": float(self.compute_budget),
             **(self.budget or _NO_BUDGET).to_dict(),
             "preference": prefers,
-            "accuracy_target": self.accuracy_target,
+            "accuracy_target": None if target is None else float(target),
         }
 
 

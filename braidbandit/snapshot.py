@@ -30,6 +30,7 @@ from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
 Arrays = Mapping[str, NDArray[Any]]
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _ENCODER_ARRAYS = (
     "gates_",
     "mean_",
@@ -134,7 +135,7 @@ def fill(
     """Put the learnt state into a recommender that was just started."""
     learner, bandit = agent.learner_, agent.learner_.bandit
     if resume_rng:
-        bandit.rng_.bit_generator.state = manifest["rng"]
+        bandit.rng_ = _generator(manifest["rng"])
     else:
         bandit.rng_ = np.random.default_rng()
     if manifest["format"] == 1:
@@ -156,6 +157,14 @@ def fill(
     agent.ledger_position_ = int(manifest["ledger_position"])
     agent.pacer_ = Pacer(**manifest["pacer"])
     learner.log = _log(manifest)
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    if state["bit_generator"] not in _BIT_GENERATORS:
+        raise KeyError(state["bit_generator"])
+    bits = getattr(np.random, state["bit_generator"])()
+    bits.state = state
+    return np.random.Generator(bits)
 
 
 def _fill_from_format_1(learner: Any, manifest: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ def pack(
     # A line for each key: json's own indenting takes ten times as long, and a state
     # is saved often.
     lines = [
-        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, default=_plain)}"
         for key, value in {**header, **manifest}.items()
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n", blob
@@ -115,6 +115,13 @@ def unpack(
         return manifest, load_arrays(blob)
     except SafetensorError as error:
         raise ValueError(f"{where} is damaged: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of NumPy as numbers of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{value!r} cannot be saved; give a plain number, or None")
 
 
 def _arrays_name(blob: bytes) -> str:

@@ -83,6 +83,15 @@ def test_scores_given_as_an_array_are_tuples_when_read(agent):
         lazy.scores = ()
 
 
+def test_numbers_of_numpy_are_numbers():
+    task = {"type": "code", "complexity": np.float32(0.5)}
+    assert task_hash(task) == task_hash({"type": "code", "complexity": 0.5})
+    outcome = Outcome("d", 0.5, latency_ms=np.float32(3.0), compute=np.int64(7))
+    assert dumps(outcome) == dumps(
+        Outcome("d", 0.5, 3.0, 7, "user", outcome.created_at)
+    )
+
+
 def test_a_numeric_task_has_one_hash_as_list_and_array():
     assert task_hash([0.5, 1.0]) == task_hash(np.array([0.5, 1.0]))
     assert task_hash([0.5, 1.0]) != task_hash([0.5, 2.0])

@@ -68,6 +68,7 @@ def test_ready_made_embeddings(encoder):
         ({"text": "x", "prompt": "y"}, KeyError, "not both"),
         ({"text": "x", "type": "cod"}, ValueError, "known types"),
         ({"text": "x", "capabilities": "math"}, TypeError, "capabilities"),
+        ({"text": "x", "capabilities": {"math"}}, TypeError, "list of text"),
         ({"complexity": 0.5}, ValueError, "needs"),
         ("  ", ValueError, "empty"),
         (3, TypeError, "int"),

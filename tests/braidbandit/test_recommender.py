@@ -184,6 +184,7 @@ def test_other_rejected_calls_change_nothing(agent, encoder):
         (lambda: agent.recommend("x", compute_budget=2.0), ValueError),
         (lambda: agent.recommend("x", excluded=["nope"]), KeyError),
         (lambda: agent.recommend({"kind": "x"}), KeyError),
+        (lambda: agent.recommend({"type": "code", "capabilities": {"x"}}), TypeError),
         (lambda: agent.partial_fit(["x"], ["nope"]), KeyError),
         (
             lambda: agent.partial_fit(["x"], agent.arm_ids_[:1], reward=[2.0]),

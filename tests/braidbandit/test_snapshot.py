@@ -13,6 +13,7 @@ from braidbandit import (
     BraidRecommender,
     ConservativePolicy,
     Greedy,
+    LinUCB,
     TaskEncoder,
 )
 
@@ -109,6 +110,36 @@ def test_a_state_stays_small(catalogue, encoder, tmp_path):
     agent.save(tmp_path / "s")
     grown = (tmp_path / "s" / "manifest.json").stat().st_size
     assert (grown - size) / 100 < 2500
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "MT19937", "SFC64", "Philox"])
+def test_any_generator_comes_back(catalogue, encoder, tmp_path, kind):
+    rng = np.random.Generator(getattr(np.random, kind)(3))
+    agent = BraidRecommender(catalogue, encoder, random_state=rng)
+    agent.recommend("x")
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=encoder, resume_rng=True)
+    np.testing.assert_array_equal(again.rng_.random(4), agent.rng_.random(4))
+    edit = json.loads((tmp_path / "manifest.json").read_text())
+    edit["rng"]["bit_generator"] = "default_rng"
+    (tmp_path / "manifest.json").write_text(json.dumps(edit))
+    with pytest.raises(ValueError, match="damaged"):
+        BraidRecommender.load(tmp_path, encoder=encoder, resume_rng=True)
+
+
+def test_settings_may_be_numbers_of_numpy(catalogue, encoder, tmp_path):
+    agent = BraidRecommender(
+        catalogue,
+        encoder,
+        LinUCB(alpha=np.float32(0.5)),
+        mean_cost=np.float32(0.25),
+        random_state=np.int64(3),
+    )
+    agent.recommend("x")
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert again.policy == LinUCB(alpha=0.5)
+    assert (again.mean_cost, again.random_state) == (0.25, 3)
 
 
 def test_replicas_do_not_explore_in_lockstep(agent, encoder, tmp_path):
