@@ -107,7 +107,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : list of str or dict, or ndarray of shape (n, d)
+        X : collection of str or dict, or ndarray of shape (n, d)
         y : ignored
         """
         tasks, embeddings = self._read(X)
@@ -123,6 +123,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> Array:
         """Return the features of tasks, shape (n, k), float64."""
+        return self._features(X)
+
+    def _features(self, X: Any) -> Array:
+        """:meth:`transform`, which sklearn may have give a data frame."""
         tasks, embeddings = self._read(X)
         points = self._project(embeddings)
         kinds = np.zeros((len(tasks), len(self.types)))
@@ -150,7 +154,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         A stated type has share 1. None when no typed task was seen in ``fit``.
         """
         one = [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
-        return self.type_of(task, self.transform(one)[0])
+        return self.type_of(task, self._features(one)[0])
 
     def type_of(self, task: Any, x: Array) -> tuple[str, float] | None:
         """:meth:`nearest_type` of a task whose features are known, and so checked."""
@@ -350,12 +354,14 @@ def _resolve(model: str) -> str:
 
 
 def _is_one(X: Any) -> bool:
-    return isinstance(X, str | Mapping) or (hasattr(X, "dtype") and X.ndim == 1)
+    if isinstance(X, str | Mapping):
+        return True
+    return hasattr(X, "dtype") and _is_numeric(X) and X.ndim == 1
 
 
 def _is_numeric(X: Any) -> bool:
     if hasattr(X, "dtype"):
-        return X.dtype.kind in "iufc"
+        return getattr(X.dtype, "kind", "O") in "iufc"
     first = X[0] if isinstance(X, list | tuple) and X else None
     return isinstance(first, list | tuple | np.ndarray)
 

@@ -225,7 +225,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     def decision_function(self, X: Any) -> Array:
         """Return expected quality minus priced cost, shape (n, A)."""
         self._start()
-        features = self.encoder_.transform(X)
+        features = self.encoder_._features(X)
         self.learner_.require(features.shape[1])
         bandit = self.learner_.bandit
         means = bandit.posterior_.means(bandit.Z_, features)
@@ -239,7 +239,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         self._start()
         eligible, policy = self._catalogue().mask(), self.learner_.policy_now()
         rows = []
-        for x in self.encoder_.transform(X):
+        for x in self.encoder_._features(X):
             # The same draws for every row: it does not depend on the rows before it.
             belief, rng = self.learner_.believe(x), copy.deepcopy(self.rng_)
             rows.append(policy.probabilities(belief, self._cost_term(x), eligible, rng))
@@ -296,7 +296,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     def _assess(self, task: Any, limits: Limits) -> Situation:
         self._start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
-        x = self.encoder_.transform([task] if one is None else one)[0]
+        x = self.encoder_._features([task] if one is None else one)[0]
         return assess(self.learner_, x, limits, self.price, self.pacer_.price)
 
     def _cost_term(self, x: Array) -> Array:

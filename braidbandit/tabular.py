@@ -62,7 +62,7 @@ class Tabular(Fitted):
                 return self.catch_up(X)
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._fit_encoder(X)
-        features = self.encoder_.transform(X)
+        features = self.encoder_._features(X)
         self._forget_rewards()
         self._learn_rows(features, rows)
         return self
@@ -90,7 +90,7 @@ class Tabular(Fitted):
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)
-        self._learn_rows(self.encoder_.transform(X), rows)
+        self._learn_rows(self.encoder_._features(X), rows)
         return self
 
     def warm_start(self, X: Any, arm_ids: Sequence[str], table: Any) -> Self:
@@ -112,7 +112,7 @@ class Tabular(Fitted):
         self._start()
         rows, scores = self._check_table(X, arm_ids, table)
         self._fit_encoder(X)
-        self._learn_table(arm_ids, rows, self.encoder_.transform(X), scores)
+        self._learn_table(arm_ids, rows, self.encoder_._features(X), scores)
         return self
 
     # ---- inside ----

@@ -3,6 +3,7 @@ import pickle
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from toy_embedder import embed
@@ -88,6 +89,21 @@ def test_bad_batches(encoder):
         encoder.transform(np.array([[np.nan, 1.0]]))
     with pytest.raises(ValueError, match="shape"):
         TaskEncoder(embedder=lambda texts: np.ones(3)).transform(["a"])
+
+
+@pytest.mark.parametrize(
+    "collect",
+    [np.array, pd.Series, tuple, lambda texts: np.array(texts, dtype=object)],
+)
+def test_the_usual_containers_of_text(encoder, collect):
+    texts = ["a text", "another one", "and a third"]
+    features = encoder.fit(texts).transform(texts)
+    np.testing.assert_array_equal(encoder.transform(collect(texts)), features)
+    tasks = pd.DataFrame({"task": [{"text": text} for text in texts]})["task"]
+    np.testing.assert_array_equal(encoder.transform(tasks), features)
+    for one in (np.ones(3), pd.Series([1.0, 2.0])):
+        with pytest.raises(TypeError, match=r"\[task\]"):
+            encoder.transform(one)
 
 
 def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):

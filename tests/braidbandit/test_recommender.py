@@ -3,6 +3,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from sklearn.base import clone
@@ -396,6 +397,22 @@ def test_model_selection_on_tasks(agent):
     assert (found["test_score"] > 0.8).all()
     assert search.best_params_ == {"price": 0.0}
     assert search.best_estimator_.predict(TASKS).tolist() == [arms[1]] * 60
+
+
+def test_columns_of_a_data_frame(agent):
+    arms = [agent.catalogue.ids[i % 4] for i in range(12)]
+    texts = [f"text {i}" for i in range(12)]
+    frame = pd.DataFrame({"prompt": texts, "arm": arms, "reward": [0.5] * 12})
+    twin = copy.deepcopy(agent).fit(texts, arms, reward=[0.5] * 12)
+    with sklearn.config_context(transform_output="pandas"):
+        agent.fit(frame["prompt"], frame["arm"], reward=frame["reward"])
+        assert agent.recommend("x").x == twin.recommend("x").x
+        scores = agent.decision_function(frame["prompt"].to_numpy())
+        assert agent.predict_proba(frame["prompt"]).shape == (
+            12,
+            len(set(agent.arm_ids_)),
+        )
+    np.testing.assert_array_equal(scores, twin.decision_function(texts))
 
 
 def test_the_encoder_sets_its_output(encoder):
