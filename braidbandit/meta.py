@@ -473,7 +473,8 @@ class MetaBraider:
 
     def _check_current(self, decision: Decision) -> None:
         """Refuse, before the ledger is touched, what could not be learnt."""
-        self.catalogue.index(decision.braid.id)
+        if decision.braid.id not in self.recommender.learner_.removed:
+            self.catalogue.index(decision.braid.id)
         encoder = self.recommender.encoder_.projection_hash()
         if decision.encoder_hash != encoder:
             raise ValueError(

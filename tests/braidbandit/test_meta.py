@@ -307,6 +307,23 @@ def test_feedback_is_revised_and_taken_back(make, tmp_path):
     assert again.recommender.settled_[decisions[1].id] == 0.1
 
 
+def test_a_removed_arm_takes_late_feedback(make):
+    agent = make()
+    decision, other = agent.forward(TASK), agent.forward("sort a list")
+    agent.recommender.remove_arms({decision.braid.id})
+    agent.learn_from_feedback(TASK, decision, 0.5)
+    assert agent.recommender.settled_ == {decision.id: 0.5}
+    agent.revise(decision, 0.75)
+    assert agent.recommender.settled_ == {decision.id: 0.75}
+    agent.retract(decision)
+    assert agent.recommender.settled_ == {}
+    assert agent.recommender.n_updates_ == 0
+    unknown = replace(other, id="unknown", braid=Braid("elsewhere"))
+    agent.ledger.record_decision(unknown)
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.learn_from_feedback("sort a list", unknown, 0.5)
+
+
 def test_an_expired_decision_takes_no_feedback(make):
     agent = make()
     decision = agent.forward(TASK)
