@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,7 @@ def assess(
 
 def _given(eligible: ArrayLike, catalogue: Catalogue) -> Mask:
     """Read a per-call mask: booleans in catalogue order, or arm ids."""
-    array = np.asarray(list(eligible) if isinstance(eligible, set) else eligible)
+    array = np.asarray(list(eligible) if isinstance(eligible, Set) else eligible)
     if array.dtype == bool:
         if array.shape != (len(catalogue),):
             raise ValueError(

@@ -149,9 +149,12 @@ def tune(
             "a policy that explores (floor above 0)"
         )
     width = sum(name.startswith("embedding:") for name in _names(agent))
-    alphas = alpha or [_alpha_of(agent.policy)]
     grid = list(
-        product(alphas, n_components or [width], forgetting or [agent.forgetting])
+        product(
+            _numbers(alpha) or [_alpha_of(agent.policy)],
+            _numbers(n_components) or [width],
+            _numbers(forgetting) or [agent.forgetting],
+        )
     )
     for size in {size for _, size, _ in grid}:
         if not 1 <= size <= width:
@@ -237,6 +240,11 @@ def _names(agent: Any) -> list[str]:
 def _is_kept(name: str, n_components: int) -> bool:
     kind, _, number = name.partition(":")
     return kind != "embedding" or int(number) < n_components
+
+
+def _numbers(values: Sequence[float] | None) -> list[Any]:
+    """Return numbers of any sequence, arrays too, as numbers of Python."""
+    return [] if values is None else list(np.asarray(values).tolist())
 
 
 def _alpha_of(policy: Any) -> float:

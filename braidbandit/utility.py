@@ -20,6 +20,8 @@ def check_quality(value: Any) -> float:
     1.0
     """
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         quality = float(value)
     except (TypeError, ValueError):
         raise TypeError(

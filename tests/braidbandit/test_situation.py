@@ -34,6 +34,16 @@ def test_budgets_that_make_no_sense(value):
         Budget(flops="10")
 
 
+@pytest.mark.parametrize(
+    "collect", [list, tuple, set, frozenset, dict.fromkeys, np.array]
+)
+def test_eligible_arms_in_any_collection(agent, collect):
+    arm = agent.catalogue.ids[2]
+    ids = collect([arm])
+    ids = ids.keys() if isinstance(ids, dict) else ids
+    assert agent.recommend("x", eligible=ids).braid.id == arm
+
+
 def test_a_decision_under_any_limit_can_be_kept(agent, tmp_path):
     decision = agent.recommend(
         {"type": "code", "complexity": np.float32(0.5)},

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -104,6 +105,17 @@ def test_the_price_of_compute_is_paid(agent, ledger):
     assert tune(agent.set_params(price=0.1), ledger).best.value == pytest.approx(
         free - 0.1
     )
+
+
+def test_candidates_may_be_given_as_arrays(agent, ledger):
+    found = tune(
+        agent,
+        ledger,
+        alpha=np.array([0.3]),
+        n_components=np.array([3]),
+        forgetting=np.array([1.0]),
+    )
+    assert json.loads(json.dumps(found.to_dict())) == tune(agent, ledger).to_dict()
 
 
 @pytest.mark.parametrize("n_components", [[0], [4]])

@@ -27,6 +27,12 @@ def test_feedback():
     assert as_quality(lambda task, output: output == task, "x", "x") == 1.0
 
 
+@pytest.mark.parametrize("bad", ["0.5", b"0.5", None, [0.5]])
+def test_what_is_no_number(bad):
+    with pytest.raises(TypeError, match="a reward is a number"):
+        as_quality(bad)
+
+
 @pytest.mark.parametrize("bad", [1.2, -0.1, float("nan")])
 def test_out_of_range(bad):
     with pytest.raises(ValueError, match="reward"):
