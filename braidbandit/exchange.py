@@ -10,12 +10,12 @@ from typing import Any
 
 from braidbandit.decision import Decision
 from braidbandit.ledger import Ledger
-from braidbandit.rows import KINDS, outcome_of
+from braidbandit.rows import KINDS, in_utc, outcome_of
 
 FORMAT = 1
 _BATCH = 500
 # One record a row. Some of it once more in columns of its own, for whoever reads a
-# Parquet file with another tool; only "body" and "text" are read back.
+# Parquet file with another tool; "body", "text" and "expired_at" are read back.
 _COLUMNS = (
     ("record", "string"),
     ("decision_id", "string"),
@@ -24,8 +24,10 @@ _COLUMNS = (
     ("propensity", "float64"),
     ("reward", "float64"),
     ("text", "string"),
+    ("expired_at", "string"),
     ("body", "string"),
 )
+_READ = ["record", "text", "expired_at", "body"]
 
 
 def export_ledger(ledger: Ledger, path: str | Path) -> int:
@@ -82,11 +84,13 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
         written += ledger.restore(
             [_decision(r, path) for r in batch if r["record"] == "decision"],
             [_event(r, path) for r in batch if r["record"] != "decision"],
+            _expired(batch, path),
         )
     return written
 
 
 def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    expired = ledger.expired()
     for decision, text in ledger.decisions():
         yield {
             "record": "decision",
@@ -96,6 +100,7 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
             "propensity": decision.propensity,
             "reward": None,
             "text": text,
+            "expired_at": expired.get(decision.id),
             "body": decision.to_dict(),
         }
     for event in ledger.history():
@@ -108,6 +113,7 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
             "propensity": None,
             "reward": event.reward,
             "text": None,
+            "expired_at": None,
             "body": {"revision": event.revision, **outcome.to_dict()},
         }
 
@@ -115,6 +121,18 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
 def _decision(record: dict[str, Any], path: Path) -> tuple[Decision, str | None]:
     try:
         return Decision.from_dict(record["body"]), record["text"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a damaged decision: {error!r}") from error
+
+
+def _expired(records: list[dict[str, Any]], path: Path) -> dict[str, str]:
+    """Return when decisions expired, by id; older files do not say it."""
+    try:
+        return {
+            record["body"]["id"]: in_utc(record["expired_at"])
+            for record in records
+            if record.get("expired_at") is not None
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a damaged decision: {error!r}") from error
 
@@ -141,7 +159,7 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"braidbandit ledger": FORMAT}) + "\n")
         for record in records:
-            kept = {key: record[key] for key in ("record", "text", "body")}
+            kept = {key: record[key] for key in _READ}
             file.write(json.dumps(kept, allow_nan=False) + "\n")
             count += 1
     return count
@@ -185,8 +203,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
             found = words.get(b"braidbandit ledger", b"").decode()
             format_ = int(found) if found.isdigit() else None
             _check_format({"braidbandit ledger": format_}, path)
-            columns = ["record", "text", "body"]
-            for batch in file.iter_batches(_BATCH, columns=columns):
+            for batch in file.iter_batches(_BATCH, columns=_READ):
                 for record in batch.to_pylist():
                     yield {**record, "body": json.loads(record["body"])}
     except arrow.ArrowException as error:

@@ -117,6 +117,14 @@ class LedgerReader:
             rows = connection.execute(query).all()
         return [self._decision_of(row) for row in reversed(rows)]
 
+    def expired(self) -> dict[str, str]:
+        """Return when the ledger stopped waiting, by the ids of such decisions."""
+        d = self._decisions
+        query = self._sa.select(d.c.id, d.c.expired_at)
+        late = query.where(d.c.expired_at.is_not(None)).order_by(d.c.sequence)
+        with self._engine.connect() as connection:
+            return {row.id: row.expired_at for row in connection.execute(late)}
+
     def counts(self) -> dict[str, int]:
         """Return the number of decisions, outcomes and decisions that wait for one."""
         sa, d, o = self._sa, self._decisions, self._outcomes

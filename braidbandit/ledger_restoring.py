@@ -21,6 +21,7 @@ class LedgerRestorer(LedgerReader):
         self,
         decisions: Sequence[tuple[Decision, str | None]],
         events: Sequence[tuple[str, int, Outcome]] = (),
+        expired: Mapping[str, str] | None = None,
     ) -> int:
         """Write many records of another ledger at once: all of them, or none.
 
@@ -29,6 +30,8 @@ class LedgerRestorer(LedgerReader):
         decisions : sequence of (Decision, text or None)
         events : sequence of (kind, revision, Outcome)
             In the order in which they count.
+        expired : mapping of str to str, optional
+            When decisions, by id, stopped being waited for.
 
         Returns
         -------
@@ -47,12 +50,18 @@ class LedgerRestorer(LedgerReader):
             (outcome.decision_id, revision): outcome_row(outcome, revision, kind)
             for kind, revision, outcome in events
         }
-        arms = {d.id: {"arms": self._keep_arms(d.arm_ids)} for d, _ in decisions}
+        more = {
+            d.id: {
+                "arms": self._keep_arms(d.arm_ids),
+                "expired_at": (expired or {}).get(d.id),
+            }
+            for d, _ in decisions
+        }
         with self._writing(ordered=True) as connection:
             for key in self._known(connection, new):
                 del new[key]
             if rows := [
-                decision_row(*pair) | arms[pair[0].id] for pair in new.values()
+                decision_row(*pair) | more[pair[0].id] for pair in new.values()
             ]:
                 connection.execute(self._decisions.insert(), rows)
             for key in self._said(connection, said):

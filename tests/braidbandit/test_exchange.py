@@ -1,5 +1,6 @@
 import json
 import sys
+from datetime import datetime, timezone
 
 import pytest
 from sklearn.base import clone
@@ -42,6 +43,39 @@ def test_there_and_back(source, agent, ledger_url, tmp_path, suffix):
         ledger.record_outcome(Outcome(last.id, 1.0))
         assert import_ledger(file, ledger) == 0
         assert ledger.counts()["outcomes"] == 4
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_what_has_expired_is_not_waited_for_again(source, ledger_url, tmp_path, suffix):
+    file = tmp_path / f"ledger.{suffix}"
+    gone = [decision.id for decision in source.pending()]
+    assert source.expire(datetime.now(timezone.utc)) == len(gone) == 2
+    export_ledger(source, file)
+    with Ledger(ledger_url) as ledger:
+        import_ledger(file, ledger)
+        assert ledger.counts() == source.counts()
+        assert list(ledger.expired()) == list(source.expired()) == gone
+        assert ledger.pending() == []
+        with pytest.raises(KeyError, match="expired"):
+            ledger.record_outcome(Outcome(gone[0], 0.5))
+
+
+def test_files_of_before_know_no_expiry(source, tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    export_ledger(source, file)
+    header, *lines = file.read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        del record["expired_at"]
+    file.write_text("\n".join([header, *map(json.dumps, records)]))
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert import_ledger(file, ledger) == 11
+        assert everything(ledger) == everything(source)
+    records[0]["expired_at"] = "yesterday"
+    file.write_text("\n".join([header, *map(json.dumps, records)]))
+    with Ledger(tmp_path / "m.db") as ledger:
+        with pytest.raises(ValueError, match="damaged decision"):
+            import_ledger(file, ledger)
 
 
 def test_parquet_is_readable_by_others(source, tmp_path):
