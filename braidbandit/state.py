@@ -29,6 +29,8 @@ FORMAT = 3
 
 _KIND = "braidbandit recommender"
 _LOCK = ".lock"
+# Seconds; a save takes milliseconds.
+_PATIENCE = 10.0
 
 
 def write_state(
@@ -73,10 +75,11 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     """
     folder = Path(path)
     with ExitStack() as stack:
-        if (folder / _LOCK).exists():
+        # Windows drops the lock file after use, and replaces no file that is read.
+        if os.name == "nt" or (folder / _LOCK).exists():
             # A folder that may be read only is read without the lock.
             with suppress(OSError):
-                stack.enter_context(FileLock(folder / _LOCK))
+                stack.enter_context(FileLock(folder / _LOCK, timeout=_PATIENCE))
         text, blob = _read(folder)
     return unpack(text, blob, str(folder / "manifest.json"))
 

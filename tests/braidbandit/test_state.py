@@ -60,7 +60,7 @@ def test_savers_at_once_take_turns(tmp_path):
 def test_a_reader_without_the_lock_sees_a_state(saved, monkeypatch):
     from braidbandit import state
 
-    def refuse(path):
+    def refuse(path, timeout):
         raise PermissionError(f"read-only: {path}")
 
     with monkeypatch.context() as patch:
@@ -75,7 +75,7 @@ def test_a_reader_without_the_lock_sees_a_state(saved, monkeypatch):
             write_state(saved, {"price": 0.2}, {"a": np.ones(2)})
         return check(text, where)
 
-    monkeypatch.setattr(state, "FileLock", lambda path: nullcontext())
+    monkeypatch.setattr(state, "FileLock", lambda path, timeout=-1: nullcontext())
     monkeypatch.setattr(state, "_manifest", save_in_between)
     manifest, arrays = read_state(saved)
     assert (manifest["price"], arrays["a"].tolist()) == (0.2, [1.0, 1.0])
