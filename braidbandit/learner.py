@@ -148,10 +148,10 @@ class ArmLearner(Roster):
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        weight = record.applied * self.bandit.kept(record.clock)
+        kept = self.bandit.kept(record.clock)
         posterior = self.bandit.posterior_.copy()
-        posterior.downdate(arm, z, x, record.reward, weight)
-        posterior.update(arm, z, x, reward, weight)
+        posterior.downdate(arm, z, x, record.reward, record.applied, kept)
+        posterior.update(arm, z, x, reward, record.applied, kept)
         self.bandit.posterior_ = posterior
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.guarding.book(self.policy, record.decision, reward)
@@ -189,7 +189,11 @@ class ArmLearner(Roster):
         bandit = self.bandit
         posterior, rows = bandit.posterior_, list(range(len(self.catalogue)))
         bandit.posterior_ = posterior.take_arms([*rows, -1])
-        bandit.learn(len(rows), z, x, record.reward, record.weight)
+        try:
+            bandit.learn(len(rows), z, x, record.reward, record.weight)
+        except BaseException:
+            bandit.posterior_ = posterior
+            raise
         bandit.posterior_ = bandit.posterior_.take_arms(rows)
         self._settle(record, record.weight)
         self.log.drop_records([record.decision.braid.id])

@@ -88,22 +88,27 @@ class RowByRow:
 
         Returns how surprising the reward was, in standard deviations.
         """
-        surprise = self.posterior_.update(arm, z, x, reward, weight)
-        self.n_updates_ += 1
-        self.clock_ += 1
+        clock = self.clock_ + 1
         # Both factor the whole covariance, so they are done for many updates at
         # once; counted in updates, so that a replay does them at the same places.
-        if self.forgetting < 1.0 and self.clock_ % _FORGET_EVERY == 0:
-            self.posterior_.forget(self.forgetting**_FORGET_EVERY)
-        if self.clock_ >= _REFINE_FROM and self.clock_ & (self.clock_ - 1) == 0:
-            self.posterior_.refine_scales()
+        forgets = self.forgetting < 1.0 and clock % _FORGET_EVERY == 0
+        refines = clock >= _REFINE_FROM and clock & (clock - 1) == 0
+        # On a copy, as they may fail: then nothing was learnt.
+        posterior = self.posterior_.copy() if forgets or refines else self.posterior_
+        surprise = posterior.update(arm, z, x, reward, weight)
+        if forgets:
+            posterior.forget(self.forgetting**_FORGET_EVERY)
+        if refines:
+            posterior.refine_scales()
+        self.posterior_, self.clock_ = posterior, clock
+        self.n_updates_ += 1
         return surprise
 
     def unlearn(
         self, arm: int, z: Array, x: Array, reward: float, weight: float, clock: int
     ) -> None:
         """Take back the reward that was learnt when ``clock_`` became ``clock``."""
-        self.posterior_.downdate(arm, z, x, reward, weight * self.kept(clock))
+        self.posterior_.downdate(arm, z, x, reward, weight, self.kept(clock))
         self.n_updates_ -= 1
 
     def kept(self, clock: int) -> float:

@@ -223,3 +223,39 @@ def test_a_bandit_that_forgets_noise_free_rewards_goes_on():
     reward = np.clip(0.5 + np.einsum("nd,nd->n", X, W[arms]), 0.0, 1.0)
     bandit.fit(X, arms, reward=reward)
     assert np.isfinite(bandit.posterior_.factor).all()
+
+
+def test_what_forgetting_left_of_rewards_is_what_is_taken_back():
+    """Of the first 20 of 100 rewards 1 / 16 each is left, of the last 50 a quarter."""
+    bandit = LinearBandit(forgetting=0.25 ** (1 / 50))
+    bandit.open(np.array(["a"]))
+    bandit.start(1)
+    z, x = bandit.Z_[0], np.ones(1)
+    for i in range(100):
+        bandit.learn(0, z, x, (i % 5) / 5)
+    assert bandit.posterior_.count == pytest.approx(50 / 16 + 50 / 4)
+    for i in range(20):
+        bandit.unlearn(0, z, x, (i % 5) / 5, 1.0, i + 1)
+    assert bandit.posterior_.count == pytest.approx(30 / 16 + 50 / 4)
+    for i in range(20, 100):
+        bandit.unlearn(0, z, x, (i % 5) / 5, 1.0, i + 1)
+    assert 0 <= bandit.posterior_.count < 1e-12
+    for i in range(28):  # prior scales are chosen at the 128th
+        bandit.learn(0, z, x, (i % 5) / 5)
+    assert bandit.clock_ == 128
+    assert 0.1 < bandit.posterior_.scales.noise < 1
+
+
+def test_learning_that_fails_has_changed_nothing(monkeypatch):
+    """Prior scales are chosen at the 64th reward."""
+    X, y, reward, _ = log(63)
+    bandit = LinearBandit().fit(X, y, reward=reward)
+
+    def fails(posterior):
+        raise ValueError("no scales")
+
+    monkeypatch.setattr("braidbandit.posterior.Posterior.refine_scales", fails)
+    before = fingerprint(bandit)
+    with pytest.raises(ValueError, match="no scales"):
+        bandit.learn(0, bandit.Z_[0], np.ones(X.shape[1] + 1), 0.5)
+    assert fingerprint(bandit) == before

@@ -348,12 +348,15 @@ def test_rejected_calls_change_nothing(agent):
         agent.update(decision, reward, latency_ms=7.0)
     decision = agent.recommend("y")
     unknown = Braid("nobody")
+    gone = agent.recommend("z")
+    agent.remove_arms([gone.braid])
     before = fingerprint(agent)
     for call, error in [
         (lambda: agent.update(decision, 0.5, latency_ms=0.0), ValueError),
         (lambda: agent.update(decision, 0.5, compute=float("nan")), ValueError),
         (lambda: agent.update(decision, 0.5, weight=float("nan")), ValueError),
         (lambda: agent.update(replace(decision, id="z", x=(1.0,)), 0.5), ValueError),
+        (lambda: agent.update(replace(gone, x=(2.0, *gone.x[1:])), 0.5), ValueError),
         (lambda: agent.add_arms([unknown]), ValueError),
         (lambda: agent.add_arms([agent.catalogue.braids[0]]), ValueError),
         (lambda: agent.remove_arms([unknown]), KeyError),
@@ -404,3 +407,15 @@ def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):
     for name in ("scores", "eligible"):
         assert vars(kept)[name].base is None
         assert getattr(kept, name) == ()
+
+
+def test_a_revision_after_forgetting_counts_as_much_as_what_it_replaces(agent):
+    agent.set_params(forgetting=0.98)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    count = agent.posterior_.count
+    agent.revise(decisions[0], 0.7)
+    assert agent.posterior_.count == pytest.approx(count, abs=1e-12)
+    agent.retract(decisions[0])
+    assert agent.posterior_.count == pytest.approx(count - 0.98**50)
