@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -120,6 +121,7 @@ class ArmLearner(Roster):
 
     def learn(self, record: Learnt) -> None:
         """Learn a reward and the measurements that came with it."""
+        self._retrain_up_to(record.decision.braid.id, record.decision.version)
         arm, z, x, applied = self.evidence(record.decision, record.weight)
         if arm < 0:
             self._learn_of_removed(record, z, x)
@@ -164,6 +166,8 @@ class ArmLearner(Roster):
         self.surprises, alarm = self.drift.watch(self.surprises, arm, surprise)
         if alarm:
             arm_id = self.catalogue.ids[arm]
+            version = len(self.versions.get(arm_id, []))
+            self.alarms.setdefault(arm_id, []).append(version)
             self.retrain(arm_id, self.drift.widen)
             warnings.warn(
                 f"the rewards of arm {arm_id} have moved away from what was learnt; "
@@ -230,6 +234,41 @@ class ArmLearner(Roster):
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
         self.surprises = np.zeros((2, len(self.catalogue)))
+        # An alarm came of the rewards; that an arm was trained anew stays true.
+        for arm_id, versions in self.alarms.items():
+            for version in versions:
+                self.versions[arm_id][version] = 0.0
+        self.alarms, self.rewound = {}, True
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Learn from a ledger; once rewards were forgotten, widen arms again.
+
+        An arm that was trained anew is widened where the version of its decisions
+        rises, as it was live; at the end at the latest.
+        """
+        if self.rewound:
+            self._later, self.versions = self.versions, {}
+        try:
+            yield
+        finally:
+            for arm_id, shares in self._later.items():
+                self._retrain_up_to(arm_id, len(shares))
+                self._fill_versions(arm_id, len(shares))
+            self._later, self.rewound = {}, False
+
+    def _retrain_up_to(self, arm_id: str, version: int) -> None:
+        shares = self._later.get(arm_id, [])
+        for earlier, share in enumerate(shares[:version]):
+            if share > 0.0:
+                self._fill_versions(arm_id, earlier)
+                self.retrain(arm_id, share)
+                shares[earlier] = 0.0
+
+    def _fill_versions(self, arm_id: str, n: int) -> None:
+        """Keep counting from n: decisions of so many versions were made."""
+        shares = self.versions.setdefault(arm_id, [])
+        shares += [0.0] * (n - len(shares))
 
     def checkpoint(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs to undo every call in between."""
@@ -242,6 +281,8 @@ class ArmLearner(Roster):
             "log": self.log.copy(),
             "guarding": copy.copy(self.guarding),
             "versions": copy.deepcopy(self.versions),
+            "alarms": copy.deepcopy(self.alarms),
+            "rewound": self.rewound,
             "surprises": self.surprises,
         }
 
@@ -252,7 +293,8 @@ class ArmLearner(Roster):
         self.bandit.__dict__.update(saved["bandit"])
         self.models, self.log = saved["models"], saved["log"]
         self.guarding = saved["guarding"]
-        self.versions, self.surprises = saved["versions"], saved["surprises"]
+        self.versions, self.alarms = saved["versions"], saved["alarms"]
+        self.rewound, self.surprises = saved["rewound"], saved["surprises"]
 
     def _model(self, name: str) -> CostModel:
         if name not in self.models:

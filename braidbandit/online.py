@@ -40,14 +40,15 @@ class Online(Tabular):
         """
         self._start()
         start, earliest = _beginning(since)
-        for event in ledger.events(after=max(self.ledger_position_, start)):
-            outcome = event.outcome
-            if earliest is None or outcome is None or _is_since(outcome, earliest):
-                try:
-                    self._follow(event.decision, outcome)
-                except NotReversible:
-                    return self._learn_anew(ledger)
-            self.ledger_position_ = int(event.sequence)
+        try:
+            with self.learner_.replaying():
+                for event in ledger.events(after=max(self.ledger_position_, start)):
+                    outcome = event.outcome
+                    if not earliest or not outcome or _is_since(outcome, earliest):
+                        self._follow(event.decision, outcome)
+                    self.ledger_position_ = int(event.sequence)
+        except NotReversible:
+            self._learn_anew(ledger)
         return self
 
     # ---- learning from decisions ----
@@ -213,16 +214,16 @@ class Online(Tabular):
         else:
             self.revise(decision, outcome.reward)
 
-    def _learn_anew(self, ledger: Any) -> Self:
+    def _learn_anew(self, ledger: Any) -> None:
         waiting = list(self.pending_.values())
         self._forget_rewards()
-        for sequence, decision, outcome in ledger.pairs():
-            self._follow(decision, outcome)
-            self.ledger_position_ = int(sequence)
+        with self.learner_.replaying():
+            for sequence, decision, outcome in ledger.pairs():
+                self._follow(decision, outcome)
+                self.ledger_position_ = int(sequence)
         for decision in waiting:
             if decision.id not in self.settled_:
                 self.learner_.log.await_reward(decision)
-        return self
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):

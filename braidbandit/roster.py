@@ -48,6 +48,10 @@ class Roster:
     log : FeedbackLog
     versions : dict of list of float
         Shares by which each retrained arm was widened.
+    alarms : dict of list of int
+        Which of these the drift monitor noted: learning again, it does so by itself.
+    rewound : bool
+        Whether rewards were forgotten, and no arm was widened since.
     removed : dict of ndarray
         Descriptors of the arms that were removed.
     signatures : ndarray of shape (n, M) or None
@@ -66,6 +70,8 @@ class Roster:
         self.models: dict[str, CostModel] = {}
         self.log = FeedbackLog()
         self.versions: dict[str, list[float]] = {}
+        self.alarms: dict[str, list[int]] = {}
+        self.rewound = False
         self.removed: dict[str, Array] = {}
         self.signatures: Array | None = None
         self.policy: Policy | ConservativePolicy | None = None
@@ -73,6 +79,7 @@ class Roster:
         self.drift: DriftMonitor | None = None
         self.surprises = np.zeros((2, len(catalogue)))
         self._in_flight = InFlight()
+        self._later: dict[str, list[float]] = {}
         self._repeats_of: tuple[Array, Repeats] | None = None
         self.catalogue = catalogue
         bandit.open(np.array(catalogue.ids))
@@ -143,6 +150,7 @@ class Roster:
             row = self.catalogue.index(arm_id)
             self.removed[arm_id] = self.bandit.Z_[row].copy()
             self.versions.pop(arm_id, None)
+            self.alarms.pop(arm_id, None)
         self.log.drop_records(gone)
         if self.log.keep in gone or self.guarding.baseline in gone:
             self.guarding = Guarding()
@@ -157,6 +165,7 @@ class Roster:
         for model in self.models.values():
             model.posterior.widen(row, share)
         self.versions.setdefault(arm_id, []).append(share)
+        self.rewound = False
         self.log.drop_records([arm_id])
         self._in_flight.reset()
 

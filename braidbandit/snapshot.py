@@ -88,6 +88,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "pacer": asdict(agent.pacer_),
         "measured": {name: model.n for name, model in learner.models.items()},
         "versions": learner.versions,
+        "alarms": learner.alarms,
         "ledger_position": agent.ledger_position_,
         "pending": [decision.to_dict() for decision in log.pending.values()],
         "learnt": [record.to_dict() for record in log.learnt.values()],
@@ -186,6 +187,10 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
         manifest["baseline"], None if savings is None else Savings(**savings)
     )
     learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
+    # Up to 0.1 it was not said which of them the drift monitor noted.
+    noted = manifest["versions"] if manifest.get("drift") else {}
+    alarms = manifest.get("alarms", {a: range(len(w)) for a, w in noted.items()})
+    learner.alarms = {arm: list(versions) for arm, versions in alarms.items()}
     learner.removed = {
         key.removeprefix("removed."): array
         for key, array in arrays.items()

@@ -11,8 +11,10 @@ from braidbandit import (
     Braid,
     BraidRecommender,
     Catalogue,
+    Ledger,
     LinUCB,
     ModelCard,
+    Outcome,
     Uniform,
 )
 
@@ -315,6 +317,26 @@ def test_a_retrained_arm_keeps_its_mean_and_is_wider(agent):
     with pytest.raises(KeyError, match="unknown arm"):
         agent.retrain("nope")
     assert agent.recommend("x", eligible=[arm]).version == 1
+
+
+def test_learning_again_widens_an_arm_where_it_was_trained_anew(agent, tmp_path):
+    """After 10, 20 and 30 rewards: the last time nothing comes after it."""
+    arm, ledger = agent.catalogue.ids[0], Ledger(tmp_path / "ledger.db")
+    for i, task in enumerate(TASKS[:30]):
+        if i in (10, 20):
+            agent.retrain(arm, 0.9)
+        decision = agent.recommend(task, eligible=[arm])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.9 if i < 10 else 0.1))
+        agent.catch_up(ledger)
+    agent.retrain(arm, 0.3)
+    live = [part.copy() for part in moments(agent)]
+    agent.save(tmp_path / "state")
+    again = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
+    for one in (agent.fit(ledger), agent.fit(ledger), again.fit(ledger)):
+        for part, want in zip(moments(one), live, strict=True):
+            np.testing.assert_allclose(part, want, atol=1e-12)
+        assert one.learner_.versions == {arm: [0.9, 0.9, 0.3]}
 
 
 def test_a_reward_of_an_earlier_version_counts_less(agent, twin):
