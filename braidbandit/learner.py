@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 # From so many arms on, what their descriptors have in common is made use of.
 _MANY_ARMS = 512
 # What learning changes of a bandit.
-_LEARNT = ("posterior_", "n_updates_", "clock_")
+_LEARNT = ("posterior_", "n_updates_", "clock_", "faded_")
 
 
 class ArmLearner(Roster):
@@ -126,7 +126,7 @@ class ArmLearner(Roster):
         if arm < 0:
             self._learn_of_removed(record, z, x)
             return
-        before = self.bandit.posterior_.mean
+        before, faded = self.bandit.posterior_.mean, self.bandit.faded_
         surprise = self.bandit.learn(arm, z, x, record.reward, applied)
         self._in_flight.rewarded(
             before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
@@ -134,13 +134,13 @@ class ArmLearner(Roster):
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)
-        self._settle(record, applied)
+        self._settle(replace(record, applied=applied, faded=faded))
         self._watch(arm, surprise)
 
     def unlearn(self, record: Learnt) -> None:
         """Take a reward back exactly, as if it had never come."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.clock)
+        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self.models[name].unlearn(arm, z, x, value, cost, record.applied)
@@ -150,7 +150,7 @@ class ArmLearner(Roster):
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        kept = self.bandit.kept(record.clock)
+        kept = self.bandit.kept(record.faded)
         posterior = self.bandit.posterior_.copy()
         posterior.downdate(arm, z, x, record.reward, record.applied, kept)
         posterior.update(arm, z, x, reward, record.applied, kept)
@@ -177,12 +177,9 @@ class ArmLearner(Roster):
                 stacklevel=4,
             )
 
-    def _settle(self, record: Learnt, applied: float) -> None:
+    def _settle(self, record: Learnt) -> None:
         self.guarding.book(self.policy, record.decision, record.reward)
-        decision, clock = record.decision.only(self.log.keep), self.bandit.clock_
-        self.log.settle(
-            replace(record, decision=decision, applied=applied, clock=clock)
-        )
+        self.log.settle(replace(record, decision=record.decision.only(self.log.keep)))
 
     def _learn_of_removed(self, record: Learnt, z: Array, x: Array) -> None:
         """Learn what a removed arm says about its relatives.
@@ -199,7 +196,7 @@ class ArmLearner(Roster):
             bandit.posterior_ = posterior
             raise
         bandit.posterior_ = bandit.posterior_.take_arms(rows)
-        self._settle(record, record.weight)
+        self._settle(record)
         self.log.drop_records([record.decision.braid.id])
 
     def record_of(self, decision: Decision | str) -> Learnt:
@@ -216,7 +213,7 @@ class ArmLearner(Roster):
             )
         arm_id = decision.braid.id
         changed = arm_id in self.versions or arm_id not in self.catalogue
-        if changed or self.bandit.forgetting != 1.0:
+        if changed or self.bandit.faded_ != 0.0:
             raise NotReversible(
                 f"the reward of decision {decision_id!r} cannot be taken back exactly: "
                 "its record is gone, and since then the arm was retrained or removed, "
@@ -228,7 +225,7 @@ class ArmLearner(Roster):
         """Go back to the warm start, or to the prior."""
         if self.start is not None:
             self.bandit.posterior_ = self.start.copy()
-            self.bandit.n_updates_ = self.bandit.clock_ = 0
+            self.bandit.count_anew()
         else:
             self.reset()
         self.models, self.log = {}, FeedbackLog()

@@ -105,7 +105,7 @@ class Roster:
     def reset(self) -> None:
         """Drop the posterior: the number of task features may change."""
         self.bandit.__dict__.pop("posterior_", None)
-        self.bandit.n_updates_ = self.bandit.clock_ = 0
+        self.bandit.count_anew()
 
     # ---- arms that come, change and go ----
 

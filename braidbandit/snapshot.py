@@ -7,6 +7,7 @@ again from the ledger. Up to format 2 an encoder projected the embedding itself.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from braidbandit.policies import ThompsonSampling
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
+from braidbandit.rowbyrow import _FORGET_EVERY
 
 Arrays = Mapping[str, NDArray[Any]]
 _ENCODER_ARRAYS = (
@@ -83,6 +85,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "columns": list(bandit.columns_),
         "n_updates": bandit.n_updates_,
         "clock": bandit.clock_,
+        "faded": bandit.faded_,
         "baseline": agent.baseline_,
         "savings": None if agent.savings_ is None else asdict(agent.savings_),
         "pacer": asdict(agent.pacer_),
@@ -154,6 +157,7 @@ def fill(
             model.posterior, model.n = posterior, int(manifest["measured"][name])
             learner.models[name] = model
     bandit.n_updates_, bandit.clock_ = manifest["n_updates"], manifest["clock"]
+    bandit.faded_ = manifest.get("faded", _faded(manifest, manifest["clock"]))
     agent.ledger_position_ = int(manifest["ledger_position"])
     agent.pacer_ = Pacer(**manifest["pacer"])
     learner.log = _log(manifest)
@@ -187,7 +191,7 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
         manifest["baseline"], None if savings is None else Savings(**savings)
     )
     learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
-    # Up to 0.1 it was not said which of them the drift monitor noted.
+    # Older states do not say which of them the drift monitor noted.
     noted = manifest["versions"] if manifest.get("drift") else {}
     alarms = manifest.get("alarms", {a: range(len(w)) for a, w in noted.items()})
     learner.alarms = {arm: list(versions) for arm, versions in alarms.items()}
@@ -225,7 +229,7 @@ def _posterior(
 
 def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
     pending = [Decision.from_dict(data) for data in manifest["pending"]]
-    records = [Learnt.from_dict(data) for data in manifest["learnt"]]
+    records = [_record(manifest, data) for data in manifest["learnt"]]
     savings = manifest["savings"]
     return FeedbackLog(
         pending={decision.id: decision for decision in pending},
@@ -235,6 +239,20 @@ def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
         counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
     )
+
+
+def _record(manifest: Mapping[str, Any], data: Mapping[str, Any]) -> Learnt:
+    data = dict(data)
+    # Older states say when it was learnt, and forgot at one rate all along.
+    clock = data.pop("clock", None)
+    if clock is not None:
+        data["faded"] = _faded(manifest, clock - 1)
+    return Learnt.from_dict(data)
+
+
+def _faded(manifest: Mapping[str, Any], clock: int) -> float:
+    times = clock // _FORGET_EVERY
+    return times * _FORGET_EVERY * math.log(manifest["forgetting"])
 
 
 def _no_gates(arrays: Arrays) -> NDArray[Any]:

@@ -441,3 +441,32 @@ def test_a_revision_after_forgetting_counts_as_much_as_what_it_replaces(agent):
     assert agent.posterior_.count == pytest.approx(count, abs=1e-12)
     agent.retract(decisions[0])
     assert agent.posterior_.count == pytest.approx(count - 0.98**50)
+
+
+@pytest.mark.parametrize("rates", [(1.0, 0.98), (0.98, 1.0), (0.98, 0.95)])
+def test_each_reward_fades_at_the_rates_of_its_time(
+    agent, twin, rates, tmp_path, monkeypatch
+):
+    """0.1 is revised to 0.5 after a change of rate: as if 0.5 had come first."""
+    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 10**9)
+    decisions = [agent.recommend(task) for task in TASKS * 3]
+    for one in (agent, twin):
+        for i, decision in enumerate(decisions):
+            one.set_params(forgetting=rates[i > 60])
+            one.update(decision, 0.1 if i == 3 and one is agent else 0.5)
+        one.set_params(forgetting=0.9)
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
+    for one in (agent, again):
+        assert_same(one.revise(decisions[3].id, 0.5), twin)
+    assert_same(agent.retract(decisions[3].id), twin.retract(decisions[3].id))
+
+
+def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    agent.set_params(forgetting=0.98)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    with pytest.raises(ValueError, match="forgetting went on"):
+        agent.set_params(forgetting=1.0).retract(decisions[0])
