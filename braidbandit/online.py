@@ -139,8 +139,8 @@ class Online(Tabular):
 
         The id is enough for the newest 500 rewards. An older one needs the whole
         decision, as kept by the ledger, weight 1 and no forgetting. A reward of an
-        arm that was retrained or removed since is refused: its part in the posterior
-        can no longer be told apart.
+        arm that was retrained or removed since is refused, even where it came back:
+        its part in the posterior can no longer be told apart.
         """
         self._start()
         self._id_of(decision)

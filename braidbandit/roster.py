@@ -47,7 +47,7 @@ class Roster:
         "latency" and "compute", once they were measured.
     log : FeedbackLog
     versions : dict of list of float
-        Shares by which each retrained arm was widened.
+        Shares by which each retrained arm was widened; 0 for one that came back.
     alarms : dict of list of int
         Which of these the drift monitor noted: learning again, it does so by itself.
     rewound : bool
@@ -139,7 +139,9 @@ class Roster:
         self.bandit.columns_ = extended
         self._move(catalogue, [*range(n), *[-1] * (len(catalogue) - n)], Z)
         for braid in catalogue.braids[n:]:
-            self.removed.pop(braid.id, None)
+            if self.removed.pop(braid.id, None) is not None:
+                # Another version: what it learnt before it left is not its own now.
+                self.versions[braid.id] = [0.0]
         wider = len(extended) - len(columns)
         self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
 

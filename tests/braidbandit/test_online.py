@@ -470,3 +470,26 @@ def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
         agent.update(decision, 0.5)
     with pytest.raises(ValueError, match="forgetting went on"):
         agent.set_params(forgetting=1.0).retract(decisions[0])
+
+
+def test_a_reward_from_before_an_arm_left_is_not_taken_from_the_one_that_came_back(
+    agent, twin
+):
+    arm = agent.catalogue.braids[5]
+    early, late = (agent.recommend("x", eligible=[arm.id]) for _ in range(2))
+    agent.update(early, 0.0)
+    agent.remove_arms([arm]).add_arms([arm])
+    agent.update(late, 0.4)
+    own = agent.recommend("x", eligible=[arm.id])
+    agent.update(own, 1.0)
+    before = fingerprint(agent)
+    for change in (agent.retract, lambda decision: agent.revise(decision, 0.5)):
+        with pytest.raises(ValueError, match="cannot be taken back exactly"):
+            change(early)
+        assert fingerprint(agent) == before
+    agent.retract(own).retract(late)
+    twin.update(early, 0.0)
+    twin.remove_arms([arm]).add_arms([arm])
+    for task in TASKS[:3]:
+        got, want = agent.decision_function([task]), twin.decision_function([task])
+        np.testing.assert_allclose(got, want, atol=1e-9)
