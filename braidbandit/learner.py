@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -65,10 +66,13 @@ class ArmLearner(Roster):
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
         pending = self.log.pending.values()
-        policy = self.guarding.policy(self.policy, self.catalogue, pending)
+        return self.guarding.policy(self.policy, self.catalogue, pending)
+
+    def guard(self) -> None:
+        """Begin to keep account of what a guard may risk, if there is one."""
+        self.guarding.open(self.policy, self.catalogue)
         if self.guarding.savings is not None:
             self.log.keep = self.guarding.savings.baseline
-        return policy
 
     def expected(self, objective: str, x: Array) -> Array | None:
         """Return what each arm will typically measure; None before any measurement."""
@@ -159,6 +163,14 @@ class ArmLearner(Roster):
         self.guarding.book(self.policy, record.decision, reward)
         self.log.replace(replace(record, reward=reward))
 
+    def expire(self, before: datetime) -> list[str]:
+        """Stop waiting for decisions made before a time; returns their ids."""
+        waiting = dict(self.log.pending)
+        late = self.log.expire(before)
+        for decision_id in late:
+            self.guarding.expire(self.policy, waiting[decision_id])
+        return late
+
     def _watch(self, arm: int, surprise: float) -> None:
         """Widen what is believed of an arm that has changed, and say so."""
         if self.drift is None:
@@ -230,6 +242,7 @@ class ArmLearner(Roster):
             self.reset()
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
+        self.guard()
         self.surprises = np.zeros((2, len(self.catalogue)))
         # An alarm came of the rewards; that an arm was trained anew stays true.
         for arm_id, versions in self.alarms.items():

@@ -151,9 +151,10 @@ class Online(Tabular):
         """Stop waiting for decisions made before a time, and return their ids.
 
         A reward that comes later is refused by id; the Decision itself is learnt.
+        Until then a guard takes it for 0.
         """
         self._start()
-        return self.learner_.log.expire(before)
+        return self.learner_.expire(before)
 
     # ---- arms that come, change and go ----
 
@@ -215,8 +216,9 @@ class Online(Tabular):
             self.revise(decision, outcome.reward)
 
     def _learn_anew(self, ledger: Any) -> None:
-        waiting = list(self.pending_.values())
+        waiting, savings = list(self.pending_.values()), self.savings_
         self._forget_rewards()
+        self.learner_.guarding.owe(savings)
         with self.learner_.replaying():
             for sequence, decision, outcome in ledger.pairs():
                 self._follow(decision, outcome)

@@ -188,7 +188,7 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
     learner.surprises = arrays["surprises"]
     savings = manifest["savings"]
     learner.guarding = Guarding(
-        manifest["baseline"], None if savings is None else Savings(**savings)
+        manifest["baseline"], None if savings is None else _savings(savings)
     )
     learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
     # Older states do not say which of them the drift monitor noted.
@@ -225,6 +225,10 @@ def _posterior(
         setattr(posterior, key, array)
     posterior.square, posterior.count = map(float, arrays[f"{name}.sums"])
     return posterior
+
+
+def _savings(data: Mapping[str, Any]) -> Savings:
+    return Savings(**{**data, "expired": tuple(data.get("expired", ()))})
 
 
 def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
