@@ -167,7 +167,8 @@ class Online(Tabular):
         ----------
         braids : iterable of Braid
         cards : iterable of ModelCard
-            Cards of models the catalogue does not have yet.
+            Cards of models the catalogue does not have yet; with ``parameters``,
+            where all cards of the catalogue have them.
         """
         self._start()
         self._take_over(self._catalogue().with_braids(braids, cards), "add")

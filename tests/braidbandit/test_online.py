@@ -380,6 +380,7 @@ def test_rejected_calls_change_nothing(agent):
         (lambda: agent.update(replace(decision, id="z", x=(1.0,)), 0.5), ValueError),
         (lambda: agent.update(replace(gone, x=(2.0, *gone.x[1:])), 0.5), ValueError),
         (lambda: agent.add_arms([unknown]), ValueError),
+        (lambda: agent.add_arms([unknown], [ModelCard("nobody")]), ValueError),
         (lambda: agent.add_arms([agent.catalogue.braids[0]]), ValueError),
         (lambda: agent.remove_arms([unknown]), KeyError),
         (lambda: agent.remove_arms("text"), TypeError),
