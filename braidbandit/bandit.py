@@ -66,6 +66,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         Rewards in the posterior.
     clock_ : int
         Rewards learnt so far, those taken back included: forgetting counts these.
+    faded_ : float
+        Log of the share that forgetting has left of the first reward.
     n_features_in_ : int
 
     Notes

@@ -188,11 +188,21 @@ class Catalogue:
     def with_braids(
         self, braids: Iterable[Braid], cards: Iterable[ModelCard] = ()
     ) -> Catalogue:
-        """Return a copy with more braids behind, and the cards they need."""
+        """Return a copy with more braids behind, and the cards they need.
+
+        Where every model's ``parameters`` are known, those of a new one must be too.
+        """
         known = dict(self.cards)
+        sized = all(card.parameters is not None for card in known.values())
         for card in cards:
             if known.setdefault(card.name, card) != card:
                 raise ValueError(f"another card named {card.name!r} is there already")
+            if sized and card.parameters is None:
+                raise ValueError(
+                    f"the card of {card.name!r} has no parameters, those of the models "
+                    "here have: every cost would change its unit, and budgets and "
+                    "what was measured would mean nothing. Give ModelCard(parameters=)"
+                )
         return Catalogue(known.values(), (*self.braids, *braids), self.unfit)
 
     def without(self, arm_ids: Iterable[str]) -> Catalogue:

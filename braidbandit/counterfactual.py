@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from braidbandit.explanation import Counterfactual
 from braidbandit.learner import ArmLearner
+from braidbandit.objectives import relative
 from braidbandit.situation import Situation
 
 Array = NDArray[np.float64]
@@ -96,7 +97,9 @@ def _by_price(
     others: NDArray[np.int64],
 ) -> tuple[str, float, int] | None:
     """Return the nearest other price of compute with another winner among two."""
-    cost = learner.catalogue.relative_costs()
+    # What the price is put on: measured compute, as soon as there is any.
+    compute = learner.expected("compute", now.x)
+    cost = relative(learner.catalogue.costs() if compute is None else compute)
     gap = scores[arm] - scores[others]
     extra = cost[arm] - cost[others]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -179,7 +179,7 @@ class ChoiceView:
         for i in np.argsort(-near, kind="stable")[:_NEAREST]:
             record = records[i]
             other, z, x, _ = learner.evidence(record.decision, record.weight)
-            weight = record.applied * learner.bandit.kept(record.clock)
+            weight = record.applied * learner.bandit.kept(record.faded)
             surprise = record.reward - self._prior_of(z, x)
             together = float(_loading(posterior, other, z, x) @ here)
             if other == arm:

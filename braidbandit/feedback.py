@@ -33,8 +33,8 @@ class Learnt:
     applied : float
         The weight it was learnt with: less than ``weight`` for an arm that was
         retrained since, or is gone.
-    clock : int
-        The bandit's clock just after it was learnt; 0 where it is not known.
+    faded : float
+        The bandit's ``faded_`` just before it was learnt.
     latency_ms, compute : float, optional
     """
 
@@ -42,7 +42,7 @@ class Learnt:
     reward: float
     weight: float = 1.0
     applied: float = 1.0
-    clock: int = 0
+    faded: float = 0.0
     latency_ms: float | None = None
     compute: float | None = None
 

@@ -77,7 +77,7 @@ class Fitted:
 
     @property
     def savings_(self) -> Savings | None:
-        """What a ConservativePolicy may risk; None until it first decides."""
+        """What a ConservativePolicy may risk; None without one, or a baseline."""
         return self.learner_.guarding.savings
 
     @property
@@ -144,6 +144,7 @@ class Fitted:
         # These may be changed at any time by set_params.
         self.learner_.policy, self.learner_.drift = self.policy, self.drift
         self.learner_.bandit.forgetting = self.forgetting
+        self.learner_.guard()
 
     def _bandit(self, catalogue: Catalogue) -> LinearBandit:
         Z, names = catalogue.descriptors()

@@ -7,7 +7,7 @@ earned 1 there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,10 +27,14 @@ class Savings:
     amount : float
         ``share`` times the rewards of the baseline's own rounds, minus
         ``1 - reward`` of every other round. Never below 0.
+    expired : tuple of str
+        Ids of the newest 500 departures that expired: booked as if they had earned
+        0, until their reward comes.
     """
 
     baseline: str
     amount: float = 0.0
+    expired: tuple[str, ...] = ()
 
     def after(self, arm_id: str, reward: float, share: float) -> Savings:
         """Return the savings after one reward.
@@ -41,13 +45,14 @@ class Savings:
         >>> saved.amount, saved.after("b", 0.25, share=0.1).amount
         (1.05, 0.30000000000000004)
         """
-        gain = share * reward if arm_id == self.baseline else reward - 1.0
-        return Savings(self.baseline, self.amount + gain)
+        return replace(self, amount=self.amount + self._gain(arm_id, reward, share))
 
     def before(self, arm_id: str, reward: float, share: float) -> Savings:
         """Return the savings with one reward taken back."""
-        gain = share * reward if arm_id == self.baseline else reward - 1.0
-        return Savings(self.baseline, self.amount - gain)
+        return replace(self, amount=self.amount - self._gain(arm_id, reward, share))
+
+    def _gain(self, arm_id: str, reward: float, share: float) -> float:
+        return share * reward if arm_id == self.baseline else reward - 1.0
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from braidbandit.catalogue import Catalogue
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.policies import ThompsonSampling
+
+_MOST_EXPIRED = 500
 
 
 @dataclass
@@ -21,11 +23,26 @@ class Guarding:
     baseline : str or None
         Id of the best single model of the warm start.
     savings : Savings or None
-        What a :class:`ConservativePolicy` may risk; None until it first decides.
+        What a :class:`ConservativePolicy` may risk; None without one.
     """
 
     baseline: str | None = None
     savings: Savings | None = None
+
+    def open(
+        self, policy: Policy | ConservativePolicy | None, catalogue: Catalogue
+    ) -> None:
+        """Begin to keep account, if there is a guard and its baseline is known.
+
+        Until anything is booked, a warm start may still change the baseline.
+        """
+        if not isinstance(policy, ConservativePolicy):
+            return
+        savings, baseline = self.savings, policy.baseline or self.baseline
+        if savings is not None and savings != Savings(savings.baseline):
+            return
+        if baseline is not None and baseline in catalogue:
+            self.savings = Savings(baseline)
 
     def policy(
         self,
@@ -44,11 +61,9 @@ class Guarding:
                 "ConservativePolicy needs a baseline: call warm_start with a table "
                 "that has single models, or give ConservativePolicy(baseline=...)"
             )
-        row = catalogue.index(baseline)
-        if self.savings is None:
-            self.savings = Savings(baseline)
+        row, savings = catalogue.index(baseline), self.savings or Savings(baseline)
         departures = sum(_departs(baseline, decision) for decision in pending)
-        return policy.at(row, self.savings, departures)
+        return policy.at(row, savings, departures)
 
     def book(
         self,
@@ -61,10 +76,31 @@ class Guarding:
         savings = self.savings
         if not isinstance(policy, ConservativePolicy) or savings is None:
             return
+        if decision.id in savings.expired:
+            left = tuple(name for name in savings.expired if name != decision.id)
+            savings = savings.before(decision.braid.id, 0.0, policy.share)
+            self.savings = savings = replace(savings, expired=left)
         kept = decision.braid.id == savings.baseline
         if kept or _departs(savings.baseline, decision):
             book = savings.before if back else savings.after
             self.savings = book(decision.braid.id, reward, policy.share)
+
+    def expire(
+        self, policy: Policy | ConservativePolicy | None, decision: Decision
+    ) -> None:
+        """Book a departure as if it had earned 0, until its reward comes after all."""
+        self.book(policy, decision, 0.0)
+        if self.savings is not None and isinstance(policy, ConservativePolicy):
+            if _departs(self.savings.baseline, decision):
+                expired = (*self.savings.expired, decision.id)[-_MOST_EXPIRED:]
+                self.savings = replace(self.savings, expired=expired)
+
+    def owe(self, before: Savings | None) -> None:
+        """Begin with what had expired before everything is learnt anew."""
+        now = self.savings
+        if before is not None and now == Savings(before.baseline):
+            debt = float(len(before.expired))
+            self.savings = replace(now, amount=-debt, expired=before.expired)
 
 
 def _departs(baseline: str, decision: Decision) -> bool:

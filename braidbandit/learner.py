@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -33,7 +35,7 @@ Array = NDArray[np.float64]
 # From so many arms on, what their descriptors have in common is made use of.
 _MANY_ARMS = 512
 # What learning changes of a bandit.
-_LEARNT = ("posterior_", "n_updates_", "clock_")
+_LEARNT = ("posterior_", "n_updates_", "clock_", "faded_")
 
 
 class ArmLearner(Roster):
@@ -64,10 +66,13 @@ class ArmLearner(Roster):
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
         pending = self.log.pending.values()
-        policy = self.guarding.policy(self.policy, self.catalogue, pending)
+        return self.guarding.policy(self.policy, self.catalogue, pending)
+
+    def guard(self) -> None:
+        """Begin to keep account of what a guard may risk, if there is one."""
+        self.guarding.open(self.policy, self.catalogue)
         if self.guarding.savings is not None:
             self.log.keep = self.guarding.savings.baseline
-        return policy
 
     def expected(self, objective: str, x: Array) -> Array | None:
         """Return what each arm will typically measure; None before any measurement."""
@@ -120,11 +125,12 @@ class ArmLearner(Roster):
 
     def learn(self, record: Learnt) -> None:
         """Learn a reward and the measurements that came with it."""
+        self._retrain_up_to(record.decision.braid.id, record.decision.version)
         arm, z, x, applied = self.evidence(record.decision, record.weight)
         if arm < 0:
             self._learn_of_removed(record, z, x)
             return
-        before = self.bandit.posterior_.mean
+        before, faded = self.bandit.posterior_.mean, self.bandit.faded_
         surprise = self.bandit.learn(arm, z, x, record.reward, applied)
         self._in_flight.rewarded(
             before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
@@ -132,13 +138,13 @@ class ArmLearner(Roster):
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)
-        self._settle(record, applied)
+        self._settle(replace(record, applied=applied, faded=faded))
         self._watch(arm, surprise)
 
     def unlearn(self, record: Learnt) -> None:
         """Take a reward back exactly, as if it had never come."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.clock)
+        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
         for name, value in _measured(record).items():
             cost = self._operations(arm)
             self.models[name].unlearn(arm, z, x, value, cost, record.applied)
@@ -148,14 +154,22 @@ class ArmLearner(Roster):
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        weight = record.applied * self.bandit.kept(record.clock)
+        kept = self.bandit.kept(record.faded)
         posterior = self.bandit.posterior_.copy()
-        posterior.downdate(arm, z, x, record.reward, weight)
-        posterior.update(arm, z, x, reward, weight)
+        posterior.downdate(arm, z, x, record.reward, record.applied, kept)
+        posterior.update(arm, z, x, reward, record.applied, kept)
         self.bandit.posterior_ = posterior
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.guarding.book(self.policy, record.decision, reward)
         self.log.replace(replace(record, reward=reward))
+
+    def expire(self, before: datetime) -> list[str]:
+        """Stop waiting for decisions made before a time; returns their ids."""
+        waiting = dict(self.log.pending)
+        late = self.log.expire(before)
+        for decision_id in late:
+            self.guarding.expire(self.policy, waiting[decision_id])
+        return late
 
     def _watch(self, arm: int, surprise: float) -> None:
         """Widen what is believed of an arm that has changed, and say so."""
@@ -164,6 +178,8 @@ class ArmLearner(Roster):
         self.surprises, alarm = self.drift.watch(self.surprises, arm, surprise)
         if alarm:
             arm_id = self.catalogue.ids[arm]
+            version = len(self.versions.get(arm_id, []))
+            self.alarms.setdefault(arm_id, []).append(version)
             self.retrain(arm_id, self.drift.widen)
             warnings.warn(
                 f"the rewards of arm {arm_id} have moved away from what was learnt; "
@@ -173,12 +189,9 @@ class ArmLearner(Roster):
                 stacklevel=4,
             )
 
-    def _settle(self, record: Learnt, applied: float) -> None:
+    def _settle(self, record: Learnt) -> None:
         self.guarding.book(self.policy, record.decision, record.reward)
-        decision, clock = record.decision.only(self.log.keep), self.bandit.clock_
-        self.log.settle(
-            replace(record, decision=decision, applied=applied, clock=clock)
-        )
+        self.log.settle(replace(record, decision=record.decision.only(self.log.keep)))
 
     def _learn_of_removed(self, record: Learnt, z: Array, x: Array) -> None:
         """Learn what a removed arm says about its relatives.
@@ -189,9 +202,13 @@ class ArmLearner(Roster):
         bandit = self.bandit
         posterior, rows = bandit.posterior_, list(range(len(self.catalogue)))
         bandit.posterior_ = posterior.take_arms([*rows, -1])
-        bandit.learn(len(rows), z, x, record.reward, record.weight)
+        try:
+            bandit.learn(len(rows), z, x, record.reward, record.weight)
+        except BaseException:
+            bandit.posterior_ = posterior
+            raise
         bandit.posterior_ = bandit.posterior_.take_arms(rows)
-        self._settle(record, record.weight)
+        self._settle(record)
         self.log.drop_records([record.decision.braid.id])
 
     def record_of(self, decision: Decision | str) -> Learnt:
@@ -208,7 +225,7 @@ class ArmLearner(Roster):
             )
         arm_id = decision.braid.id
         changed = arm_id in self.versions or arm_id not in self.catalogue
-        if changed or self.bandit.forgetting != 1.0:
+        if changed or self.bandit.faded_ != 0.0:
             raise NotReversible(
                 f"the reward of decision {decision_id!r} cannot be taken back exactly: "
                 "its record is gone, and since then the arm was retrained or removed, "
@@ -220,12 +237,48 @@ class ArmLearner(Roster):
         """Go back to the warm start, or to the prior."""
         if self.start is not None:
             self.bandit.posterior_ = self.start.copy()
-            self.bandit.n_updates_ = self.bandit.clock_ = 0
+            self.bandit.count_anew()
         else:
             self.reset()
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
+        self.guard()
         self.surprises = np.zeros((2, len(self.catalogue)))
+        # An alarm came of the rewards; that an arm was trained anew stays true.
+        for arm_id, versions in self.alarms.items():
+            for version in versions:
+                self.versions[arm_id][version] = 0.0
+        self.alarms, self.rewound = {}, True
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Learn from a ledger; once rewards were forgotten, widen arms again.
+
+        An arm that was trained anew is widened where the version of its decisions
+        rises, as it was live; at the end at the latest.
+        """
+        if self.rewound:
+            self._later, self.versions = self.versions, {}
+        try:
+            yield
+        finally:
+            for arm_id, shares in self._later.items():
+                self._retrain_up_to(arm_id, len(shares))
+                self._fill_versions(arm_id, len(shares))
+            self._later, self.rewound = {}, False
+
+    def _retrain_up_to(self, arm_id: str, version: int) -> None:
+        shares = self._later.get(arm_id, [])
+        for earlier, share in enumerate(shares[:version]):
+            if share > 0.0:
+                self._fill_versions(arm_id, earlier)
+                self.retrain(arm_id, share)
+                shares[earlier] = 0.0
+
+    def _fill_versions(self, arm_id: str, n: int) -> None:
+        """Keep counting from n: decisions of so many versions were made."""
+        shares = self.versions.setdefault(arm_id, [])
+        shares += [0.0] * (n - len(shares))
 
     def checkpoint(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs to undo every call in between."""
@@ -238,6 +291,8 @@ class ArmLearner(Roster):
             "log": self.log.copy(),
             "guarding": copy.copy(self.guarding),
             "versions": copy.deepcopy(self.versions),
+            "alarms": copy.deepcopy(self.alarms),
+            "rewound": self.rewound,
             "surprises": self.surprises,
         }
 
@@ -248,7 +303,8 @@ class ArmLearner(Roster):
         self.bandit.__dict__.update(saved["bandit"])
         self.models, self.log = saved["models"], saved["log"]
         self.guarding = saved["guarding"]
-        self.versions, self.surprises = saved["versions"], saved["surprises"]
+        self.versions, self.alarms = saved["versions"], saved["alarms"]
+        self.rewound, self.surprises = saved["rewound"], saved["surprises"]
 
     def _model(self, name: str) -> CostModel:
         if name not in self.models:

@@ -40,14 +40,15 @@ class Online(Tabular):
         """
         self._start()
         start, earliest = _beginning(since)
-        for event in ledger.events(after=max(self.ledger_position_, start)):
-            outcome = event.outcome
-            if earliest is None or outcome is None or _is_since(outcome, earliest):
-                try:
-                    self._follow(event.decision, outcome)
-                except NotReversible:
-                    return self._learn_anew(ledger)
-            self.ledger_position_ = int(event.sequence)
+        try:
+            with self.learner_.replaying():
+                for event in ledger.events(after=max(self.ledger_position_, start)):
+                    outcome = event.outcome
+                    if not earliest or not outcome or _is_since(outcome, earliest):
+                        self._follow(event.decision, outcome)
+                    self.ledger_position_ = int(event.sequence)
+        except NotReversible:
+            self._learn_anew(ledger)
         return self
 
     # ---- learning from decisions ----
@@ -134,8 +135,8 @@ class Online(Tabular):
 
         The id is enough for the newest 500 rewards. An older one needs the whole
         decision, as kept by the ledger, weight 1 and no forgetting. A reward of an
-        arm that was retrained or removed since is refused: its part in the posterior
-        can no longer be told apart.
+        arm that was retrained or removed since is refused, even where it came back:
+        its part in the posterior can no longer be told apart.
         """
         self._start()
         self._id_of(decision)
@@ -146,9 +147,10 @@ class Online(Tabular):
         """Stop waiting for decisions made before a time, and return their ids.
 
         A reward that comes later is refused by id; the Decision itself is learnt.
+        Until then a guard takes it for 0.
         """
         self._start()
-        return self.learner_.log.expire(before)
+        return self.learner_.expire(before)
 
     # ---- arms that come, change and go ----
 
@@ -161,7 +163,8 @@ class Online(Tabular):
         ----------
         braids : iterable of Braid
         cards : iterable of ModelCard
-            Cards of models the catalogue does not have yet.
+            Cards of models the catalogue does not have yet; with ``parameters``,
+            where all cards of the catalogue have them.
         """
         self._start()
         self._take_over(self._catalogue().with_braids(braids, cards), "add")
@@ -209,17 +212,18 @@ class Online(Tabular):
         else:
             self.revise(decision, outcome.reward)
 
-    def _learn_anew(self, ledger: Any) -> Self:
-        waiting = list(self.pending_.values())
+    def _learn_anew(self, ledger: Any) -> None:
+        waiting, savings = list(self.pending_.values()), self.savings_
         with self._all_or_nothing():
             self._forget_rewards()
-            for sequence, decision, outcome in ledger.pairs():
-                self._follow(decision, outcome)
-                self.ledger_position_ = int(sequence)
+            self.learner_.guarding.owe(savings)
+            with self.learner_.replaying():
+                for sequence, decision, outcome in ledger.pairs():
+                    self._follow(decision, outcome)
+                    self.ledger_position_ = int(sequence)
         for decision in waiting:
             if decision.id not in self.settled_:
                 self.learner_.log.await_reward(decision)
-        return self
 
     def _wait_again(self, ledger: Any) -> None:
         """Wait for the decisions of a ledger that wait, as far as they are unknown."""

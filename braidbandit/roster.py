@@ -47,7 +47,11 @@ class Roster:
         "latency" and "compute", once they were measured.
     log : FeedbackLog
     versions : dict of list of float
-        Shares by which each retrained arm was widened.
+        Shares by which each retrained arm was widened; 0 for one that came back.
+    alarms : dict of list of int
+        Which of these the drift monitor noted: learning again, it does so by itself.
+    rewound : bool
+        Whether rewards were forgotten, and no arm was widened since.
     removed : dict of ndarray
         Descriptors of the arms that were removed.
     signatures : ndarray of shape (n, M) or None
@@ -66,6 +70,8 @@ class Roster:
         self.models: dict[str, CostModel] = {}
         self.log = FeedbackLog()
         self.versions: dict[str, list[float]] = {}
+        self.alarms: dict[str, list[int]] = {}
+        self.rewound = False
         self.removed: dict[str, Array] = {}
         self.signatures: Array | None = None
         self.policy: Policy | ConservativePolicy | None = None
@@ -73,6 +79,7 @@ class Roster:
         self.drift: DriftMonitor | None = None
         self.surprises = np.zeros((2, len(catalogue)))
         self._in_flight = InFlight()
+        self._later: dict[str, list[float]] = {}
         self._repeats_of: tuple[Array, Repeats] | None = None
         self.catalogue = catalogue
         bandit.open(np.array(catalogue.ids))
@@ -98,7 +105,7 @@ class Roster:
     def reset(self) -> None:
         """Drop the posterior: the number of task features may change."""
         self.bandit.__dict__.pop("posterior_", None)
-        self.bandit.n_updates_ = self.bandit.clock_ = 0
+        self.bandit.count_anew()
 
     # ---- arms that come, change and go ----
 
@@ -132,7 +139,9 @@ class Roster:
         self.bandit.columns_ = extended
         self._move(catalogue, [*range(n), *[-1] * (len(catalogue) - n)], Z)
         for braid in catalogue.braids[n:]:
-            self.removed.pop(braid.id, None)
+            if self.removed.pop(braid.id, None) is not None:
+                # Another version: what it learnt before it left is not its own now.
+                self.versions[braid.id] = [0.0]
         wider = len(extended) - len(columns)
         self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
 
@@ -143,6 +152,7 @@ class Roster:
             row = self.catalogue.index(arm_id)
             self.removed[arm_id] = self.bandit.Z_[row].copy()
             self.versions.pop(arm_id, None)
+            self.alarms.pop(arm_id, None)
         self.log.drop_records(gone)
         if self.log.keep in gone or self.guarding.baseline in gone:
             self.guarding = Guarding()
@@ -157,6 +167,7 @@ class Roster:
         for model in self.models.values():
             model.posterior.widen(row, share)
         self.versions.setdefault(arm_id, []).append(share)
+        self.rewound = False
         self.log.drop_records([arm_id])
         self._in_flight.reset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class RowByRow:
     rng_: np.random.Generator
     n_updates_: int
     clock_: int
+    faded_: float
 
     def open(self, arms: NDArray[Any]) -> None:
         """Create the arms and the random generator."""
@@ -50,7 +52,7 @@ class RowByRow:
         self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
         self.columns_ = ("bias", *names)
         self.rng_ = np.random.default_rng(self.random_state)
-        self.n_updates_ = self.clock_ = 0
+        self.count_anew()
 
     def start(self, width: int) -> None:
         """Create the posterior for features of ``width`` columns, the first all 1."""
@@ -61,7 +63,12 @@ class RowByRow:
             n_arms=n_arms,
             own_width=width if n_arms * width <= self.max_parameters else 1,
         )
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """No reward was learnt, and none forgotten."""
         self.n_updates_ = self.clock_ = 0
+        self.faded_ = 0.0
 
     def select(
         self,
@@ -88,32 +95,38 @@ class RowByRow:
 
         Returns how surprising the reward was, in standard deviations.
         """
-        surprise = self.posterior_.update(arm, z, x, reward, weight)
-        self.n_updates_ += 1
-        self.clock_ += 1
+        clock = self.clock_ + 1
         # Both factor the whole covariance, so they are done for many updates at
         # once; counted in updates, so that a replay does them at the same places.
-        if self.forgetting < 1.0 and self.clock_ % _FORGET_EVERY == 0:
-            self.posterior_.forget(self.forgetting**_FORGET_EVERY)
-        if self.clock_ >= _REFINE_FROM and self.clock_ & (self.clock_ - 1) == 0:
-            self.posterior_.refine_scales()
+        forgets = self.forgetting < 1.0 and clock % _FORGET_EVERY == 0
+        refines = clock >= _REFINE_FROM and clock & (clock - 1) == 0
+        # On a copy, as they may fail: then nothing was learnt.
+        posterior = self.posterior_.copy() if forgets or refines else self.posterior_
+        surprise = posterior.update(arm, z, x, reward, weight)
+        faded = self.faded_
+        if forgets:
+            posterior.forget(self.forgetting**_FORGET_EVERY)
+            faded += _FORGET_EVERY * math.log(self.forgetting)
+        if refines:
+            posterior.refine_scales()
+        self.posterior_, self.clock_, self.faded_ = posterior, clock, faded
+        self.n_updates_ += 1
         return surprise
 
     def unlearn(
-        self, arm: int, z: Array, x: Array, reward: float, weight: float, clock: int
+        self, arm: int, z: Array, x: Array, reward: float, weight: float, faded: float
     ) -> None:
-        """Take back the reward that was learnt when ``clock_`` became ``clock``."""
-        self.posterior_.downdate(arm, z, x, reward, weight * self.kept(clock))
+        """Take back a reward that was learnt when ``faded_`` was ``faded``."""
+        self.posterior_.downdate(arm, z, x, reward, weight, self.kept(faded))
         self.n_updates_ -= 1
 
-    def kept(self, clock: int) -> float:
-        """Return the share that is left of a reward learnt at ``clock``.
+    def kept(self, faded: float) -> float:
+        """Return the share that is left of a reward learnt when so much had faded.
 
         Forgetting makes every reward count less by the same share, so taking it back
         with what is left of its weight is exact.
         """
-        times = self.clock_ // _FORGET_EVERY - (clock - 1) // _FORGET_EVERY
-        return float(self.forgetting ** (_FORGET_EVERY * times))
+        return math.exp(self.faded_ - faded)
 
     # ---- inside ----
 

@@ -7,6 +7,7 @@ again from the ledger. Up to format 2 an encoder projected the embedding itself.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from braidbandit.policies import ThompsonSampling
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
+from braidbandit.rowbyrow import _FORGET_EVERY
 
 Arrays = Mapping[str, NDArray[Any]]
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -84,11 +86,13 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "columns": list(bandit.columns_),
         "n_updates": bandit.n_updates_,
         "clock": bandit.clock_,
+        "faded": bandit.faded_,
         "baseline": agent.baseline_,
         "savings": None if agent.savings_ is None else asdict(agent.savings_),
         "pacer": asdict(agent.pacer_),
         "measured": {name: model.n for name, model in learner.models.items()},
         "versions": learner.versions,
+        "alarms": learner.alarms,
         "ledger_position": agent.ledger_position_,
         "pending": [decision.to_dict() for decision in log.pending.values()],
         "learnt": [record.to_dict() for record in log.learnt.values()],
@@ -154,6 +158,7 @@ def fill(
             model.posterior, model.n = posterior, int(manifest["measured"][name])
             learner.models[name] = model
     bandit.n_updates_, bandit.clock_ = manifest["n_updates"], manifest["clock"]
+    bandit.faded_ = manifest.get("faded", _faded(manifest, manifest["clock"]))
     agent.ledger_position_ = int(manifest["ledger_position"])
     agent.pacer_ = Pacer(**manifest["pacer"])
     learner.log = _log(manifest)
@@ -192,9 +197,13 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
     learner.surprises = arrays["surprises"]
     savings = manifest["savings"]
     learner.guarding = Guarding(
-        manifest["baseline"], None if savings is None else Savings(**savings)
+        manifest["baseline"], None if savings is None else _savings(savings)
     )
     learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
+    # Older states do not say which of them the drift monitor noted.
+    noted = manifest["versions"] if manifest.get("drift") else {}
+    alarms = manifest.get("alarms", {a: range(len(w)) for a, w in noted.items()})
+    learner.alarms = {arm: list(versions) for arm, versions in alarms.items()}
     learner.removed = {
         key.removeprefix("removed."): array
         for key, array in arrays.items()
@@ -227,9 +236,13 @@ def _posterior(
     return posterior
 
 
+def _savings(data: Mapping[str, Any]) -> Savings:
+    return Savings(**{**data, "expired": tuple(data.get("expired", ()))})
+
+
 def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
     pending = [Decision.from_dict(data) for data in manifest["pending"]]
-    records = [Learnt.from_dict(data) for data in manifest["learnt"]]
+    records = [_record(manifest, data) for data in manifest["learnt"]]
     savings = manifest["savings"]
     return FeedbackLog(
         pending={decision.id: decision for decision in pending},
@@ -239,6 +252,20 @@ def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
         counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
     )
+
+
+def _record(manifest: Mapping[str, Any], data: Mapping[str, Any]) -> Learnt:
+    data = dict(data)
+    # Older states say when it was learnt, and forgot at one rate all along.
+    clock = data.pop("clock", None)
+    if clock is not None:
+        data["faded"] = _faded(manifest, clock - 1)
+    return Learnt.from_dict(data)
+
+
+def _faded(manifest: Mapping[str, Any], clock: int) -> float:
+    times = clock // _FORGET_EVERY
+    return times * _FORGET_EVERY * math.log(manifest["forgetting"])
 
 
 def _no_gates(arrays: Arrays) -> NDArray[Any]:

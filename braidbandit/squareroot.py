@@ -109,16 +109,33 @@ class SquareRoot:
     # ---- learning ----
 
     def update(
-        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
+        self,
+        arm: int,
+        z: Array,
+        x: Array,
+        r: float,
+        weight: float = 1.0,
+        kept: float = 1.0,
     ) -> float:
-        """Learn one reward of one arm; ``weight`` divides the noise variance.
+        """Learn one reward of one arm.
+
+        Parameters
+        ----------
+        arm : int
+        z : ndarray of shape (m,)
+        x : ndarray of shape (k,)
+        r : float
+        weight : float
+            Above 0; divides the noise variance.
+        kept : float
+            The share of the reward that forgetting has left, in (0, 1].
 
         Returns
         -------
         surprise : float
             The reward minus what was expected, in standard deviations of it.
         """
-        phi, x, variance = self._observation(arm, z, x, r, weight)
+        phi, x, variance = self._observation(arm, z, x, r, weight * kept)
         slot = self._slot(arm)
         load = phi @ self.factor
         if slot is not None:
@@ -138,15 +155,24 @@ class SquareRoot:
             self.own_load = np.concatenate([self.own_load, step[None]])
         else:
             self.own_load[slot] += step
-        self.square += weight * (r - self.scales.mean) ** 2
-        self.count += 1.0
+        self.square += weight * kept * (r - self.scales.mean) ** 2
+        self.count += kept
         return residual / math.sqrt(total)
 
     def downdate(
-        self, arm: int, z: Array, x: Array, r: float, weight: float = 1.0
+        self,
+        arm: int,
+        z: Array,
+        x: Array,
+        r: float,
+        weight: float = 1.0,
+        kept: float = 1.0,
     ) -> None:
-        """Take one reward back exactly; refused when it was never learnt."""
-        phi, x, variance = self._observation(arm, z, x, r, weight)
+        """Take one reward back exactly; refused when it was never learnt.
+
+        Parameters as in :meth:`update`.
+        """
+        phi, x, variance = self._observation(arm, z, x, r, weight * kept)
         slot = self._slot(arm)
         spread = self.own_covariance[arm] @ x
         left = variance - float(x @ spread)
@@ -165,8 +191,9 @@ class SquareRoot:
         self._move(load, -residual / total, beta)
         self.own_mean[arm] -= spread / variance * residual
         self.own_covariance[arm] += np.outer(spread, spread) / left
-        self.square -= weight * (r - self.scales.mean) ** 2
-        self.count -= 1.0
+        # Rounding must not leave less than nothing.
+        square = self.square - weight * kept * (r - self.scales.mean) ** 2
+        self.square, self.count = max(square, 0.0), max(self.count - kept, 0.0)
 
     # ---- inside ----
 

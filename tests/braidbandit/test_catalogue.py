@@ -147,3 +147,12 @@ def test_bad_pools():
             [ModelCard("a", layers=3), ModelCard("b")],
             [Braid("a", ("b",), (0.5, 0.5), (3,), "router")],
         )
+
+
+def test_a_model_of_unknown_size_must_not_change_the_unit_of_costs(cards):
+    sized = Catalogue.build(cards, layer_sets=("output",))
+    with pytest.raises(ValueError, match="'third' has no parameters"):
+        sized.with_braids([Braid("third")], [ModelCard("third")])
+    unsized = Catalogue.build(["a", "b"], layer_sets=("output",))
+    more = unsized.with_braids([Braid("third")], [ModelCard("third")])
+    assert more.costs()[:-1].tolist() == unsized.costs().tolist()

@@ -3,7 +3,14 @@ import warnings
 import numpy as np
 import pytest
 
-from braidbandit import BraidRecommender, DriftMonitor, DriftWarning, EpsilonGreedy
+from braidbandit import (
+    BraidRecommender,
+    DriftMonitor,
+    DriftWarning,
+    EpsilonGreedy,
+    Ledger,
+    Outcome,
+)
 
 
 def first_alarm(surprises):
@@ -56,6 +63,50 @@ def test_the_recommender_warns_widens_and_turns_to_another_arm(catalogue, encode
     assert best in str(told[0].message)
     again = [agent.predict([f"task {i}"])[0] for i in range(9)]
     assert best not in again
+
+
+@pytest.mark.filterwarnings("ignore::braidbandit.DriftWarning")
+def test_alarms_do_not_add_up_when_a_ledger_is_learnt_again(
+    catalogue, encoder, tmp_path
+):
+    """The same agent, however often it learns, is as a new one that learns once."""
+
+    def new():
+        return BraidRecommender(
+            catalogue, encoder, drift=DriftMonitor(threshold=6.0), random_state=0
+        )
+
+    def assert_as_new(agent):
+        fresh = new()
+        for _, decision, outcome in ledger.pairs():
+            fresh.update(decision, outcome.reward)
+        assert agent.learner_.alarms == fresh.learner_.alarms
+        assert (
+            agent.learner_.versions[arm][: len(fresh.learner_.versions[arm])]
+            == (fresh.learner_.versions[arm])
+        )
+        for name in ("mean", "factor", "own_mean", "own_covariance", "own_change"):
+            np.testing.assert_allclose(
+                getattr(agent.posterior_, name),
+                getattr(fresh.posterior_, name),
+                atol=1e-9,
+            )
+
+    agent, arm, ledger = new(), catalogue.ids[0], Ledger(tmp_path / "ledger.db")
+    for i in range(90):
+        decision = agent.recommend(f"task {i % 7}", eligible=[arm])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.9 if i < 45 else 0.1))
+        agent.catch_up(ledger)
+    assert agent.learner_.alarms
+    assert_as_new(agent)
+    assert_as_new(agent.fit(ledger).fit(ledger))
+    first = next(iter(agent.settled_))
+    ledger.retract(first)
+    assert_as_new(agent.catch_up(ledger))
+    agent.save(tmp_path / "state")
+    again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+    assert_as_new(again.fit(ledger))
 
 
 def test_sums_are_saved(catalogue, encoder, tmp_path):

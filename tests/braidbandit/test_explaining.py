@@ -136,6 +136,27 @@ def test_counterfactual_of_the_price(agent):
     )
 
 
+def test_counterfactual_of_the_price_goes_by_measured_compute(agent, catalogue):
+    """The smaller model turns out the dearer one: a higher price speaks against it."""
+    small, big = sorted(
+        (row for row, braid in enumerate(catalogue) if braid.is_single),
+        key=lambda row: catalogue.costs()[row],
+    )
+    arms = [catalogue.ids[small], catalogue.ids[big]]
+    for _ in range(30):
+        for arm, reward, compute in zip(arms, (0.9, 0.8), (900.0, 100.0), strict=True):
+            decision = agent.recommend("x", eligible=[arm])
+            agent.update(decision, reward, compute=compute)
+    agent.set_params(policy=Greedy(), price=0.02)
+    explanation = agent.explain("x", eligible=arms)
+    found = explanation.counterfactual
+    assert (explanation.arm_id, found.arm_id) == tuple(arms)
+    assert found.change == "price"
+    for more, arm in ((1e-9, arms[1]), (-1e-9, arms[0])):
+        agent.set_params(price=0.02 + found.amount + more)
+        assert agent.explain("x", eligible=arms).arm_id == arm
+
+
 def test_text_and_json(agent):
     teach(agent)
     explanation = agent.explain("x", compute_budget=0.8)

@@ -1,7 +1,17 @@
+from datetime import datetime, timedelta, timezone
+
 import numpy as np
 import pytest
 
-from braidbandit import BraidRecommender, ConservativePolicy, Greedy, LinUCB, Uniform
+from braidbandit import (
+    BraidRecommender,
+    ConservativePolicy,
+    Greedy,
+    Ledger,
+    LinUCB,
+    Outcome,
+    Uniform,
+)
 from braidbandit.guard import Savings
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
@@ -105,3 +115,77 @@ def test_without_a_baseline_it_says_what_to_do(catalogue, encoder):
     agent = BraidRecommender(catalogue, encoder, ConservativePolicy())
     with pytest.raises(ValueError, match="warm_start"):
         agent.recommend("x")
+
+
+def test_a_departure_that_expires_is_booked_as_nothing_earned(
+    catalogue, encoder, tmp_path
+):
+    """40 rounds at 1 and a share of 0.1 save 4: four departures, then no more."""
+    agent = guarded(catalogue, encoder)
+    for task in TASKS:
+        agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
+    others = [arm for arm in catalogue.ids if arm != agent.baseline_]
+    departures = []
+    for task in TASKS:
+        decision = agent.recommend(task)
+        if decision.braid.id in others:
+            departures.append(decision)
+        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    assert len(departures) == 4
+    assert agent.savings_.amount == pytest.approx(0.0)
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert again.savings_ == agent.savings_
+    for one in (agent, again):
+        one.update(departures[0], 0.75)
+        assert one.savings_.amount == pytest.approx(0.75)
+        one.retract(departures[0])
+        assert one.savings_.amount == pytest.approx(1.0)
+        assert one.recommend("x").propensity == 1.0  # it waits again
+
+
+def test_savings_are_those_of_the_ledger(catalogue, encoder, tmp_path):
+    """Learning it, live or from the start, and whatever was asked before."""
+    baseline, ledger = singles(catalogue)[0], Ledger(tmp_path / "ledger.db")
+
+    def new():
+        policy = ConservativePolicy(Uniform(), 0.5, baseline)
+        return BraidRecommender(catalogue, encoder, policy, random_state=0)
+
+    live = new()
+    for task in TASKS[:10]:
+        decision = live.recommend(task, eligible=[baseline])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.8))
+        live.catch_up(ledger)
+    asked = new()
+    asked.predict_proba(["x"])
+    for one in (live, new().fit(ledger), new().catch_up(ledger), asked.fit(ledger)):
+        assert one.savings_.amount == pytest.approx(4.0)
+
+
+def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
+    catalogue, encoder, tmp_path
+):
+    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
+    for task in TASKS:
+        decision = agent.recommend(task, eligible=[agent.baseline_])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 1.0))
+    agent.catch_up(ledger)
+    other = singles(catalogue)[0]
+    for _ in range(40):
+        agent.recommend("x", eligible=[agent.baseline_, other])
+        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    assert agent.savings_.amount == pytest.approx(0.0)
+    agent.retrain(agent.baseline_)
+    ledger.retract(decision.id)
+    agent.catch_up(ledger)
+    assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
+
+
+def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
+    agent = guarded(catalogue, encoder)
+    table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
+    agent.warm_start(TASKS, singles(catalogue), table)
+    assert agent.recommend("x").braid.id == agent.baseline_ == singles(catalogue)[0]

@@ -11,8 +11,10 @@ from braidbandit import (
     Braid,
     BraidRecommender,
     Catalogue,
+    Ledger,
     LinUCB,
     ModelCard,
+    Outcome,
     Uniform,
 )
 
@@ -317,6 +319,26 @@ def test_a_retrained_arm_keeps_its_mean_and_is_wider(agent):
     assert agent.recommend("x", eligible=[arm]).version == 1
 
 
+def test_learning_again_widens_an_arm_where_it_was_trained_anew(agent, tmp_path):
+    """After 10, 20 and 30 rewards: the last time nothing comes after it."""
+    arm, ledger = agent.catalogue.ids[0], Ledger(tmp_path / "ledger.db")
+    for i, task in enumerate(TASKS[:30]):
+        if i in (10, 20):
+            agent.retrain(arm, 0.9)
+        decision = agent.recommend(task, eligible=[arm])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 0.9 if i < 10 else 0.1))
+        agent.catch_up(ledger)
+    agent.retrain(arm, 0.3)
+    live = [part.copy() for part in moments(agent)]
+    agent.save(tmp_path / "state")
+    again = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
+    for one in (agent.fit(ledger), agent.fit(ledger), again.fit(ledger)):
+        for part, want in zip(moments(one), live, strict=True):
+            np.testing.assert_allclose(part, want, atol=1e-12)
+        assert one.learner_.versions == {arm: [0.9, 0.9, 0.3]}
+
+
 def test_a_reward_of_an_earlier_version_counts_less(agent, twin):
     only = agent.recommend("x", excluded=agent.catalogue.ids[1:])
     twin._start()
@@ -348,13 +370,17 @@ def test_rejected_calls_change_nothing(agent):
         agent.update(decision, reward, latency_ms=7.0)
     decision = agent.recommend("y")
     unknown = Braid("nobody")
+    gone = agent.recommend("z")
+    agent.remove_arms([gone.braid])
     before = fingerprint(agent)
     for call, error in [
         (lambda: agent.update(decision, 0.5, latency_ms=0.0), ValueError),
         (lambda: agent.update(decision, 0.5, compute=float("nan")), ValueError),
         (lambda: agent.update(decision, 0.5, weight=float("nan")), ValueError),
         (lambda: agent.update(replace(decision, id="z", x=(1.0,)), 0.5), ValueError),
+        (lambda: agent.update(replace(gone, x=(2.0, *gone.x[1:])), 0.5), ValueError),
         (lambda: agent.add_arms([unknown]), ValueError),
+        (lambda: agent.add_arms([unknown], [ModelCard("nobody")]), ValueError),
         (lambda: agent.add_arms([agent.catalogue.braids[0]]), ValueError),
         (lambda: agent.remove_arms([unknown]), KeyError),
         (lambda: agent.remove_arms("text"), TypeError),
@@ -404,3 +430,67 @@ def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):
     for name in ("scores", "eligible"):
         assert vars(kept)[name].base is None
         assert getattr(kept, name) == ()
+
+
+def test_a_revision_after_forgetting_counts_as_much_as_what_it_replaces(agent):
+    agent.set_params(forgetting=0.98)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    count = agent.posterior_.count
+    agent.revise(decisions[0], 0.7)
+    assert agent.posterior_.count == pytest.approx(count, abs=1e-12)
+    agent.retract(decisions[0])
+    assert agent.posterior_.count == pytest.approx(count - 0.98**50)
+
+
+@pytest.mark.parametrize("rates", [(1.0, 0.98), (0.98, 1.0), (0.98, 0.95)])
+def test_each_reward_fades_at_the_rates_of_its_time(
+    agent, twin, rates, tmp_path, monkeypatch
+):
+    """0.1 is revised to 0.5 after a change of rate: as if 0.5 had come first."""
+    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 10**9)
+    decisions = [agent.recommend(task) for task in TASKS * 3]
+    for one in (agent, twin):
+        for i, decision in enumerate(decisions):
+            one.set_params(forgetting=rates[i > 60])
+            one.update(decision, 0.1 if i == 3 and one is agent else 0.5)
+        one.set_params(forgetting=0.9)
+    agent.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
+    for one in (agent, again):
+        assert_same(one.revise(decisions[3].id, 0.5), twin)
+    assert_same(agent.retract(decisions[3].id), twin.retract(decisions[3].id))
+
+
+def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    agent.set_params(forgetting=0.98)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    with pytest.raises(ValueError, match="forgetting went on"):
+        agent.set_params(forgetting=1.0).retract(decisions[0])
+
+
+def test_a_reward_from_before_an_arm_left_is_not_taken_from_the_one_that_came_back(
+    agent, twin
+):
+    arm = agent.catalogue.braids[5]
+    early, late = (agent.recommend("x", eligible=[arm.id]) for _ in range(2))
+    agent.update(early, 0.0)
+    agent.remove_arms([arm]).add_arms([arm])
+    agent.update(late, 0.4)
+    own = agent.recommend("x", eligible=[arm.id])
+    agent.update(own, 1.0)
+    before = fingerprint(agent)
+    for change in (agent.retract, lambda decision: agent.revise(decision, 0.5)):
+        with pytest.raises(ValueError, match="cannot be taken back exactly"):
+            change(early)
+        assert fingerprint(agent) == before
+    agent.retract(own).retract(late)
+    twin.update(early, 0.0)
+    twin.remove_arms([arm]).add_arms([arm])
+    for task in TASKS[:3]:
+        got, want = agent.decision_function([task]), twin.decision_function([task])
+        np.testing.assert_allclose(got, want, atol=1e-9)

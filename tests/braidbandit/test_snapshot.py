@@ -58,6 +58,27 @@ def test_format_1_brings_its_settings_and_says_what_it_leaves_behind():
     agent.update(waiting, 0.5)
 
 
+def test_older_states_forgot_at_one_rate(agent, encoder, tmp_path):
+    """Their records say at which reward they were learnt."""
+    agent.set_params(forgetting=0.98)
+    decisions = [agent.recommend(f"task {i}") for i in range(60)]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    agent.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["faded"]
+    for clock, record in enumerate(manifest["learnt"], start=1):
+        del record["faded"]
+        record["clock"] = clock
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    kept = [
+        again.learner_.bandit.kept(again.learner_.log.learnt[decision.id].faded)
+        for decision in decisions
+    ]
+    np.testing.assert_allclose(kept, [0.98**50] * 50 + [1.0] * 10, rtol=1e-12)
+
+
 @pytest.fixture
 def used(agent):
     """A recommender with something in every part of its state."""
