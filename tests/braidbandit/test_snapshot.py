@@ -12,6 +12,7 @@ from toy_embedder import embed
 from braidbandit import (
     BraidRecommender,
     ConservativePolicy,
+    DriftMonitor,
     Greedy,
     LinUCB,
     TaskEncoder,
@@ -77,6 +78,24 @@ def test_older_states_forgot_at_one_rate(agent, encoder, tmp_path):
         for decision in decisions
     ]
     np.testing.assert_allclose(kept, [0.98**50] * 50 + [1.0] * 10, rtol=1e-12)
+
+
+def test_older_states_take_every_version_for_an_alarm_if_drift_is_watched(
+    agent, encoder, tmp_path
+):
+    arm = agent.catalogue.ids[0]
+    agent.set_params(policy=ConservativePolicy(baseline=arm), drift=DriftMonitor())
+    agent.update(agent.recommend("x"), 0.5)
+    agent.retrain(arm, 0.9)
+    agent.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest.pop("alarms") == {}
+    assert manifest["savings"].pop("expired") == []
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert again.learner_.versions == {arm: [0.9]}
+    assert again.learner_.alarms == {arm: [0]}
+    assert again.savings_ == agent.savings_
 
 
 @pytest.fixture
