@@ -223,6 +223,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 f"received one task ({type(X).__name__}), expected a list of tasks; "
                 "wrap it: [task]"
             )
+        if hasattr(X, "columns"):
+            raise TypeError(
+                "received a table, expected tasks; give the column of their text, "
+                "table['prompt'], or embeddings as an array"
+            )
         if _is_numeric(X):
             embeddings = np.asarray(X, dtype=np.float64)
             if embeddings.ndim != 2 or not np.isfinite(embeddings).all():

@@ -81,7 +81,7 @@ class Tabular(Fitted):
 
         ``since`` skips the beginning of a ledger; see :meth:`catch_up`.
         """
-        first = not hasattr(self, "learner_")
+        first = not hasattr(self, "learner_") or not self.learner_.started
         self._start()
         if y is None and hasattr(X, "events"):
             return self.catch_up(X, since)

@@ -104,6 +104,8 @@ def test_the_usual_containers_of_text(encoder, collect):
     for one in (np.ones(3), pd.Series([1.0, 2.0])):
         with pytest.raises(TypeError, match=r"\[task\]"):
             encoder.transform(one)
+    with pytest.raises(TypeError, match="give the column"):
+        encoder.transform(pd.DataFrame({"prompt": texts}))
 
 
 def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):

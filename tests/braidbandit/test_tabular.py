@@ -39,6 +39,14 @@ def test_a_refused_fit_changes_nothing(fitted, bad):
     assert fingerprint(fitted) == before
 
 
+def test_after_a_refused_first_batch_the_next_one_is_the_first(agent):
+    ids = [agent.catalogue.ids[0]] * 12
+    with pytest.raises(ValueError, match="must not be empty"):
+        agent.partial_fit(["good", ""], ids[:2])
+    agent.partial_fit(TASKS, ids, reward=[0.5] * 12)
+    assert agent.encoder_.__sklearn_is_fitted__()
+
+
 def record(ledger, decision, reward):
     ledger.record_decision(decision)
     ledger.record_outcome(Outcome(decision.id, reward))
