@@ -40,6 +40,11 @@ class Plan(NamedTuple):
         useful = [d for d in self.config.donors if not d.endswith(SHUFFLED)]
         return bool(self.config.fusion_layers) and not useful
 
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to calibrate."""
+        return bool(self.config.fusion_layers) and self.strategy != BY_PROMPT
+
     def build(self, strands: Sequence[Strand]) -> BraidedLLM:
         """The braid, not yet calibrated; recipes are not shared between braids."""
         keys = ("anchor", "donors", "shares", "fusion_layers", "strategy")

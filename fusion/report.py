@@ -116,7 +116,8 @@ def score(
     for text in held_out:
         n_bytes = len(_whole(text).encode())
         size[text["domain"]] = size.get(text["domain"], 0) + n_bytes
-    bits: list[dict[str, float]] = [{} for _ in braids]
+    # What is not trained is the same braid for every seed.
+    bits: dict[BraidedLLM, dict[str, float]] = {braid: {} for braid in braids}
     for number, text in enumerate(
         tqdm(held_out, desc="held-out texts", disable=not progress)
     ):
@@ -124,7 +125,7 @@ def score(
         count = math.ceil(positions * len(whole.encode()) / size[domain])
         states = StateCache()
         alone: dict[str, tuple[list[int], np.ndarray, np.ndarray]] = {}
-        for braid, sums in zip(braids, bits, strict=True):
+        for braid, sums in bits.items():
             name = braid.anchor.name
             if name not in alone:
                 if not predicts(braid.anchor, whole):
@@ -152,7 +153,7 @@ def score(
             per_byte = -total / math.log(2) / scored
             weight = len(whole.encode()) / size[domain]
             sums[domain] = sums.get(domain, 0.0) + per_byte * weight
-    return bits
+    return [bits[braid] for braid in braids]
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:
@@ -177,12 +178,16 @@ def rows_for(
     texts = [_whole(t) for t in calibration]
     strands: dict[str, Any] = {name: pool[name] for name in models}
     strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
-    braids = []
+    braids: list[BraidedLLM] = []
     for seed in range(seeds):
-        for plan in tqdm(chosen, f"calibrating, seed {seed}", disable=not progress):
+        label = f"calibrating, seed {seed}"
+        for i, plan in enumerate(tqdm(chosen, label, disable=not progress)):
+            if seed and not plan.trained:
+                braids.append(braids[i])
+                continue
             names = (plan.config.anchor, *plan.config.donors)
             braid = plan.build([strands[name] for name in names])
-            if plan.config.fusion_layers:
+            if plan.trained:
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
     scores = score(braids, held_out, positions, progress)
