@@ -17,6 +17,7 @@ from sklearn.base import clone
 from braidbandit.braid import STRATEGIES
 from braidbandit.catalogue import (
     SHARES,
+    USUAL_LAYER_SETS,
     Braid,
     Catalogue,
     ModelCard,
@@ -34,7 +35,6 @@ from braidbandit.workshop import Workshop, completed
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
 
-LAYER_SETS = ("output", "final", "final+output")
 # Outcomes between two saves of the policy; they are learnt again from the ledger in
 # less time than one save takes.
 _SAVE_EVERY = 20
@@ -121,7 +121,7 @@ class MetaBraider:
         folder: str | Path | None = None,
         calibration_texts: Sequence[Any] | None = None,
         dtype: str | None = None,
-        layer_sets: Sequence[str] = LAYER_SETS,
+        layer_sets: Sequence[str] = USUAL_LAYER_SETS,
         strategies: Sequence[str] = STRATEGIES,
         shares: Sequence[tuple[float, ...]] = SHARES,
         price: float | None = None,

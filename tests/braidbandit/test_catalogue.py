@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from braidbandit import Braid, Budget, Catalogue, ModelCard
+from braidbandit.catalogue import LAYER_SETS
 
 
 def test_every_single_and_control_is_there(catalogue):
@@ -34,10 +35,14 @@ def test_sparse_and_dense_positions(cards):
     assert of_big["dense"][-1] == 28
     assert len(of_big["dense"]) == 9
     shallow = [ModelCard("x", layers=4), ModelCard("y", layers=30)]
-    sets = {b.layer_set for b in Catalogue.build(shallow) if b.anchor == "x"}
+    deep = Catalogue.build(shallow, layer_sets=LAYER_SETS)
+    sets = {b.layer_set for b in deep if b.anchor == "x"}
     assert "dense" not in sets
     with pytest.raises(ValueError, match=r"layers of 'z'"):
-        Catalogue.build(["z", "y"])
+        Catalogue.build(["z", "y"], layer_sets=LAYER_SETS)
+    # Usual are those that need to know nothing of a model's layers.
+    usual = {b.layer_set for b in Catalogue.build(["z", "y"]) if b.donors}
+    assert usual == {"output", "final", "final+output"}
 
 
 def test_unequal_donor_shares_are_tried_in_every_order():
