@@ -141,7 +141,7 @@ class Roster:
         for braid in catalogue.braids[n:]:
             if self.removed.pop(braid.id, None) is not None:
                 # Another version: what it learnt before it left is not its own now.
-                self.versions[braid.id] = [0.0]
+                self.versions.setdefault(braid.id, []).append(0.0)
         wider = len(extended) - len(columns)
         self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
 
@@ -151,7 +151,9 @@ class Roster:
         for arm_id in gone:
             row = self.catalogue.index(arm_id)
             self.removed[arm_id] = self.bandit.Z_[row].copy()
-            self.versions.pop(arm_id, None)
+            if arm_id in self.versions:
+                # Counted on, should it come back; nothing is left to widen.
+                self.versions[arm_id] = [0.0] * len(self.versions[arm_id])
             self.alarms.pop(arm_id, None)
         self.log.drop_records(gone)
         if self.log.keep in gone or self.guarding.baseline in gone:

@@ -473,6 +473,19 @@ def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
         agent.set_params(forgetting=1.0).retract(decisions[0])
 
 
+def test_an_arm_that_comes_back_twice_is_a_third_one(agent):
+    arm, decisions = agent.catalogue.braids[5], []
+    for _ in range(3):
+        decisions.append(agent.recommend("x", eligible=[arm.id]))
+        agent.update(decisions[-1], 0.3)
+        agent.remove_arms([arm]).add_arms([arm])
+    assert [decision.version for decision in decisions] == [0, 1, 2]
+    agent.update(agent.recommend("x", eligible=[arm.id]), 1.0)
+    for decision in decisions:
+        with pytest.raises(ValueError, match="cannot be taken back exactly"):
+            agent.retract(decision)
+
+
 def test_a_reward_from_before_an_arm_left_is_not_taken_from_the_one_that_came_back(
     agent, twin
 ):
