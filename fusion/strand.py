@@ -166,7 +166,7 @@ class Strand:
             How many tokens come before each; a sliding window goes by it.
         """
         config = self.model.config.get_text_config(decoder=True)
-        window = getattr(config, "sliding_window", None)
+        window = self.window
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds:
             kinds = {"full_attention" if window is None else "sliding_attention"}
