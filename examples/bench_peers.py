@@ -25,8 +25,10 @@ PACKAGES = (
     "vowpalwabbit",
     "bayesianbandits",
     "pandas",
+    # What braidbandit imports, so that both can take turns in one process.
     "joblib",
     "safetensors",
+    "filelock",
     "tqdm",
 )
 # Each library with the settings that are tried on shuffles of their own; the best plays
@@ -211,10 +213,10 @@ class BayesianBandits:
 class BayesianShared:
     """bayesianbandits: one regression on arm features times context; timed only.
 
-    The model of our own posterior: 8 numbers of the context, projected for nothing.
+    The model of our own posterior, of a context that is given, or projected to (d, k).
     """
 
-    def __init__(self, descriptors: Any) -> None:
+    def __init__(self, descriptors: Any, project: Any = None) -> None:
         from bayesianbandits import (
             Arm,
             LipschitzContextualAgent,
@@ -224,9 +226,9 @@ class BayesianShared:
 
         class Both:
             def transform(self, X: Any, *, action_tokens: Any) -> Any:
-                Z = descriptors[np.asarray(action_tokens)]
-                X = _with_bias(X[:, :8])
-                return (Z[:, None, :, None] * X[:, None]).reshape(-1, 9 * Z.shape[1])
+                X = _with_bias(X if project is None else X @ project)
+                Z = descriptors[np.asarray(action_tokens)][:, None, :, None]
+                return (Z * X[:, None]).reshape(len(Z) * len(X), -1)
 
         self.model = LipschitzContextualAgent(
             [Arm(a) for a in range(len(descriptors))],
@@ -303,10 +305,12 @@ def play_library(file: str, name: str) -> None:
 def environment(cache: Path) -> Path:
     """Return the Python of the other libraries' environment, made on first use."""
     folder = cache / "peers-env"
-    python = folder / "bin" / "python"
-    if not python.exists():
+    python, made_of = folder / "bin" / "python", folder / "packages.txt"
+    wanted = "\n".join(PACKAGES)
+    if not made_of.exists() or made_of.read_text() != wanted:
         print(f"making an environment for other libraries in {folder}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet"]
         # contextualbandits is compiled against the numpy that is there.
         tools = ["cython", "numpy", "scipy", "scikit-learn", "setuptools", "wheel"]
@@ -316,6 +320,7 @@ def environment(cache: Path) -> Path:
         ):
             print("installing", *packages, file=sys.stderr)
             subprocess.run([*install, *packages], check=True)
+        made_of.write_text(wanted)
     return python
 
 
