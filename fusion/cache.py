@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class Row:
         """Take back the last ``count`` tokens; donors follow at the next step."""
         beyond = max(self.beyond - count, 0)
         count -= self.beyond - beyond
-        self.beyond, self.ids = beyond, self.ids[: len(self.ids) - count]
+        # Padding in front of the text may be among what is taken back.
+        self.beyond, self.ids = beyond, self.ids[: max(len(self.ids) - count, 0)]
 
 
 class BraidCache(DynamicCache):
@@ -95,6 +96,10 @@ class BraidCache(DynamicCache):
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
         self._pick(indices.tolist())
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows = []
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
@@ -150,7 +155,8 @@ def advance(
             f"received input_ids of shape {tuple(input_ids.shape)}; give at least "
             "one row with one token"
         )
-    rows = [] if cache is None else cache.rows
+    # Copies: the rows of before stay what they were (see `Braiding.encode`).
+    rows = [] if cache is None else [replace(row) for row in cache.rows]
     rows = rows or [Row() for _ in range(B)]
     if len(rows) != B:
         raise ValueError(f"the cache holds {len(rows)} rows, received {B}")

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from .braiding import Braiding, BraidStates
 from .cache import BraidCache
@@ -61,7 +62,7 @@ class BraidedLLM(Braiding, GenerationMixin):
         prompt_length: int | Tensor | None = None,
         return_dict: bool | None = None,
         **options: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """As any causal language model of transformers; the cache is a `BraidCache`.
 
         Parameters
@@ -90,13 +91,19 @@ class BraidedLLM(Braiding, GenerationMixin):
             )
         if cache is None and use_cache:
             cache = BraidCache()
-        states = self.encode(
-            input_ids,
-            attention_mask,
-            position_ids,
-            cache,
-            prompt_length=prompt_length,
-        )
+        before = [] if cache is None else cache.rows
+        try:
+            states = self.encode(
+                input_ids,
+                attention_mask,
+                position_ids,
+                cache,
+                prompt_length=prompt_length,
+            )
+        except Exception:
+            if cache is not None:
+                cache.rows = before  # what was refused has not been read
+            raise
         keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
         B = input_ids.shape[0]
         logits = self.head(states, (slice(None), keep)).view(
@@ -107,7 +114,8 @@ class BraidedLLM(Braiding, GenerationMixin):
             loss = nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
             )
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return out.to_tuple() if return_dict is False else out
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -116,9 +124,9 @@ class BraidedLLM(Braiding, GenerationMixin):
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
         For text, 128 tokens are written unless a length is given, and only what was
-        written comes back. With ``fuse="prompt"`` what goes in is the prompt; with a
+        written comes back, once. With ``fuse="prompt"`` what goes in is the prompt; with a
         cache that was begun before, what went in then. Raises ValueError on an empty
-        prompt, and on a row that ends in padding.
+        prompt, on a row that ends in padding, and on several sequences of one text.
         """
         if isinstance(inputs, str):
             return self._write(inputs, generation_config=generation_config, **kwargs)
@@ -149,13 +157,20 @@ class BraidedLLM(Braiding, GenerationMixin):
             raise ValueError("the prompt is empty; write at least one word")
         batch = self.tokenizer(prompt, return_tensors="pt").to(self.device)
         given = kwargs.get("generation_config") or self.generation_config
+        count = kwargs.get("num_return_sequences") or given.num_return_sequences or 1
+        if count > 1:
+            raise ValueError(
+                f"a text comes back for a text, received num_return_sequences={count}; "
+                "give tensors: braid.tokenizer(prompt, return_tensors='pt')"
+            )
         limits = ("max_new_tokens", "max_length")
         if not any(kwargs.get(name) or getattr(given, name) for name in limits):
             kwargs["max_new_tokens"] = 128
         out = self.generate(
             batch["input_ids"], attention_mask=batch["attention_mask"], **kwargs
         )
-        new = out[0, batch["input_ids"].shape[1] :]
+        tokens = getattr(out, "sequences", out)  # of return_dict_in_generate
+        new = tokens[0, batch["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
     def save_pretrained(  # type: ignore[override]
@@ -220,4 +235,6 @@ class BraidedLLM(Braiding, GenerationMixin):
             pool = Pool(config.sources, dtype=dtype)
         model = cls(config, pool=pool)
         load_weights(Path(path), model, (model.anchor, *model.donors))
+        if (Path(path) / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
         return model

@@ -112,6 +112,7 @@ class Strand:
         self.body = model.base_model
         self.head = model.get_output_embeddings()
         self.vocab_size = int(self.head.weight.shape[0])
+        self._fingerprints: dict[torch.dtype, str] = {}
         self._softcap = getattr(config, "final_logit_softcapping", None)
         for i, layer in enumerate(decoder_layers(self.body, self.n_layers)):
             layer.register_forward_hook(partial(_visit, self, i))
@@ -183,10 +184,16 @@ class Strand:
             masks[kind] = mask[None, None]
         return masks if len(masks) > 1 else masks.popitem()[1]
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def fingerprint(self) -> str:
         """Tells this model and tokenizer from others of the same name and source."""
+        # Weights that were moved to another type are others: they were rounded.
+        if self.dtype not in self._fingerprints:
+            self._fingerprints[self.dtype] = self._fingerprint()
+        return self._fingerprints[self.dtype]
+
+    @torch.no_grad()
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.tokens.backend.to_str().encode())
         for name, p in self.model.named_parameters():
             # Few digits: the order of a sum depends on the number of threads.

@@ -57,6 +57,30 @@ def test_rows_follow_their_beams():
     assert [r.ids for r in cache.rows] == [[2]]
 
 
+def test_crop_takes_padding_back_too(braid):
+    model = braid("llama", "gemma", layers=("final",))
+    ids = torch.tensor([model.anchor.tokens.encode(tiny.PROSE)])
+    row = torch.cat([torch.zeros_like(ids[:, :4]), ids], dim=1)
+    mask = torch.cat([torch.zeros(1, 4), torch.ones(ids.shape)], dim=1)
+    cache = BraidCache()
+    with torch.no_grad():
+        model(row[:, :7], attention_mask=mask[:, :7], past_key_values=cache)
+        cache.crop(-5)  # three tokens and two columns of padding
+        assert cache.rows[0].ids == []
+        got = model(row[:, 2:], attention_mask=mask, past_key_values=cache).logits
+        torch.testing.assert_close(got[:, 2:], model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cache_that_is_reset_begins_anew(braid):
+    model = braid("llama", "gemma", layers=(1, "final"))
+    ids = torch.tensor([model.anchor.tokens.encode(tiny.PROSE)])
+    cache = BraidCache()
+    with torch.no_grad():
+        wanted = model(ids, past_key_values=cache).logits
+        cache.reset()
+        assert torch.equal(model(ids, past_key_values=cache).logits, wanted)
+
+
 def test_crop_takes_the_text_back(braid):
     """A braid that went down another way and back gives the first way's logits."""
     model = braid("llama", "gemma", layers=(1, "final"), strategy="attention")

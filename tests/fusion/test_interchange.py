@@ -61,6 +61,26 @@ def test_a_pipeline_writes_what_the_braid_writes(folder):
     assert rows[0][0]["generated_text"] == PROMPT + wanted
 
 
+def test_writing_stops_at_a_string(model):
+    options = {"max_new_tokens": 8, "do_sample": False}
+    whole = model.generate(PROMPT, **options)
+    stop = whole[len(whole) // 2]
+    tokenizer = model.tokenizer
+    out = model.generate(PROMPT, stop_strings=stop, tokenizer=tokenizer, **options)
+    assert whole.startswith(out)
+    assert len(out) < len(whole)
+    assert stop in out
+
+
+def test_how_a_braid_writes_is_saved_and_loaded(folder, tmp_path):
+    made, path = folder
+    made.generation_config.update(max_new_tokens=3, eos_token_id=[0, 5])
+    made.save_pretrained(path)
+    for kind in (BraidedLLM, AUTO):
+        assert kind.from_pretrained(path).generation_config.max_new_tokens == 3
+        assert kind.from_pretrained(path).generation_config.eos_token_id == [0, 5]
+
+
 def test_a_streamer_gets_every_token(model):
     class Collect(TextStreamer):
         def __init__(self, tokenizer):

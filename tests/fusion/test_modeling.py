@@ -144,6 +144,28 @@ def test_text_in_text_out(model, text):
     assert out == model.tokenizer.decode(new, skip_special_tokens=True)
 
 
+def test_a_text_in_is_one_text_out_whatever_form_is_asked_for(model):
+    options = {"max_new_tokens": 3, "do_sample": False}
+    wanted = model.generate(tiny.PROSE, **options)
+    got = model.generate(tiny.PROSE, return_dict_in_generate=True, **options)
+    assert got == wanted
+    for given in (
+        {"num_return_sequences": 2, "do_sample": True},
+        {"generation_config": GenerationConfig(num_return_sequences=2, do_sample=True)},
+    ):
+        with pytest.raises(ValueError, match="num_return_sequences=2; give tensors"):
+            model.generate(tiny.PROSE, **given)
+
+
+def test_without_a_dict_a_tuple_comes_back(model):
+    ids = ids_of(model)
+    with torch.no_grad():
+        loss, found = model(ids, labels=ids, return_dict=False)
+        out = model(ids, labels=ids)
+    assert torch.equal(loss, out.loss)
+    assert torch.equal(found, out.logits)
+
+
 def test_a_generation_config_says_how_much_is_written(model):
     ids = ids_of(model, tiny.PROSE)
     for limit in ({"max_new_tokens": 3}, {"max_length": ids.shape[1] + 3}):
@@ -444,6 +466,18 @@ def test_moving_strands_to_half_precision_keeps_the_fusers_bits():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_a_braid_moved_to_half_precision_loads_in_half_precision(tmp_path):
+    """Its strands are rounded, and their fingerprints are those of rounded ones."""
+    sources = {f: str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")}
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router", sources)
+    model = randomise(BraidedLLM(config))
+    model.save_pretrained(tmp_path / "before")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "after")
+    loaded = BraidedLLM.from_pretrained(tmp_path / "after", dtype=torch.bfloat16)
+    fusers = model.state_dict()
+    assert all(torch.equal(v, fusers[k]) for k, v in loaded.state_dict().items())
+
+
 def test_special_tokens_that_are_written_out_are_text_to_donors(braid):
     model = braid("llama", "gemma", layers=("final", "output"))
     text = "The <bos> tag and <eos> the end"
@@ -455,6 +489,19 @@ def test_a_donor_with_few_positions_says_so(braid):
     model = braid("llama", "gpt2", layers=("final",))
     with pytest.raises(ValueError, match="gpt2 cannot read this: .* 512 positions"):
         model(ids_of(model, tiny.PROSE * 120))
+
+
+@pytest.mark.parametrize("begun", [0, 4])
+def test_a_cache_forgets_a_text_that_was_refused(braid, begun):
+    model = braid("llama", "gemma", "gpt2", layers=(1, "final"))
+    ids, cache = ids_of(model), BraidCache()
+    with torch.no_grad():
+        if begun:
+            model(ids[:, :begun], past_key_values=cache)
+        with pytest.raises(ValueError, match="gpt2 cannot read this"):
+            model(ids_of(model, tiny.PROSE * 120), past_key_values=cache)
+        got = model(ids[:, begun:], past_key_values=cache).logits
+    torch.testing.assert_close(got, logits(model)[:, begun:], atol=1e-4, rtol=1e-4)
 
 
 def test_a_recipe_may_say_which_donor_layer_feeds_which(strands, tmp_path):
