@@ -124,8 +124,8 @@ class BraidedLLM(Braiding, GenerationMixin):
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
         For text, 128 tokens are written unless a length is given, and only what was
-        written comes back, once. With ``fuse="prompt"`` what goes in is the prompt; with a
-        cache that was begun before, what went in then. Raises ValueError on an empty
+        written comes back, once. With ``fuse="prompt"`` what goes in is the prompt;
+        with a cache that was begun before, what went in then. Raises ValueError on an empty
         prompt, on a row that ends in padding, and on several sequences of one text.
         """
         if isinstance(inputs, str):

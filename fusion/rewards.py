@@ -114,6 +114,8 @@ class UnitTests:
         return sum(self._passes(code, test) for test in self.tests) / len(self.tests)
 
     def _passes(self, code: str, test: str) -> bool:
-        end = secrets.token_hex(16)  # code cannot know it, nor print it by chance
-        run = run_python(f"{code}\n{test}\nprint('{end}')\n", self.limits)
-        return run.returncode == 0 and run.stdout.endswith(f"{end}\n")
+        end = secrets.token_hex(16)  # code does not print it by chance
+        # Not by print: the code may have one of its own, or send its output elsewhere.
+        last = f"__import__('os').write(1, b'{end}')"
+        run = run_python(f"{code}\n{test}\n{last}\n", self.limits)
+        return run.returncode == 0 and end in run.stdout

@@ -11,6 +11,7 @@ Run it as a user of its own, or in a container, if its author is not you.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 MEASURES = ("namespaces", "filter")
 
@@ -98,8 +100,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("seconds", "memory_mb", "file_mb"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, received {value!r}")
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"{name} must be above 0 and finite, received {value!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,11 @@ def run_python(
     if os.name != "posix":
         raise RuntimeError("run_python needs a POSIX system (Linux, macOS)")
     limits = Limits() if limits is None else limits
+    largest = int(limits.file_mb * 2**20)
     numbers = {
-        "RLIMIT_CPU": int(-(-limits.seconds // 1)),
-        "RLIMIT_AS": limits.memory_mb * 2**20,
-        "RLIMIT_FSIZE": limits.file_mb * 2**20,
+        "RLIMIT_CPU": math.ceil(limits.seconds),
+        "RLIMIT_AS": int(limits.memory_mb * 2**20),
+        "RLIMIT_FSIZE": largest,
         "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
     }
@@ -159,10 +164,11 @@ def run_python(
         place, beside = Path(outer) / "empty", Path(outer)
         place.mkdir()
         notes, program = beside / "held.json", beside / "program.py"
-        program.write_text(code, encoding="utf-8")
+        # Half a surrogate pair is a mistake of the code: Python refuses to run it.
+        program.write_text(code, encoding="utf-8", errors="surrogatepass")
         task = json.dumps([numbers, measures, str(notes), str(program)])
-        paths = [beside / name for name in ("stdout", "stderr")]
-        with paths[0].open("wb") as out, paths[1].open("wb") as err:
+        # Without a name: the program cannot delete them.
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _LAUNCHER, task],
                 cwd=place,
@@ -173,10 +179,7 @@ def run_python(
                 start_new_session=True,
             )
             returncode = _wait(process, limits.seconds)
-        stdout, stderr = (
-            p.read_bytes()[: limits.file_mb * 2**20].decode(errors="replace")
-            for p in paths
-        )
+            stdout, stderr = (_read(file, largest) for file in (out, err))
         held = json.loads(notes.read_text()) if notes.exists() else []
     return Run(returncode, stdout, stderr, tuple(held))
 
@@ -191,6 +194,11 @@ def _environment(home: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
+
+
+def _read(file: IO[bytes], largest: int) -> str:
+    file.seek(0)
+    return file.read(largest).decode(errors="replace")
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:

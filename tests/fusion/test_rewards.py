@@ -55,6 +55,14 @@ def test_bad_code_fails_and_harms_nobody(output):
     assert judge("", output) == 0.0
 
 
+@pytest.mark.parametrize(
+    "extra", ["def print(*words): pass", "import io, sys\nsys.stdout = io.StringIO()"]
+)
+def test_code_may_do_with_its_output_what_it_likes(extra):
+    assert UnitTests(["assert add(1, 2) == 3"])("", f"{ADD}{extra}") == 1.0
+    assert UnitTests(["assert add(1, 2) == 4"])("", f"{ADD}{extra}") == 0.0
+
+
 @pytest.mark.parametrize("tests", [[], "assert True"])
 def test_tests_are_a_list(tests):
     with pytest.raises(ValueError, match="at least one piece of code"):

@@ -89,7 +89,28 @@ def test_no_network(measure):
     assert "OSError" in run.stderr or "PermissionError" in run.stderr
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"memory_mb": -1}, {"file_mb": 0}])
+def test_limits_may_be_fractions():
+    limits = Limits(seconds=5, memory_mb=512.5, file_mb=0.5)
+    run = run_python("print('x')\nopen('f', 'wb').write(bytes(2**20))", limits)
+    assert (run.returncode, run.stdout) == (1, "x\n")
+    assert "File too large" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode"),
+    [("import shutil; shutil.rmtree('..', True); print(1)", 0), ("x = '\ud83d'", 1)],
+    ids=["deletes its folder", "half a character"],
+)
+def test_odd_programs_come_to_an_end(code, returncode):
+    run = run_python(code)
+    assert run.returncode == returncode
+    assert run.stdout == ("1\n" if returncode == 0 else "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seconds": 0}, {"memory_mb": -1}, {"file_mb": 0}, {"seconds": float("inf")}],
+)
 def test_limits_are_above_zero(wrong):
     with pytest.raises(ValueError, match="must be above 0"):
         Limits(**wrong)
