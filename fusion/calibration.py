@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .fitting import fit_final, fit_mid, own_map
 from .mixing import BLOCK
@@ -103,11 +103,15 @@ def _key(model: BraidedLLM, epochs: int) -> list[Any]:
     return [*key, config.donor_layers] if config.donor_layers else key
 
 
+def _gate(model: BraidedLLM) -> nn.Linear | None:
+    """The gate of the output mixture, where there is something to weigh."""
+    return model.mixer.gate if model.mixer is not None and model.active else None
+
+
 def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
-    mixer = model.mixer
-    if mixer is None or mixer.gate is None or not model.active:
+    mixer, gate = model.mixer, _gate(model)
+    if mixer is None or gate is None:
         return
-    gate = mixer.gate
 
     def fit() -> None:
         # Not the training texts: fusers that know a text by heart look too certain.
@@ -166,8 +170,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Train a braid's fusers in place on plain text; strands stay as they are.
 
-    A braid with ``fuse="prompt"`` is trained and judged as if its donors read
-    everything.
+    From the beginning: what the fusers learnt before is forgotten. A braid with
+    ``fuse="prompt"`` is trained and judged as if its donors read everything.
 
     Parameters
     ----------
@@ -184,7 +188,7 @@ def calibrate(
     epochs : int
         Passes over the text; the state that is best on held-out text is kept.
     seed : int
-        Of the split and the order.
+        Of the split, the order and the starting weights.
     progress : bool
         Show progress bars.
 
@@ -195,8 +199,10 @@ def calibrate(
     Raises
     ------
     ValueError
-        For fewer than 12 texts, also within the budget, an empty one, or one that a
-        tokenizer cannot round-trip.
+        For fewer than 12 texts, also within the budget, an empty one, one that a
+        tokenizer cannot round-trip, or held-out texts of one token each.
+    TypeError
+        For a text that is neither a string nor a mapping.
     """
     started = time.monotonic()
     if len(texts) < MIN_TEXTS:
@@ -212,7 +218,20 @@ def calibrate(
     if budget is not None:
         plain = _within(plain, model, budget)
     session = Session(plain, Path(store) if store else None, seed, progress)
-    torch.manual_seed(seed)
+    cards = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):  # the caller's stays as it is
+        torch.manual_seed(seed)
+        _fit(session, model, epochs)
+        return _report(session, model, epochs, started)
+
+
+def _fit(session: Session, model: BraidedLLM, epochs: int) -> None:
+    # Every strand reads the texts before anything is changed: one may refuse them.
+    for donor in model.donors:
+        session.features(donor)
+    _check_positions(session, model)
+    # Anew: parts in the store must not depend on what this braid learnt before.
+    model._build()
     if model.layers():
         fit_mid(session, model, epochs)
     if "final" in model.fusers:
@@ -221,7 +240,20 @@ def calibrate(
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
             adapter.load_state_dict(own_map(session, donor, epochs))
         _fit_gate(session, model, epochs)
-    return _report(session, model, epochs, started)
+
+
+def _check_positions(session: Session, model: BraidedLLM) -> None:
+    """Refuse texts that leave nothing to train on, to judge by, or for a gate."""
+    texts = session.features(model.anchor)
+    parts = [session.training, session.held_out[::2]]
+    if _gate(model) is not None:
+        parts.append(session.held_out[1::2])
+    for part in parts:
+        if not any(len(texts[i].targets) for i in part):
+            raise ValueError(
+                f"texts {part} are one token each for {model.anchor.name}; give "
+                "longer ones, or other texts: one token alone predicts nothing"
+            )
 
 
 def _within(texts: Sequence[str], model: BraidedLLM, budget: int) -> list[str]:

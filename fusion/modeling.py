@@ -125,8 +125,8 @@ class BraidedLLM(Braiding, GenerationMixin):
 
         For text, 128 tokens are written unless a length is given, and only what was
         written comes back, once. With ``fuse="prompt"`` what goes in is the prompt;
-        with a cache that was begun before, what went in then. Raises ValueError on an empty
-        prompt, on a row that ends in padding, and on several sequences of one text.
+        with a cache that was begun before, what went in then. Raises ValueError on an
+        empty prompt, a row that ends in padding, and several sequences of one text.
         """
         if isinstance(inputs, str):
             return self._write(inputs, generation_config=generation_config, **kwargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -71,7 +73,7 @@ class Session:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_suffix(f".{os.getpid()}.tmp")
+        work = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, work)
         os.replace(work, path)  # a part is in the store whole or not at all
 
@@ -79,8 +81,9 @@ class Session:
         self, kind: str, key: Any, make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         path = self._path(kind, key)
-        if path is not None and path.exists():
-            return load_file(path)
+        found = _load(path)
+        if found is not None:
+            return found
         made = make()
         self._write(path, made)
         return made
@@ -124,8 +127,9 @@ class Session:
     ) -> None:
         """Fill ``module`` from the store, or by ``fit()`` and then store it."""
         path = self._path(kind, key)
-        if path is not None and path.exists():
-            module.load_state_dict(load_file(path))
+        found = _load(path)
+        if found is not None:
+            module.load_state_dict(found)
             self.reused.append(kind)
             return
         fit()
@@ -184,6 +188,16 @@ class Session:
         )
 
 
+def _load(path: Path | None) -> dict[str, Tensor] | None:
+    """A file of the store, if it is there and whole: a power failure may cut it off."""
+    if path is None:
+        return None
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
 def _pack(found: Sequence[TextFeatures]) -> dict[str, Tensor]:
     return {
         "length": torch.tensor([len(f.ids) for f in found]),
@@ -212,6 +226,10 @@ def who(strand: Strand) -> str:
 def plain_text(text: str | Mapping[str, Any]) -> str:
     if isinstance(text, str):
         return text
+    if not isinstance(text, Mapping):
+        raise TypeError(
+            f"a calibration text is a string or a mapping, received {text!r}"
+        )
     try:
         return f"{text['prompt']}\n{text['reference']}"
     except KeyError as error:

@@ -127,11 +127,12 @@ def test_bits_are_exact_where_every_position_counts(braid):
 
 
 def test_the_same_seed_gives_the_same_bits(braid):
-    made = [braid("llama", "gemma", layers=LAYERS["all"], std=0) for _ in range(2)]
-    for model in made[1:]:  # the same start: fresh fusers of attention are random
-        model.load_state_dict(made[0].state_dict())
+    options = {"layers": LAYERS["all"], "strategy": "attention"}
+    made = [braid("llama", "gemma", **options, std=std) for std in (0, 0.1)]
+    before = torch.get_rng_state()
     for model in made:
         fit(model, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
     for key, value in made[0].state_dict().items():
         assert torch.equal(value, made[1].state_dict()[key]), key
 
@@ -156,6 +157,32 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     monkeypatch.setattr("fusion.session.read_texts", None)
     assert fit(again, store=tmp_path, seed=1).reused == ()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_calibrated_braid_is_calibrated_from_the_beginning(braid, tmp_path):
+    """Else texts that it learnt before would be held out now, and kept in the store."""
+    fresh, known = (braid("llama", "gemma", std=0) for _ in range(2))
+    wanted = fit(fresh, seed=1)
+    fit(known, seed=0, store=tmp_path)
+    assert fit(known, seed=1, store=tmp_path).bits_after == wanted.bits_after
+
+
+def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
+    def run():
+        Session._memory.clear()
+        model = braid("llama", "gemma", layers=("final", "output"), std=0)
+        return calibrate(model, TEXTS, store=tmp_path, epochs=1, progress=False)
+
+    wanted = run()
+    files = list(tmp_path.iterdir())
+    assert {f.name.split("-")[0] for f in files} == {
+        "features", "vocabulary", "own", "final", "gate", "report"
+    }  # fmt: skip
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    assert run().bits_after == wanted.bits_after
+    assert run().trained == ()
 
 
 def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
@@ -235,6 +262,19 @@ def test_bad_texts_are_refused(braid):
         calibrate(model, TEXTS, epochs=0)
     with pytest.raises(ValueError, match="one token alone predicts nothing"):
         calibrate(model, ["a"] * 12, progress=False)
+    with pytest.raises(TypeError, match="a string or a mapping, received None"):
+        calibrate(model, [*TEXTS, None], progress=False)
+    assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["judge", "gate"])
+def test_held_out_texts_of_one_token_are_refused(braid, half):
+    model = braid("llama", "gemma", layers=("final", "output"))
+    start = state(model)
+    texts = list(TEXTS)
+    texts[Session(TEXTS, None, 0, False).held_out[half]] = "a"
+    with pytest.raises(ValueError, match="one token alone predicts nothing"):
+        calibrate(model, texts, progress=False)
     assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
 
 
