@@ -21,9 +21,16 @@ from .session import who
 Text = Mapping[str, str]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def _lines(path: Path) -> list[tuple[int, Any]]:
+    """What stands on each line that is not blank, and the line's number."""
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows += [(number, json.loads(line))] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    return rows
 
 
 def packaged_texts() -> tuple[list[Text], list[Text]]:
@@ -34,25 +41,32 @@ def packaged_texts() -> tuple[list[Text], list[Text]]:
             "the packaged texts are not installed; pass --texts FILE.jsonl"
         )
     data = Path(spec.submodule_search_locations[0]) / "data"
-    rows = _lines(data / "tasks.jsonl")
+    rows = [row for _, row in _lines(data / "tasks.jsonl")]
     held_out = [{**r, "domain": r["type"]} for r in rows if r["split"] == "test"]
-    return list(_lines(data / "calibration.jsonl")), list(held_out)
+    return [row for _, row in _lines(data / "calibration.jsonl")], list(held_out)
 
 
 def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
     """Calibration and held-out texts of a JSON-lines file.
 
     Each line has ``domain``, ``split`` ("calibration" or "test"), ``prompt`` and
-    ``reference``.
+    ``reference``, all of them text; blank lines are passed over.
     """
-    rows = _lines(path)
+    lines = _lines(path)
     need = {"domain", "split", "prompt", "reference"}
-    for number, row in enumerate(rows, 1):
-        if not need <= set(row):
+    for number, row in lines:
+        if not isinstance(row, dict) or not need <= set(row):
             raise ValueError(
                 f"{path}, line {number}: expected the keys {sorted(need)}, received "
-                f"{sorted(row)}"
+                f"{sorted(row) if isinstance(row, dict) else row!r}"
             )
+        wrong = sorted(key for key in need if not isinstance(row[key], str))
+        if wrong:
+            raise ValueError(
+                f"{path}, line {number}: {wrong[0]!r} is {row[wrong[0]]!r}, expected "
+                "text"
+            )
+    rows = [row for _, row in lines]
     calibration: list[Text] = [r for r in rows if r["split"] == "calibration"]
     held_out: list[Text] = [r for r in rows if r["split"] == "test"]
     if not calibration or not held_out:

@@ -230,10 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a picture too")
     options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; give at least 1")
-    if options.positions < 1:
-        parser.error(f"--positions is {options.positions}; give at least 1")
+    for name in ("seeds", "positions", "per_domain"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
     torch.manual_seed(0)
     reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()

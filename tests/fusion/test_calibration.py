@@ -83,7 +83,7 @@ def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, st
         fitted = calibrate(model, texts, epochs=1, progress=False, store=store)
         weighted = PromptWeighted(config, strands)
         text = {"domain": "prose", "prompt": WORDS[0], "reference": tiny.PROSE}
-        scores = score([model, weighted], [text], 20, False)
+        scores = score([model, weighted], [text], 20, tmp_path)
         return [fitted.bits_before, fitted.bits_after, *(s["prose"] for s in scores)]
 
     wanted = figures("cpu", None)

@@ -80,6 +80,28 @@ def test_a_file_of_texts(tmp_path):
         held_out.read_texts(file)
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{no json}", "line 22: Expecting property name"),
+        ("null", "line 22: expected the keys .* received None"),
+        ({"domain": 7}, "line 22: 'domain' is 7, expected text"),
+        ({"prompt": None}, "line 22: 'prompt' is None, expected text"),
+    ],
+)
+def test_an_odd_line_of_a_file_is_named(tmp_path, line, says):
+    file = tmp_path / "texts.jsonl"
+    # As an editor may save it: with a mark of the byte order, and blank lines.
+    text = "".join(json.dumps(t) + "\n" for t in tiny.SPLIT_TEXTS) + "\n"
+    file.write_text(text, encoding="utf-8-sig")
+    assert sum(map(len, held_out.read_texts(file))) == 20
+    if isinstance(line, dict):
+        line = json.dumps({**tiny.SPLIT_TEXTS[0], **line})
+    file.write_text(text + line + "\n")
+    with pytest.raises(ValueError, match=says):
+        held_out.read_texts(file)
+
+
 def test_packaged_texts_are_split_by_task():
     calibration, tests = held_out.packaged_texts()
     assert {t["domain"] for t in calibration} == {t["domain"] for t in tests}

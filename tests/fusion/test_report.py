@@ -46,7 +46,7 @@ def test_every_kind_of_braid_beside_its_controls(pool, tmp_path):
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--positions"])
+@pytest.mark.parametrize("option", ["--seeds", "--positions", "--per-domain"])
 def test_bad_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         report.main([option, "0"])
