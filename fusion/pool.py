@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ PACKAGED = {
     "SmolLM2-135M-Instruct": (_smollm2, "Apache-2.0"),
     "gemma-3-270m": (_gemma3, "Gemma Terms of Use"),
 }
+
+
+@lru_cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    """Hash of a file's content; read again when its size or time has changed."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(2**24):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _convert_gguf(file: Path, target: Path) -> None:
@@ -129,7 +140,8 @@ class Pool(Mapping[str, Strand]):
         path = Path(source).expanduser()
         if path.suffix == ".gguf" and path.is_file():
             stat = path.stat()
-            key = hashlib.sha256(f"{path.name}:{stat.st_size}".encode()).hexdigest()
+            # By content: models of one shape come as files of one name and size.
+            key = _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
             target = self.cache_dir / "strands" / f"{path.stem}-{key[:12]}"
             if not target.exists():
                 _convert_gguf(path, target)
@@ -154,7 +166,9 @@ class Pool(Mapping[str, Strand]):
             "layers": int(config.num_hidden_layers),
             "width": int(config.hidden_size),
             "vocab_size": int(config.vocab_size),
-            "quantisation": "gguf" if "strands" in Path(folder).parts else None,
+            "quantisation": "gguf"
+            if Path(folder).parent == self.cache_dir / "strands"
+            else None,
             "licence": PACKAGED[source][1] if source in PACKAGED else None,
             "source": source,
         }

@@ -63,6 +63,28 @@ def test_facts_need_no_weights(tmp_path):
     assert facts["source"] == str(folder)
 
 
+def test_gguf_files_of_one_name_and_size_are_told_apart(tmp_path, monkeypatch):
+    def convert(file, target):
+        target.mkdir(parents=True)
+        (target / "content").write_text(file.read_text())
+
+    monkeypatch.setattr("fusion.pool._convert_gguf", convert)
+    pool = Pool(cache_dir=tmp_path / "cache")
+    files = [tmp_path / part / "model.gguf" for part in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(file.parent.name)
+    for file in (*files, *files):
+        folder = Path(pool.folder(str(file)))
+        assert (folder / "content").read_text() == file.parent.name
+    assert len(list((tmp_path / "cache" / "strands").iterdir())) == 2
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path / "strands" / "it")
+    assert Pool({"it": str(folder)}).facts("it")["quantisation"] is None
+
+
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "missing.gguf"])
 def test_an_unknown_source_is_refused(source):
     with pytest.raises(ValueError, match="unknown model source"):
