@@ -56,6 +56,16 @@ def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
     return token.replace("\u2581", " ").encode()
 
 
+def _goes_on(text: str, begin: str) -> bool:
+    """Whether a text ends or is cut behind a beginning that an earlier one had.
+
+    Not if words were taken back and others came: "the dog barks", now "the dogs".
+    """
+    behind = text[len(begin) : len(begin) + 2]
+    cut = behind.startswith(" ") and bool(behind[1:].strip())
+    return text.startswith(begin) and (cut or not behind)
+
+
 class TokenBytes:
     """The bytes each token of a vocabulary stands for.
 
@@ -171,7 +181,7 @@ class TokenBytes:
         """
         rows: list[list[int]] = []
         for text in texts:
-            begin, known = head if head and text.startswith(head[0]) else ("", [])
+            begin, known = head if head and _goes_on(text, head[0]) else ("", [])
             rest = text[len(begin) :]
             cut = self._last_cut(rest)
             if cut:

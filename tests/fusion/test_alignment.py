@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -180,6 +180,21 @@ def test_a_growing_text_is_cut_as_a_whole_one(name, text, step):
         rows, head = tokens.encode_growing([t], head)
         one_by_one += rows
     assert one_by_one == wanted
+
+
+@pytest.mark.parametrize("name", GROWING)
+@settings(max_examples=60)
+@given(text=WORDS, other=WORDS, at=st.integers(0, 60))
+@example(text="the d returns", other="og", at=5)
+@example(text="the dog returns", other=" ", at=7)
+def test_a_text_that_is_taken_back_may_go_on_otherwise(name, text, other, at):
+    """As in assisted generation, where words are proposed and refused."""
+    tokens = GROWING[name]
+    texts = [t for t in (text, text[:at] + other) if t[:1] != " "]
+    head = None
+    for t in texts:
+        [found], head = tokens.encode_growing([t], head)
+        assert found == tokens.encode(t)
 
 
 @pytest.mark.parametrize("name", GROWING)
