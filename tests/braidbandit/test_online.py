@@ -286,6 +286,39 @@ def test_removing_arms_keeps_what_they_taught(agent, catalogue):
     assert agent.recommend("x", eligible=[gone.id]).braid == gone
 
 
+def test_a_removed_arm_is_described_anew_by_the_warm_start(catalogue, encoder):
+    """Its shares and cost keep their distance to those of the arms that are there."""
+    agent = BraidRecommender(catalogue, encoder.fit(TASKS), Uniform(), random_state=0)
+    gone, stays = catalogue.ids[5], catalogue.ids[8]
+    late, later = (agent.recommend("x", eligible=[gone]) for _ in range(2))
+    columns = agent.learner_.bandit.columns_
+    Z = agent.Z_[[catalogue.index(gone), catalogue.index(stays)]]
+    before = dict(zip(columns, Z[0] - Z[1], strict=True))
+    agent.remove_arms([gone, catalogue.ids[7]])
+    singles = [braid.id for braid in agent.catalogue if braid.is_single]
+    agent.warm_start(TASKS, singles, np.random.default_rng(0).random((40, 2)))
+    row = agent.Z_[agent.catalogue.index(stays)]
+    now = agent.learner_.removed[gone] - row
+    after = dict(zip(agent.learner_.bandit.columns_, now, strict=True))
+    assert len(after) > len(before)
+    for name in before.keys() & after.keys():
+        assert after[name] == pytest.approx(before[name], abs=1e-12)
+    assert agent.update(late, 0.5).n_updates_ == 1
+    agent.add_arms([catalogue[catalogue.ids[7]]])
+    assert agent.update(later, 0.5).n_updates_ == 2
+    assert agent.add_arms([catalogue[gone]]).learner_.removed == {}
+
+
+def test_costs_are_learnt_anew_after_a_warm_start(agent):
+    """A measurement that was taken back leaves a model of the columns of then."""
+    decision = agent.recommend("x")
+    agent.update(decision, 0.5, latency_ms=5.0).retract(decision)
+    singles = [braid.id for braid in agent.catalogue if braid.is_single]
+    agent.warm_start(TASKS, singles, np.random.default_rng(0).random((40, 2)))
+    agent.update(agent.recommend("x"), 0.5, latency_ms=5.0)
+    assert agent.n_updates_ == len(agent.settled_) == 1
+
+
 def test_a_removed_arm_counts_as_one_that_nothing_else_is_known_of(agent, twin):
     """Its reward joins with the arm's own effect integrated out."""
     decision = agent.recommend("x", excluded=agent.catalogue.ids[1:])
