@@ -150,6 +150,7 @@ class ArmLearner(Roster):
             self.models[name].unlearn(arm, z, x, value, cost, record.applied)
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.log.unsettle(record.decision)
+        self.await_reward(record.decision)
 
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
@@ -161,7 +162,13 @@ class ArmLearner(Roster):
         self.bandit.posterior_ = posterior
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.guarding.book(self.policy, record.decision, reward)
-        self.log.replace(replace(record, reward=reward))
+        decision = record.decision.only(self.log.keep)
+        self.log.replace(replace(record, decision=decision, reward=reward))
+
+    def await_reward(self, decision: Decision) -> None:
+        """Wait for a reward, and no longer for those of too many before it."""
+        for dropped in self.log.await_reward(decision):
+            self.guarding.expire(self.policy, dropped)
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""

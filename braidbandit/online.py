@@ -258,7 +258,7 @@ class Online(Tabular):
                     self.ledger_position_ = int(sequence)
         for decision in waiting:
             if decision.id not in self.settled_:
-                self.learner_.log.await_reward(decision)
+                self.learner_.await_reward(decision)
         return unknown
 
     def _wait_again(self, ledger: Any) -> None:
@@ -267,7 +267,7 @@ class Online(Tabular):
         for decision in ledger.pending(newest=MOST_PENDING):
             known = decision.id in log.pending or decision.id in log.settled
             if not known and decision.encoder_hash == encoder_hash:
-                log.await_reward(decision)
+                self.learner_.await_reward(decision)
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):

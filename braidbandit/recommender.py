@@ -211,7 +211,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
             if now.latency is None
             else float(now.latency[row]),
         )
-        self.learner_.log.await_reward(decision)
+        self.learner_.await_reward(decision)
         if self.mean_cost is not None:
             self.pacer_.spend(relative_cost, self.mean_cost)
         return decision

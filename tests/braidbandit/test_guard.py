@@ -144,6 +144,22 @@ def test_a_departure_that_expires_is_booked_as_nothing_earned(
         assert one.recommend("x").propensity == 1.0  # it waits again
 
 
+def test_a_departure_among_too_many_to_wait_for_is_booked_as_nothing_earned(
+    catalogue, encoder, monkeypatch
+):
+    """40 rounds at 1 and a share of 0.1 save 4; then three rounds are waited for."""
+    monkeypatch.setattr("braidbandit.feedback.MOST_PENDING", 3)
+    agent = guarded(catalogue, encoder)
+    for task in TASKS:
+        agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS]]
+    departures = [d for d in decisions if d.braid.id != agent.baseline_]
+    assert len(departures) == 4
+    assert agent.savings_.amount == pytest.approx(0.0)
+    agent.update(departures[0], 0.75)
+    assert agent.savings_.amount == pytest.approx(0.75)
+
+
 def test_savings_are_those_of_the_ledger(catalogue, encoder, tmp_path):
     """Learning it, live or from the start, and whatever was asked before."""
     baseline, ledger = singles(catalogue)[0], Ledger(tmp_path / "ledger.db")

@@ -456,6 +456,20 @@ def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
     assert list(agent.settled_) == ids[-200:]
 
 
+def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    decisions = decide(agent, 6)
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    for decision in decisions[:3]:
+        agent.revise(decision, 0.75)
+    learnt = agent.learner_.log.learnt
+    assert list(learnt) == [decision.id for decision in decisions[1:3]]
+    assert all(record.decision.scores == () for record in learnt.values())
+    agent.retract(decisions[2].id)
+    assert agent.n_updates_ == 5
+
+
 def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):
     """Not even as the hidden base of a view."""
     agent.recommend(TASKS[0])
