@@ -28,6 +28,7 @@ from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
+from braidbandit.prior import PriorScales
 from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]
@@ -244,9 +245,10 @@ class ArmLearner(Roster):
         """Go back to the warm start, or to the prior."""
         if self.start is not None:
             self.bandit.posterior_ = self.start.copy()
-            self.bandit.count_anew()
-        else:
-            self.reset()
+        elif self.started:
+            # In place: arms that came since do not make it another model.
+            self.bandit.posterior_.reset(self.bandit.prior or PriorScales())
+        self.bandit.count_anew()
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
         self.guard()

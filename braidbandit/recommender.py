@@ -43,7 +43,8 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         What to choose from. ``add_arms`` and ``remove_arms`` replace it.
     encoder : TaskEncoder, optional
         A fitted encoder is used as it is; one that is not fitted is copied, and
-        fitted on the tasks of the first ``fit`` or ``warm_start``.
+        fitted on the tasks of the first ``fit`` or ``warm_start``. ``sklearn.clone``
+        leaves no encoder fitted: in cross-validation each fold fits its own.
     policy : Policy or ConservativePolicy, optional
         ThompsonSampling (the default), LinUCB, SquareCB, EpsilonGreedy, Greedy or
         Uniform, or one of them guarded by a ConservativePolicy.

@@ -33,13 +33,8 @@ def with_columns(posterior: Posterior, groups: NDArray[np.int64]) -> Posterior:
     >>> bool(new.mean[0] == old.mean[0]), float(new.mean[1]), float(new.factor[1, 1])
     (True, 0.0, 0.15)
     """
-    other = Posterior(
-        np.vstack([posterior.groups, groups]),
-        posterior.prior,
-        posterior.n_arms,
-        posterior.own_width,
-    )
-    other.reset(posterior.scales)
+    groups = np.vstack([posterior.groups, groups])
+    other = posterior.unlearnt(groups, posterior.n_arms)
     p, more = posterior.n_parameters, other.n_parameters - posterior.n_parameters
     other.mean[:p], other.factor[:p, :p] = posterior.mean, posterior.factor
     other.own_mean = posterior.own_mean.copy()

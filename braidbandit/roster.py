@@ -147,6 +147,8 @@ class Roster:
                 self.versions.setdefault(braid.id, []).append(0.0)
         wider = len(extended) - len(columns)
         self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
+        if not self.started:
+            self.describe(self.signatures)  # nothing to be kept
 
     def remove(self, catalogue: Catalogue) -> None:
         """Take over a catalogue with fewer arms; what they taught stays."""

@@ -246,6 +246,72 @@ def test_a_new_model_moves_no_old_arm(agent, catalogue):
         agent.update(decision, 0.6, latency_ms=5.0)
 
 
+PAIR = Braid("big", ("small",), (0.5, 0.5), ("final",), "router")
+
+
+def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
+    cards, encoder, tmp_path, monkeypatch
+):
+    """Arms were all there was; what says more of them comes on top, for new ones.
+
+    After 64 rewards the prior's scales are chosen again.
+    """
+    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 32)
+    singles = Catalogue(cards, map(Braid, ("big", "small")))
+    agent = BraidRecommender(singles, encoder, Uniform(), random_state=0)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for i in range(40):
+        if i == 20:
+            agent.add_arms([PAIR])
+        decision = agent.recommend(TASKS[i], eligible=singles.ids)
+        ledger.record_decision(decision)
+        good = decision.braid.anchor == "big"
+        ledger.record_outcome(Outcome(decision.id, 0.6 * good + 0.3 * REWARDS[i]))
+        agent.catch_up(ledger)
+    agent.save(tmp_path / "state")
+    loaded = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+    for one in (agent, loaded):
+        means = {row.arm_id: row.mean for row in one.explain("x").rows}
+        assert means[singles.ids[0]] - means[singles.ids[1]] > 0.4
+        live = moments(one)
+        for a, b in zip(live, moments(one.fit(ledger)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
+def test_arms_that_came_make_learning_again_no_other_model(agent, tmp_path):
+    """18 arms have slopes of their own in 18 x 15 parameters, 19 would not."""
+    agent.set_params(max_parameters=18 * 15)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for i in range(20):
+        if i == 10:
+            agent.add_arms([replace(PAIR, shares=(0.6, 0.4))])
+        decision = agent.recommend(TASKS[i])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, REWARDS[i]))
+        agent.catch_up(ledger)
+    live = moments(agent)
+    for a, b in zip(live, moments(agent.fit(ledger)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    assert agent.posterior_.own_width == 15
+    agent.fit(TASKS[:2], agent.classes_[:2])  # from scratch
+    assert agent.posterior_.own_width == 1
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_from_scratch_arms_are_described_as_in_a_new_recommender(cards, encoder, learn):
+    singles = Catalogue(cards, map(Braid, ("big", "small")))
+    agent = BraidRecommender(singles, encoder, random_state=0)
+    if learn:
+        agent.recommend("x")
+    agent.add_arms([PAIR])
+    if learn:
+        agent.fit(TASKS, np.repeat(singles.ids, 20), reward=REWARDS)
+    new = BraidRecommender(agent.catalogue, encoder)
+    new._start()
+    assert agent.learner_.bandit.columns_ == new.learner_.bandit.columns_
+    assert agent.Z_.tolist() == new.Z_.tolist()
+
+
 def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     singles = [b.id for b in catalogue if b.is_single]
     table = np.random.default_rng(1).random((40, 2))
