@@ -261,13 +261,25 @@ class Online(Tabular):
                 self.learner_.await_reward(decision)
         return unknown
 
-    def _wait_again(self, ledger: Any) -> None:
-        """Wait for the decisions of a ledger that wait, as far as they are unknown."""
+    def _resume(self, ledger: Any) -> None:
+        """Learn, wait for, and pay for what the ledger holds beyond a saved state."""
+        self._start()
+        saved = max((_made(d) for d in self._known()), default=None)
+        self.catch_up(ledger)
         log, encoder_hash = self.learner_.log, self.encoder_.projection_hash()
         for decision in ledger.pending(newest=MOST_PENDING):
             known = decision.id in log.pending or decision.id in log.settled
             if not known and decision.encoder_hash == encoder_hash:
                 self.learner_.await_reward(decision)
+        if self.mean_cost is not None:
+            for decision in sorted(self._known(), key=_made):
+                if saved is None or _made(decision) > saved:
+                    self.pacer_.spend(decision.relative_cost, self.mean_cost)
+
+    def _known(self) -> list[Decision]:
+        """Return the newest decisions, with a reward and without."""
+        log = self.learner_.log
+        return [*log.pending.values(), *(r.decision for r in log.learnt.values())]
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):
@@ -302,6 +314,10 @@ def _beginning(since: int | datetime | None) -> tuple[int, datetime | None]:
     raise TypeError(
         f"since is a sequence number of the ledger or a time, received {since!r}"
     )
+
+
+def _made(decision: Decision) -> datetime:
+    return _time(decision.created_at)
 
 
 def _is_since(outcome: Outcome, earliest: datetime) -> bool:
