@@ -246,8 +246,9 @@ class ArmLearner(Roster):
         if self.start is not None:
             self.bandit.posterior_ = self.start.copy()
         elif self.started:
-            # In place: arms that came since do not make it another model.
-            self.bandit.posterior_.reset(self.bandit.prior or PriorScales())
+            # Arms that came since do not make it another model.
+            self.bandit.posterior_.prior = prior = self.bandit.prior
+            self.bandit.posterior_.reset(prior or PriorScales())
         self.bandit.count_anew()
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
