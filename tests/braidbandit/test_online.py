@@ -331,6 +331,21 @@ def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     assert agent.fit(TASKS[:2], [twin, pair], reward=[0.5, 0.5]).n_updates_ == 2
 
 
+def test_a_model_that_was_not_probed_is_no_hindrance_to_the_next_braid(
+    agent, twin, catalogue
+):
+    singles = [b.id for b in catalogue if b.is_single]
+    card = ModelCard("third", parameters=500, layers=6, width=5, vocab_size=40)
+    for one in (agent, twin):
+        one.warm_start(TASKS, singles, np.random.default_rng(1).random((40, 2)))
+    agent.add_arms([Braid("third")], [card]).add_arms(
+        [replace(PAIR, shares=(0.6, 0.4))]
+    )
+    twin.add_arms([replace(PAIR, shares=(0.6, 0.4))])
+    column = agent.learner_.bandit.columns_.index("gain:mean")
+    assert agent.Z_[-1, column] == pytest.approx(twin.Z_[-1, column])
+
+
 def test_removing_arms_keeps_what_they_taught(agent, catalogue):
     decisions = decide(agent)
     for decision, reward in zip(decisions[:30], REWARDS, strict=False):
