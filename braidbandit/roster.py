@@ -161,8 +161,7 @@ class Roster:
                 self.versions[arm_id] = [0.0] * len(self.versions[arm_id])
             self.alarms.pop(arm_id, None)
         self.log.drop_records(gone)
-        if self.log.keep in gone or self.guarding.baseline in gone:
-            self.guarding = Guarding()
+        self.guarding.forget(gone)
         rows = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
         self._move(catalogue, rows, self.bandit.Z_[rows])
 

@@ -200,6 +200,23 @@ def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
     assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
 
 
+def test_removing_the_best_model_of_the_probe_leaves_another_baseline(
+    catalogue, encoder
+):
+    """The guard was told its baseline; what it saved and owes stays."""
+    other, best = singles(catalogue)
+    agent = guarded(catalogue, encoder)
+    agent.set_params(policy=ConservativePolicy(Uniform(), 0.1, other))
+    assert agent.baseline_ == best
+    agent.update(agent.recommend("x", eligible=[other]), 0.5)
+    agent.remove_arms([best])
+    assert agent.savings_ == Savings(other, 0.05)
+    assert agent.baseline_ is None
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.remove_arms([other]).recommend("x")
+    assert agent.savings_ is None
+
+
 def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
     agent = guarded(catalogue, encoder)
     table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
