@@ -4,14 +4,13 @@ Bits per byte of held-out text (prompt and reference together), by domain: each 
 alone; each strand calibrated alone, which is the matched control (the same fuser fed
 the strand's own states); every strategy at every place, both ways round; and fusers
 trained on a donor whose states are shuffled, the control that has a donor's size.
+An interrupted report goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -29,131 +28,13 @@ from .controls import (
     SHUFFLED,
     STRATEGIES,
     Plan,
-    PromptWeighted,
     Shuffled,
     plans,
 )
+from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
 from .machine import fastest_dtype, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
-from .scoring import StateCache, predicts, scored_tokens, target_log_probs
-
-Text = Mapping[str, str]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def packaged_texts() -> tuple[list[Text], list[Text]]:
-    """Calibration and held-out texts that come with the project."""
-    spec = importlib.util.find_spec("braidbandit")
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            "the packaged texts are not installed; pass --texts FILE.jsonl"
-        )
-    data = Path(spec.submodule_search_locations[0]) / "data"
-    rows = _lines(data / "tasks.jsonl")
-    held_out = [{**r, "domain": r["type"]} for r in rows if r["split"] == "test"]
-    return list(_lines(data / "calibration.jsonl")), list(held_out)
-
-
-def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
-    """Calibration and held-out texts of a JSON-lines file.
-
-    Each line has ``domain``, ``split`` ("calibration" or "test"), ``prompt`` and
-    ``reference``.
-    """
-    rows = _lines(path)
-    need = {"domain", "split", "prompt", "reference"}
-    for number, row in enumerate(rows, 1):
-        if not need <= set(row):
-            raise ValueError(
-                f"{path}, line {number}: expected the keys {sorted(need)}, received "
-                f"{sorted(row)}"
-            )
-    calibration: list[Text] = [r for r in rows if r["split"] == "calibration"]
-    held_out: list[Text] = [r for r in rows if r["split"] == "test"]
-    if not calibration or not held_out:
-        raise ValueError(
-            f"{path} has {len(calibration)} texts with the split 'calibration' and "
-            f"{len(held_out)} with 'test'; expected some of both"
-        )
-    return calibration, held_out
-
-
-def _first(texts: Sequence[Text], per_domain: int | None) -> list[Text]:
-    if per_domain is None:
-        return list(texts)
-    counts: dict[str, int] = {}
-    kept = []
-    for text in texts:
-        counts[text["domain"]] = counts.get(text["domain"], 0) + 1
-        if counts[text["domain"]] <= per_domain:
-            kept.append(text)
-    return kept
-
-
-def _whole(text: Text) -> str:
-    gap = "" if text["prompt"][-1:].isspace() else "\n"
-    return text["prompt"] + gap + text["reference"]
-
-
-def score(
-    braids: Sequence[BraidedLLM],
-    held_out: Sequence[Text],
-    positions: int,
-    progress: bool,
-) -> list[dict[str, float]]:
-    """Bits per byte by domain for each braid: total bits over total bytes.
-
-    Strands alone are scored at every position. What a braid adds to its anchor is
-    scored at about ``positions`` positions a domain, the same for all braids of an
-    anchor: the head of a large vocabulary is most of the work.
-    """
-    size: dict[str, int] = {}
-    for text in held_out:
-        n_bytes = len(_whole(text).encode())
-        size[text["domain"]] = size.get(text["domain"], 0) + n_bytes
-    # What is not trained is the same braid for every seed.
-    bits: dict[BraidedLLM, dict[str, float]] = {braid: {} for braid in braids}
-    for number, text in enumerate(
-        tqdm(held_out, desc="held-out texts", disable=not progress)
-    ):
-        whole, domain = _whole(text), text["domain"]
-        count = math.ceil(positions * len(whole.encode()) / size[domain])
-        states = StateCache()
-        alone: dict[str, tuple[list[int], np.ndarray, np.ndarray]] = {}
-        for braid, sums in bits.items():
-            name = braid.anchor.name
-            if name not in alone:
-                if not predicts(braid.anchor, whole):
-                    raise ValueError(
-                        f"held-out text {whole!r} is one token for {name}, which "
-                        "nothing predicts; leave it out"
-                    )
-                ids, start = scored_tokens(braid.anchor, "", whole)
-                every = np.arange(start, len(ids))
-                found = target_log_probs(braid.anchor, ids, every.tolist(), states)
-                at = np.random.default_rng(number).permutation(len(every))[:count]
-                alone[name] = ids, found.cpu().numpy(), at
-            if isinstance(braid, PromptWeighted):
-                braid.read_prompt(text["prompt"])
-            ids, logs, at = alone[name]
-            total = float(logs.sum())
-            if braid.config.fusion_layers:
-                start = len(ids) - len(logs)
-                mine = target_log_probs(braid, ids, (start + at).tolist(), states)
-                gain = float((mine.cpu().numpy() - logs[at]).sum())
-                total += gain * len(logs) / len(at)
-            # The bytes of a first token that nothing predicts are not counted.
-            ends = braid.anchor.tokens.ends(ids)
-            scored = int(ends[-1] - ends[len(ids) - len(logs) - 1])
-            per_byte = -total / math.log(2) / scored
-            weight = len(whole.encode()) / size[domain]
-            sums[domain] = sums.get(domain, 0.0) + per_byte * weight
-    return [bits[braid] for braid in braids]
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:
@@ -175,7 +56,7 @@ def rows_for(
 ) -> list[dict[str, Any]]:
     """One row per plan: mean and spread over seeds."""
     models = [plan.config.anchor for plan in chosen if not plan.config.fusion_layers]
-    texts = [_whole(t) for t in calibration]
+    texts = [whole(t) for t in calibration]
     strands: dict[str, Any] = {name: pool[name] for name in models}
     strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
     braids: list[BraidedLLM] = []
@@ -190,7 +71,7 @@ def rows_for(
             if plan.trained:
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
-    scores = score(braids, held_out, positions, progress)
+    scores = score(braids, held_out, positions, store, progress)
     found = [scores[i : i + len(chosen)] for i in range(0, len(scores), len(chosen))]
     rows = []
     for i, plan in enumerate(tqdm(chosen, "decoding speed", disable=not progress)):
@@ -356,7 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()
-    calibration, held_out = (_first(texts, options.per_domain) for texts in found)
+    calibration, held_out = (
+        first_of_each(texts, options.per_domain) for texts in found
+    )
     dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
     pool = Pool(dtype=dtype)
     depths = {name: pool.facts(name)["layers"] for name in options.models}

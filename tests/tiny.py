@@ -323,3 +323,11 @@ def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
     tiny_model(family, seed).save_pretrained(path)
     tiny_tokenizer(family).save_pretrained(path)
     return path
+
+
+# Prompt and reference of two domains, as a report reads them.
+SPLIT_TEXTS = [
+    {"domain": d, "split": s, "prompt": f"{t[:9]}{i}\u2028", "reference": t[9:]}
+    for d, t in (("prose", PROSE), ("code", CODE))
+    for i, s in enumerate(["calibration"] * 8 + ["test"] * 2)
+]
