@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from braidbandit.decision import Decision, plain
+
+T = TypeVar("T")
 
 MOST_PENDING = 1000
 _MOST_LEARNT = 500
@@ -92,10 +94,13 @@ class FeedbackLog:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     keep: str | None = None
 
-    def await_reward(self, decision: Decision) -> None:
-        """Keep a decision until its reward comes; the other arms are left out."""
+    def await_reward(self, decision: Decision) -> list[Decision]:
+        """Keep a decision until its reward comes; the other arms are left out.
+
+        Returns those that are not waited for any longer, as there are too many.
+        """
         self.pending[decision.id] = decision.only(self.keep)
-        _trim(self.pending, MOST_PENDING)
+        return _trim(self.pending, MOST_PENDING)
 
     def is_repeat(self, decision_id: str, reward: float) -> bool:
         """Whether this very reward was learnt already; counts it if so.
@@ -142,17 +147,17 @@ class FeedbackLog:
         _trim(self.learnt, _MOST_LEARNT)
 
     def unsettle(self, decision: Decision) -> None:
-        """Note that a reward was taken back: the decision waits again."""
+        """Note that a reward was taken back."""
         del self.settled[decision.id]
         self.learnt.pop(decision.id, None)
         self.counts["retracted"] += 1
-        self.await_reward(decision)
 
     def replace(self, record: Learnt) -> None:
         """Note that a reward was revised."""
         self.settled[record.decision.id] = record.reward
         self.learnt[record.decision.id] = record
         self.counts["revised"] += 1
+        _trim(self.learnt, _MOST_LEARNT)
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
@@ -199,12 +204,12 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
-def _trim(records: dict[str, Any], most: int, slack: int = 0) -> None:
+def _trim(records: dict[str, T], most: int, slack: int = 0) -> list[T]:
     """Drop the oldest records beyond ``most``, once there are ``slack`` more.
 
     A search for the oldest passes the places of all that were dropped before, so that
     of very many records it must not be made for each.
     """
-    if len(records) > most + slack:
-        for key in list(islice(records, len(records) - most)):
-            del records[key]
+    if len(records) <= most + slack:
+        return []
+    return [records.pop(key) for key in list(islice(records, len(records) - most))]

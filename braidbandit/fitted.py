@@ -43,6 +43,7 @@ class Fitted:
         random_state: int | np.random.Generator | None
 
     encoder_: TaskEncoder
+    _encoder_given: TaskEncoder | None
     learner_: ArmLearner
     catalogue_hash_: str
     ledger_position_: int
@@ -130,6 +131,7 @@ class Fitted:
         if not hasattr(self, "learner_"):
             encoder = self.encoder if self.encoder is not None else TaskEncoder()
             fitted = encoder.__sklearn_is_fitted__()
+            self._encoder_given = self.encoder
             self.encoder_ = encoder if fitted else clone(encoder)
             self.learner_ = ArmLearner(self._bandit(catalogue), catalogue)
             self.catalogue_hash_ = catalogue.hash
@@ -141,9 +143,16 @@ class Fitted:
                     "remove_arms, or make a new recommender for it and fit it"
                 )
             self.learner_.reorder(catalogue)
-        # These may be changed at any time by set_params.
+        if self.encoder is not self._encoder_given:
+            raise ValueError(
+                "the encoder changed after learning began: what was learnt is about "
+                "the features of the first one. Make a new recommender"
+            )
+        # These may be changed at any time by set_params; the last two by the next fit.
         self.learner_.policy, self.learner_.drift = self.policy, self.drift
-        self.learner_.bandit.forgetting = self.forgetting
+        bandit = self.learner_.bandit
+        bandit.forgetting, bandit.prior = self.forgetting, self.prior
+        bandit.max_parameters = self.max_parameters
         self.learner_.guard()
 
     def _bandit(self, catalogue: Catalogue) -> LinearBandit:

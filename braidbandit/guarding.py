@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from braidbandit.catalogue import Catalogue
@@ -43,6 +43,13 @@ class Guarding:
             return
         if baseline is not None and baseline in catalogue:
             self.savings = Savings(baseline)
+
+    def forget(self, arm_ids: Collection[str]) -> None:
+        """Forget what is about arms that are gone."""
+        if self.baseline in arm_ids:
+            self.baseline = None
+        if self.savings is not None and self.savings.baseline in arm_ids:
+            self.savings = None
 
     def policy(
         self,

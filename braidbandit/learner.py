@@ -28,6 +28,7 @@ from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
+from braidbandit.prior import PriorScales
 from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]
@@ -150,6 +151,7 @@ class ArmLearner(Roster):
             self.models[name].unlearn(arm, z, x, value, cost, record.applied)
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.log.unsettle(record.decision)
+        self.await_reward(record.decision)
 
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
@@ -161,7 +163,13 @@ class ArmLearner(Roster):
         self.bandit.posterior_ = posterior
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.guarding.book(self.policy, record.decision, reward)
-        self.log.replace(replace(record, reward=reward))
+        decision = record.decision.only(self.log.keep)
+        self.log.replace(replace(record, decision=decision, reward=reward))
+
+    def await_reward(self, decision: Decision) -> None:
+        """Wait for a reward, and no longer for those of too many before it."""
+        for dropped in self.log.await_reward(decision):
+            self.guarding.expire(self.policy, dropped)
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
@@ -237,9 +245,11 @@ class ArmLearner(Roster):
         """Go back to the warm start, or to the prior."""
         if self.start is not None:
             self.bandit.posterior_ = self.start.copy()
-            self.bandit.count_anew()
-        else:
-            self.reset()
+        elif self.started:
+            # Arms that came since do not make it another model.
+            self.bandit.posterior_.prior = prior = self.bandit.prior
+            self.bandit.posterior_.reset(prior or PriorScales())
+        self.bandit.count_anew()
         self.models, self.log = {}, FeedbackLog()
         self.guarding.savings = None
         self.guard()

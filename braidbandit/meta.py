@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import threading
@@ -62,8 +63,9 @@ class MetaBraider:
     folder : str or Path, optional
         Everything is kept here: ``ledger.sqlite``, ``policy/`` and ``store/`` (trained
         fusers). A folder that was used before is resumed: it brings its catalogue
-        and its calibration settings, every outcome its ledger holds is learnt, and
-        decisions without one are waited for. None keeps everything until the end.
+        and its calibration settings, every outcome its ledger holds is learnt,
+        decisions without one are waited for, and all count for ``mean_cost``. None
+        keeps everything until the end.
     calibration_texts : sequence, optional
         What fusers are trained on; by default the packaged texts.
     dtype : str, optional
@@ -163,8 +165,7 @@ class MetaBraider:
             )
             self._workshop = Workshop(sources, self.folder, calibration_texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
-            self.recommender.catch_up(self.ledger)
-            self.recommender._wait_again(self.ledger)
+            self.recommender._resume(self.ledger)
             self.save()
         except BaseException:
             self.close()
@@ -196,6 +197,7 @@ class MetaBraider:
             On an empty prompt, or a budget that no braid meets.
         """
         with self._lock:
+            pacer = copy.copy(self.recommender.pacer_)
             decision = self.recommender.recommend(task, compute_budget, **limits)
             text = _text_in(task) if self.keep_text else None
             try:
@@ -203,6 +205,7 @@ class MetaBraider:
             except BaseException:
                 # What is not in the ledger was not decided.
                 self.recommender.pending_.pop(decision.id, None)
+                self.recommender.pacer_ = pacer
                 raise
         return decision
 

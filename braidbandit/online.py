@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ class Online(Tabular):
         Outcomes are learnt, revisions replaced and retractions taken back exactly;
         what was learnt live is recognised and skipped. Where something can no longer
         be taken back exactly (see :meth:`retract`), everything is learnt anew from
-        what the ledger now says.
+        what the ledger now says. Outcomes of arms that the catalogue never had are
+        passed over, with a warning.
 
         Parameters
         ----------
@@ -37,18 +39,31 @@ class Online(Tabular):
         since : int or datetime, optional
             Skip what was said up to this sequence number, or the outcomes that were
             measured before this time (with a zone).
+
+        Raises
+        ------
+        ValueError
+            At an outcome of another encoder; what came before it is learnt.
         """
         self._start()
         start, earliest = _beginning(since)
+        unknown: list[str] = []
         try:
             with self.learner_.replaying():
                 for event in ledger.events(after=max(self.ledger_position_, start)):
                     outcome = event.outcome
                     if not earliest or not outcome or _is_since(outcome, earliest):
-                        self._follow(event.decision, outcome)
+                        unknown += self._follow(event.sequence, event.decision, outcome)
                     self.ledger_position_ = int(event.sequence)
         except NotReversible:
-            self._learn_anew(ledger)
+            unknown = self._learn_anew(ledger, start, earliest)
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} outcomes in the ledger were passed over: their arms "
+                f"are not in the catalogue ({', '.join(sorted(set(unknown))[:3])}). "
+                "After add_arms, fit(ledger) learns them too",
+                stacklevel=2,
+            )
         return self
 
     # ---- learning from decisions ----
@@ -196,42 +211,75 @@ class Online(Tabular):
 
     # ---- inside ----
 
-    def _follow(self, decision: Decision, outcome: Outcome | None) -> None:
-        """Bring what was learnt of one decision to what is true of it."""
-        learnt = self.settled_.get(decision.id)
+    def _follow(
+        self, sequence: int, decision: Decision, outcome: Outcome | None
+    ) -> list[str]:
+        """Bring what was learnt of one decision to what is true of it.
+
+        Returns the decision's arm if it is unknown, so that nothing could be learnt.
+        """
+        learnt, arm_id = self.settled_.get(decision.id), decision.braid.id
         if outcome is None:
             if learnt is not None:
                 self.retract(decision)
-        elif learnt is None or learnt == outcome.reward:
+        elif learnt is not None and learnt != outcome.reward:
+            self.revise(decision, outcome.reward)
+        elif arm_id not in self._catalogue() and arm_id not in self.learner_.removed:
+            return [arm_id]
+        else:
+            self._check_encoder(
+                decision, f", or pass over it: catch_up(ledger, since={sequence})"
+            )
             self.update(
                 decision,
                 outcome.reward,
                 latency_ms=outcome.latency_ms or None,
                 compute=outcome.compute or None,
             )
-        else:
-            self.revise(decision, outcome.reward)
+        return []
 
-    def _learn_anew(self, ledger: Any) -> None:
+    def _learn_anew(
+        self, ledger: Any, start: int = 0, earliest: datetime | None = None
+    ) -> list[str]:
+        """Learn what the ledger now says; returns arms as :meth:`_follow` does.
+
+        What is to be skipped is learnt again if it was learnt before.
+        """
         waiting, savings = list(self.pending_.values()), self.savings_
+        unknown, before = list[str](), self.settled_
         with self._all_or_nothing():
             self._forget_rewards()
             self.learner_.guarding.owe(savings)
             with self.learner_.replaying():
                 for sequence, decision, outcome in ledger.pairs():
-                    self._follow(decision, outcome)
+                    late = not earliest or _is_since(outcome, earliest)
+                    if (sequence > start and late) or decision.id in before:
+                        unknown += self._follow(sequence, decision, outcome)
                     self.ledger_position_ = int(sequence)
         for decision in waiting:
             if decision.id not in self.settled_:
-                self.learner_.log.await_reward(decision)
+                self.learner_.await_reward(decision)
+        return unknown
 
-    def _wait_again(self, ledger: Any) -> None:
-        """Wait for the decisions of a ledger that wait, as far as they are unknown."""
+    def _resume(self, ledger: Any) -> None:
+        """Learn, wait for, and pay for what the ledger holds beyond a saved state."""
+        self._start()
+        saved = max((_made(d) for d in self._known()), default=None)
+        self.catch_up(ledger)
         log, encoder_hash = self.learner_.log, self.encoder_.projection_hash()
         for decision in ledger.pending(newest=MOST_PENDING):
             known = decision.id in log.pending or decision.id in log.settled
             if not known and decision.encoder_hash == encoder_hash:
-                log.await_reward(decision)
+                self.learner_.await_reward(decision)
+        if self.mean_cost is not None:
+            for decision in sorted(self._known(), key=_made):
+                if saved is None or _made(decision) > saved:
+                    self.pacer_.spend(decision.relative_cost, self.mean_cost)
+
+    def _known(self) -> list[Decision]:
+        """Return the newest decisions, with a reward and without."""
+        log = self.learner_.log
+        return [*log.pending.values(), *(r.decision for r in log.learnt.values())]
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):
@@ -242,13 +290,14 @@ class Online(Tabular):
             f"expected a Decision or its id, received {type(decision).__name__}"
         )
 
-    def _check_encoder(self, decision: Decision) -> None:
+    def _check_encoder(self, decision: Decision, otherwise: str = "") -> None:
         encoder_hash = self.encoder_.projection_hash()
         if decision.encoder_hash != encoder_hash:
             raise ValueError(
                 f"decision {decision.id!r} was made with encoder "
                 f"{decision.encoder_hash}, this recommender has {encoder_hash}; its "
                 "features mean something else. Load the state it was made with"
+                f"{otherwise}"
             )
 
 
@@ -265,6 +314,10 @@ def _beginning(since: int | datetime | None) -> tuple[int, datetime | None]:
     raise TypeError(
         f"since is a sequence number of the ledger or a time, received {since!r}"
     )
+
+
+def _made(decision: Decision) -> datetime:
+    return _time(decision.created_at)
 
 
 def _is_since(outcome: Outcome, earliest: datetime) -> bool:

@@ -58,6 +58,8 @@ class Posterior(SquareRoot):
     own_load : ndarray of shape (P, d, p)
         How their own parameters depend on ``theta``: the covariance of the two is
         ``-own_load @ factor.T``.
+    own_groups : ndarray of int, shape (d,)
+        Blocks of the prior to which these belong, as in ``groups``.
     own_change : ndarray of shape (A, d)
         Prior variance of arms' own parameters beside their scale: see :meth:`widen`.
     square, count : float
@@ -103,7 +105,7 @@ class Posterior(SquareRoot):
             ("braid", "interaction") if alone else ("arm_intercept", "arm_slope")
         )
         own = [GROUPS.index(level)] + [GROUPS.index(slope)] * own_width
-        self._own_labels = np.array(own[:own_width], dtype=np.int64)
+        self.own_groups = np.array(own[:own_width], dtype=np.int64)
         self._n_arms, self.solved = n_arms, 0
         self.prior = prior
         self.reset(prior or PriorScales())
@@ -178,8 +180,7 @@ class Posterior(SquareRoot):
 
         What was learnt on an arm that is left out stays in the shared parameters.
         """
-        other = Posterior(self.groups, self.prior, len(rows), self.own_width)
-        other.reset(self.scales)
+        other = self.unlearnt(self.groups, len(rows))
         other.mean, other.factor = self.mean.copy(), self.factor.copy()
         other.square, other.count = self.square, self.count
         slots = {int(arm): slot for slot, arm in enumerate(self.seen)}
@@ -192,6 +193,17 @@ class Posterior(SquareRoot):
                 other.own_covariance[row] = self.own_covariance[old]
         for row in seen:
             other.own_mean[row] = self.own_mean[rows[row]]
+        return other
+
+    def unlearnt(self, groups: NDArray[np.int64], n_arms: int) -> Posterior:
+        """Return the prior by these scales over other columns or arms.
+
+        Arms' own parameters stay what they are, even where more columns now say what
+        an arm is made of.
+        """
+        other = Posterior(groups, self.prior, n_arms, self.own_width)
+        other.own_groups = self.own_groups
+        other.reset(self.scales)
         return other
 
     def widen(self, arm: int, share: float) -> None:
@@ -215,7 +227,7 @@ class Posterior(SquareRoot):
     def information(self) -> Information:
         """Return the sums over rewards that this posterior follows from."""
         values, variance = self._scale_values(), self.scales.noise**2
-        sd, own_sd = values[self._labels], values[self._own_labels]
+        sd, own_sd = values[self._labels], values[self.own_groups]
         shift, sums = self.mean - self._prior_mean(), self._nothing()
         white = np.linalg.inv(self.factor / sd[:, None])
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
@@ -287,7 +299,7 @@ class Posterior(SquareRoot):
 
     def _adopt(self, info: Information, mean: float) -> None:
         """Choose scales for these sums and become their posterior."""
-        used = np.unique(np.append(self._labels, self._own_labels))
+        used = np.unique(np.append(self._labels, self.own_groups))
         place = np.searchsorted(used, np.arange(len(GROUPS)))
         names = [*(GROUPS[g] for g in used), "noise"]
         centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
@@ -298,7 +310,7 @@ class Posterior(SquareRoot):
         found = find_scales(
             info,
             place[self._labels],
-            place[self._own_labels],
+            place[self.own_groups],
             centre if self.count == 0 else start,
             centre,
             self.own_change,
@@ -308,7 +320,7 @@ class Posterior(SquareRoot):
 
     def _set(self, info: Information, scales: PriorScales) -> None:
         values = np.array([getattr(scales, name) for name in GROUPS])
-        own_sd = np.sqrt(values[self._own_labels] ** 2 + self.own_change)
+        own_sd = np.sqrt(values[self.own_groups] ** 2 + self.own_change)
         found = solve(info, values[self._labels], own_sd, scales.noise**2)
         self.scales, self.solved = scales, self.solved + 1
         prior_mean = self._prior_mean()

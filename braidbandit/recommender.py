@@ -43,7 +43,8 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         What to choose from. ``add_arms`` and ``remove_arms`` replace it.
     encoder : TaskEncoder, optional
         A fitted encoder is used as it is; one that is not fitted is copied, and
-        fitted on the tasks of the first ``fit`` or ``warm_start``.
+        fitted on the tasks of the first ``fit`` or ``warm_start``. ``sklearn.clone``
+        leaves no encoder fitted: in cross-validation each fold fits its own.
     policy : Policy or ConservativePolicy, optional
         ThompsonSampling (the default), LinUCB, SquareCB, EpsilonGreedy, Greedy or
         Uniform, or one of them guarded by a ConservativePolicy.
@@ -211,7 +212,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
             if now.latency is None
             else float(now.latency[row]),
         )
-        self.learner_.log.await_reward(decision)
+        self.learner_.await_reward(decision)
         if self.mean_cost is not None:
             self.pacer_.spend(relative_cost, self.mean_cost)
         return decision

@@ -33,13 +33,8 @@ def with_columns(posterior: Posterior, groups: NDArray[np.int64]) -> Posterior:
     >>> bool(new.mean[0] == old.mean[0]), float(new.mean[1]), float(new.factor[1, 1])
     (True, 0.0, 0.15)
     """
-    other = Posterior(
-        np.vstack([posterior.groups, groups]),
-        posterior.prior,
-        posterior.n_arms,
-        posterior.own_width,
-    )
-    other.reset(posterior.scales)
+    groups = np.vstack([posterior.groups, groups])
+    other = posterior.unlearnt(groups, posterior.n_arms)
     p, more = posterior.n_parameters, other.n_parameters - posterior.n_parameters
     other.mean[:p], other.factor[:p, :p] = posterior.mean, posterior.factor
     other.own_mean = posterior.own_mean.copy()
@@ -124,19 +119,21 @@ def _gains(
     squares on the arms there finds the weights.
     """
     place = {model: j for j, model in enumerate(models)}
-    if any(strand not in place for braid in newcomers for strand in braid.strands):
+    if not all(place.keys() >= set(braid.strands) for braid in newcomers):
         return {}
+    # Models may have come since the probe, and braids of them.
+    rows = [row for row, b in enumerate(braids) if place.keys() >= set(b.strands)]
 
     def of(some: Sequence[Braid]) -> Array:
-        rows = []
+        gains = []
         for braid in some:
             scores = signatures[:, [place[strand] for strand in braid.strands]]
-            rows.append(scores.max(axis=1) - scores @ np.array(braid.shares))
-        return np.array(rows)
+            gains.append(scores.max(axis=1) - scores @ np.array(braid.shares))
+        return np.array(gains)
 
-    there, new = of(braids), of(newcomers)
+    there, new = of([braids[row] for row in rows]), of(newcomers)
     return {
-        name: new @ np.linalg.lstsq(there, Z[:, j], rcond=None)[0]
+        name: new @ np.linalg.lstsq(there, Z[rows, j], rcond=None)[0]
         for j, name in enumerate(columns)
         if name.startswith("gain:") and "*" not in name
     }

@@ -5,7 +5,7 @@ What is known moves along when arms come, go, or are trained again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class Roster:
         if signatures is not None:
             braids, models = self.catalogue.braids, list(self.catalogue.cards)
             Z, columns = with_gains(Z, columns, braids, models, signatures)
+        for arm_id, z in self.removed.items():
+            self.removed[arm_id] = self._described_anew(z, Z, columns)
         self.bandit.descriptors, self.bandit.columns = Z[:, 1:], columns[1:]
         # Storage order decides the last bits of sums: as a saved state has it.
         self.bandit.Z_ = np.ascontiguousarray(Z)
@@ -103,8 +105,9 @@ class Roster:
         self.reset()
 
     def reset(self) -> None:
-        """Drop the posterior: the number of task features may change."""
+        """Drop the posteriors: the number of task features may change."""
         self.bandit.__dict__.pop("posterior_", None)
+        self.models = {}
         self.bandit.count_anew()
 
     # ---- arms that come, change and go ----
@@ -144,6 +147,8 @@ class Roster:
                 self.versions.setdefault(braid.id, []).append(0.0)
         wider = len(extended) - len(columns)
         self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
+        if not self.started:
+            self.describe(self.signatures)  # nothing to be kept
 
     def remove(self, catalogue: Catalogue) -> None:
         """Take over a catalogue with fewer arms; what they taught stays."""
@@ -156,8 +161,7 @@ class Roster:
                 self.versions[arm_id] = [0.0] * len(self.versions[arm_id])
             self.alarms.pop(arm_id, None)
         self.log.drop_records(gone)
-        if self.log.keep in gone or self.guarding.baseline in gone:
-            self.guarding = Guarding()
+        self.guarding.forget(gone)
         rows = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
         self._move(catalogue, rows, self.bandit.Z_[rows])
 
@@ -183,6 +187,15 @@ class Roster:
         self.bandit.Z_, self.bandit.classes_ = Z, np.array(catalogue.ids)
         self.catalogue = catalogue
         self._in_flight.reset()
+
+    def _described_anew(self, z: Array, Z: Array, columns: Sequence[str]) -> Array:
+        """Move a removed arm's descriptor along with those of the arms there."""
+        new = Z.mean(axis=0)  # of a column that nothing is known of, the average
+        for j, name in enumerate(columns):
+            if name in self.bandit.columns_:
+                old = self.bandit.columns_.index(name)
+                new[j] += z[old] - self.bandit.Z_[:, old].mean()
+        return new
 
     def _each_posterior(self, change: Callable[[Posterior], Posterior]) -> None:
         if self.started:

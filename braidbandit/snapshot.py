@@ -59,6 +59,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     for name, posterior in posteriors.items():
         if posterior is not None:
             arrays[f"{name}.groups"] = posterior.groups
+            arrays[f"{name}.own_groups"] = posterior.own_groups
             for key in Posterior.ARRAYS:
                 arrays[f"{name}.{key}"] = getattr(posterior, key)
             arrays[f"{name}.sums"] = np.array([posterior.square, posterior.count])
@@ -218,6 +219,8 @@ def _posterior(
         raise KeyError(name)
     own = arrays[f"{name}.own_mean"].shape
     posterior = Posterior(arrays[f"{name}.groups"], prior, *own)
+    # Older states had them follow from the columns.
+    posterior.own_groups = arrays.get(f"{name}.own_groups", posterior.own_groups)
     posterior.reset(PriorScales(**scales))
     # Up to format 2 no arm had a variance of its own.
     arrays = {f"{name}.own_change": posterior.own_change, **arrays}

@@ -43,7 +43,7 @@ class SquareRoot:
     groups: NDArray[np.int64]
     _rows: NDArray[np.intp]
     _columns: NDArray[np.intp]
-    _own_labels: NDArray[np.int64]
+    own_groups: NDArray[np.int64]
     _runs: list[tuple[slice, slice, int]]
 
     ARRAYS = (
@@ -69,7 +69,7 @@ class SquareRoot:
     @property
     def own_width(self) -> int:
         """The number of parameters d that each arm has of its own."""
-        return len(self._own_labels)
+        return len(self.own_groups)
 
     def copy(self) -> Self:
         """Return an independent copy."""

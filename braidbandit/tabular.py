@@ -63,6 +63,8 @@ class Tabular(Fitted):
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._fit_encoder(X)
         features = self.encoder_._features(X)
+        if self.learner_.start is None:
+            self.learner_.describe(None)  # there may be other arms by now
         self._forget_rewards()
         self._learn_rows(features, rows)
         return self

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit.fitted import Fitted
 from braidbandit.ledger import Ledger
 from braidbandit.logged import check_propensities, check_rewards
 from braidbandit.situation import Limits, assess
@@ -141,7 +142,7 @@ def target_probabilities(policy: Any, log: Log) -> Array:
         a callable that takes the log and returns one of these.
     log : Log
     """
-    if hasattr(policy, "learner_"):
+    if isinstance(policy, Fitted):
         return _recommended(policy, log, None)
     if hasattr(policy, "predict_proba"):
         return _placed(policy.predict_proba(log.X), policy.classes_, log)
@@ -188,7 +189,7 @@ class UnderLimits:
         compare({"now": agent, "thrifty": UnderLimits(agent, compute_budget=0.2)}, log)
     """
 
-    def __init__(self, agent: Any, **limits: Any) -> None:
+    def __init__(self, agent: Fitted, **limits: Any) -> None:
         self.agent, self.limits = agent, Limits(**limits)
 
     def __call__(self, log: Log) -> Array:
@@ -196,7 +197,8 @@ class UnderLimits:
         return _recommended(self.agent, log, self.limits)
 
 
-def _recommended(agent: Any, log: Log, limits: Limits | None) -> Array:
+def _recommended(agent: Fitted, log: Log, limits: Limits | None) -> Array:
+    agent._start()  # its settings may be others by now
     if log.encoder_hash not in (None, agent.encoder_.projection_hash()):
         raise ValueError(
             "the log holds features of another encoder than the recommender's; give "

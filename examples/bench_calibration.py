@@ -21,9 +21,9 @@ import torch
 
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
 from fusion.controls import STRATEGIES, layers_at
+from fusion.held_out import packaged_texts, read_texts
 from fusion.machine import fastest_dtype, reuse_memory
 from fusion.pool import PACKAGED
-from fusion.held_out import packaged_texts, read_texts
 
 
 def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:

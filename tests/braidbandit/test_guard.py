@@ -144,6 +144,22 @@ def test_a_departure_that_expires_is_booked_as_nothing_earned(
         assert one.recommend("x").propensity == 1.0  # it waits again
 
 
+def test_a_departure_among_too_many_to_wait_for_is_booked_as_nothing_earned(
+    catalogue, encoder, monkeypatch
+):
+    """40 rounds at 1 and a share of 0.1 save 4; then three rounds are waited for."""
+    monkeypatch.setattr("braidbandit.feedback.MOST_PENDING", 3)
+    agent = guarded(catalogue, encoder)
+    for task in TASKS:
+        agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
+    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS]]
+    departures = [d for d in decisions if d.braid.id != agent.baseline_]
+    assert len(departures) == 4
+    assert agent.savings_.amount == pytest.approx(0.0)
+    agent.update(departures[0], 0.75)
+    assert agent.savings_.amount == pytest.approx(0.75)
+
+
 def test_savings_are_those_of_the_ledger(catalogue, encoder, tmp_path):
     """Learning it, live or from the start, and whatever was asked before."""
     baseline, ledger = singles(catalogue)[0], Ledger(tmp_path / "ledger.db")
@@ -182,6 +198,23 @@ def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
     ledger.retract(decision.id)
     agent.catch_up(ledger)
     assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
+
+
+def test_removing_the_best_model_of_the_probe_leaves_another_baseline(
+    catalogue, encoder
+):
+    """The guard was told its baseline; what it saved and owes stays."""
+    other, best = singles(catalogue)
+    agent = guarded(catalogue, encoder)
+    agent.set_params(policy=ConservativePolicy(Uniform(), 0.1, other))
+    assert agent.baseline_ == best
+    agent.update(agent.recommend("x", eligible=[other]), 0.5)
+    agent.remove_arms([best])
+    assert agent.savings_ == Savings(other, 0.05)
+    assert agent.baseline_ is None
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.remove_arms([other]).recommend("x")
+    assert agent.savings_ is None
 
 
 def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):

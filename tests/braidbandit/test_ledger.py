@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from braidbandit import Ledger, Outcome
+from braidbandit import Braid, Ledger, ModelCard, Outcome
 from braidbandit.decision import now as now_text
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
@@ -235,6 +235,63 @@ def test_since_skips_the_beginning(agent, ledger):
         clone(agent).partial_fit(ledger, since=datetime(2026, 1, 1))
     with pytest.raises(ValueError, match="ledger"):
         clone(agent).partial_fit(["a"], [decisions[0].braid.id], since=3)
+
+
+def test_outcomes_of_unknown_arms_are_passed_over_with_a_warning(agent, ledger):
+    decisions = live(agent, ledger)
+    strange = dataclasses.replace(decisions[0], id="strange", braid=Braid("elsewhere"))
+    ledger.record_decision(strange)
+    ledger.record_outcome(Outcome("strange", 0.5))
+    ledger.revise("strange", 0.75)
+    last = ledger.pending()[0]
+    ledger.record_outcome(Outcome(last.id, 0.5))
+    fresh = clone(agent)
+    with pytest.warns(UserWarning, match=rf"2 outcomes .*{strange.braid.id}"):
+        fresh.catch_up(ledger)
+    assert fresh.settled_.keys() == {*agent.settled_, last.id}
+    assert fresh.ledger_position_ == 13
+    fresh.catch_up(ledger)  # said once
+    fresh.add_arms([strange.braid], [ModelCard("elsewhere", parameters=10)])
+    assert fresh.fit(ledger).settled_["strange"] == 0.75
+
+
+def test_an_outcome_of_another_encoder_says_how_to_go_on(agent, ledger):
+    decisions = live(agent, ledger)
+    other = dataclasses.replace(decisions[0], id="other", encoder_hash="0")
+    ledger.record_decision(other)
+    ledger.record_outcome(Outcome("other", 0.5))
+    last = ledger.pending()[0]
+    ledger.record_outcome(Outcome(last.id, 0.5))
+    fresh = clone(agent)
+    with pytest.raises(ValueError, match=r"was made with .* since=11\)"):
+        fresh.catch_up(ledger)
+    assert fresh.n_updates_ == 10
+    assert fresh.catch_up(ledger, since=11).n_updates_ == 11
+
+
+def test_learning_anew_skips_what_since_skips(agent, tmp_path, monkeypatch):
+    """A reward is taken back that has no record left, as its arm was trained anew.
+
+    Of 10 outcomes the first 7 are skipped, or the fifth to the seventh.
+    """
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 1)
+    with Ledger(tmp_path / "l.db") as ledger:
+        live(agent, ledger)
+        events = list(ledger.events())
+        late, some = clone(agent), clone(agent)
+        late.catch_up(ledger, since=7)
+        some._start()
+        for event in events[:4]:
+            some.update(event.decision, event.outcome.reward)
+        some.catch_up(ledger, since=7)
+        for one in (late, some):
+            one.retrain(events[8].decision.braid)
+        ledger.retract(events[8].decision.id)
+        late.catch_up(ledger, since=7)
+        some.catch_up(ledger, since=7)
+    kept = [event.decision.id for event in events]
+    assert list(late.settled_) == [kept[7], kept[9]]
+    assert list(some.settled_) == [*kept[:4], kept[7], kept[9]]
 
 
 def test_an_expired_decision_takes_no_outcome(agent, ledger):

@@ -247,6 +247,37 @@ def test_a_folder_brings_its_settings(make, models, tmp_path):
         make(tmp_path, dtype="int3")
 
 
+def test_what_was_spent_before_a_crash_is_counted_once(make, tmp_path):
+    agent = make(tmp_path)
+    agent.recommender.set_params(mean_cost=0.1)
+    agent.save()
+    for i in range(6):
+        decision = agent.forward(TASK)
+        if i % 2:
+            agent.learn_from_feedback(TASK, decision, 0.5)
+    spent = agent.recommender.pacer_
+    assert spent.price > 0
+    crashed = make(tmp_path)
+    assert crashed.recommender.pacer_ == spent
+    crashed.close()
+    assert make(tmp_path).recommender.pacer_ == spent
+
+
+def test_a_decision_that_is_not_recorded_is_not_paid_for(make, monkeypatch):
+    agent = make()
+    agent.recommender.set_params(mean_cost=0.1)
+    agent.forward(TASK)
+    before, pending = agent.recommender.pacer_, list(agent.recommender.pending_)
+    spent = (before.price, before.overspent)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record_decision", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            agent.forward(TASK)
+    after = agent.recommender.pacer_
+    assert (after.price, after.overspent) == spent
+    assert list(agent.recommender.pending_) == pending
+
+
 def test_a_folder_brings_its_encoder(models, tmp_path, monkeypatch):
     """Also where the default has other features by now."""
     monkeypatch.setattr(TaskEncoder, "_load_model", lambda self: embed)

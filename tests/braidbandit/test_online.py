@@ -246,6 +246,72 @@ def test_a_new_model_moves_no_old_arm(agent, catalogue):
         agent.update(decision, 0.6, latency_ms=5.0)
 
 
+PAIR = Braid("big", ("small",), (0.5, 0.5), ("final",), "router")
+
+
+def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
+    cards, encoder, tmp_path, monkeypatch
+):
+    """Arms were all there was; what says more of them comes on top, for new ones.
+
+    After 64 rewards the prior's scales are chosen again.
+    """
+    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 32)
+    singles = Catalogue(cards, map(Braid, ("big", "small")))
+    agent = BraidRecommender(singles, encoder, Uniform(), random_state=0)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for i in range(40):
+        if i == 20:
+            agent.add_arms([PAIR])
+        decision = agent.recommend(TASKS[i], eligible=singles.ids)
+        ledger.record_decision(decision)
+        good = decision.braid.anchor == "big"
+        ledger.record_outcome(Outcome(decision.id, 0.6 * good + 0.3 * REWARDS[i]))
+        agent.catch_up(ledger)
+    agent.save(tmp_path / "state")
+    loaded = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+    for one in (agent, loaded):
+        means = {row.arm_id: row.mean for row in one.explain("x").rows}
+        assert means[singles.ids[0]] - means[singles.ids[1]] > 0.4
+        live = moments(one)
+        for a, b in zip(live, moments(one.fit(ledger)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
+def test_arms_that_came_make_learning_again_no_other_model(agent, tmp_path):
+    """18 arms have slopes of their own in 18 x 15 parameters, 19 would not."""
+    agent.set_params(max_parameters=18 * 15)
+    ledger = Ledger(tmp_path / "ledger.db")
+    for i in range(20):
+        if i == 10:
+            agent.add_arms([replace(PAIR, shares=(0.6, 0.4))])
+        decision = agent.recommend(TASKS[i])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, REWARDS[i]))
+        agent.catch_up(ledger)
+    live = moments(agent)
+    for a, b in zip(live, moments(agent.fit(ledger)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    assert agent.posterior_.own_width == 15
+    agent.fit(TASKS[:2], agent.classes_[:2])  # from scratch
+    assert agent.posterior_.own_width == 1
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_from_scratch_arms_are_described_as_in_a_new_recommender(cards, encoder, learn):
+    singles = Catalogue(cards, map(Braid, ("big", "small")))
+    agent = BraidRecommender(singles, encoder, random_state=0)
+    if learn:
+        agent.recommend("x")
+    agent.add_arms([PAIR])
+    if learn:
+        agent.fit(TASKS, np.repeat(singles.ids, 20), reward=REWARDS)
+    new = BraidRecommender(agent.catalogue, encoder)
+    new._start()
+    assert agent.learner_.bandit.columns_ == new.learner_.bandit.columns_
+    assert agent.Z_.tolist() == new.Z_.tolist()
+
+
 def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     singles = [b.id for b in catalogue if b.is_single]
     table = np.random.default_rng(1).random((40, 2))
@@ -263,6 +329,21 @@ def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     ]
     assert relative == pytest.approx(gains[0] / gains[1], rel=1e-6)
     assert agent.fit(TASKS[:2], [twin, pair], reward=[0.5, 0.5]).n_updates_ == 2
+
+
+def test_a_model_that_was_not_probed_is_no_hindrance_to_the_next_braid(
+    agent, twin, catalogue
+):
+    singles = [b.id for b in catalogue if b.is_single]
+    card = ModelCard("third", parameters=500, layers=6, width=5, vocab_size=40)
+    for one in (agent, twin):
+        one.warm_start(TASKS, singles, np.random.default_rng(1).random((40, 2)))
+    agent.add_arms([Braid("third")], [card]).add_arms(
+        [replace(PAIR, shares=(0.6, 0.4))]
+    )
+    twin.add_arms([replace(PAIR, shares=(0.6, 0.4))])
+    column = agent.learner_.bandit.columns_.index("gain:mean")
+    assert agent.Z_[-1, column] == pytest.approx(twin.Z_[-1, column])
 
 
 def test_removing_arms_keeps_what_they_taught(agent, catalogue):
@@ -284,6 +365,39 @@ def test_removing_arms_keeps_what_they_taught(agent, catalogue):
         agent.remove_arms([gone])
     agent.add_arms([gone])
     assert agent.recommend("x", eligible=[gone.id]).braid == gone
+
+
+def test_a_removed_arm_is_described_anew_by_the_warm_start(catalogue, encoder):
+    """Its shares and cost keep their distance to those of the arms that are there."""
+    agent = BraidRecommender(catalogue, encoder.fit(TASKS), Uniform(), random_state=0)
+    gone, stays = catalogue.ids[5], catalogue.ids[8]
+    late, later = (agent.recommend("x", eligible=[gone]) for _ in range(2))
+    columns = agent.learner_.bandit.columns_
+    Z = agent.Z_[[catalogue.index(gone), catalogue.index(stays)]]
+    before = dict(zip(columns, Z[0] - Z[1], strict=True))
+    agent.remove_arms([gone, catalogue.ids[7]])
+    singles = [braid.id for braid in agent.catalogue if braid.is_single]
+    agent.warm_start(TASKS, singles, np.random.default_rng(0).random((40, 2)))
+    row = agent.Z_[agent.catalogue.index(stays)]
+    now = agent.learner_.removed[gone] - row
+    after = dict(zip(agent.learner_.bandit.columns_, now, strict=True))
+    assert len(after) > len(before)
+    for name in before.keys() & after.keys():
+        assert after[name] == pytest.approx(before[name], abs=1e-12)
+    assert agent.update(late, 0.5).n_updates_ == 1
+    agent.add_arms([catalogue[catalogue.ids[7]]])
+    assert agent.update(later, 0.5).n_updates_ == 2
+    assert agent.add_arms([catalogue[gone]]).learner_.removed == {}
+
+
+def test_costs_are_learnt_anew_after_a_warm_start(agent):
+    """A measurement that was taken back leaves a model of the columns of then."""
+    decision = agent.recommend("x")
+    agent.update(decision, 0.5, latency_ms=5.0).retract(decision)
+    singles = [braid.id for braid in agent.catalogue if braid.is_single]
+    agent.warm_start(TASKS, singles, np.random.default_rng(0).random((40, 2)))
+    agent.update(agent.recommend("x"), 0.5, latency_ms=5.0)
+    assert agent.n_updates_ == len(agent.settled_) == 1
 
 
 def test_a_removed_arm_counts_as_one_that_nothing_else_is_known_of(agent, twin):
@@ -421,6 +535,20 @@ def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
         sizes.append(len(agent.settled_))
     assert sizes[199:] == [200, 201, 202, 200, 201, 202, 200]
     assert list(agent.settled_) == ids[-200:]
+
+
+def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    decisions = decide(agent, 6)
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    for decision in decisions[:3]:
+        agent.revise(decision, 0.75)
+    learnt = agent.learner_.log.learnt
+    assert list(learnt) == [decision.id for decision in decisions[1:3]]
+    assert all(record.decision.scores == () for record in learnt.values())
+    agent.retract(decisions[2].id)
+    assert agent.n_updates_ == 5
 
 
 def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):

@@ -18,6 +18,7 @@ from braidbandit import (
     Greedy,
     LinUCB,
     ModelCard,
+    PriorScales,
     TaskEncoder,
     ThompsonSampling,
     Uniform,
@@ -160,6 +161,21 @@ def test_a_changed_catalogue_is_refused(agent):
     agent.catalogue = Catalogue.build(["a", "b"], layer_sets=("final",))
     with pytest.raises(ValueError, match="catalogue changed"):
         agent.recommend("x")
+
+
+def test_a_changed_encoder_is_refused(agent, encoder):
+    teach(agent, 1)
+    agent.set_params(encoder=clone(encoder).fit(TASKS))
+    with pytest.raises(ValueError, match="encoder changed"):
+        agent.recommend("x")
+
+
+def test_fit_begins_at_the_prior_that_is_set_now(agent):
+    agent.recommend("x")
+    agent.set_params(prior=PriorScales(mean=0.2), max_parameters=0)
+    agent.fit(TASKS[:2], agent.classes_[:2])
+    assert agent.posterior_.scales.mean == 0.2
+    assert agent.posterior_.own_width == 1
 
 
 @pytest.mark.parametrize("reward", [1.5, -0.1, float("nan"), "good", None])

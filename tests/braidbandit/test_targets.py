@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from sklearn.base import clone
 
-from braidbandit import Ledger, LinearBandit, Log, Outcome, UnderLimits
+from braidbandit import Greedy, Ledger, LinearBandit, Log, Outcome, UnderLimits
 from braidbandit.targets import target_probabilities
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
@@ -70,6 +71,24 @@ def test_another_budget_and_another_catalogue(ledger, agent):
     two = agent.catalogue.ids[:2]
     subset = target_probabilities(UnderLimits(agent, eligible=two), log)
     assert subset[:, :2].sum(axis=1) == pytest.approx(np.ones(11))
+
+
+def test_a_new_recommender_takes_the_features_of_the_log_as_they_are(ledger, agent):
+    log, new = Log.read(ledger), clone(agent)
+    started = clone(agent)
+    started._start()
+    assert target_probabilities(new, log).tolist() == pytest.approx(
+        target_probabilities(started, log)
+    )
+    other = clone(agent).set_params(encoder=clone(agent.encoder).fit(TASKS))
+    with pytest.raises(ValueError, match="another encoder"):
+        target_probabilities(other, log)
+
+
+def test_a_policy_that_was_just_set_is_the_one_that_is_judged(ledger, agent):
+    log = Log.read(ledger)
+    for one in (agent.set_params(policy=Greedy()), UnderLimits(agent)):
+        assert target_probabilities(one, log).max(axis=1).tolist() == [1.0] * 11
 
 
 def test_another_encoder_is_refused(ledger, agent):
