@@ -6,8 +6,9 @@
 The first model is the anchor, the other its donor. One thread. Predicted is the
 anchor's own time per token plus the donor's, cut at its deepest tap (with its head only
 where outputs are mixed); with ``fuse="prompt"`` it is the anchor's alone. The anchor is
-timed both as transformers runs it and as a braid of one; the faster counts. All are
-timed in turn, and medians are shown: other load on the machine hits all alike.
+timed both as transformers runs it and as a braid of one; the faster counts. All write in
+turn, a few tokens at a time, so that other load on the machine hits all alike; medians over
+the repeats are shown.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -28,6 +29,9 @@ from fusion.pool import PACKAGED
 
 PROMPT = "Write a short story about a rope maker who learns to braid.\n\n"
 SHARES = [0.7, 0.3]
+# Tokens that one writes before the next one goes on.
+TURN = 16
+DONE = object()
 
 
 def recipes(layers: int) -> list[tuple[str, list[int | str], str]]:
@@ -45,26 +49,27 @@ def recipes(layers: int) -> list[tuple[str, list[int | str], str]]:
     ]
 
 
-def timed(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def write(model: Any, strand: Strand, tokens: int) -> None:
-    """Greedy text of exactly so many tokens."""
+def write(model: Any, strand: Strand, tokens: int) -> Iterator[None]:
+    """Greedy text of exactly so many tokens; pauses now and then."""
     ids = torch.tensor([strand.tokens.encode(PROMPT)], device=strand.device)
-    model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-    )
+    prompt, cache = ids.shape[1], BraidCache()
+    while ids.shape[1] < prompt + tokens:
+        new = min(TURN, prompt + tokens - ids.shape[1])
+        ids = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+        )
+        yield
 
 
 @torch.no_grad()
-def read(strand: Strand, taps: Sequence[int | str], head: bool, tokens: int) -> None:
+def read(
+    strand: Strand, taps: Sequence[int | str], head: bool, tokens: int
+) -> Iterator[None]:
     """What a donor does of its own: a prompt, then so many tokens one by one."""
     cache = BraidCache()
     ids = strand.tokens.encode(PROMPT)
@@ -74,6 +79,21 @@ def read(strand: Strand, taps: Sequence[int | str], head: bool, tokens: int) -> 
         if head:
             strand.logits(states["final"][:, -1])
         step = torch.tensor([[ids[token % len(ids)]]], device=strand.device)
+        if (token + 1) % TURN == 0:
+            yield
+
+
+def in_turn(work: dict[Any, Callable[[], Iterator[None]]]) -> dict[Any, float]:
+    """Seconds that each takes, all of them going on together, a part at a time."""
+    running = {name: start() for name, start in work.items()}
+    seconds = dict.fromkeys(work, 0.0)
+    while running:
+        for name, parts in list(running.items()):
+            started = time.perf_counter()
+            if next(parts, DONE) is DONE:
+                del running[name]
+            seconds[name] += time.perf_counter() - started
+    return seconds
 
 
 class Counter:
@@ -99,7 +119,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per recipe; everything is timed in turn, again and again."""
     plain = BraidedLLM(BraidConfig(anchor.name), [anchor])
-    work: dict[Any, Callable[[], Any]] = {
+    work: dict[Any, Callable[[], Iterator[None]]] = {
         "anchor": lambda: write(anchor.model, anchor, tokens),
         "plain": lambda: write(plain, anchor, tokens),
     }
@@ -116,8 +136,8 @@ def measure(
             work[need] = lambda need=need: read(donor, *need, tokens)
     seconds: dict[Any, list[float]] = {name: [] for name in work}
     for _ in tqdm(range(repeats), desc="repeats"):
-        for name, call in work.items():
-            seconds[name].append(timed(call))
+        for name, taken in in_turn(work).items():
+            seconds[name].append(taken)
     per_token = {name: median(found) / tokens for name, found in seconds.items()}
     own = min(per_token["anchor"], per_token["plain"])
     rows = []
@@ -142,9 +162,9 @@ def measure(
 def donor_tokens(braid: BraidedLLM, tokens: int) -> float:
     """How many tokens the donor reads for each one that is written."""
     with Counter(braid.donors[0]) as counter:
-        write(braid, braid.anchor, 1)
+        list(write(braid, braid.anchor, 1))
         prompt = counter.tokens
-        write(braid, braid.anchor, tokens)
+        list(write(braid, braid.anchor, tokens))
         return (counter.tokens - 2 * prompt) / max(tokens - 1, 1)
 
 
