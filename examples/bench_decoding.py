@@ -6,9 +6,9 @@
 The first model is the anchor, the other its donor. One thread. Predicted is the
 anchor's own time per token plus the donor's, cut at its deepest tap (with its head only
 where outputs are mixed); with ``fuse="prompt"`` it is the anchor's alone. The anchor is
-timed both as transformers runs it and as a braid of one; the faster counts. All write in
-turn, a few tokens at a time, so that other load on the machine hits all alike; medians over
-the repeats are shown.
+timed both as transformers runs it and as a braid of one; the faster counts. All write
+in turn, a few tokens at a time, so that other load on the machine hits all alike;
+medians over the repeats are shown.
 """
 
 from __future__ import annotations
