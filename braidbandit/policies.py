@@ -206,8 +206,8 @@ class LinUCB(_ByScore):
     [0.05, 0.9500000000000001]
     """
 
-    alpha: float = 1.0
-    floor: float = 0.05
+    alpha: float = 0.5
+    floor: float = 0.005
 
     def __post_init__(self) -> None:
         check_share("floor", self.floor)

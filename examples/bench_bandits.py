@@ -26,7 +26,14 @@ import numpy as np
 from bench_peers import PEERS, run_peers
 from tqdm import tqdm
 
-from braidbandit import Braid, Catalogue, ConservativePolicy, ModelCard, TaskEncoder
+from braidbandit import (
+    Braid,
+    Catalogue,
+    ConservativePolicy,
+    LinUCB,
+    ModelCard,
+    TaskEncoder,
+)
 from braidbandit.replay import (
     BraidPlayer,
     Player,
@@ -193,6 +200,7 @@ def play(table: Table, rounds: int, seeds: int, quiet: bool) -> dict[str, Any]:
         f"{OURS}, guarded": lambda t, s: BraidPlayer(
             t, s, encoder, policy=ConservativePolicy()
         ),
+        f"{OURS}, LinUCB": lambda t, s: BraidPlayer(t, s, encoder, policy=LinUCB()),
         f"{OURS}, cold": lambda t, s: BraidPlayer(t, s, encoder, warm=False),
         "context-free Thompson": ContextFree,
         PROBED: BestProbed,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,19 @@ _PASSED_ALONG = {
     "from_pretrained": {"_from_auto", "adapter_kwargs"},
     "forward": {"tokenizer", "assistant_tokenizer"},
 }
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write to; its files replace those of ``folder`` once all are there.
+
+    After an error nothing has changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as work:
+        yield Path(work)
+        for file in sorted(Path(work).iterdir()):
+            os.replace(file, folder / file.name)
 
 
 def write_weights(

@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .braiding import Braiding, BraidStates
 from .cache import BraidCache
 from .configuration import BraidConfig
-from .files import load_weights, refuse_options, write_weights
+from .files import load_weights, refuse_options, replacing, write_weights
 from .pool import Pool
 
 __all__ = ["BraidStates", "BraidedLLM"]
@@ -188,12 +188,11 @@ class BraidedLLM(Braiding, GenerationMixin):
         if not is_main_process:
             return
         self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = self.state_dict() if state_dict is None else state_dict
-        write_weights(folder, weights, (self.anchor, *self.donors))
-        self.config.save_pretrained(folder)
-        self.generation_config.save_pretrained(folder)
+        with replacing(Path(save_directory)) as folder:
+            write_weights(folder, weights, (self.anchor, *self.donors))
+            self.config.save_pretrained(folder)
+            self.generation_config.save_pretrained(folder)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -17,6 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -160,7 +162,7 @@ def run_python(
         "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
     }
-    with tempfile.TemporaryDirectory() as outer:
+    with _folder() as outer:
         place, beside = Path(outer) / "empty", Path(outer)
         place.mkdir()
         notes, program = beside / "held.json", beside / "program.py"
@@ -182,6 +184,19 @@ def run_python(
             stdout, stderr = (_read(file, largest) for file in (out, err))
         held = json.loads(notes.read_text()) if notes.exists() else []
     return Run(returncode, stdout, stderr, tuple(held))
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder, deleted whatever the program has put there."""
+    folder = tempfile.TemporaryDirectory()
+    try:
+        yield folder.name
+    finally:
+        try:
+            folder.cleanup()
+        except RecursionError:  # folders within folders, a thousand deep
+            subprocess.run(["rm", "-rf", "--", folder.name], check=False)
 
 
 def _environment(home: str) -> dict[str, str]:

@@ -96,6 +96,13 @@ def test_limits_may_be_fractions():
     assert "File too large" in run.stderr
 
 
+def test_a_deep_nest_of_folders_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "import os\nfor _ in range(1500):\n    os.mkdir('d'); os.chdir('d')"
+    assert run_python(code).returncode == 0
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("code", "returncode"),
     [("import shutil; shutil.rmtree('..', True); print(1)", 0), ("x = '\ud83d'", 1)],

@@ -1,0 +1,37 @@
+import pytest
+import tiny
+
+from fusion import BraidConfig, BraidedLLM, Pool
+from fusion.files import replacing
+
+
+def test_files_are_replaced_together(tmp_path):
+    (tmp_path / "kept").write_text("old")
+    (tmp_path / "a").write_text("old")
+    with replacing(tmp_path) as work:
+        (work / "a").write_text("new")
+        (work / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "old"
+    found = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert found == {"a": "new", "b": "new", "kept": "old"}
+
+
+def test_a_save_that_fails_leaves_the_braid_that_was_there(tmp_path, monkeypatch):
+    mine = [tiny.tiny_strand(f, seed=i) for i, f in enumerate(("llama", "gemma"))]
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    model, pool = BraidedLLM(config, mine), Pool()
+    for strand in mine:
+        pool.add(strand)
+    model.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    model.fusers["final"].own.bias.data.fill_(1.0)
+    monkeypatch.setattr(type(model.generation_config), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        model.save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    again = BraidedLLM.from_pretrained(tmp_path, pool=pool)
+    assert not again.fusers["final"].own.bias.any()
