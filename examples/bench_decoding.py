@@ -7,8 +7,9 @@ The first model is the anchor, the other its donor. One thread. Predicted is the
 anchor's own time per token plus the donor's, cut at its deepest tap (with its head only
 where outputs are mixed); with ``fuse="prompt"`` it is the anchor's alone. The anchor is
 timed both as transformers runs it and as a braid of one; the faster counts. All write
-in turn, a few tokens at a time, so that other load on the machine hits all alike;
-medians over the repeats are shown.
+in turn, a few tokens at a time, so that other load on the machine hits all alike. Rates
+are medians over the repeats; the ratio is taken within each repeat: their median, the
+least and the largest.
 """
 
 from __future__ import annotations
@@ -138,21 +139,25 @@ def measure(
     for _ in tqdm(range(repeats), desc="repeats"):
         for name, taken in in_turn(work).items():
             seconds[name].append(taken)
-    per_token = {name: median(found) / tokens for name, found in seconds.items()}
-    own = min(per_token["anchor"], per_token["plain"])
+    # The faster of the two that write the anchor's own text.
+    own = min(seconds["anchor"], seconds["plain"], key=median)
     rows = []
     for number, (braid, need) in braids.items():
-        of_donor = per_token[need] if need else 0.0
+        of_donor = seconds[need] if need else [0.0] * repeats
+        predicted = [a + d for a, d in zip(own, of_donor, strict=True)]
+        ratios = [p / s for p, s in zip(predicted, seconds[number], strict=True)]
         rows.append(
             {
                 "fuse": braid.config.fuse,
                 "layers": braid.config.fusion_layers,
                 "strategy": braid.config.strategy,
-                "anchor_tokens_per_s": 1 / own,
-                "donor_tokens_per_s": 1 / of_donor if need else 0.0,
-                "predicted_tokens_per_s": 1 / (own + of_donor),
-                "tokens_per_s": 1 / per_token[number],
-                "of_predicted": (own + of_donor) / per_token[number],
+                "anchor_tokens_per_s": tokens / median(own),
+                "donor_tokens_per_s": tokens / median(of_donor) if need else 0.0,
+                "predicted_tokens_per_s": tokens / median(predicted),
+                "tokens_per_s": tokens / median(seconds[number]),
+                "of_predicted": median(ratios),
+                "least": min(ratios),
+                "largest": max(ratios),
                 "donor_tokens_per_token": donor_tokens(braid, min(tokens, 64)),
             }
         )
@@ -171,14 +176,16 @@ def donor_tokens(braid: BraidedLLM, tokens: int) -> float:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"{'fuse':8}{'layers':16}{'strategy':18}{'anchor':>8}{'donor':>8}"
-        f"{'predicted':>11}{'braid':>8}{'ratio':>7}{'donor tokens':>14}"
+        f"{'predicted':>11}{'braid':>8}{'ratio':>7}{'least':>7}{'largest':>9}"
+        f"{'donor tokens':>14}"
     ]
     for row in rows:
         lines.append(
             f"{row['fuse']:8}{'+'.join(map(str, row['layers'])):16}{row['strategy']:18}"
             f"{row['anchor_tokens_per_s']:8.2f}{row['donor_tokens_per_s']:8.2f}"
             f"{row['predicted_tokens_per_s']:11.2f}{row['tokens_per_s']:8.2f}"
-            f"{row['of_predicted']:7.3f}{row['donor_tokens_per_token']:14.2f}"
+            f"{row['of_predicted']:7.3f}{row['least']:7.3f}{row['largest']:9.3f}"
+            f"{row['donor_tokens_per_token']:14.2f}"
         )
     return "\n".join(lines)
 
