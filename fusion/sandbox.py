@@ -74,7 +74,7 @@ if sys.platform == "linux":
     for name, measure in (("namespaces", namespaces), ("filter", system_calls)):
         if name in measures and measure():
             held.append(name)
-with open(notes, "w") as file:
+with open(notes, "w") as file:  # closed before the program begins
     json.dump(held, file)
 os.execv(sys.executable, [sys.executable, "-I", program])
 """
@@ -163,14 +163,17 @@ def run_python(
         "RLIMIT_CORE": 0,
     }
     with _folder() as outer:
-        place, beside = Path(outer) / "empty", Path(outer)
+        place, program = Path(outer) / "empty", Path(outer) / "program.py"
         place.mkdir()
-        notes, program = beside / "held.json", beside / "program.py"
         # Half a surrogate pair is a mistake of the code: Python refuses to run it.
         program.write_text(code, encoding="utf-8", errors="surrogatepass")
-        task = json.dumps([numbers, measures, str(notes), str(program)])
-        # Without a name: the program cannot delete them.
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        # Without a name: the program can neither delete them nor put others there.
+        with (
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            tempfile.TemporaryFile() as notes,
+        ):
+            task = json.dumps([numbers, measures, notes.fileno(), str(program)])
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _LAUNCHER, task],
                 cwd=place,
@@ -178,11 +181,12 @@ def run_python(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                pass_fds=[notes.fileno()],
                 start_new_session=True,
             )
             returncode = _wait(process, limits.seconds)
             stdout, stderr = (_read(file, largest) for file in (out, err))
-        held = json.loads(notes.read_text()) if notes.exists() else []
+            held = json.loads(_read(notes, largest) or "[]")
     return Run(returncode, stdout, stderr, tuple(held))
 
 

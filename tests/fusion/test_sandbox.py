@@ -107,6 +107,14 @@ def test_a_deep_nest_of_folders_is_deleted(tmp_path, monkeypatch):
         subprocess.run(["rm", "-rf", "--", str(tmp_path)], check=True)
 
 
+def test_a_program_has_no_say_in_what_held():
+    """What it finds beside its folder is no record of ours, nor waited for."""
+    code = "import os\nfor name in os.listdir('..'):\n    if name != 'empty':\n"
+    run = run_python(code + "        open('../' + name, 'w').write('[\"all\"]')")
+    assert run.returncode == 0
+    assert "RLIMIT_CPU" in run.held
+
+
 @pytest.mark.parametrize(
     ("code", "returncode"),
     [("import shutil; shutil.rmtree('..', True); print(1)", 0), ("x = '\ud83d'", 1)],
