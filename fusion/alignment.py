@@ -79,6 +79,8 @@ class TokenBytes:
     ----------
     table : list of bytes
         ``table[i]`` is what token ``i`` writes; special tokens write nothing.
+    specials : dict of str to int
+        The special tokens by name.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class TokenBytes:
             else _token_bytes(t, byte_level, i in added)
             for i, t in enumerate(tokens)
         ]
+        self.specials = {t: i for i, t in enumerate(tokens) if i in special and t}
         # Some SentencePiece models write a space before the text that is not in it.
         probe = tokenizer("a", add_special_tokens=False)["input_ids"]
         self.prepends_space = self.join(probe) == b" a"

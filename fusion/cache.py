@@ -70,11 +70,13 @@ class BraidCache(DynamicCache):
     """All state of running requests: pass it in, get it back, share nothing.
 
     The anchor's keys and values are this cache itself; ``rows`` holds the rest.
+    ``prompt_length`` is for rows that are not begun yet, as in `BraidedLLM.forward`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
+        self.prompt_length: int | None = None
 
     def _pick(self, indices: Sequence[int]) -> None:
         taken: set[int] = set()
@@ -99,7 +101,7 @@ class BraidCache(DynamicCache):
 
     def reset(self) -> None:
         super().reset()
-        self.rows = []
+        self.rows, self.prompt_length = [], None
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
@@ -161,6 +163,8 @@ def advance(
     if len(rows) != B:
         raise ValueError(f"the cache holds {len(rows)} rows, received {B}")
     start = 0 if cache is None else cache.get_seq_length()
+    if cache is not None and prompt_length is None and not cache.rows:
+        prompt_length = cache.prompt_length
     if attention_mask is not None and attention_mask.shape != (B, start + T):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; expected "

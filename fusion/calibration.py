@@ -203,12 +203,16 @@ def calibrate(
         tokenizer cannot round-trip, or held-out texts of one token each.
     TypeError
         For a text that is neither a string nor a mapping.
+    RuntimeError
+        Within ``torch.inference_mode()``.
     """
     started = time.monotonic()
     if len(texts) < MIN_TEXTS:
         raise ValueError(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
         )
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("calibrate trains; call it outside torch.inference_mode()")
     if epochs < 1:
         raise ValueError(f"received epochs={epochs}; give at least 1")
     plain = [plain_text(text) for text in texts]
@@ -219,7 +223,8 @@ def calibrate(
         plain = _within(plain, model, budget)
     session = Session(plain, Path(store) if store else None, seed, progress)
     cards = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards):  # the caller's stays as it is
+    # The caller's generator stays as it is; so does what it does without gradients.
+    with torch.random.fork_rng(devices=cards), torch.enable_grad():
         torch.manual_seed(seed)
         _fit(session, model, epochs)
         return _report(session, model, epochs, started)

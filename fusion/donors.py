@@ -9,7 +9,8 @@ decoding does, so the two agree, and no later token can reach back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +55,13 @@ class DonorStates:
         return found.masked_fill(~present[..., None], 0.0), present[..., None]
 
 
+def crop_layers(cache: DynamicCache, length: int) -> None:
+    """Keep the first positions only, also where layers are not equally far."""
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer) and layer.get_seq_length() > length:
+            layer.crop(length - layer.get_seq_length())
+
+
 @dataclass
 class DonorPath:
     """One donor's tokens for one row, with their states and the cache behind them."""
@@ -65,7 +73,7 @@ class DonorPath:
     def extend(self, strand: Strand, new: Sequence[int], taps: Iterable[Tap]) -> None:
         ids = torch.tensor([list(new)], dtype=torch.long, device=strand.device)
         # A donor is only ever read, so gradients stop here.
-        with torch.no_grad():
+        with torch.no_grad(), self._unless_stopped():
             out = strand.run(ids, taps=taps, cache=self.cache)
         for tap in taps:
             old = self.states.get(tap)
@@ -73,6 +81,15 @@ class DonorPath:
                 out[tap][0] if old is None else torch.cat([old, out[tap][0]])
             )
         self.ids = [*self.ids, *new]
+
+    @contextmanager
+    def _unless_stopped(self) -> Iterator[None]:
+        """After an error or an interrupt the cache is as long as the path again."""
+        try:
+            yield
+        except BaseException:
+            crop_layers(self.cache, len(self.ids))
+            raise
 
     def crop(self, length: int) -> None:
         if length < len(self.ids):
@@ -103,7 +120,7 @@ class DonorPath:
                 visible[i] = visible[parent - past]
             visible[i, past + i] = True
         depth = torch.tensor([*range(past), *(len(seen) - 1 for seen in lineage)])
-        with torch.no_grad():
+        with torch.no_grad(), self._unless_stopped():
             out = strand.run(
                 torch.tensor([list(tokens)], device=strand.device),
                 taps=taps,

@@ -31,15 +31,33 @@ def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
     """How the donor's tokens are told in the anchor's vocabulary; made once a pair."""
     known = _MAPS.setdefault(anchor, WeakKeyDictionary())
     if donor not in known:
-        ends = (donor.tokenizer.eos_token_id, anchor.tokenizer.eos_token_id)
         known[donor] = VocabularyMap(
             anchor.tokens.table,
             donor.tokens.table,
             anchor.vocab_size,
             donor.vocab_size,
-            [] if None in ends else [ends],
+            special_pairs(anchor, donor),
         )
     return known[donor]
+
+
+def special_pairs(anchor: Strand, donor: Strand) -> list[tuple[int, int]]:
+    """Donor and anchor tokens that write nothing but mean the same.
+
+    Those of the same name; a donor's end without such a twin among the anchor's ends
+    is any of these, as the anchor splits them.
+    """
+    ends, donor_ends = anchor.ends, donor.ends
+    pairs = []
+    for name, token in donor.tokens.specials.items():
+        twin = anchor.tokens.specials.get(name, anchor.vocab_size)
+        if token >= donor.vocab_size:
+            continue  # a tokenizer may name more than its model has
+        if token in donor_ends and twin not in ends:
+            pairs += [(token, end) for end in sorted(ends)]
+        elif twin < anchor.vocab_size:
+            pairs.append((token, twin))
+    return pairs
 
 
 class OutputMixer(nn.Module):

@@ -15,6 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .braiding import Braiding, BraidStates
 from .cache import BraidCache
 from .configuration import BraidConfig
+from .donors import crop_layers
 from .files import load_weights, refuse_options, replacing, write_weights
 from .pool import Pool
 
@@ -91,7 +92,9 @@ class BraidedLLM(Braiding, GenerationMixin):
             )
         if cache is None and use_cache:
             cache = BraidCache()
-        before = [] if cache is None else cache.rows
+        before, past = (
+            ([], 0) if cache is None else (cache.rows, cache.get_seq_length())
+        )
         try:
             states = self.encode(
                 input_ids,
@@ -100,9 +103,10 @@ class BraidedLLM(Braiding, GenerationMixin):
                 cache,
                 prompt_length=prompt_length,
             )
-        except Exception:
-            if cache is not None:
-                cache.rows = before  # what was refused has not been read
+        except BaseException:
+            if cache is not None:  # what was refused or stopped has not been read
+                cache.rows = before
+                crop_layers(cache, past)
             raise
         keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
         B = input_ids.shape[0]
@@ -145,9 +149,13 @@ class BraidedLLM(Braiding, GenerationMixin):
             if use_cache:
                 kwargs["past_key_values"] = BraidCache()
         ids = kwargs.get("input_ids") if inputs is None else inputs
-        begun = getattr(kwargs.get("past_key_values"), "rows", [])
-        if ids is not None and self.config.fuse == "prompt" and not begun:
-            kwargs.setdefault("prompt_length", ids.shape[1])
+        cache = kwargs.get("past_key_values")
+        if ids is not None and self.config.fuse == "prompt":
+            # In the cache where there is one: an assistant gets the other arguments.
+            if not isinstance(cache, BraidCache):
+                kwargs.setdefault("prompt_length", ids.shape[1])
+            elif not cache.rows and "prompt_length" not in kwargs:
+                cache.prompt_length = ids.shape[1]
         return super().generate(  # type: ignore[misc]
             inputs, generation_config, **kwargs
         )

@@ -15,12 +15,17 @@ from typing import Any
 
 from .sandbox import Limits, run_python
 
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_FENCE = re.compile(r"(?:^([ \t]+))?```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.M)
+# A hyphen between two numbers is no sign; the other minus is the typographic one.
+_NUMBER = re.compile(
+    r"(?:(?<!\w)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
 
 
 def code_of(output: str) -> str:
     """The first fenced block of a text, or the text itself.
+
+    A block in a list is indented; what its fence is indented by is taken off.
 
     Examples
     --------
@@ -28,7 +33,9 @@ def code_of(output: str) -> str:
     'x = 1\\n'
     """
     found = _FENCE.search(output)
-    return found.group(1) if found else output
+    if found is None:
+        return output
+    return re.sub(rf"(?m)^[ \t]{{0,{len(found[1] or '')}}}", "", found[2])
 
 
 def last_number(output: str) -> str:
@@ -40,7 +47,7 @@ def last_number(output: str) -> str:
     '1200.50'
     """
     found = _NUMBER.findall(output)
-    return found[-1].replace(",", "") if found else ""
+    return found[-1].replace(",", "").replace("\u2212", "-") if found else ""
 
 
 def normalised(text: str) -> str:
@@ -55,7 +62,7 @@ class ExactMatch:
     Parameters
     ----------
     reference : str
-        The right answer.
+        The right answer; of one in which ``extract`` finds something, that.
     extract : callable, optional
         What of the output is the answer, such as `last_number`; by default all of it.
 
@@ -73,8 +80,10 @@ class ExactMatch:
             raise ValueError(f"the reference is {self.reference!r}; give the answer")
 
     def __call__(self, task: Any, output: str) -> float:
-        answer = output if self.extract is None else self.extract(output)
-        return float(normalised(answer) == normalised(self.reference))
+        answer, right = output, self.reference
+        if self.extract is not None:
+            answer, right = self.extract(output), self.extract(right) or right
+        return float(normalised(answer) == normalised(right))
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class UnitTests:
     """Passed tests divided by all tests; each runs with the code in a sandbox.
 
     A test passes if it runs to its end, so code that ends the program early fails.
+    The code is imported, not run: what it keeps for ``__name__ == "__main__"`` is not
+    done.
 
     Parameters
     ----------
@@ -114,8 +125,11 @@ class UnitTests:
         return sum(self._passes(code, test) for test in self.tests) / len(self.tests)
 
     def _passes(self, code: str, test: str) -> bool:
+        imported = "__import__('sys').modules['answer'] = __import__('__main__')\n"
+        imported += "__name__ = 'answer'\n"
+        imported += f"exec(compile({code!r}, 'answer.py', 'exec'))\n"
         end = secrets.token_hex(16)  # code does not print it by chance
         # Not by print: the code may have one of its own, or send its output elsewhere.
         last = f"__import__('os').write(1, b'{end}')"
-        run = run_python(f"{code}\n{test}\n{last}\n", self.limits)
+        run = run_python(f"{imported}{test}\n{last}\n", self.limits)
         return run.returncode == 0 and end in run.stdout

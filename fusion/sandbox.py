@@ -42,15 +42,19 @@ for name, value in limits.items():
         except (ValueError, OSError):
             pass
 libc = ctypes.CDLL(None, use_errno=True)
+def follow(child):
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(status if status >= 0 else 128 - status)
 def namespaces():
     # CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC
     if libc.unshare(0x10000000 | 0x20000000 | 0x40000000 | 0x08000000):
         return False
-    child = os.fork()
-    if child:  # the first process of the namespace: with it all others end
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os._exit(status if status >= 0 else 128 - status)
+    follow(os.fork())
+    # The first process of the namespace, with which all others end. It does not heed
+    # the signals that would end any other, so the program is a child of it.
     libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+    follow(os.fork())
     return True
 def system_calls():
     # socket, io_uring_setup, setsid, setpgid
@@ -212,6 +216,8 @@ def _environment(home: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # Else glibc reserves 64 MB of address space for each thread.
+        "MALLOC_ARENA_MAX": "2",
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from .alignment import TokenBytes
 
@@ -117,6 +118,7 @@ class Strand:
         for i, layer in enumerate(decoder_layers(self.body, self.n_layers)):
             layer.register_forward_hook(partial(_visit, self, i))
         self._check_head()
+        self._check_cache()
 
     @property
     def device(self) -> torch.device:
@@ -133,10 +135,26 @@ class Strand:
         Counted in columns: padding between two tokens takes its place too.
         """
         config = self.model.config.get_text_config(decoder=True)
+        if self._local:
+            return int(config.window_size)
         kinds = getattr(config, "layer_types", None)
         if kinds and "sliding_attention" not in kinds:
             return None
         return getattr(config, "sliding_window", None)
+
+    @property
+    def _local(self) -> bool:
+        """Whether layers have a window that no mask from outside can tell (GPT-Neo)."""
+        config = self.model.config.get_text_config(decoder=True)
+        return "local" in (getattr(config, "attention_layers", None) or ())
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens that end a text, or the strand's turn in a chat."""
+        found = self.model.generation_config.eos_token_id
+        found = found if isinstance(found, list) else [found]
+        ends = {i for i in (self.tokenizer.eos_token_id, *found) if i is not None}
+        return {i for i in ends if i < self.vocab_size}
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -155,6 +173,25 @@ class Strand:
                 f"{type(self.model).__name__} does something between its final norm "
                 "and its logits that is not supported; use another model as a strand"
             )
+
+    @torch.no_grad()
+    def _check_cache(self) -> None:
+        """Tokens are read one by one and taken back: a state cannot do that."""
+        ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
+        cache, cause, kept = DynamicCache(), None, 0
+        try:
+            self.run(ids, taps=["final"], cache=cache)
+            cache.crop(-2)
+            self.run(ids[:, 1:], taps=["final"], cache=cache)
+            kept = cache.get_seq_length()
+        except Exception as error:  # whatever such a model raises
+            cause = error
+        if kept != 3:
+            raise ValueError(
+                f"{type(self.model).__name__} keeps no keys and values from which the "
+                "last tokens can be taken back, as recurrent models do not; use "
+                "another model as a strand"
+            ) from cause
 
     def tree_mask(self, visible: Tensor, depth: Tensor) -> Any:
         """The attention mask of a tree of tokens, as this model takes it.
@@ -209,6 +246,8 @@ class Strand:
         Two branches from one token, [3] -> [4] and [3] -> [5, 6]: the second must
         give what it gives alone.
         """
+        if self._local:
+            return False
         ids = [min(i, self.vocab_size - 1) for i in (3, 4, 5, 6)]
         visible = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]])
         depth = torch.tensor([0, 1, 1, 2])

@@ -247,6 +247,17 @@ def test_middle_layers_are_trained_on_texts_of_all_parts(braid, monkeypatch):
     assert not set(chosen[0][0]) & set(chosen[0][1])
 
 
+def test_gradients_may_be_off_around_it(braid):
+    model = braid("llama", "gemma", std=0)
+    with torch.no_grad():
+        assert fit(model).fit
+    before = state(model)
+    refused = pytest.raises(RuntimeError, match="outside torch.inference_mode")
+    with torch.inference_mode(), refused:
+        fit(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_bad_texts_are_refused(braid):
     model = braid("llama", "gemma", std=0)
     start = state(model)

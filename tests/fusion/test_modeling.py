@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast
 from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
 from fusion.conformance import randomise, sibling
-from fusion.mixing import vocabulary_map
+from fusion.mixing import special_pairs, vocabulary_map
 from fusion.modeling import BraidedLLM
 from fusion.pool import Pool
 from fusion.strand import Strand
@@ -127,6 +127,17 @@ def test_ends_of_text_are_twins(strands):
     p = torch.full((1, llama.vocab_size), 1 / llama.vocab_size)
     out = vocabulary_map(llama, gemma)(sure, p)
     assert out[0, llama.tokenizer.eos_token_id] == 1.0
+
+
+def test_special_tokens_of_one_name_are_twins(strands):
+    """One that ends a turn is any of the anchor's ends, where it has no such twin."""
+    llama, gemma, donor = strands["llama"], strands["gemma"], tiny.tiny_strand("gpt2")
+    pad = donor.tokenizer.pad_token_id
+    pairs = dict(special_pairs(llama, donor))
+    assert pairs[pad] == llama.tokenizer.pad_token_id
+    assert pad not in dict(special_pairs(gemma, donor))
+    donor.model.generation_config.eos_token_id = [donor.tokenizer.eos_token_id, pad]
+    assert dict(special_pairs(gemma, donor))[pad] == gemma.tokenizer.eos_token_id
 
 
 def test_only_fusers_are_parameters(model):
@@ -502,6 +513,45 @@ def test_a_cache_forgets_a_text_that_was_refused(braid, begun):
             model(ids_of(model, tiny.PROSE * 120), past_key_values=cache)
         got = model(ids[:, begun:], past_key_values=cache).logits
     torch.testing.assert_close(got, logits(model)[:, begun:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3], ids=["donor", "between", "anchor"])
+def test_a_cache_forgets_a_step_that_was_stopped(braid, at, monkeypatch):
+    model = braid("llama", "gemma", layers=(1, "output"))
+    ids, cache, real, calls = ids_of(model), BraidCache(), Strand.run, []
+
+    def stop(strand, *args, **options):
+        calls.append(strand)
+        if at == 2 and len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(strand, *args, **options)
+
+    def stop_inside(*_):
+        if at != 2:
+            raise KeyboardInterrupt
+
+    with torch.no_grad():
+        model(ids[:, :10], past_key_values=cache)
+        body = (model.donors[0] if at == 1 else model.anchor).body
+        with monkeypatch.context() as patch:
+            patch.setattr(Strand, "run", stop)
+            handle = body.layers[2].register_forward_hook(stop_inside)
+            with pytest.raises(KeyboardInterrupt):
+                model(ids[:, 10:12], past_key_values=cache)
+            handle.remove()
+        got = model(ids[:, 10:], past_key_values=cache).logits
+    torch.testing.assert_close(got, logits(model)[:, 10:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_with_an_assistant(braid):
+    """The assistant proposes several tokens at once; they are not of the prompt."""
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse="prompt")
+    ids = ids_of(model)
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False}
+    options["max_new_tokens"] = 6
+    wanted = model.generate(ids, **options)
+    helped = model.generate(ids, assistant_model=model.anchor.model, **options)
+    assert torch.equal(helped, wanted)
 
 
 def test_a_recipe_may_say_which_donor_layer_feeds_which(strands, tmp_path):

@@ -20,6 +20,25 @@ def test_exact_match_of_a_part():
     assert judge("", "no number") == 0.0
 
 
+def test_a_reference_is_read_as_the_output_is():
+    assert ExactMatch("1,200", extract=last_number)("", "so 1,200") == 1.0
+    assert ExactMatch("none", extract=last_number)("", "so 5") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("about .5", ".5"),
+        ("x = \u22125", "-5"),
+        ("pages 12-13", "13"),
+        ("(-7)", "-7"),
+        ("p = 1e-5.", "1e-5"),
+    ],
+)
+def test_last_number(text, number):
+    assert last_number(text) == number
+
+
 @pytest.mark.parametrize("reference", ["", "  ", None, 42])
 def test_an_answer_must_be_given(reference):
     with pytest.raises(ValueError, match="give the answer"):
@@ -29,6 +48,12 @@ def test_an_answer_must_be_given(reference):
 def test_code_of_a_block_that_was_cut_off():
     assert code_of("```py\nx = 1\ny = 2") == "x = 1\ny = 2"
     assert code_of("x = 1") == "x = 1"
+
+
+def test_code_in_a_list_is_indented_as_its_fence():
+    text = "1. So:\n\n   ```python\n   if x:\n       y\n   ```\n"
+    assert code_of(text) == "if x:\n    y\n"
+    assert code_of("```\n    return 1\n```") == "    return 1\n"
 
 
 def test_share_of_tests_passed():
@@ -46,6 +71,7 @@ def test_share_of_tests_passed():
         "def add(a, b:",  # no Python
         "import sys; sys.exit(0)",  # ends before the test
         "import os; os._exit(0)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
         "while True: pass",
         "print('x' * 10**7)",
     ],
@@ -61,6 +87,20 @@ def test_bad_code_fails_and_harms_nobody(output):
 def test_code_may_do_with_its_output_what_it_likes(extra):
     assert UnitTests(["assert add(1, 2) == 3"])("", f"{ADD}{extra}") == 1.0
     assert UnitTests(["assert add(1, 2) == 4"])("", f"{ADD}{extra}") == 0.0
+
+
+def test_code_is_imported():
+    guarded = f"{ADD}\nif __name__ == '__main__':\n    add(input(), 1)\n"
+    lazily = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    lazily += f"@dataclass\nclass A:\n    x: int\n{ADD}"
+    for code in (guarded, lazily):
+        assert UnitTests(["assert add(1, 2) == 3"])("", code) == 1.0
+
+
+def test_code_may_have_threads():
+    code = "from concurrent.futures import ThreadPoolExecutor as Pool\nimport time\n"
+    code += "with Pool(16) as pool:\n    list(pool.map(time.sleep, [0.02] * 64))"
+    assert UnitTests(["assert True"])("", code) == 1.0
 
 
 @pytest.mark.parametrize("tests", [[], "assert True"])

@@ -2,7 +2,14 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from fusion.strand import Strand, decoder_layers
 
@@ -123,6 +130,32 @@ def test_a_head_that_does_more_is_refused():
     model.forward = lambda *a, **k: _scaled(real(*a, **k))
     with pytest.raises(ValueError, match="between its final norm and its logits"):
         Strand("odd", model, tiny.tiny_tokenizer("llama"))
+
+
+def test_a_model_that_keeps_no_tokens_is_refused():
+    """A recurrent state cannot take its last tokens back."""
+    tokenizer = tiny.tiny_tokenizer("llama")
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=8
+    )
+    with pytest.raises(ValueError, match="MambaForCausalLM keeps no keys and values"):
+        Strand("odd", MambaForCausalLM(config), tokenizer)
+
+
+def test_a_window_inside_the_layers_is_known():
+    """GPT-Neo's local layers go by columns, whatever mask they are given."""
+    tokenizer = tiny.tiny_tokenizer("llama")
+    config = GPTNeoConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=8,
+    )
+    strand = Strand("neo", GPTNeoForCausalLM(config), tokenizer)
+    assert strand.window == 8
+    assert not strand.reads_trees
 
 
 def _scaled(out):
