@@ -210,7 +210,7 @@ class Posterior(SquareRoot):
         """Take an arm for changed, such as a braid that was trained again.
 
         Its mean stays. It may have moved by the given share of the variance with
-        which models differ, whatever its descriptor says: equation (30).
+        which models differ, whatever its descriptor says: equation (33).
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")

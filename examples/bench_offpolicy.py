@@ -163,7 +163,10 @@ def main() -> None:
     if options.runs < 1 or options.rounds < 20:
         parser.error("--runs must be at least 1 and --rounds at least 20")
     start = time.perf_counter()
-    table = read_table(Path(options.data) / f"{options.table}.npz")
+    path = Path(options.data) / f"{options.table}.npz"
+    if not path.is_file():
+        parser.error(f"no table {path}; --data is its folder, --table its name")
+    table = read_table(path)
     cases = summary(measure(table, options.runs, options.rounds))
     report = {
         "table": options.table,

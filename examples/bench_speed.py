@@ -320,6 +320,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.long is not None and given.long < 1:
+        parser.error(f"--long must be at least 1, received {given.long}")
     if given.long:
         both = {
             "keeping": long_run(given.long),

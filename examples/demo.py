@@ -91,8 +91,8 @@ def read_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds is None:
         options.rounds = 14 if options.quick else 42
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, received {options.rounds}")
+    if not 1 <= options.rounds <= 112:
+        parser.error(f"--rounds must lie in 1 to 112, received {options.rounds}")
     return options
 
 

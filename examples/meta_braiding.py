@@ -50,6 +50,8 @@ def main() -> None:
         "the folder was calibrated with)",
     )
     options = parser.parse_args()
+    if options.texts is not None and options.texts < 1:
+        parser.error(f"--texts must be at least 1, received {options.texts}")
     quiet()
     texts = calibration_texts(options.texts) if options.texts else None
     with MetaBraider(POOL, folder=options.folder, calibration_texts=texts) as agent:

@@ -1,6 +1,11 @@
 """Builds a braid of frozen language models as one real model."""
 
-from transformers import AutoConfig, AutoModelForCausalLM
+try:
+    from transformers import AutoConfig, AutoModelForCausalLM
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "fusion needs torch and transformers: pip install 'braidbandit[full]'"
+    ) from error
 
 from .alignment import TokenBytes
 from .cache import BraidCache
