@@ -241,6 +241,7 @@ class Braiding(PreTrainedModel):
     def fuse(
         self, layer: int | str, hidden: Tensor, sources: Sequence[DonorStates]
     ) -> Tensor:
+        """States (B, T, width) at a fusion layer, fused with what donors say there."""
         fuser = self.fusers[str(layer)]
         out = fuser(hidden.float(), sources, self.config.shares[1:])
         return out.to(hidden.dtype)

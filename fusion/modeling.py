@@ -80,8 +80,12 @@ class BraidedLLM(Braiding, GenerationMixin):
         prompt_length : int or Tensor (B,), optional
             Of a braid with ``fuse="prompt"``: how many columns, padding included,
             belong to the prompt. By default all columns of the first call with a
-            cache, or of a call without one. `generate` passes it by itself; other
+            cache, or of a call without one. `generate` sees to it by itself; other
             braids do not need it.
+        return_dict : bool, optional
+            False for a tuple.
+        **options
+            Refused, but for what transformers hands to every model.
         """
         refuse_options("forward", options, "what its signature names")
         cache = past_key_values

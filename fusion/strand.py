@@ -296,6 +296,7 @@ class Strand:
         cache : Cache, optional
             Keys and values of earlier positions; extended in place.
         attention_mask : Tensor (B, n), or from `tree_mask`, optional
+        position_ids : Tensor (B, T), optional
         """
         wanted = frozenset(taps)
         edits = edits or {}

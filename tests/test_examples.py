@@ -34,10 +34,22 @@ def test_help(script):
     assert "--folder" in done.stdout
 
 
-def test_demo_refuses_no_rounds():
-    done = run("demo.py", "--rounds", "0", timeout=120)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("demo.py", "--rounds", "0"),
+        ("demo.py", "--rounds", "113"),
+        ("meta_braiding.py", "--texts", "0"),
+        ("build_table.py", "--tasks", "12", "--probes", "12"),
+        ("bench_speed.py", "--long", "-1"),
+        ("bench_offpolicy.py", "--data", "nowhere"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_wrong_arguments_are_refused_at_once(wrong):
+    done = run(*wrong, timeout=120)
     assert done.returncode == 2
-    assert "at least 1" in done.stderr
+    assert wrong[-1] in done.stderr
 
 
 def test_kill_loses_nothing(ledger_url):
