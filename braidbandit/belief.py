@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 _REACH = 5.0
 # Of no more arms than this, everything is computed arm by arm.
 _FEW = 64
+# Of more arms, only those that may win get random numbers of their own.
+_MANY = 128
 
 
 class Belief:
@@ -126,7 +128,7 @@ class Belief:
             Multiplies every posterior standard deviation.
         offset : ndarray of shape (A,), optional
             What is added to the draws before the best arm is looked for, minus
-            infinity for arms that do not count. Of a large catalogue, only arms
+            infinity for arms that do not count. Of more than 128 arms, only those
             that could win a draw get the part of it that is theirs alone.
         """
         q = self._half.shape[1]
@@ -139,8 +141,11 @@ class Belief:
         draws = self.mean + self._of_every_arm(noise @ self._half.T)
         if len(self._seen):
             draws[:, self._seen] -= noise @ self._coupling.T
-        scores = draws if offset is None else draws + offset
         own = scale * np.sqrt(self._own_variance)
+        if len(own) <= _MANY:
+            # Whatever the offset, so that it can be told what another price would do.
+            return np.asarray(draws + own * rng.standard_normal(draws.shape))
+        scores = draws if offset is None else draws + offset
         reach = _REACH * own
         bar = (scores - reach).max(axis=1, keepdims=True)
         # Flat: numpy finds and reaches these several times faster than row by row.

@@ -90,7 +90,8 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
 
 
 def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    expired = ledger.expired()
+    # Outcomes that come meanwhile may be of decisions that do: they are left out.
+    expired, until = ledger.expired(), ledger.last_sequence()
     for decision, text in ledger.decisions():
         yield {
             "record": "decision",
@@ -103,7 +104,7 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
             "expired_at": expired.get(decision.id),
             "body": decision.to_dict(),
         }
-    for event in ledger.history():
+    for event in ledger.history(until):
         outcome = outcome_of(event.body)
         yield {
             "record": event.kind,

@@ -86,6 +86,9 @@ class KnownTask:
 class Counterfactual:
     """The smallest change that would lead to another arm.
 
+    Exact for policies that do not draw, and for Thompson sampling up to 128 arms; of
+    more arms another few are drawn when limits or prices change.
+
     Attributes
     ----------
     change : str

@@ -79,6 +79,8 @@ class FeedbackLog:
         and how many decisions expired.
     keep : str, optional
         The arm a guard compares with: decisions keep what they knew of it.
+    plain : bool
+        Whether all records that are gone were of weight 1 and measured nothing.
 
     Examples
     --------
@@ -93,6 +95,7 @@ class FeedbackLog:
     expired: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     keep: str | None = None
+    plain: bool = True
 
     def await_reward(self, decision: Decision) -> list[Decision]:
         """Keep a decision until its reward comes; the other arms are left out.
@@ -144,7 +147,12 @@ class FeedbackLog:
         self.learnt[decision_id] = record
         self.counts["learnt"] += 1
         _trim(self.settled, _MOST_SETTLED, slack=_MOST_SETTLED // 100)
-        _trim(self.learnt, _MOST_LEARNT)
+        self._trim_learnt()
+
+    def _trim_learnt(self) -> None:
+        for record in _trim(self.learnt, _MOST_LEARNT):
+            measured = record.latency_ms is not None or record.compute is not None
+            self.plain &= record.weight == 1.0 and not measured
 
     def unsettle(self, decision: Decision) -> None:
         """Note that a reward was taken back."""
@@ -157,7 +165,7 @@ class FeedbackLog:
         self.settled[record.decision.id] = record.reward
         self.learnt[record.decision.id] = record
         self.counts["revised"] += 1
-        _trim(self.learnt, _MOST_LEARNT)
+        self._trim_learnt()
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
@@ -196,6 +204,7 @@ class FeedbackLog:
             dict(self.expired),
             dict(self.counts),
             self.keep,
+            self.plain,
         )
 
 

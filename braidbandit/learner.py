@@ -35,6 +35,8 @@ Array = NDArray[np.float64]
 
 # From so many arms on, what their descriptors have in common is made use of.
 _MANY_ARMS = 512
+# A reward of which a smaller share is left cannot be told from rounding.
+_FORGOTTEN = 1e-100
 # What learning changes of a bandit.
 _LEARNT = ("posterior_", "n_updates_", "clock_", "faded_")
 
@@ -144,6 +146,7 @@ class ArmLearner(Roster):
 
     def unlearn(self, record: Learnt) -> None:
         """Take a reward back exactly, as if it had never come."""
+        self._check_kept(record)
         arm, z, x, _ = self.evidence(record.decision, record.weight)
         self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
         for name, value in _measured(record).items():
@@ -155,6 +158,7 @@ class ArmLearner(Roster):
 
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
+        self._check_kept(record)
         arm, z, x, _ = self.evidence(record.decision, record.weight)
         kept = self.bandit.kept(record.faded)
         posterior = self.bandit.posterior_.copy()
@@ -233,13 +237,21 @@ class ArmLearner(Roster):
             )
         arm_id = decision.braid.id
         changed = arm_id in self.versions or arm_id not in self.catalogue
-        if changed or self.bandit.faded_ != 0.0:
+        if changed or self.bandit.faded_ != 0.0 or not self.log.plain:
             raise NotReversible(
                 f"the reward of decision {decision_id!r} cannot be taken back exactly: "
                 "its record is gone, and since then the arm was retrained or removed, "
-                "or forgetting went on. Learn again from the ledger: fit(ledger)"
+                "or forgetting went on; or rewards of its time had weights or "
+                "measurements. Learn again from the ledger: fit(ledger)"
             )
         return Learnt(decision, self.log.settled[decision_id])
+
+    def _check_kept(self, record: Learnt) -> None:
+        if self.bandit.kept(record.faded) < _FORGOTTEN:
+            raise NotReversible(
+                f"the reward of decision {record.decision.id!r} is forgotten: nothing "
+                "of it is left to take back. Learn again from the ledger: fit(ledger)"
+            )
 
     def forget_rewards(self) -> None:
         """Go back to the warm start, or to the prior."""

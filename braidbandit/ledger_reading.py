@@ -77,11 +77,21 @@ class LedgerReader:
         """
         return self._events(after, only_last=False)
 
-    def history(self) -> Iterator[Any]:
-        """Iterate over the rows of outcomes as they are kept, retracted ones too."""
+    def last_sequence(self) -> int:
+        """Return the sequence number of what was said last, 0 before anything."""
+        with self._engine.connect() as connection:
+            query = self._sa.select(self._sa.func.max(self._outcomes.c.sequence))
+            return int(connection.execute(query).scalar() or 0)
+
+    def history(self, until: int) -> Iterator[Any]:
+        """Iterate over the rows of outcomes as they are kept, retracted ones too.
+
+        Up to a sequence number, that one included.
+        """
         o, after = self._outcomes, 0
         while True:
             query = self._sa.select(o).where(o.c.sequence > after)
+            query = query.where(o.c.sequence <= until)
             page = self._page(query.order_by(o.c.sequence))
             for row in page:
                 yield row

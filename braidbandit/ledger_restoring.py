@@ -60,6 +60,13 @@ class LedgerRestorer(LedgerReader):
         with self._writing(ordered=True) as connection:
             for key in self._known(connection, new):
                 del new[key]
+                if more[key]["expired_at"] is not None:
+                    d = self._decisions
+                    connection.execute(
+                        d.update()
+                        .where(d.c.id == key, d.c.expired_at.is_(None))
+                        .values(expired_at=more[key]["expired_at"])
+                    )
             if rows := [
                 decision_row(*pair) | more[pair[0].id] for pair in new.values()
             ]:

@@ -84,6 +84,10 @@ class Preference:
                 "quality use compute_budget=0"
             )
         parts = [values.get(k, 0.0) / values["quality"] for k in OBJECTIVES[1:]]
+        if not all(map(math.isfinite, parts)):
+            raise ValueError(
+                f"preference weights relative to quality are finite, received {weights}"
+            )
         return cls(*parts)
 
 

@@ -192,8 +192,8 @@ def compare(
     found: list[Estimate] = []
     refused: dict[str, str] = {}
     for name, policy in policies.items():
-        target = target_probabilities(policy, log)
         try:
+            target = target_probabilities(policy, log)
             check_support(target, log)
         except ValueError as error:
             refused[name] = str(error)

@@ -149,7 +149,8 @@ class Online(Tabular):
         """Take a learnt reward back exactly; the decision then waits for one again.
 
         The id is enough for the newest 500 rewards. An older one needs the whole
-        decision, as kept by the ledger, weight 1 and no forgetting. A reward of an
+        decision, as kept by the ledger, and that no such reward had a weight or a
+        measurement, and no forgetting. A reward of an
         arm that was retrained or removed since is refused, even where it came back:
         its part in the posterior can no longer be told apart.
         """
@@ -256,10 +257,14 @@ class Online(Tabular):
                     if (sequence > start and late) or decision.id in before:
                         unknown += self._follow(sequence, decision, outcome)
                     self.ledger_position_ = int(sequence)
+        self._await_again(waiting)
+        return unknown
+
+    def _await_again(self, waiting: Iterable[Decision]) -> None:
+        """Wait for the decisions that were waited for before all was learnt anew."""
         for decision in waiting:
             if decision.id not in self.settled_:
                 self.learner_.await_reward(decision)
-        return unknown
 
     def _resume(self, ledger: Any) -> None:
         """Learn, wait for, and pay for what the ledger holds beyond a saved state."""

@@ -70,7 +70,7 @@ class Persistent(Fitted):
             agent = cls(**snapshot.parameters(manifest, arrays, catalogue, encoder))
             agent._start()
             snapshot.fill(agent, manifest, arrays, resume_rng)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the manifest in {path} is damaged: {error!r}; restore a backup"
             ) from error

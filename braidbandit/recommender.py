@@ -36,6 +36,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     and ``x`` the task's features, so a reward on one braid informs every related
     braid. ``predict`` is greedy and changes nothing; ``recommend`` explores;
     ``update`` draws nothing. The numeric bandit inside is a :class:`LinearBandit`.
+    One call at a time: several threads share it under a lock of theirs.
 
     Parameters
     ----------

@@ -94,6 +94,8 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "measured": {name: model.n for name, model in learner.models.items()},
         "versions": learner.versions,
         "alarms": learner.alarms,
+        "rewound": learner.rewound,
+        "plain": log.plain,
         "ledger_position": agent.ledger_position_,
         "pending": [decision.to_dict() for decision in log.pending.values()],
         "learnt": [record.to_dict() for record in log.learnt.values()],
@@ -205,6 +207,7 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
     noted = manifest["versions"] if manifest.get("drift") else {}
     alarms = manifest.get("alarms", {a: range(len(w)) for a, w in noted.items()})
     learner.alarms = {arm: list(versions) for arm, versions in alarms.items()}
+    learner.rewound = bool(manifest.get("rewound", False))
     learner.removed = {
         key.removeprefix("removed."): array
         for key, array in arrays.items()
@@ -254,6 +257,8 @@ def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
         expired=dict(manifest["expired"]),
         counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
+        # Older states do not say it; only what was measured is known of them.
+        plain=bool(manifest.get("plain", not manifest["measured"])),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit.decision import Decision
 from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
 from braidbandit.logged import check_propensities, check_rewards
@@ -28,6 +29,7 @@ class Tabular(Fitted):
         def catch_up(
             self, ledger: Any, since: int | datetime | None = None
         ) -> Self: ...
+        def _await_again(self, waiting: Iterable[Decision]) -> None: ...
 
     def fit(
         self,
@@ -44,7 +46,9 @@ class Tabular(Fitted):
         ----------
         X : list of tasks, or a Ledger
             A ledger is learnt in its order, revisions and retractions included,
-            which gives the very posterior that the live updates gave.
+            which gives the very posterior that the live updates gave (but for arms
+            that were retrained: they are widened where the version of their decisions
+            rises). Decisions without an outcome are still waited for.
         y : sequence of arm ids or Braid
             The arm each task was given.
         reward : array of shape (n,) in [0, 1], optional
@@ -57,9 +61,13 @@ class Tabular(Fitted):
         """
         self._start()
         if y is None and hasattr(X, "events"):
+            waiting, savings = list(self.pending_.values()), self.savings_
             with self._all_or_nothing():
                 self._forget_rewards()
-                return self.catch_up(X)
+                self.learner_.guarding.owe(savings)
+                self.catch_up(X)
+            self._await_again(waiting)
+            return self
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._fit_encoder(X)
         features = self.encoder_._features(X)

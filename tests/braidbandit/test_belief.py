@@ -57,6 +57,19 @@ def test_arms_that_do_not_count_get_no_noise():
     assert np.isfinite(draws).all()
 
 
+@pytest.mark.parametrize("arms", [20, 100])
+def test_draws_of_few_arms_do_not_depend_on_the_offset(arms):
+    """What another price or budget would have led to can then be told."""
+    rng = np.random.default_rng(0)
+    Z, own = rng.standard_normal((arms, 3)), np.full(arms, 0.1)
+    belief = Belief(Z, rng.standard_normal(3), np.eye(3), own_variance=own)
+    free, dear = np.zeros(arms), rng.random(arms) * 10
+    one, other = (
+        belief.draw(4, np.random.default_rng(1), 1.0, o) for o in (free, dear)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_some_of_the_arms_are_believed_as_before():
     """In another order, one that was seen among them."""
     arms = np.array([70, 5, 0])

@@ -60,6 +60,34 @@ def test_what_has_expired_is_not_waited_for_again(source, ledger_url, tmp_path, 
             ledger.record_outcome(Outcome(gone[0], 0.5))
 
 
+def test_an_expiry_is_added_to_what_was_imported_before(source, tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    with Ledger(tmp_path / "copy.db") as ledger:
+        export_ledger(source, file)
+        import_ledger(file, ledger)
+        source.expire(datetime.now(timezone.utc))
+        export_ledger(source, file)
+        import_ledger(file, ledger)
+        assert ledger.expired() == source.expired()
+        assert ledger.pending() == []
+
+
+def test_what_comes_during_an_export_is_left_out(source, agent, tmp_path, monkeypatch):
+    """An outcome whose decision came too late for the file could not be read back."""
+    real = type(source).decisions
+
+    def decisions(ledger):
+        yield from real(ledger)
+        late = agent.recommend("late")
+        ledger.record_decision(late)
+        ledger.record_outcome(Outcome(late.id, 1.0))
+
+    monkeypatch.setattr(type(source), "decisions", decisions)
+    assert export_ledger(source, tmp_path / "ledger.jsonl") == 11
+    with Ledger(tmp_path / "copy.db") as ledger:
+        assert import_ledger(tmp_path / "ledger.jsonl", ledger) == 11
+
+
 def test_files_of_before_know_no_expiry(source, tmp_path):
     file = tmp_path / "ledger.jsonl"
     export_ledger(source, file)

@@ -21,7 +21,8 @@ def test_preferences():
     assert Preference.read({"latency": 0.1}) == Preference(0.1, 0.0)
     with pytest.raises(KeyError, match="speed"):
         Preference.read({"speed": 1})
-    for bad in ({"latency": -1.0}, {"compute": float("nan")}, {"quality": 0.0}):
+    tiny = {"quality": 1e-310, "compute": 1.0}
+    for bad in ({"latency": -1.0}, {"compute": float("nan")}, {"quality": 0.0}, tiny):
         with pytest.raises(ValueError, match=r"weight"):
             Preference.read(bad)
 

@@ -130,6 +130,8 @@ def test_too_little_evidence_is_refused():
     table = compare({"rare": 1, "usual": 0}, log)
     assert list(table.refused) == ["rare"]
     assert "rare: refused" in str(table)
+    table = compare({"never": 2, "usual": 0}, log)
+    assert "the log does not know" in table.refused["never"]
 
 
 @pytest.mark.parametrize(

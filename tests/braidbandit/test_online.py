@@ -601,6 +601,36 @@ def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
         agent.set_params(forgetting=1.0).retract(decisions[0])
 
 
+@pytest.mark.parametrize("said", [{"latency_ms": 60_000.0}, {"weight": 4.0}])
+def test_an_old_record_is_gone_once_one_said_more_than_a_reward(
+    agent, monkeypatch, said
+):
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    decisions = decide(agent, 4)
+    agent.update(decisions[0], 0.4, **said)
+    for decision in decisions[1:]:
+        agent.update(decision, 0.4)
+    before = fingerprint(agent)
+    with pytest.raises(ValueError, match="weights or measurements"):
+        agent.retract(decisions[0])
+    assert fingerprint(agent) == before
+
+
+def test_what_was_forgotten_altogether_is_learnt_anew(agent, tmp_path):
+    """Nothing is left to be taken back by arithmetic."""
+    agent.set_params(forgetting=0.01)
+    with Ledger(tmp_path / "l.db") as ledger:
+        decisions = decide(agent, 40) + decide(agent, 40) + decide(agent, 40)
+        for decision in decisions:
+            ledger.record_decision(decision)
+            ledger.record_outcome(Outcome(decision.id, 0.5))
+        agent.catch_up(ledger)
+        with pytest.raises(ValueError, match="is forgotten"):
+            agent.retract(decisions[0])
+        ledger.retract(decisions[0].id)
+        assert agent.catch_up(ledger).n_updates_ == 119
+
+
 def test_an_arm_that_comes_back_twice_is_a_third_one(agent):
     arm, decisions = agent.catalogue.braids[5], []
     for _ in range(3):

@@ -14,6 +14,7 @@ from braidbandit import (
     ConservativePolicy,
     DriftMonitor,
     Greedy,
+    Ledger,
     LinUCB,
     TaskEncoder,
 )
@@ -137,6 +138,28 @@ def test_everything_comes_back(used, encoder, tmp_path):
     np.testing.assert_allclose(
         again.decision_function(tasks), used.decision_function(tasks), atol=1e-12
     )
+
+
+def test_a_state_says_that_arms_are_to_be_widened_again(agent, encoder, tmp_path):
+    arm = agent.catalogue.ids[0]
+    agent.update(agent.recommend("x"), 0.5)
+    agent.retrain(arm).fit(["x", "y"], [arm] * 2, reward=[0.5, 0.6])
+    agent.save(tmp_path / "s")
+    again = BraidRecommender.load(tmp_path / "s", encoder=encoder)
+    with Ledger(tmp_path / "l.db") as ledger:
+        widened = [a.partial_fit(ledger).posterior_.own_change for a in (agent, again)]
+    assert widened[0].any()
+    np.testing.assert_array_equal(*widened)
+
+
+def test_a_damaged_manifest_says_so(used, encoder, tmp_path):
+    used.save(tmp_path / "s")
+    file = tmp_path / "s" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for key in ("policy", "scales", "versions", "settled"):
+        file.write_text(json.dumps({**manifest, key: None}))
+        with pytest.raises(ValueError, match=r"damaged|restore"):
+            BraidRecommender.load(tmp_path / "s", encoder=encoder)
 
 
 def test_a_state_stays_small(catalogue, encoder, tmp_path):

@@ -1,11 +1,12 @@
 """What is learnt at once: all of it, or a refusal that changes nothing."""
 
 import dataclasses
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 
-from braidbandit import Ledger, Outcome
+from braidbandit import ConservativePolicy, Ledger, Outcome, Uniform
 
 TASKS = [f"task {i}" for i in range(12)]
 
@@ -68,6 +69,31 @@ def test_a_refused_ledger_changes_nothing(fitted, ledger):
     with pytest.raises(ValueError, match="was made with encoder"):
         fitted.fit(ledger)
     assert fingerprint(fitted) == before
+
+
+def test_learning_a_ledger_again_keeps_what_is_open(agent, tmp_path):
+    """And so the guard goes on counting departures, whose rewards may all be 0."""
+    base, other = agent.catalogue.ids[:2]
+    policy = ConservativePolicy(Uniform(), share=0.25, baseline=base)
+    agent.set_params(policy=policy)
+    with Ledger(tmp_path / "l.db") as ledger:
+        for _ in range(20):
+            record(ledger, agent.recommend("x", eligible=[base]), 1.0)
+        agent.fit(ledger)
+        waits = agent.recommend("x", eligible=[base, other])
+        while waits.braid.id != other:
+            agent.update(waits, 1.0)
+            ledger.record_decision(waits)
+            ledger.record_outcome(Outcome(waits.id, 1.0))
+            waits = agent.recommend("x", eligible=[base, other])
+        agent.fit(ledger)
+        assert list(agent.pending_) == [waits.id]
+        agent.update(waits.id, 0.5)
+        gone = agent.recommend("x", eligible=[base, other])
+        agent.expire(datetime.now(timezone.utc))
+        expired = agent.savings_.expired
+        assert agent.fit(ledger).savings_.expired == expired
+        assert expired == (() if gone.braid.id == base else (gone.id,))
 
 
 def test_a_ledger_that_cannot_be_learnt_anew_changes_nothing(fitted, ledger):
