@@ -113,7 +113,16 @@ class Roster:
     # ---- arms that come, change and go ----
 
     def reorder(self, catalogue: Catalogue) -> None:
-        """Take over the same arms in another order."""
+        """Take over the same arms in another order.
+
+        Raises ValueError on models in another order: columns and signatures go by it.
+        """
+        models = list(self.catalogue.cards)
+        if list(catalogue.cards) != models:
+            raise ValueError(
+                f"the catalogue has its models in the order {list(catalogue.cards)}; "
+                f"what was learnt has {models}. Build it with the cards in that order"
+            )
         if catalogue.ids != self.catalogue.ids:
             order = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
             self._move(catalogue, order, self.bandit.Z_[order])

@@ -138,6 +138,12 @@ class BraidedLLM(Braiding, GenerationMixin):
         """
         if isinstance(inputs, str):
             return self._write(inputs, generation_config=generation_config, **kwargs)
+        if inputs is not None and not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"generate takes a text or a tensor, received {type(inputs).__name__}; "
+                "for several texts give braid.tokenizer(texts, padding=True, "
+                "padding_side='left', return_tensors='pt')"
+            )
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
             raise ValueError(

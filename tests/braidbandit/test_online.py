@@ -479,6 +479,17 @@ def test_reordering_the_catalogue_changes_nothing(agent):
     agent.update(waiting.id, 0.3)
 
 
+def test_models_in_another_order_are_refused(agent):
+    """What the probes said of a model is found by its place."""
+    agent.update(agent.recommend("x"), 0.5)
+    known, before = agent.catalogue, fingerprint(agent)
+    agent.catalogue = Catalogue(list(known.cards.values())[::-1], known.braids)
+    with pytest.raises(ValueError, match="cards in that order"):
+        agent.recommend("x")
+    agent.catalogue = known
+    assert fingerprint(agent) == before
+
+
 def test_rejected_calls_change_nothing(agent):
     for decision, reward in zip(decide(agent), REWARDS, strict=True):
         agent.update(decision, reward, latency_ms=7.0)

@@ -502,6 +502,11 @@ def test_a_donor_with_few_positions_says_so(braid):
         model(ids_of(model, tiny.PROSE * 120))
 
 
+def test_texts_are_given_one_by_one_or_as_tensors(model):
+    with pytest.raises(TypeError, match=r"a text or a tensor, received list"):
+        model.generate(["one", "two"])
+
+
 @pytest.mark.parametrize("begun", [0, 4])
 def test_a_cache_forgets_a_text_that_was_refused(braid, begun):
     model = braid("llama", "gemma", "gpt2", layers=(1, "final"))
