@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 _REACH = 5.0
 # Of no more arms than this, everything is computed arm by arm.
 _FEW = 64
-# Of more arms, only those that may win get random numbers of their own.
-_MANY = 128
+# Of more arms than this, only those that may win get random numbers of their own.
+MANY_ARMS = 128
 
 
 class Belief:
@@ -142,7 +142,7 @@ class Belief:
         if len(self._seen):
             draws[:, self._seen] -= noise @ self._coupling.T
         own = scale * np.sqrt(self._own_variance)
-        if len(own) <= _MANY:
+        if len(own) <= MANY_ARMS:
             # Whatever the offset, so that it can be told what another price would do.
             return np.asarray(draws + own * rng.standard_normal(draws.shape))
         scores = draws if offset is None else draws + offset

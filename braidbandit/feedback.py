@@ -48,6 +48,12 @@ class Learnt:
     latency_ms: float | None = None
     compute: float | None = None
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """The measurements that came with it, by objective."""
+        values = {"latency": self.latency_ms, "compute": self.compute}
+        return {name: value for name, value in values.items() if value is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
         return {**plain(self), "decision": self.decision.to_dict()}
@@ -151,8 +157,7 @@ class FeedbackLog:
 
     def _trim_learnt(self) -> None:
         for record in _trim(self.learnt, _MOST_LEARNT):
-            measured = record.latency_ms is not None or record.compute is not None
-            self.plain &= record.weight == 1.0 and not measured
+            self.plain &= record.weight == 1.0 and not record.measured
 
     def unsettle(self, decision: Decision) -> None:
         """Note that a reward was taken back."""

@@ -138,7 +138,7 @@ class ArmLearner(Roster):
         self._in_flight.rewarded(
             before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
         )
-        for name, value in _measured(record).items():
+        for name, value in record.measured.items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)
         self._settle(replace(record, applied=applied, faded=faded))
@@ -146,10 +146,9 @@ class ArmLearner(Roster):
 
     def unlearn(self, record: Learnt) -> None:
         """Take a reward back exactly, as if it had never come."""
-        self._check_kept(record)
         arm, z, x, _ = self.evidence(record.decision, record.weight)
         self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
-        for name, value in _measured(record).items():
+        for name, value in record.measured.items():
             cost = self._operations(arm)
             self.models[name].unlearn(arm, z, x, value, cost, record.applied)
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
@@ -158,7 +157,6 @@ class ArmLearner(Roster):
 
     def revise(self, record: Learnt, reward: float) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
-        self._check_kept(record)
         arm, z, x, _ = self.evidence(record.decision, record.weight)
         kept = self.bandit.kept(record.faded)
         posterior = self.bandit.posterior_.copy()
@@ -228,8 +226,14 @@ class ArmLearner(Roster):
         decision_id = decision if isinstance(decision, str) else decision.id
         if decision_id not in self.log.settled:
             raise KeyError(f"decision {decision_id!r} has no reward to take back")
-        if decision_id in self.log.learnt:
-            return self.log.learnt[decision_id]
+        record = self.log.learnt.get(decision_id)
+        if record is not None:
+            if self.bandit.kept(record.faded) < _FORGOTTEN:
+                raise NotReversible(
+                    f"the reward of decision {decision_id!r} is forgotten: nothing of "
+                    "it is left to take back. Learn again from the ledger: fit(ledger)"
+                )
+            return record
         if isinstance(decision, str):
             raise KeyError(
                 f"the record of decision {decision_id!r} is gone: only the newest are "
@@ -245,13 +249,6 @@ class ArmLearner(Roster):
                 "measurements. Learn again from the ledger: fit(ledger)"
             )
         return Learnt(decision, self.log.settled[decision_id])
-
-    def _check_kept(self, record: Learnt) -> None:
-        if self.bandit.kept(record.faded) < _FORGOTTEN:
-            raise NotReversible(
-                f"the reward of decision {record.decision.id!r} is forgotten: nothing "
-                "of it is left to take back. Learn again from the ledger: fit(ledger)"
-            )
 
     def forget_rewards(self) -> None:
         """Go back to the warm start, or to the prior."""
@@ -338,11 +335,6 @@ class ArmLearner(Roster):
 
     def _operations(self, arm: int) -> float:
         return float(self.catalogue.costs()[arm])
-
-
-def _measured(record: Learnt) -> dict[str, float]:
-    values = {"latency": record.latency_ms, "compute": record.compute}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:

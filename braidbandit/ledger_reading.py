@@ -90,8 +90,8 @@ class LedgerReader:
         """
         o, after = self._outcomes, 0
         while True:
-            query = self._sa.select(o).where(o.c.sequence > after)
-            query = query.where(o.c.sequence <= until)
+            said = o.c.sequence > after, o.c.sequence <= until
+            query = self._sa.select(o).where(*said)
             page = self._page(query.order_by(o.c.sequence))
             for row in page:
                 yield row

@@ -149,10 +149,10 @@ class Online(Tabular):
         """Take a learnt reward back exactly; the decision then waits for one again.
 
         The id is enough for the newest 500 rewards. An older one needs the whole
-        decision, as kept by the ledger, and that no such reward had a weight or a
-        measurement, and no forgetting. A reward of an
-        arm that was retrained or removed since is refused, even where it came back:
-        its part in the posterior can no longer be told apart.
+        decision, as kept by the ledger, no forgetting, and no weight or measurement
+        in any of the older ones. A reward of an arm that was retrained or removed
+        since is refused, even where it came back: its part in the posterior can no
+        longer be told apart.
         """
         self._start()
         self._id_of(decision)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.belief import Belief
+from braidbandit.belief import MANY_ARMS, Belief
 from braidbandit.choice import Array, Choice, Mask, check_share, mix, pick
 
-# More arms than this are drawn in two stages: a few draws of all of them, and the arms
+# More than MANY_ARMS are drawn in two stages: a few draws of all of them, and the arms
 # that come nearest to the best in any of these go on to the draws that decide. Eight
 # draws up to 4,096 arms, then fewer, but not below four: they are what takes time.
-_MANY_ARMS, _FINALISTS = 128, 64
+_FINALISTS = 64
 _MOST_NUMBERS, _FEWEST, _ENOUGH = 2**15, 4, 8
 
 
@@ -112,7 +112,7 @@ class ThompsonSampling:
     ) -> tuple[Callable[[int], Array], NDArray[np.intp]]:
         """Draw; return what draw i adds to each arm's mean, and who wins each draw."""
         offset = cost_term if eligible.all() else np.where(eligible, cost_term, -np.inf)
-        if len(eligible) <= _MANY_ARMS:
+        if len(eligible) <= MANY_ARMS:
             draws = belief.draw(self.n_draws, rng, self.scale, offset)
             return lambda i: draws[i] - belief.mean, np.argmax(draws + offset, axis=1)
         finalists = self._finalists(belief, offset, rng)

@@ -74,10 +74,11 @@ def read_options() -> argparse.Namespace:
     options.seed = 0
     if options.tasks is not None and options.tasks < 2:
         parser.error(f"--tasks must be at least 2, received {options.tasks}")
-    if options.probes is not None and not 1 <= options.probes < (options.tasks or 168):
+    tasks = options.tasks or 168
+    if options.probes is not None and not 1 <= options.probes < tasks:
         parser.error(
-            f"--probes must be at least 1 and less than the {options.tasks or 168} "
-            f"tasks, received {options.probes}"
+            f"--probes must be at least 1 and less than the {tasks} tasks, received "
+            f"{options.probes}"
         )
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, received {options.seeds}")

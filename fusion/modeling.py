@@ -96,9 +96,8 @@ class BraidedLLM(Braiding, GenerationMixin):
             )
         if cache is None and use_cache:
             cache = BraidCache()
-        before, past = (
-            ([], 0) if cache is None else (cache.rows, cache.get_seq_length())
-        )
+        before = [] if cache is None else cache.rows
+        past = 0 if cache is None else cache.get_seq_length()
         try:
             states = self.encode(
                 input_ids,

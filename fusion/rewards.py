@@ -21,6 +21,11 @@ _NUMBER = re.compile(
     r"(?:(?<!\w)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 )
 
+# The judged code is a module of this name, and the test goes on in it.
+_IMPORT = """__import__('sys').modules['answer'] = __import__('__main__')
+__name__ = 'answer'
+"""
+
 
 def code_of(output: str) -> str:
     """The first fenced block of a text, or the text itself.
@@ -125,11 +130,9 @@ class UnitTests:
         return sum(self._passes(code, test) for test in self.tests) / len(self.tests)
 
     def _passes(self, code: str, test: str) -> bool:
-        imported = "__import__('sys').modules['answer'] = __import__('__main__')\n"
-        imported += "__name__ = 'answer'\n"
-        imported += f"exec(compile({code!r}, 'answer.py', 'exec'))\n"
         end = secrets.token_hex(16)  # code does not print it by chance
         # Not by print: the code may have one of its own, or send its output elsewhere.
         last = f"__import__('os').write(1, b'{end}')"
-        run = run_python(f"{imported}{test}\n{last}\n", self.limits)
+        judged = f"exec(compile({code!r}, 'answer.py', 'exec'))"
+        run = run_python(f"{_IMPORT}{judged}\n{test}\n{last}\n", self.limits)
         return run.returncode == 0 and end in run.stdout

@@ -107,7 +107,7 @@ class Strand:
         self.tokenizer = tokenizer
         self.source = source or name
         self.tokens = TokenBytes(tokenizer)
-        config = model.config.get_text_config(decoder=True)
+        self._config = config = model.config.get_text_config(decoder=True)
         self.n_layers = int(config.num_hidden_layers)
         self.width = int(config.hidden_size)
         self.body = model.base_model
@@ -134,19 +134,17 @@ class Strand:
 
         Counted in columns: padding between two tokens takes its place too.
         """
-        config = self.model.config.get_text_config(decoder=True)
         if self._local:
-            return int(config.window_size)
-        kinds = getattr(config, "layer_types", None)
+            return int(self._config.window_size)
+        kinds = getattr(self._config, "layer_types", None)
         if kinds and "sliding_attention" not in kinds:
             return None
-        return getattr(config, "sliding_window", None)
+        return getattr(self._config, "sliding_window", None)
 
     @property
     def _local(self) -> bool:
         """Whether layers have a window that no mask from outside can tell (GPT-Neo)."""
-        config = self.model.config.get_text_config(decoder=True)
-        return "local" in (getattr(config, "attention_layers", None) or ())
+        return "local" in (getattr(self._config, "attention_layers", None) or ())
 
     @property
     def ends(self) -> set[int]:
@@ -203,9 +201,8 @@ class Strand:
         depth : Tensor (n,), int64
             How many tokens come before each; a sliding window goes by it.
         """
-        config = self.model.config.get_text_config(decoder=True)
         window = self.window
-        kinds = set(getattr(config, "layer_types", None) or ())
+        kinds = set(getattr(self._config, "layer_types", None) or ())
         if not kinds:
             kinds = {"full_attention" if window is None else "sliding_attention"}
         if not kinds <= {"full_attention", "sliding_attention"}:
@@ -317,8 +314,7 @@ class Strand:
             except _Reached:
                 return request.states
             except IndexError as error:
-                config = self.model.config.get_text_config(decoder=True)
-                limit = getattr(config, "max_position_embeddings", None)
+                limit = getattr(self._config, "max_position_embeddings", None)
                 raise ValueError(
                     f"{self.name} cannot read this: its configuration has {limit} "
                     f"positions and {self.vocab_size} tokens; give shorter text, or "
