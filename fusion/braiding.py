@@ -176,13 +176,15 @@ class Braiding(PreTrainedModel):
         cache: BraidCache | None = None,
         memo: MutableMapping[Any, Any] | None = None,
         prompt_length: int | Tensor | None = None,
+        anchor_options: Mapping[str, Any] | None = None,
     ) -> BraidStates:
         """Run all strands and fuse up to (not including) the output.
 
         ``input_ids`` (B, T); with a cache, only the new tokens and a mask over all.
         Braids of the same strands may share a ``memo`` while they read one text
         after the other without padding or cache: a strand then reads a text once.
-        ``prompt_length`` is as in `forward`.
+        ``prompt_length`` is as in `forward`; ``anchor_options`` are what else the
+        anchor takes, and do not go with a memo.
         """
         memo = {} if memo is None else memo
         text = tuple(map(tuple, input_ids.tolist()))
@@ -210,6 +212,7 @@ class Braiding(PreTrainedModel):
                 cache=cache,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
+                options=anchor_options,
             )["final"]
             if not edits:
                 memo[self.anchor.name, text] = hidden

@@ -18,11 +18,8 @@ from .strand import Strand
 
 WEIGHTS = "model.safetensors"
 
-# What is passed along whatever the model, by AutoModel and pipelines and by `generate`.
-_PASSED_ALONG = {
-    "from_pretrained": {"_from_auto", "adapter_kwargs"},
-    "forward": {"tokenizer", "assistant_tokenizer"},
-}
+# What AutoModel and pipelines pass along whatever the model.
+_PASSED_ALONG = {"_from_auto", "adapter_kwargs"}
 
 
 @contextmanager
@@ -89,11 +86,10 @@ def refuse_options(method: str, options: Mapping[str, Any], known: str) -> None:
         ...
     TypeError: from_pretrained received unknown options ['poool']; it takes pool
     """
-    passed = _PASSED_ALONG.get(method, set())
     unknown = sorted(
         name
         for name, value in options.items()
-        if name not in passed and value is not None and value is not False
+        if name not in _PASSED_ALONG and value is not None and value is not False
     )
     if unknown:
         raise TypeError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,52 @@ from .configuration import BraidConfig
 from .donors import crop_layers
 from .files import load_weights, refuse_options, replacing, write_weights
 from .pool import Pool
+from .strand import CACHE
 
 __all__ = ["BraidStates", "BraidedLLM"]
+
+_LOG = logging.getLogger(__name__)
+
+# What would change the result of a call, and the value with which it does not: other
+# inputs than text, more outputs than logits, texts packed into one row.
+REFUSED = {
+    "inputs_embeds": None,
+    "encoder_hidden_states": None,
+    "encoder_attention_mask": None,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "output_router_logits": False,
+    "is_causal": True,
+    "cu_seq_lens_q": None,
+    "cu_seq_lens_k": None,
+    "seq_idx": None,
+}
+
+# What transformers hands to any model and no braid has a use for.
+PASSED_OVER = frozenset(
+    ["tokenizer", "assistant_tokenizer", "num_items_in_batch"]
+    + ["max_length_q", "max_length_k", "token_type_ids", "mm_encoder_outputs"]
+)
+
+
+@lru_cache
+def _pass_over(name: str) -> None:
+    """Say once that an argument does nothing."""
+    _LOG.warning("forward was given %r, which braids pass over; is it spelt so?", name)
+
+
+def _parameters(model: nn.Module) -> set[str]:
+    """Names of what a model's forward takes."""
+    return set(signature(model.forward).parameters) - {"kwargs"}
+
+
+def _one_cache(cache: Any, past_key_values: Any) -> Any:
+    """The cache by either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError(
+            "received both cache and past_key_values, which are one thing; give one"
+        )
+    return past_key_values if cache is None else cache
 
 
 class BraidedLLM(Braiding, GenerationMixin):
@@ -62,6 +109,7 @@ class BraidedLLM(Braiding, GenerationMixin):
         logits_to_keep: int = 0,
         prompt_length: int | Tensor | None = None,
         return_dict: bool | None = None,
+        cache: BraidCache | None = None,
         **options: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """As any causal language model of transformers; the cache is a `BraidCache`.
@@ -71,7 +119,9 @@ class BraidedLLM(Braiding, GenerationMixin):
         input_ids : Tensor (B, T)
         attention_mask : Tensor (B, n), optional
         position_ids : Tensor (B, T), optional
-        past_key_values : BraidCache, optional
+        cache, past_key_values : BraidCache, optional
+            Two names of one thing: transformers renamed it in 5.24. The output has
+            both.
         labels : Tensor (B, T), optional
             -100 is skipped.
         use_cache : bool, optional
@@ -85,13 +135,14 @@ class BraidedLLM(Braiding, GenerationMixin):
         return_dict : bool, optional
             False for a tuple.
         **options
-            Refused, but for what transformers hands to every model.
+            Handed to the anchor where it takes them. Others are passed over, but for
+            those that would change what comes back: these raise TypeError.
         """
-        refuse_options("forward", options, "what its signature names")
-        cache = past_key_values
+        anchor_options = self._anchor_options(options)
+        cache = _one_cache(cache, past_key_values)
         if cache is not None and not isinstance(cache, BraidCache):
             raise TypeError(
-                f"past_key_values is a {type(cache).__name__}; a braid keeps its "
+                f"the cache is a {type(cache).__name__}; a braid keeps its "
                 "donors' state too: pass fusion.BraidCache()"
             )
         if cache is None and use_cache:
@@ -105,6 +156,7 @@ class BraidedLLM(Braiding, GenerationMixin):
                 position_ids,
                 cache,
                 prompt_length=prompt_length,
+                anchor_options=anchor_options,
             )
         except BaseException:
             if cache is not None:  # what was refused or stopped has not been read
@@ -121,7 +173,9 @@ class BraidedLLM(Braiding, GenerationMixin):
             loss = nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
             )
-        out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        found: dict[str, Any] = {"loss": loss, "logits": logits, CACHE: cache}
+        out = CausalLMOutputWithPast(**found)
+        out.cache = cache  # beside the field where that has the older name
         return out.to_tuple() if return_dict is False else out
 
     @torch.no_grad()
@@ -151,14 +205,15 @@ class BraidedLLM(Braiding, GenerationMixin):
             )
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
-            given = generation_config or self.generation_config
-            use_cache = given.use_cache is not False
-        if kwargs.get("past_key_values") is None:
-            kwargs.pop("past_key_values", None)
-            if use_cache:
-                kwargs["past_key_values"] = BraidCache()
+            settings = generation_config or self.generation_config
+            use_cache = settings.use_cache is not False
+        given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
+        cache = _one_cache(*given)
+        if cache is None and use_cache:
+            cache = BraidCache()
+        if cache is not None:
+            kwargs[CACHE] = cache
         ids = kwargs.get("input_ids") if inputs is None else inputs
-        cache = kwargs.get("past_key_values")
         if ids is not None and self.config.fuse == "prompt":
             # In the cache where there is one: an assistant gets the other arguments.
             if not isinstance(cache, BraidCache):
@@ -167,6 +222,28 @@ class BraidedLLM(Braiding, GenerationMixin):
                 cache.prompt_length = ids.shape[1]
         return super().generate(  # type: ignore[misc]
             inputs, generation_config, **kwargs
+        )
+
+    def _anchor_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What of these the anchor takes; TypeError where a braid would differ."""
+        for name, value in options.items():
+            if value is None or value is REFUSED.get(name):
+                continue
+            if name in REFUSED:
+                raise TypeError(
+                    f"forward received {name}, which would change what comes back and "
+                    "which braids do not have; leave it out"
+                )
+        takes = _parameters(self.anchor.body) if options else set()
+        for name in set(options) - takes - set(REFUSED) - PASSED_OVER:
+            _pass_over(name)
+        return {name: options[name] for name in options if name in takes}
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        # What only the anchor takes is no mistake either.
+        takes = _parameters(self.anchor.body)
+        super()._validate_model_kwargs(  # type: ignore[misc]
+            {name: v for name, v in model_kwargs.items() if name not in takes}
         )
 
     def _write(self, prompt: str, **kwargs: Any) -> str:

@@ -11,15 +11,23 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .alignment import TokenBytes
+
+# What the installed transformers calls a cache: "past_key_values" until 5.23.
+CACHE = next(
+    field.name
+    for field in fields(CausalLMOutputWithPast)
+    if field.name in ("cache", "past_key_values")
+)
 
 Edit = Callable[[Tensor], Tensor]
 Tap = int | str  # a decoder layer (its output), or "final" (after the final norm)
@@ -280,6 +288,7 @@ class Strand:
         cache: Any = None,
         attention_mask: Any = None,
         position_ids: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> dict[Tap, Tensor]:
         """Run the model as far as the deepest tap and return the tapped states.
 
@@ -294,6 +303,8 @@ class Strand:
             Keys and values of earlier positions; extended in place.
         attention_mask : Tensor (B, n), or from `tree_mask`, optional
         position_ids : Tensor (B, T), optional
+        options : mapping, optional
+            What else this model takes.
         """
         wanted = frozenset(taps)
         edits = edits or {}
@@ -301,9 +312,9 @@ class Strand:
         request = _Request(
             self, wanted, edits, None if "final" in wanted else max(deepest, *edits, 0)
         )
-        options: dict[str, Any] = {"use_cache": cache is not None}
+        options = {**(options or {}), "use_cache": cache is not None}
         if cache is not None:
-            options["past_key_values"] = cache
+            options[CACHE] = cache
         if attention_mask is not None:
             options["attention_mask"] = attention_mask
         if position_ids is not None:

@@ -142,7 +142,7 @@ def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
         cache = BraidCache()
         for low in range(0, len(ids), 3):
             piece = batch_of(model, [ids[low : low + 3]])
-            model(input_ids=piece, past_key_values=cache, **options)
+            model(input_ids=piece, cache=cache, **options)
         for donor in model.donors:
             read = cache.rows[0].donors[donor.name].ids
             prompt = ids[: options["prompt_length"]]
@@ -220,11 +220,11 @@ def _check_padded_cache(
         out = model(
             input_ids=ids[:, start:stop],
             attention_mask=mask[:, :stop],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **options,
         )
-        cache = out.past_key_values
+        cache = out.cache
         for i in range(len(rows)):
             found = out.logits[i][mask[i, start:stop].bool()]
             wanted = alone[i][done[i] : done[i] + len(found)]

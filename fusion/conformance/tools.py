@@ -116,11 +116,11 @@ def cached_logits(
         piece = ids[at : at + sizes(i)]
         out = model(
             input_ids=batch_of(model, [piece]),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **options,
         )
-        cache = out.past_key_values
+        cache = out.cache
         parts.append(out.logits)
         at, i = at + len(piece), i + 1
     return torch.cat(parts, dim=1)

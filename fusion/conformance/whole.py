@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..modeling import BraidedLLM
+from ..strand import CACHE
 from .tools import (
     ATOL,
     TEXTS,
@@ -48,12 +49,12 @@ def check_identity(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
         theirs = anchor(input_ids=ids, attention_mask=mask).logits
         same(ours, theirs, f"identity, {text!r} with a mask")
         first, then = ids[:, :-1], ids[:, -1:]
-        left = model(input_ids=first, use_cache=True).past_key_values
+        left = model(input_ids=first, use_cache=True).cache
         # The same kind of cache: a sliding one rounds differently.
         right = DynamicCache()
-        anchor(input_ids=first, past_key_values=right, use_cache=True)
-        ours = model(input_ids=then, past_key_values=left).logits
-        theirs = anchor(input_ids=then, past_key_values=right).logits
+        anchor(input_ids=first, use_cache=True, **{CACHE: right})
+        ours = model(input_ids=then, cache=left).logits
+        theirs = anchor(input_ids=then, **{CACHE: right}).logits
         same(ours, theirs, f"identity, {text!r} cached")
 
 

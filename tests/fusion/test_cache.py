@@ -64,10 +64,10 @@ def test_crop_takes_padding_back_too(braid):
     mask = torch.cat([torch.zeros(1, 4), torch.ones(ids.shape)], dim=1)
     cache = BraidCache()
     with torch.no_grad():
-        model(row[:, :7], attention_mask=mask[:, :7], past_key_values=cache)
+        model(row[:, :7], attention_mask=mask[:, :7], cache=cache)
         cache.crop(-5)  # three tokens and two columns of padding
         assert cache.rows[0].ids == []
-        got = model(row[:, 2:], attention_mask=mask, past_key_values=cache).logits
+        got = model(row[:, 2:], attention_mask=mask, cache=cache).logits
         torch.testing.assert_close(got[:, 2:], model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
@@ -76,9 +76,9 @@ def test_a_cache_that_is_reset_begins_anew(braid):
     ids = torch.tensor([model.anchor.tokens.encode(tiny.PROSE)])
     cache = BraidCache()
     with torch.no_grad():
-        wanted = model(ids, past_key_values=cache).logits
+        wanted = model(ids, cache=cache).logits
         cache.reset()
-        assert torch.equal(model(ids, past_key_values=cache).logits, wanted)
+        assert torch.equal(model(ids, cache=cache).logits, wanted)
 
 
 def test_crop_takes_the_text_back(braid):
@@ -87,9 +87,9 @@ def test_crop_takes_the_text_back(braid):
     ids = torch.tensor([model.anchor.tokens.encode(tiny.EMOJI)])
     cache = BraidCache()
     with torch.no_grad():
-        model(ids[:, :10], past_key_values=cache)
-        model(ids[:, 20:23], past_key_values=cache)
+        model(ids[:, :10], cache=cache)
+        model(ids[:, 20:23], cache=cache)
         cache.crop(-3)
-        got = model(ids[:, 10:], past_key_values=cache).logits
+        got = model(ids[:, 10:], cache=cache).logits
         wanted = model(ids).logits[:, 10:]
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)

@@ -1,14 +1,18 @@
 """A braid where any causal language model of transformers goes."""
 
-import inspect
+import warnings
+from inspect import signature
 
 import pytest
 import tiny
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, TextStreamer, pipeline
+from transformers.utils.generic import TransformersKwargs
 
-from fusion import BraidCache, BraidConfig, BraidedLLM, Pool
+from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, modeling
 from fusion.conformance import randomise
+from fusion.strand import CACHE
 
 AUTO = AutoModelForCausalLM
 PROMPT = "The dog"
@@ -143,7 +147,7 @@ def test_moves_to_half_precision_and_back():
 def test_gradients_for_trainer(model):
     """A Trainer asks for labels and a loss, and divides steps by itself."""
     assert not model.accepts_loss_kwargs
-    assert "labels" in inspect.signature(model.forward).parameters
+    assert "labels" in signature(model.forward).parameters
     ids = ids_of(model)
     assert model(input_ids=ids, labels=ids).loss.requires_grad
 
@@ -178,3 +182,121 @@ def test_what_would_be_ignored_is_refused(folder, call, name, tmp_path):
 def test_a_mistyped_option_of_generate_is_refused(model):
     with pytest.raises(ValueError, match="max_new_tokenz"):
         model.generate(PROMPT, max_new_tokenz=3)
+
+
+def test_a_cache_has_both_names(model):
+    """transformers calls it "cache" from 5.24 on, "past_key_values" before."""
+    ids = ids_of(model)
+    by_new, by_old = (
+        model(ids[:, -1:], **{name: model(ids[:, :-1], use_cache=True).cache}).logits
+        for name in ("cache", "past_key_values")
+    )
+    assert torch.equal(by_new, by_old)
+    cache = BraidCache()
+    out = model(ids, cache=cache)
+    assert out.cache is cache
+    assert out.past_key_values is cache
+    assert out[CACHE] is cache
+    for read in (model, model.generate):
+        with pytest.raises(ValueError, match="both cache and past_key_values"):
+            read(ids, cache=cache, past_key_values=cache)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_generate_goes_on_from_a_cache_by_either_name(model, name):
+    ids, cache = ids_of(model), BraidCache()
+    wanted = model.generate(ids, max_new_tokens=4, do_sample=False)
+    first = model.generate(ids, max_new_tokens=2, do_sample=False, **{name: cache})
+    assert cache.get_seq_length() >= ids.shape[1]
+    mask = torch.ones_like(first)
+    options = {"attention_mask": mask, "max_new_tokens": 2, "do_sample": False}
+    assert torch.equal(model.generate(first, **options, **{name: cache}), wanted)
+
+
+def test_strands_are_called_without_warnings(model):
+    """An older name is accepted by transformers with a FutureWarning, for a while."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate(ids_of(model), max_new_tokens=2, do_sample=False)
+        model.generate(PROMPT, max_new_tokens=2, num_beams=2)
+
+
+# The classes that most open models are of.
+COMMON = [
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Phi3ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "OPTForCausalLM",
+    "FalconForCausalLM",
+    "GraniteForCausalLM",
+    "Olmo2ForCausalLM",
+]
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_what_models_of_transformers_take_is_known(name):
+    """A new argument needs a decision: take it, pass it over, or refuse it."""
+    theirs = set(signature(getattr(transformers, name).forward).parameters)
+    ours = set(signature(BraidedLLM.forward).parameters) | {"kwargs"}
+    # Part of what one model computes, which goes to an anchor of this kind.
+    of_the_anchor = {"token_type_ids", "per_layer_inputs"}
+    unknown = theirs - ours - set(modeling.REFUSED) - of_the_anchor
+    assert not unknown, f"decide what a braid does with {sorted(unknown)}"
+
+
+def test_what_transformers_hands_to_any_model_is_known():
+    keys = set(TransformersKwargs.__annotations__)
+    ours = set(signature(BraidedLLM.forward).parameters)
+    unknown = keys - ours - set(modeling.REFUSED) - modeling.PASSED_OVER
+    assert not unknown, f"decide what a braid does with {sorted(unknown)}"
+
+
+def test_an_argument_that_generate_hands_over_one_day_is_passed_over(
+    model, monkeypatch, caplog
+):
+    wanted = model.generate(ids_of(model), max_new_tokens=3, do_sample=False)
+    prepare = model.prepare_inputs_for_generation
+
+    def later(*args, **kwargs):
+        return {**prepare(*args, **kwargs), "of_a_later_release": 1}
+
+    monkeypatch.setattr(model, "prepare_inputs_for_generation", later)
+    got = model.generate(ids_of(model), max_new_tokens=3, do_sample=False)
+    assert torch.equal(got, wanted)
+    assert caplog.text.count("of_a_later_release") == 1
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_an_argument_that_the_anchor_takes_reaches_it(model, monkeypatch, by_user):
+    body, seen = model.anchor.body, []
+    forward = body.forward
+
+    def takes(input_ids, *, volume=None, **kwargs):
+        seen.append(volume)
+        return forward(input_ids, **kwargs)
+
+    monkeypatch.setattr(body, "forward", takes)
+    if by_user:
+        model.generate(ids_of(model), max_new_tokens=2, do_sample=False, volume=3)
+        assert seen == [3, 3]
+    else:
+        model(ids_of(model))
+        assert seen == [None]
+
+
+@pytest.mark.parametrize("name", sorted(modeling.REFUSED))
+def test_what_would_change_a_result_is_refused_by_name(model, name):
+    neutral = modeling.REFUSED[name]
+    cache = BraidCache()
+    with pytest.raises(TypeError, match=name):
+        model(ids_of(model), cache=cache, **{name: neutral is None or not neutral})
+    assert not cache.rows
+    model(ids_of(model), **{name: neutral})
+    model(ids_of(model), **{name: None})

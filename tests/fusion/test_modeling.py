@@ -36,7 +36,7 @@ def logits(model, **options):
 def test_logits_are_the_anchors_shape(model):
     out = model(ids_of(model))
     assert out.logits.shape == (*ids_of(model).shape, model.anchor.vocab_size)
-    assert out.past_key_values is None
+    assert out.cache is None
     assert out.loss is None
 
 
@@ -220,9 +220,9 @@ def test_what_the_anchor_writes_stops_no_request(with_nfc):
     model, ids = with_nfc, with_nfc.anchor.tokens.encode("cafe\u0301 x")
     start = len(with_nfc.anchor.tokens.encode("cafe"))
     cache = BraidCache()
-    model(torch.tensor([ids[:start]]), past_key_values=cache)
+    model(torch.tensor([ids[:start]]), cache=cache)
     for token in ids[start:]:
-        out = model(torch.tensor([[token]]), past_key_values=cache)
+        out = model(torch.tensor([[token]]), cache=cache)
     assert torch.isfinite(out.logits).all()
     donor = model.donors[0]
     assert cache.rows[0].donors["gemma"].ids == donor.tokens.encode("café x")
@@ -239,7 +239,7 @@ def test_a_text_goes_on_from_its_cache(braid):
     """Donors read what came first; the rest is written as in one go."""
     model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse="prompt")
     cache, ids = BraidCache(), ids_of(model)
-    options = {"do_sample": False, "past_key_values": cache}
+    options = {"do_sample": False, "cache": cache}
     mask = torch.ones(1, 100, dtype=torch.long)
     whole = model.generate(
         ids, attention_mask=mask[:, : ids.shape[1]], max_new_tokens=6, do_sample=False
@@ -258,22 +258,22 @@ def test_a_prompt_does_not_change_in_a_cache(braid):
     model = braid("llama", "gemma", layers=(1,), fuse="prompt")
     cache, ids = BraidCache(), ids_of(model)
     with torch.no_grad():
-        model(ids[:, :4], past_key_values=cache, prompt_length=6)
+        model(ids[:, :4], cache=cache, prompt_length=6)
         with pytest.raises(ValueError, match=r"begun with prompts of \[6\] columns"):
-            model(ids[:, 4:], past_key_values=cache, prompt_length=7)
+            model(ids[:, 4:], cache=cache, prompt_length=7)
 
 
 def test_another_models_cache_is_refused(model):
     with pytest.raises(TypeError, match=r"DynamicCache.*BraidCache"):
-        model(ids_of(model), past_key_values=DynamicCache())
+        model(ids_of(model), cache=DynamicCache())
 
 
 def test_a_cache_of_another_batch_is_refused(model):
     cache = BraidCache()
     with torch.no_grad():
-        model(ids_of(model), past_key_values=cache)
+        model(ids_of(model), cache=cache)
         with pytest.raises(ValueError, match="cache holds 1 rows, received 2"):
-            model(ids_of(model).repeat(2, 1), past_key_values=cache)
+            model(ids_of(model).repeat(2, 1), cache=cache)
 
 
 def test_a_missing_strand_is_refused(strands):
@@ -405,7 +405,7 @@ def test_a_configuration_may_turn_the_cache_off(model):
     plain = GenerationConfig(use_cache=False, **options)
     assert torch.equal(model.generate(ids, plain, **mask), wanted)
     assert torch.equal(model.generate(ids, generation_config=plain, **mask), wanted)
-    none = model.generate(ids, past_key_values=None, **options, **mask)
+    none = model.generate(ids, cache=None, **options, **mask)
     assert torch.equal(none, wanted)
 
 
@@ -426,8 +426,8 @@ def test_padding_between_tokens_is_read_past_or_refused(braid, anchor):
     mask = torch.ones_like(gap)
     mask[:, 6:9] = 0
     cache = BraidCache()
-    model(gap[:, :9], attention_mask=mask[:, :9], past_key_values=cache)
-    rest = {"attention_mask": mask, "past_key_values": cache}
+    model(gap[:, :9], attention_mask=mask[:, :9], cache=cache)
+    rest = {"attention_mask": mask, "cache": cache}
     if anchor == "gemma":
         with pytest.raises(ValueError, match="sees 8 columns back"):
             model(gap[:, 9:], **rest)
@@ -445,9 +445,9 @@ def test_a_mask_of_another_shape_is_refused(model):
         with pytest.raises(ValueError, match="attention_mask has shape"):
             model(ids, attention_mask=torch.ones(rows, columns))
     cache = BraidCache()
-    model(ids, past_key_values=cache)
+    model(ids, cache=cache)
     with pytest.raises(ValueError, match=rf"expected \(1, {ids.shape[1] + 1}\)"):
-        model(ids[:, :1], past_key_values=cache, attention_mask=torch.ones(1, 1))
+        model(ids[:, :1], cache=cache, attention_mask=torch.ones(1, 1))
 
 
 def test_an_anchor_without_a_share_speaks_before_the_donors_first_token(braid):
@@ -513,10 +513,10 @@ def test_a_cache_forgets_a_text_that_was_refused(braid, begun):
     ids, cache = ids_of(model), BraidCache()
     with torch.no_grad():
         if begun:
-            model(ids[:, :begun], past_key_values=cache)
+            model(ids[:, :begun], cache=cache)
         with pytest.raises(ValueError, match="gpt2 cannot read this"):
-            model(ids_of(model, tiny.PROSE * 120), past_key_values=cache)
-        got = model(ids[:, begun:], past_key_values=cache).logits
+            model(ids_of(model, tiny.PROSE * 120), cache=cache)
+        got = model(ids[:, begun:], cache=cache).logits
     torch.testing.assert_close(got, logits(model)[:, begun:], atol=1e-4, rtol=1e-4)
 
 
@@ -536,15 +536,15 @@ def test_a_cache_forgets_a_step_that_was_stopped(braid, at, monkeypatch):
             raise KeyboardInterrupt
 
     with torch.no_grad():
-        model(ids[:, :10], past_key_values=cache)
+        model(ids[:, :10], cache=cache)
         body = (model.donors[0] if at == 1 else model.anchor).body
         with monkeypatch.context() as patch:
             patch.setattr(Strand, "run", stop)
             handle = body.layers[2].register_forward_hook(stop_inside)
             with pytest.raises(KeyboardInterrupt):
-                model(ids[:, 10:12], past_key_values=cache)
+                model(ids[:, 10:12], cache=cache)
             handle.remove()
-        got = model(ids[:, 10:], past_key_values=cache).logits
+        got = model(ids[:, 10:], cache=cache).logits
     torch.testing.assert_close(got, logits(model)[:, 10:], atol=1e-4, rtol=1e-4)
 
 

@@ -51,9 +51,9 @@ def test_cached_is_uncached(real_braid, kind):
     ids = real_braid.anchor.tokens.encode(TEXTS[kind])
     whole = logits(real_braid, ids)
     cache, at = BraidCache(), max(1, len(ids) - 5)
-    parts = [logits(real_braid, ids[:at], past_key_values=cache)]
+    parts = [logits(real_braid, ids[:at], cache=cache)]
     for i in range(at, len(ids)):
-        parts.append(logits(real_braid, [ids[i]], past_key_values=cache))
+        parts.append(logits(real_braid, [ids[i]], cache=cache))
     gap = (torch.cat(parts) - whole).abs().max()
     assert gap < ATOL, f"cached and uncached logits differ by {gap:.3g}"
 
