@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
 from fusion.controls import STRATEGIES, layers_at
 from fusion.held_out import packaged_texts, read_texts
-from fusion.machine import fastest_dtype, reuse_memory
+from fusion.machine import dtype_of, reuse_memory
 from fusion.pool import PACKAGED
 
 
@@ -90,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.tokens < 1:
         parser.error(f"--tokens is {options.tokens}; give at least 1")
     reuse_memory()
-    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    dtype = dtype_of(options.dtype)
     pool = Pool(dtype=dtype)
     anchor, donor = (pool[name] for name in options.models)
     found = read_texts(options.texts) if options.texts else packaged_texts()

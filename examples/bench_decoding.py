@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, Strand
-from fusion.machine import fastest_dtype, reuse_memory
+from fusion.machine import dtype_of, reuse_memory
 from fusion.pool import PACKAGED
 
 PROMPT = "Write a short story about a rope maker who learns to braid.\n\n"
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--tokens and --repeats are at least 1")
     torch.set_num_threads(1)
     reuse_memory()
-    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    dtype = dtype_of(options.dtype)
     pool = Pool(dtype=dtype)
     anchor, donor = (pool[name] for name in options.models)
     rows = measure(anchor, donor, options.tokens, options.repeats)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import time
 import warnings
@@ -86,6 +87,11 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the exploring policy")
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the two models (default: the faster on this machine, measured)",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="14 rounds, 7 probes, 7 test tasks"
     )
     options = parser.parse_args()
@@ -99,12 +105,14 @@ def read_options() -> argparse.Namespace:
 def prepare() -> None:
     """Leave the screen to what the demo itself has to say, and go faster."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     from fusion.machine import reuse_memory
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fusion").setLevel(logging.INFO)
     reuse_memory()
 
 
@@ -113,7 +121,7 @@ def prepare() -> None:
 
 def open_agent(options: argparse.Namespace) -> MetaBraider:
     from fusion import Pool
-    from fusion.machine import fastest_dtype
+    from fusion.machine import dtype_of
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
@@ -123,7 +131,7 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
         catalogue=choose_braids(cards),
         folder=options.folder,
         calibration_texts=calibration_texts(per_domain=4 if options.quick else 26),
-        dtype=str(fastest_dtype()).removeprefix("torch."),
+        dtype=str(dtype_of(options.dtype)).removeprefix("torch."),
         price=PRICE,
         random_state=options.seed,
     )
@@ -164,13 +172,13 @@ def calibrate(agent: MetaBraider) -> None:
     """Train every braid's fusers once; unfit braids are masked."""
     print(f"\nThe {len(agent.catalogue)} arms, bits per byte on held-out calibration")
     print("text before and after training (lower is better):")
-    for braid in tqdm(agent.catalogue, desc="calibrating", leave=False):
+    for braid in agent.catalogue:
         report = agent.calibrate(braid, progress=True)
         if report is None:
-            tqdm.write(f"  {braid.label():<75} nothing to train")
+            print(f"  {braid.label():<75} nothing to train")
             continue
         note = "" if report.fit else "  unfit, masked"
-        tqdm.write(
+        print(
             f"  {braid.label():<75} {report.bits_before:.3f} -> "
             f"{report.bits_after:.3f}{note}"
         )

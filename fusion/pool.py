@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .strand import Strand
+
+_LOG = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
@@ -61,7 +64,7 @@ def _digest(file: Path, size: int, changed: int) -> str:
 
 def _convert_gguf(file: Path, target: Path) -> None:
     """Write a GGUF file's model and tokenizer as a folder of safetensors, once."""
-    print(f"converting {file.name} to safetensors, once (20 to 60 s) ...", flush=True)
+    _LOG.info("converting %s to safetensors, once (20 to 60 s) ...", file.name)
     where: dict[str, Any] = {"gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     model = AutoModelForCausalLM.from_pretrained(

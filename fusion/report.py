@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,9 +33,11 @@ from .controls import (
     plans,
 )
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
-from .machine import fastest_dtype, reuse_memory
+from .machine import dtype_of, reuse_memory
 from .modeling import BraidedLLM
 from .pool import PACKAGED, Pool, default_cache
+
+_LOG = logging.getLogger("fusion.report")  # also where this is the program
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:
@@ -61,14 +64,14 @@ def rows_for(
     strands |= {name + SHUFFLED: Shuffled(pool[name]) for name in models}
     braids: list[BraidedLLM] = []
     for seed in range(seeds):
-        label = f"calibrating, seed {seed}"
-        for i, plan in enumerate(tqdm(chosen, label, disable=not progress)):
+        for i, plan in enumerate(chosen):
             if seed and not plan.trained:
                 braids.append(braids[i])
                 continue
             names = (plan.config.anchor, *plan.config.donors)
             braid = plan.build([strands[name] for name in names])
             if plan.trained:
+                _LOG.info("seed %d, %d of %d to calibrate", seed, i + 1, len(chosen))
                 calibrate(braid, texts, store=store, seed=seed, progress=progress)
             braids.append(braid)
     scores = score(braids, held_out, positions, store, progress)
@@ -234,13 +237,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fusion").setLevel(logging.INFO)
     torch.manual_seed(0)
     reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (
         first_of_each(texts, options.per_domain) for texts in found
     )
-    dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype()
+    dtype = dtype_of(options.dtype)
     pool = Pool(dtype=dtype)
     depths = {name: pool.facts(name)["layers"] for name in options.models}
     rows = rows_for(

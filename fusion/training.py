@@ -52,7 +52,8 @@ def read_texts(
     encoded = [strand.tokens.encode(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     found: dict[int, TextFeatures] = {}
-    with tqdm(total=len(texts), desc=label, disable=not progress) as bar:
+    options = {"desc": label, "disable": not progress, "leave": False}
+    with tqdm(total=len(texts), **options) as bar:
         while len(found) < len(texts):
             batch = order[len(found) : len(found) + 1]
             for i in order[len(found) + 1 :]:
