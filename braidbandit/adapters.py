@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,19 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 
 from braidbandit.braid import content_hash
+from braidbandit.crossfit import contexts_of
+from braidbandit.logged import as_floats, check_labels
 from braidbandit.targets import Log
 
 Array = NDArray[np.float64]
 
-_WINNERS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+_WINNERS = {
+    "model_a": 1.0,
+    "model_b": 0.0,
+    "tie": 0.5,
+    "tie (bothbad)": 0.5,
+    "both_bad": 0.5,
+}
 
 
 def log_from_frame(
@@ -68,6 +78,7 @@ def log_from_scores(
     As RouteLLM publishes its benchmarks: a column ``prompt`` and one per model, true
     or false, or a number in [0, 1]. Each score becomes a row of the log, taken with
     probability 1 / A, so that the estimates of a policy are what it earns on the table.
+    The rows of one prompt are one group of the log: errors are those over prompts.
 
     Examples
     --------
@@ -79,14 +90,15 @@ def log_from_scores(
     if isinstance(models, str) or len(models) < 2:
         raise ValueError(f"models names at least two columns, received {models!r}")
     X, n_arms = _contexts(frame, context, encoder), len(models)
-    scores = np.column_stack([_column(frame, model) for model in models])
+    scores = np.column_stack([as_floats(_column(frame, m), m) for m in models])
     return Log(
         np.repeat(X, n_arms, axis=0),
         list(models) * len(X),
-        scores.astype(np.float64).ravel(),
+        scores.ravel(),
         np.full(len(X) * n_arms, 1.0 / n_arms),
         list(models),
         encoder_hash=_hash_of(encoder),
+        groups=np.repeat(_prompts(X, encoder), n_arms),
     )
 
 
@@ -98,9 +110,10 @@ def log_from_battles(
 ) -> Log:
     """Read a table of battles, as RouteLLM learns from: who answered better?
 
-    The columns are ``model_a``, ``model_b`` and ``winner`` ("model_a", "model_b", "tie"
-    or "tie (bothbad)"). A battle gives each of its models a row: 1 if it won, 0 if it
-    lost, 1/2 for a tie. Which models met is taken to have nothing to do with the
+    The columns are ``model_a``, ``model_b`` and ``winner`` ("model_a", "model_b",
+    "tie", and "tie (bothbad)" or "both_bad", which are ties too). A battle gives each
+    of its models a row: 1 if it won, 0 if it lost, 1/2 for a tie; these are one group
+    of the log. Which models met is taken to have nothing to do with the
     prompt, and a model's propensity is its share of the rows; where that is not so,
     neither are the estimates.
 
@@ -118,15 +131,16 @@ def log_from_battles(
     if unknown:
         raise ValueError(f"unknown winners {unknown}; expected {sorted(_WINNERS)}")
     first = np.array([_WINNERS[winner] for winner in winners])
-    pairs = np.column_stack([_column(frame, key) for key in ("model_a", "model_b")])
-    taken = pairs.ravel()
-    _, inverse, counts = np.unique(taken, return_inverse=True, return_counts=True)
+    models = [check_labels(_column(frame, key)) for key in ("model_a", "model_b")]
+    taken = check_labels(chain.from_iterable(zip(*models, strict=True)))
+    met = Counter(taken)
     return Log(
         np.repeat(X, 2, axis=0),
         taken,
         np.column_stack([first, 1.0 - first]).ravel(),
-        counts[inverse] / len(taken),
+        [met[model] / len(taken) for model in taken],
         encoder_hash=_hash_of(encoder),
+        groups=np.repeat(_prompts(X, encoder), 2),
     )
 
 
@@ -139,7 +153,8 @@ def log_from_dsjson(
     """Read a log of Vowpal Wabbit in its decision-service format (dsjson).
 
     The reward is minus the cost. Shared features become numeric columns, words one
-    column each. Lines without a decision, and decisions without a cost, are left out.
+    column each. Lines without a decision, decisions without a cost, and decisions that
+    were never shown (``_skipLearn``: deferred and not activated) are left out.
 
     Parameters
     ----------
@@ -174,7 +189,7 @@ def log_from_dsjson(
     else:
         rows = _dsjson_rows(source, arm_of or _name_of)
     if not rows:
-        raise ValueError("no line holds a decision with a cost")
+        raise ValueError("no line holds a decision that was shown and has a cost")
     contexts, offered, taken, rewards, propensities = zip(*rows, strict=True)
     ids = list(dict.fromkeys(arm for arms in offered for arm in arms))
     column = {arm: at for at, arm in enumerate(ids)}
@@ -197,7 +212,12 @@ def _dsjson_rows(
             continue
         try:
             event = json.loads(line)
-            if "c" not in event or event.get("_label_cost") is None:
+            if not isinstance(event, dict):
+                raise TypeError(f"expected an object, received {event!r}")
+            skipped = event.get("_skipLearn")
+            if skipped is not None and not isinstance(skipped, bool):
+                raise ValueError(f"_skipLearn is true or false, received {skipped!r}")
+            if skipped or "c" not in event or event.get("_label_cost") is None:
                 continue
             arms = [arm_of(action) for action in event["c"]["_multi"]]
             if len(set(arms)) != len(arms):
@@ -213,12 +233,16 @@ def _dsjson_rows(
             reward = -float(event["_label_cost"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"line {number} is damaged: {error!r}") from error
-        rows.append((dict(_flat(shared)), arms, arms[action - 1], reward, p))
+        features = {
+            path: float(value) if isinstance(value, int | float) else str(value)
+            for path, value in _flat(shared)
+        }
+        rows.append((features, arms, arms[action - 1], reward, p))
     return rows
 
 
 def _flat(features: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield nested features by their path; what is no number counts as a word."""
+    """Yield nested features by their path."""
     if isinstance(features, Mapping):
         for key, value in features.items():
             yield from _flat(value, f"{name}.{key}" if name else str(key))
@@ -226,15 +250,15 @@ def _flat(features: Any, name: str = "") -> Iterable[tuple[str, Any]]:
         for at, value in enumerate(features):
             yield from _flat(value, f"{name}[{at}]")
     elif features is not None:
-        number = isinstance(features, int | float)
-        yield name, float(features) if number else str(features)
+        yield name, features
 
 
 def _name_of(action: Any) -> str:
     for key in ("_tag", "id"):
         for path, value in _flat(action):
             if path.split(".")[-1] == key:
-                return str(int(value) if isinstance(value, float) else value)
+                whole = isinstance(value, float) and value.is_integer()
+                return str(int(value) if whole else value)
     return content_hash(action)
 
 
@@ -247,17 +271,23 @@ def _contexts(frame: Any, context: Sequence[str] | str, encoder: Any) -> Array:
     names = [context] if isinstance(context, str) else list(context)
     columns = [_column(frame, name) for name in names]
     try:
-        return np.column_stack([np.asarray(c, dtype=np.float64) for c in columns])
+        pairs = zip(columns, names, strict=True)
+        return np.column_stack([as_floats(c, f"column {name!r}") for c, name in pairs])
     except ValueError as error:
         raise ValueError(
             f"the columns {names} are not numeric ({error}); give an encoder for text"
         ) from error
 
 
-def _column(frame: Any, name: str) -> NDArray[Any]:
+def _column(frame: Any, name: str) -> Any:
     if name not in frame:
         raise KeyError(f"no column {name!r}; there are {list(frame)}")
-    return np.asarray(frame[name])
+    return frame[name]
+
+
+def _prompts(X: Array, encoder: Any) -> NDArray[np.intp]:
+    """Number the prompts: one a row, but where an encoder says that they are equal."""
+    return np.arange(len(X)) if encoder is None else contexts_of(X)
 
 
 def _hash_of(encoder: Any) -> str | None:

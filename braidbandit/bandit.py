@@ -17,7 +17,13 @@ from sklearn.utils.validation import (
 )
 
 from braidbandit.choice import Policy
-from braidbandit.logged import check_propensities, check_rewards, logged_value
+from braidbandit.logged import (
+    check_labels,
+    check_one_kind,
+    check_propensities,
+    check_rewards,
+    logged_value,
+)
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow
 
@@ -261,6 +267,10 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
             raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
         # All on a copy: an error below leaves this estimator as it was.
         work = copy.copy(self)
+        # Before y becomes an array, in which a missing label is text like any other.
+        labels = check_labels(y) if _is_column(y) else []
+        if not first:
+            check_one_kind([*labels, *self.classes_.tolist()])
         X, y = validate_data(work, X, y, dtype=np.float64, reset=first)
         check_classification_targets(y)
         weights = _check_sample_weight(
@@ -292,7 +302,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         given = self.arms if self.arms is not None else classes
         if given is None:
             return np.unique(y)
-        arms = np.asarray(given)
+        arms = np.asarray(check_labels(given, "entries of arms"))
+        check_one_kind([*arms.tolist(), *y.tolist()])
         if arms.ndim != 1 or not len(arms) or len(np.unique(arms)) != len(arms):
             raise ValueError(f"arms must be distinct labels, received {given!r}")
         return arms
@@ -300,6 +311,11 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     def _features(self, X: ArrayLike) -> Array:
         check_is_fitted(self, "posterior_")
         return _with_bias(validate_data(self, X, dtype=np.float64, reset=False))
+
+
+def _is_column(y: Any) -> bool:
+    """Whether there is a label a row; scikit-learn says what is wrong otherwise."""
+    return y is not None and getattr(y, "ndim", 1) == 1
 
 
 def _with_bias(X: Array) -> Array:

@@ -21,11 +21,12 @@ class Estimate:
     n : int
         Rows of the log.
     effective_n : float
-        Rows of its own that would say as much.
+        Rows of its own that would say as much; rows of one cluster count as one.
     mean_weight, largest_weight : float
         Of target probability over propensity; the mean should be near 1.
     sequence_low, sequence_high : float in [0, 1], optional
         Confidence sequence: holds at any time, and where the log learnt as it went.
+        None where the rows cannot be in the order in which they were decided.
     """
 
     policy: str

@@ -57,17 +57,51 @@ def predict_rewards(
     return np.clip(predicted, 0.0, 1.0)
 
 
-def cross_fitted(X: Array, arms: Arms, rewards: Array, n_arms: int) -> Array:
+def contexts_of(X: Array) -> Arms:
+    """Number the rows by context: rows with equal features have one number.
+
+    With fewer than two contexts a fold they are kinds of tasks rather than tasks, of
+    which none can be spared: then every row has a number of its own.
+
+    Examples
+    --------
+    >>> contexts_of(np.repeat(np.arange(10.0), 2)[:, None])[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    known: dict[bytes, int] = {}
+    # Adding 0 makes one number of 0.0 and -0.0.
+    rows = [known.setdefault(row.tobytes(), len(known)) for row in X + 0.0]
+    if len(known) < 2 * FOLDS:
+        return np.arange(len(X))
+    return np.array(rows, dtype=np.intp)
+
+
+def cross_fitted(
+    X: Array,
+    arms: Arms,
+    rewards: Array,
+    n_arms: int,
+    contexts: Arms | None = None,
+) -> Array:
     """Predict every arm in every row from the other fifths of the log, shape (n, A).
 
-    Rows are dealt to the folds in turn, so that each sees every part of the log.
+    Whole contexts are dealt to the folds, at random and always alike: in any other
+    order a fold could hold the very rows that its model lacks, such as all of one arm.
+
+    Parameters
+    ----------
+    X, arms, rewards, n_arms
+        As for :func:`predict_rewards`.
+    contexts : ndarray of int, shape (n,), optional
+        Numbers of the contexts; by default :func:`contexts_of`.
 
     References
     ----------
     Chernozhukov et al. (2018), *Double/debiased machine learning*.
     """
-    predicted = np.empty((len(X), n_arms))
-    fold = np.arange(len(X)) % FOLDS
+    contexts = contexts_of(X) if contexts is None else contexts
+    dealt = np.random.default_rng(0).permutation(int(contexts.max()) + 1) % FOLDS
+    predicted, fold = np.empty((len(X), n_arms)), dealt[contexts]
     for k in range(FOLDS):
         out, kept = fold == k, fold != k
         predicted[out] = predict_rewards(
@@ -76,19 +110,40 @@ def cross_fitted(X: Array, arms: Arms, rewards: Array, n_arms: int) -> Array:
     return predicted
 
 
-def from_the_past(X: Array, arms: Arms, rewards: Array, n_arms: int) -> Array:
+def from_the_past(
+    X: Array,
+    arms: Arms,
+    rewards: Array,
+    n_arms: int,
+    clusters: Arms | None = None,
+) -> Array:
     """Predict every arm in every row from earlier rows only, shape (n, A).
 
-    The model is fitted again whenever the rows have doubled.
+    The model is fitted again whenever the rows have doubled; rows of one cluster that
+    follow each other see the same past.
     """
+    clusters = np.arange(len(X)) if clusters is None else clusters
+    ends = np.append(run_starts(clusters)[1:], len(X))
     predicted = np.empty((len(X), n_arms))
-    start, stop = 0, min(16, len(X))
+    start, stop = 0, 16
     while start < len(X):
+        stop = int(ends[min(np.searchsorted(ends, stop), len(ends) - 1)])
         predicted[start:stop] = predict_rewards(
             X[:start], arms[:start], rewards[:start], X[start:stop], n_arms
         )
-        start, stop = stop, min(2 * stop, len(X))
+        start, stop = stop, 2 * stop
     return predicted
+
+
+def run_starts(labels: Arms) -> Arms:
+    """Return where a row has another label than the row before it.
+
+    Examples
+    --------
+    >>> run_starts(np.array([3, 3, 1, 3])).tolist()
+    [0, 2, 3]
+    """
+    return np.append(0, np.flatnonzero(np.diff(labels)) + 1)
 
 
 def _design(X: Array) -> Array:

@@ -106,6 +106,23 @@ def effective_sample_size(weights: Array) -> float:
     return float(weights.sum() ** 2 / square) if square > 0 else 0.0
 
 
+def cluster_terms(values: Array, clusters: NDArray[np.intp], about: float) -> Array:
+    """Return one term a cluster, from those of its rows, with the same mean.
+
+    What its rows are off the value ``about`` is summed, so that of clusters of many
+    sizes the sizes themselves add no spread.
+
+    Examples
+    --------
+    Two rows of 1 and 0, and one of 0.5, about their mean:
+
+    >>> cluster_terms(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 1]), 0.5).tolist()
+    [0.5, 0.5]
+    """
+    sums = np.bincount(clusters, weights=values - about)
+    return about + len(sums) / len(values) * sums
+
+
 def bootstrap_intervals(
     terms: dict[str, Array],
     level: float,
@@ -114,7 +131,7 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return studentised bootstrap intervals of the means, cut to [0, 1].
 
-    All estimators see the same resamples. Each resampled mean is divided by its own
+    The terms are independent: one a cluster where rows are not. All estimators see the same resamples. Each resampled mean is divided by its own
     standard error, which follows the skew that importance weights bring.
 
     References

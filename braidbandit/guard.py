@@ -26,7 +26,8 @@ class Savings:
         Id of the arm that is guarded against.
     amount : float
         ``share`` times the rewards of the baseline's own rounds, minus
-        ``1 - reward`` of every other round. Never below 0.
+        ``1 - reward`` of every other round. Below 0 only after rewards were revised
+        or taken back.
     expired : tuple of str
         Ids of the newest 500 departures that expired: booked as if they had earned
         0, until their reward comes.

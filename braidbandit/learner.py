@@ -27,6 +27,7 @@ from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
+from braidbandit.logged import check_labels
 from braidbandit.objectives import CostModel
 from braidbandit.prior import PriorScales
 from braidbandit.roster import Roster
@@ -341,4 +342,5 @@ def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:
     """Return arm ids from braids or ids."""
     if isinstance(arms, str | Braid):
         raise TypeError(f"expected a collection of arms, received {arms!r}")
-    return [arm.id if isinstance(arm, Braid) else str(arm) for arm in arms]
+    ids = check_labels(arm.id if isinstance(arm, Braid) else arm for arm in arms)
+    return [str(arm_id) for arm_id in ids]

@@ -56,14 +56,14 @@ class LedgerReader:
         """Iterate over (sequence, decision, outcome): what is true now, in order.
 
         Outcomes that were taken back are left out; revised ones are given once, as
-        they are now.
+        they are now. What is said while this is read counts next time.
 
         Parameters
         ----------
         after : int
             Only what was said after this sequence number.
         """
-        for event in self._events(after, only_last=True):
+        for event in self._events(after, until=self.last_sequence()):
             if event.outcome is not None:
                 yield event.sequence, event.decision, event.outcome
 
@@ -75,7 +75,7 @@ class LedgerReader:
         after : int
             Only events with a higher sequence number.
         """
-        return self._events(after, only_last=False)
+        return self._events(after)
 
     def last_sequence(self) -> int:
         """Return the sequence number of what was said last, 0 before anything."""
@@ -138,19 +138,18 @@ class LedgerReader:
     def counts(self) -> dict[str, int]:
         """Return the number of decisions, outcomes and decisions that wait for one."""
         sa, d, o = self._sa, self._decisions, self._outcomes
-        came = sa.func.sum(sa.case((o.c.kind == "outcome", 1), else_=0))
-        left = sa.func.sum(sa.case((o.c.kind == "retraction", 1), else_=0))
+        kinds = {"outcome": 1, "retraction": -1}
+        said = sa.func.sum(sa.case(kinds, value=o.c.kind, else_=0))
         gone = sa.func.count(d.c.expired_at)
+        # In one statement: each sees the ledger at a time of its own.
+        query = sa.select(sa.func.count(), gone, sa.select(said).scalar_subquery())
         with self._engine.connect() as connection:
-            decisions, expired = connection.execute(
-                sa.select(sa.func.count(), gone).select_from(d)
-            ).one()
-            came, left = connection.execute(sa.select(came, left)).one()
-        outcomes = int(came or 0) - int(left or 0)
+            row = connection.execute(query.select_from(d)).one()
+        decisions, expired, outcomes = (int(number or 0) for number in row)
         return {
-            "decisions": int(decisions),
+            "decisions": decisions,
             "outcomes": outcomes,
-            "pending": int(decisions) - int(expired) - outcomes,
+            "pending": decisions - expired - outcomes,
         }
 
     def read_snapshot(self) -> tuple[str, bytes]:
@@ -186,20 +185,24 @@ class LedgerReader:
             (o.c.decision_id == d.c.id) & (o.c.kind != "retraction") & self._is_last(o)
         )
 
-    def _is_last(self, events: Any) -> Any:
+    def _is_last(self, events: Any, until: int | None = None) -> Any:
+        """Return the condition that nothing was said after, up to a sequence number."""
         later = self._outcomes.alias()
-        return ~self._sa.exists().where(
-            (later.c.decision_id == events.c.decision_id)
-            & (later.c.revision > events.c.revision)
+        follows = (later.c.decision_id == events.c.decision_id) & (
+            later.c.revision > events.c.revision
         )
+        if until is not None:
+            follows &= later.c.sequence <= until
+        return ~self._sa.exists().where(follows)
 
-    def _events(self, after: int, only_last: bool) -> Iterator[Event]:
+    def _events(self, after: int, until: int | None = None) -> Iterator[Event]:
+        """Iterate over events; with ``until``, over the last of each decision then."""
         d, o = self._decisions, self._outcomes
         query = self._sa.select(
             o.c.sequence, o.c.kind, o.c.body.label("outcome"), *self._columns()
         ).join_from(o, d, d.c.id == o.c.decision_id)
-        if only_last:
-            query = query.where(self._is_last(o))
+        if until is not None:
+            query = query.where(o.c.sequence <= until, self._is_last(o, until))
         while True:
             page = self._page(query.where(o.c.sequence > after).order_by(o.c.sequence))
             for row in page:

@@ -1,11 +1,103 @@
-"""Logged rows: checks of rewards and propensities, and the value of other choices."""
+"""Logged rows: checks of labels and numbers, and the value of other choices."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Number
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+# A missing value after a conversion to text.
+_WRITTEN_OUT = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
+
+
+def check_labels(labels: Any, of: str = "rows") -> list[Any]:
+    """Return the labels of arms as a list; none is missing, all are of one kind.
+
+    None, NaN, NaT, pandas' NA, masked entries and blank text are missing, and so is
+    what they become as text. Text, numbers and truth values are kinds: 1 and "1" could
+    be one arm or two, and an array makes them one.
+
+    Examples
+    --------
+    >>> check_labels(np.array([1.0, 2.0]))
+    [1.0, 2.0]
+    >>> check_labels(["a", float("nan")])
+    Traceback (most recent call last):
+    ValueError: 1 rows have no arm, of 2 (None, NaN, NaT, masked or blank); leave ...
+    """
+    if isinstance(labels, str | bytes):
+        raise ValueError(f"expected a label of an arm for each row, received {labels!r}")
+    is_array = hasattr(labels, "__array__") and not np.ma.isMaskedArray(labels)
+    entries = np.asarray(labels) if is_array else labels
+    if getattr(entries, "ndim", 1) != 1:
+        raise ValueError(f"labels of arms have shape {entries.shape}, expected (n,)")
+    found = [_plain(label) for label in entries]
+    missing = sum(map(is_missing, found))
+    if missing:
+        raise ValueError(
+            f"{missing} {of} have no arm, of {len(found)} (None, NaN, NaT, masked or "
+            "blank); leave them out, or say which arm they had"
+        )
+    check_one_kind(found)
+    return found
+
+
+def check_one_kind(labels: Iterable[Any]) -> None:
+    """Refuse labels of several kinds, which may be meant to be equal or not."""
+    kinds = {_kind(label): label for label in labels}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"labels of arms are of several kinds, such as {list(kinds.values())}; "
+            "make them all text, or all numbers"
+        )
+
+
+def is_missing(label: Any) -> bool:
+    """Whether a label says that there is none.
+
+    Examples
+    --------
+    >>> is_missing(None), is_missing(float("nan")), is_missing("nan"), is_missing(0)
+    (True, True, True, False)
+    """
+    if isinstance(label, str):
+        return label.strip() in _WRITTEN_OUT
+    if label is None or label is np.ma.masked:
+        return True
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas' NA is neither equal nor unequal to itself
+        return True
+
+
+def _plain(label: Any) -> Any:
+    """Return a label of NumPy as one of Python, which a dictionary can look up."""
+    if isinstance(label, list | dict | np.ndarray) and label is not np.ma.masked:
+        raise ValueError(f"expected one label of an arm for each row, received {label}")
+    # Times of nanoseconds would become plain integers, and NaT one of them.
+    is_time = isinstance(label, np.datetime64 | np.timedelta64)
+    return label.item() if isinstance(label, np.generic) and not is_time else label
+
+
+def _kind(label: Any) -> str:
+    if isinstance(label, bool):
+        return "truth value"
+    return "number" if isinstance(label, Number) else type(label).__name__
+
+
+def as_floats(values: ArrayLike, name: str) -> Array:
+    """Return an array of floats; masked values have none and are refused."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{int(np.ma.getmaskarray(values).sum())} values of {name} are masked; "
+            "leave these rows out"
+        )
+    return np.asarray(values, dtype=np.float64)
 
 
 def check_rewards(reward: ArrayLike | None, n: int) -> Array:
@@ -18,7 +110,7 @@ def check_rewards(reward: ArrayLike | None, n: int) -> Array:
     """
     if reward is None:
         return np.ones(n)
-    rewards = np.asarray(reward, dtype=np.float64)
+    rewards = as_floats(reward, "reward")
     if rewards.shape != (n,):
         raise ValueError(f"reward has shape {rewards.shape}, expected ({n},)")
     if not ((rewards >= 0) & (rewards <= 1)).all():  # also refuses NaN
@@ -33,7 +125,7 @@ def check_propensities(propensity: ArrayLike | None, n: int) -> Array | None:
     """Return propensities as floats in (0, 1], shape (n,), or None."""
     if propensity is None:
         return None
-    p = np.asarray(propensity, dtype=np.float64)
+    p = as_floats(propensity, "propensity")
     if p.shape != (n,):
         raise ValueError(f"propensity has shape {p.shape}, expected ({n},)")
     if not ((p > 0) & (p <= 1)).all():
@@ -68,8 +160,10 @@ def logged_value(
     >>> logged_value(["a", "a", "b"], ["a", "a", "a"], [1, 0, 1], [0.25, 0.5, 1.0])
     0.6666666666666666
     """
-    y = np.asarray(taken)
-    match = (np.asarray(predicted) == y).astype(np.float64)
+    arms, chosen = check_labels(taken), np.asarray(predicted).tolist()
+    check_one_kind([*arms, *chosen])
+    y = np.asarray(arms)
+    match = (np.asarray(chosen) == y).astype(np.float64)
     rewards = check_rewards(reward, len(y))
     p = check_propensities(propensity, len(y))
     weights = np.ones(len(y))

@@ -264,7 +264,8 @@ class MetaBraider:
         output : optional
             What the braid wrote; needed by a callable only.
         latency_ms, compute : float, optional
-            Measured costs, for the record.
+            Measured costs. Those above 0 are learnt: what later calls expect of
+            latency and compute, for budgets and preferences, comes from them.
         source : str
             Who measured.
 

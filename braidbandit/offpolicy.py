@@ -6,6 +6,7 @@ the reason.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.comparison import Comparison, Estimate
-from braidbandit.crossfit import cross_fitted, from_the_past
+from braidbandit.crossfit import cross_fitted, from_the_past, run_starts
 from braidbandit.estimators import (
     bootstrap_intervals,
+    cluster_terms,
     confidence_sequence,
     effective_sample_size,
     estimator_terms,
 )
 from braidbandit.ledger import Ledger
 from braidbandit.likelihood import likelihood_interval
-from braidbandit.targets import Log, target_probabilities
+from braidbandit.targets import Log, rows_learnt, target_probabilities
 
 Array = NDArray[np.float64]
 
@@ -30,6 +32,8 @@ Array = NDArray[np.float64]
 _LEAST_ROWS = 10
 # Standard errors the mean weight may lie from 1.
 _WEIGHT_ERRORS = 4.0
+# How surely rows must be in another order than that of decisions.
+_ORDER_LEVEL = 0.9999
 
 
 def evaluate(
@@ -75,6 +79,11 @@ def evaluate(
     ValueError
         When the log cannot answer; see :func:`check_support`.
 
+    Warns
+    -----
+    UserWarning
+        When a recommender is judged on rows of its ledger that it learnt from.
+
     Examples
     --------
     Two arms taken by the toss of a coin; "b" always earns 1 and "a" nothing.
@@ -92,6 +101,7 @@ def evaluate(
     log = Log.read(log) if isinstance(log, Ledger) else log
     target = target_probabilities(policy, log)
     weights = check_support(target, log)
+    _warn_of_learnt(policy, log, name)
     smallest = float(log.propensities.min())
     least = smallest if least_propensity is None else float(least_propensity)
     if not 0.0 < least <= smallest:
@@ -101,17 +111,23 @@ def evaluate(
         )
     data = (log.X, log.columns, log.rewards, len(log.arm_ids))
     rows, arms = np.arange(len(log.X)), log.columns
-    predicted = cross_fitted(*data)
+    predicted = cross_fitted(*data, log.contexts)
     direct = (target * predicted).sum(axis=1)
     terms = estimator_terms(weights, log.rewards, predicted[rows, arms], direct)
     rng = np.random.default_rng(random_state)
-    intervals = bootstrap_intervals(terms, level, n_resamples, rng)
-    intervals["DR"] = _likely(terms["DR"], weights, predicted, direct, least, level)
-    past = from_the_past(*data)
+    together = {
+        name: cluster_terms(values, log.clusters, float(values.mean()))
+        for name, values in terms.items()
+    }
+    intervals = bootstrap_intervals(together, level, n_resamples, rng)
+    rows_worth = effective_sample_size(np.bincount(log.clusters, weights=weights))
+    intervals["DR"] = _likely(
+        terms["DR"], weights, predicted, direct, least, level, log.clusters, rows_worth
+    )
+    past = from_the_past(*data, log.clusters)
     outcomes = (target * past).sum(axis=1)
     outcomes += weights * (log.rewards - past[rows, arms])
-    low, high = confidence_sequence(outcomes, least, level)
-    always = {"sequence_low": float(low[-1]), "sequence_high": float(high[-1])}
+    always = _at_any_time(outcomes, log, least, level)
     return tuple(
         Estimate(
             policy=name,
@@ -120,7 +136,7 @@ def evaluate(
             low=intervals[key][0],
             high=intervals[key][1],
             n=len(rows),
-            effective_n=effective_sample_size(weights),
+            effective_n=rows_worth,
             mean_weight=float(weights.mean()),
             largest_weight=float(weights.max()),
             **(always if key == "DR" else {}),
@@ -136,6 +152,8 @@ def _likely(
     direct: Array,
     least: float,
     level: float,
+    clusters: NDArray[np.intp],
+    rows_worth: float,
 ) -> tuple[float, float]:
     """Return the interval of DR by empirical likelihood; it holds the estimate."""
     most = max(1.0 / least, float(weights.max()))
@@ -148,10 +166,41 @@ def _likely(
             [direct.max() + most * (1.0 - predicted.min()), most],
         ]
     )
-    rows_worth = effective_sample_size(weights)
-    low, high = likelihood_interval(terms, weights, support, level, rows_worth)
-    value = min(max(float(terms.mean()), 0.0), 1.0)
+    mean, sizes = float(terms.mean()), np.bincount(clusters)
+    # As the terms of a cluster are: a large one is further off than a row can be.
+    centre = np.array([mean, 1.0])
+    support = centre + sizes.max() / sizes.mean() * (support - centre)
+    low, high = likelihood_interval(
+        cluster_terms(terms, clusters, mean),
+        cluster_terms(weights, clusters, 1.0),
+        support,
+        level,
+        rows_worth,
+    )
+    value = min(max(mean, 0.0), 1.0)
     return min(low, value), max(high, value)
+
+
+def _at_any_time(
+    outcomes: Array, log: Log, least: float, level: float
+) -> dict[str, float]:
+    """Return the ends of the confidence sequence, if the rows are in their order.
+
+    Rows of one cluster that follow each other are one step. Whatever the past, the arm
+    of the row before has a chance of p to come again, so that what it comes over p is 1
+    at most on average: where it is more, as in a table that is sorted by arm, nobody
+    decided in this order, and there is no sequence.
+    """
+    again = np.append(False, log.columns[1:] == log.columns[:-1]) / log.propensities
+    # Half of it, as the bounds are of means in [0, 1].
+    often, _ = confidence_sequence(again / 2, least, _ORDER_LEVEL)
+    starts = run_starts(log.clusters)
+    steps = np.add.reduceat(outcomes, starts)
+    steps /= np.diff(np.append(starts, len(outcomes)))
+    low, high = confidence_sequence(steps, least, level)
+    if often[-1] > 0.5 or low[-1] > high[-1]:
+        return {}
+    return {"sequence_low": float(low[-1]), "sequence_high": float(high[-1])}
 
 
 def compare(
@@ -198,6 +247,7 @@ def compare(
         except ValueError as error:
             refused[name] = str(error)
             continue
+        _warn_of_learnt(policy, log, name)
         found.extend(evaluate(target, log, name=name, **settings))
     if not found:
         raise ValueError(
@@ -205,6 +255,17 @@ def compare(
             + " ".join(f"{name}: {reason}." for name, reason in refused.items())
         )
     return Comparison(tuple(found), refused, float(log.rewards.mean()))
+
+
+def _warn_of_learnt(policy: Any, log: Log, name: str) -> None:
+    learnt = rows_learnt(policy, log)
+    if learnt:
+        warnings.warn(
+            f"{name!r} learnt from {learnt} of the {len(log.X)} rows that it is judged "
+            "on, and looks better there than it is. Save it, and judge what was saved "
+            "on what came later: Log.read(ledger, after=saved.ledger_position_)",
+            stacklevel=3,
+        )
 
 
 def check_support(target: Array, log: Log) -> Array:

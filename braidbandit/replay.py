@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from braidbandit.catalogue import Braid, Catalogue, ModelCard
 from braidbandit.encoding import TaskEncoder
+from braidbandit.logged import check_labels
 from braidbandit.recommender import BraidRecommender
 
 Array = NDArray[np.float64]
@@ -68,7 +69,12 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
     if not (np.isfinite(rewards).all() and np.isfinite(embeddings).all()):
         raise ValueError("rewards and embeddings must be finite, received NaN or inf")
     first = np.sort(np.unique(embeddings, axis=0, return_index=True)[1])
-    models = [str(n) for n in (range(rewards.shape[1]) if names is None else names)]
+    named = range(rewards.shape[1]) if names is None else names
+    models = [str(name) for name in check_labels(named, "columns")]
+    if len(models) != rewards.shape[1]:
+        raise ValueError(
+            f"received {len(models)} names for {rewards.shape[1]} columns of rewards"
+        )
     low, high = min(0.0, float(rewards.min())), max(1.0, float(rewards.max()))
     return Table(
         (rewards[first] - low) / (high - low),

@@ -146,7 +146,10 @@ def _read(file: Path) -> dict[Cell, float]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row: Mapping[str, Any] = json.loads(line)
-            known[str(row["task"]), str(row["arm"])] = check_quality(row["score"])
+            cell = row["task"], row["arm"]
+            if not all(isinstance(name, str) for name in cell):
+                raise TypeError(f"a cell is named by text, received {cell}")
+            known[cell] = check_quality(row["score"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"line {number} of {file} is damaged: {error!r}; delete that line and "

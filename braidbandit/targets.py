@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit.crossfit import contexts_of
+from braidbandit.decision import Decision, Outcome
 from braidbandit.fitted import Fitted
 from braidbandit.ledger import Ledger
-from braidbandit.logged import check_propensities, check_rewards
+from braidbandit.logged import (
+    as_floats,
+    check_labels,
+    check_one_kind,
+    check_propensities,
+    check_rewards,
+)
 from braidbandit.situation import Limits, assess
 
 Array = NDArray[np.float64]
@@ -36,6 +44,19 @@ class Log:
         Which arms could be chosen; by default all.
     encoder_hash : str, optional
         Of the encoder that made ``X``.
+    groups : array-like of shape (n,), optional
+        What each row is about, such as the prompt, where several rows are about one.
+        By default rows with equal ``X`` are, if there are at least ten different ones.
+
+    Attributes
+    ----------
+    contexts : ndarray of int, shape (n,)
+        Which rows are about one thing: what is learnt of a row comes from others.
+    clusters : ndarray of int, shape (n,)
+        Which rows are not independent: those of one group; by default of one context,
+        where no arm comes twice, as in a table that scores every arm on every prompt.
+    decision_ids : tuple of str
+        Of the decisions of a ledger, in the order of the rows; else empty.
 
     Examples
     --------
@@ -53,17 +74,22 @@ class Log:
         arm_ids: Any = None,
         eligible: ArrayLike | None = None,
         encoder_hash: str | None = None,
+        groups: ArrayLike | None = None,
     ) -> None:
-        contexts, taken = np.asarray(X, dtype=np.float64), np.asarray(arms).tolist()
+        features, taken = as_floats(X, "X"), check_labels(arms)
         n = len(taken)
-        if not n or contexts.ndim != 2 or len(contexts) != n:
+        if not n or features.ndim != 2 or len(features) != n:
             raise ValueError(
-                f"X has shape {contexts.shape}, expected ({n}, d) with at least one "
+                f"X has shape {features.shape}, expected ({n}, d) with at least one "
                 "row, as many as there are arms"
             )
-        if not np.isfinite(contexts).all():
+        if not np.isfinite(features).all():
             raise ValueError("X must be finite, received NaN or inf")
-        ids = tuple(sorted(set(taken)) if arm_ids is None else arm_ids)
+        if arm_ids is None:
+            ids = tuple(sorted(set(taken)))
+        else:
+            ids = tuple(check_labels(arm_ids, "entries of arm_ids"))
+            check_one_kind([*taken, *ids])
         column = {arm: at for at, arm in enumerate(ids)}
         unknown = sorted({str(arm) for arm in taken if arm not in column})
         if unknown or len(column) != len(ids):
@@ -86,8 +112,22 @@ class Log:
         if p is None:
             raise ValueError("propensities are needed: the log must say how it chose")
         self.rewards = check_rewards(rewards, n)
-        self.X, self.columns, self.propensities = contexts, columns, p
+        self.X, self.columns, self.propensities = features, columns, p
         self.arm_ids, self.eligible, self.encoder_hash = ids, allowed, encoder_hash
+        self.decision_ids: tuple[str, ...] = ()
+        if groups is None:
+            self.contexts = contexts_of(features)
+            cells = np.unique(self.contexts * len(ids) + columns)
+            self.clusters = self.contexts if len(cells) == n else np.arange(n)
+        else:
+            labels = np.asarray(groups)
+            if labels.shape != (n,):
+                raise ValueError(
+                    f"groups have shape {labels.shape}, expected ({n},): one label a "
+                    "row"
+                )
+            self.contexts = np.unique(labels, return_inverse=True)[1]
+            self.clusters = self.contexts
 
     @classmethod
     def read(cls, ledger: Ledger, after: int = 0) -> Log:
@@ -102,9 +142,13 @@ class Log:
         after : int
             Only outcomes with a higher sequence number.
         """
-        pairs = [(d, o) for _, d, o in ledger.pairs(after)]
+        return cls.of([(d, o) for _, d, o in ledger.pairs(after)])
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Decision, Outcome]]) -> Log:
+        """Make a log of decisions and their outcomes, a row for each pair."""
         if not pairs:
-            raise ValueError(f"the ledger holds no outcome after {after}")
+            raise ValueError("there is no outcome to make a log of")
         encoders = {decision.encoder_hash for decision, _ in pairs}
         if len(encoders) > 1:
             raise ValueError(
@@ -118,7 +162,7 @@ class Log:
         for row, (decision, _) in enumerate(pairs):
             at = [column[arm] for arm in decision.arm_ids]
             eligible[row, at] = decision.eligible
-        return cls(
+        log = cls(
             [decision.x for decision, _ in pairs],
             [decision.braid.id for decision, _ in pairs],
             [outcome.reward for _, outcome in pairs],
@@ -127,6 +171,8 @@ class Log:
             eligible,
             encoders.pop(),
         )
+        log.decision_ids = tuple(decision.id for decision, _ in pairs)
+        return log
 
 
 def target_probabilities(policy: Any, log: Log) -> Array:
@@ -195,6 +241,17 @@ class UnderLimits:
     def __call__(self, log: Log) -> Array:
         """Return the probability of every arm in every row, shape (n, A)."""
         return _recommended(self.agent, log, self.limits)
+
+
+def rows_learnt(policy: Any, log: Log) -> int:
+    """Return how many rows of a log a policy learnt from, as far as can be known.
+
+    That is for a recommender, under other limits or not, on a log of its ledger.
+    """
+    agent = policy.agent if isinstance(policy, UnderLimits) else policy
+    if not isinstance(agent, Fitted) or not hasattr(agent, "learner_"):
+        return 0
+    return sum(decision_id in agent.settled_ for decision_id in log.decision_ids)
 
 
 def _recommended(agent: Fitted, log: Log, limits: Limits | None) -> Array:

@@ -142,7 +142,9 @@ def tune(
         agent.set_params(forgetting=found.best.forgetting)
     """
     agent._start()
-    log = Log.read(ledger)
+    # Read once: what is said meanwhile would move one reading against another.
+    pairs = [(decision, outcome) for _, decision, outcome in ledger.pairs()]
+    log = Log.of(pairs)
     if float((log.propensities >= 1.0).mean()) > 0.5:
         raise ValueError(
             "the log is deterministic: most of its choices had probability 1. Log with "
@@ -162,8 +164,10 @@ def tune(
                 f"n_components lies in 1 to {width}, the agent's; received {size!r}"
             )
     agents = [_candidate(agent, a, f) for a, _, f in grid]
-    decisions = [decision for _, decision, _ in ledger.pairs()]
-    q = cross_fitted(log.X, log.columns, log.rewards, len(log.arm_ids))
+    decisions = [decision for decision, _ in pairs]
+    q = cross_fitted(
+        log.X, log.columns, log.rewards, len(log.arm_ids), log.contexts
+    )
     found = Parallel(n_jobs=n_jobs)(
         delayed(_replay)(one, log, decisions, q, size, random_state)
         for one, (_, size, _) in zip(agents, grid, strict=True)
@@ -229,7 +233,8 @@ def _replay(
             if len(ratios) & (len(ratios) - 1) == 0:  # when they have doubled
                 factor = max(smallest, float(np.quantile(ratios, _CUT)))
     value = float(weights @ terms / weights.sum())
-    error = float(np.sqrt((weights**2 * (terms - value) ** 2).sum()) / weights.sum())
+    off = np.bincount(log.clusters, weights=weights * (terms - value))
+    error = float(np.sqrt((off**2).sum()) / weights.sum())
     return value, error, learnt
 
 

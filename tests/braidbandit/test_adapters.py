@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from test_logged import COLLIDING, MISSING
 
-from braidbandit import compare
+from braidbandit import compare, evaluate
 from braidbandit.adapters import (
     log_from_battles,
     log_from_dsjson,
@@ -66,6 +67,68 @@ def test_battles():
         log_from_battles({**frame, "winner": ["a", "b", "c"]}, context=["length"])
 
 
+def test_newer_battles_call_a_tie_of_losers_both_bad():
+    frame = {
+        "length": [1, 2],
+        "model_a": ["x", "y"],
+        "model_b": ["y", "x"],
+        "winner": ["both_bad", "model_a"],
+    }
+    log = log_from_battles(frame, context=["length"])
+    assert log.rewards.tolist() == [0.5, 0.5, 1.0, 0.0]
+    assert log.clusters.tolist() == [0, 0, 1, 1]
+
+
+def test_both_rows_of_a_battle_are_one_observation():
+    """x wins 60 of 100 battles; the two rows of each say the same. Its value is 0.6
+    with the error of 100 battles, not that of 200 rows."""
+    frame = {
+        "length": np.arange(100.0),
+        "model_a": ["x"] * 100,
+        "model_b": ["y"] * 100,
+        "winner": ["model_a", "model_a", "model_a", "model_b", "model_b"] * 20,
+    }
+    log = log_from_battles(frame, context=["length"])
+    [ips] = [row for row in evaluate("x", log) if row.estimator == "IPS"]
+    assert ips.value == pytest.approx(0.6)
+    half = 1.96 * np.sqrt(0.6 * 0.4 / 100)
+    assert (ips.high - ips.low) / 2 == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize("name", [*MISSING, *COLLIDING])
+def test_rows_without_an_arm_are_no_arm(name):
+    labels = {**MISSING, **COLLIDING}[name]
+    frame = {"length": [1, 2, 3, 4], "arm": labels, "reward": [1.0] * 4}
+    reason = "no arm|several kinds"
+    with pytest.raises(ValueError, match=reason):
+        log_from_frame({**frame, "propensity": [0.5] * 4}, context=["length"])
+    battles = {**frame, "model_a": ["a"] * 4, "model_b": labels, "winner": ["tie"] * 4}
+    with pytest.raises(ValueError, match=reason):
+        log_from_battles(battles, context=["length"])
+
+
+def test_a_left_join_without_partners():
+    """The float column that comes of it has no arm in 30 rows; there are three arms."""
+    numbers = pd.Series(np.tile([1.0, 2.0, 3.0], 30))
+    frame = pd.DataFrame({"x": np.arange(90.0), "arm": numbers, "reward": 1.0})
+    frame["propensity"] = 1 / 3
+    assert log_from_frame(frame, context=["x"], arm_ids=[1, 2, 3]).arm_ids == (1, 2, 3)
+    frame.loc[:29, "arm"] = np.nan
+    with pytest.raises(ValueError, match="30 rows have no arm, of 90"):
+        log_from_frame(frame, context=["x"])
+
+
+def test_masked_numbers_are_no_numbers():
+    column = np.ma.array([1.0, 2.0], mask=[False, True])
+    frame = {"x": [1, 2], "arm": ["a", "b"], "reward": [1, 0], "propensity": [1, 1]}
+    for name in ("x", "reward", "propensity"):
+        with pytest.raises(ValueError, match="1 values of"):
+            log_from_frame({**frame, name: column}, context=["x"])
+    scores = {"x": [1, 2], "a": [1, 0], "b": column}
+    with pytest.raises(ValueError, match="1 values of b"):
+        log_from_scores(scores, ["a", "b"], context=["x"])
+
+
 def line(action=1, cost=-1.0, p=0.5, actions=("a", "b"), **more):
     multi = [{"Article": {"id": name}} for name in actions]
     event = {
@@ -103,9 +166,30 @@ def test_dsjson_names_its_arms():
     assert log.arm_ids == ("aa", "bb")
 
 
+def test_dsjson_leaves_out_what_was_never_shown():
+    """A deferred decision that nobody activated has a cost of 0, and no reward. It is
+    not looked at any further: it may have no probability."""
+    shown = [line(), line(2, cost=0.0, _skipLearn=False), line(_skipLearn=None)]
+    hidden = [line(cost=0.0, _skipLearn=True), line(p=0.0, pdrop=0.5, _skipLearn=True)]
+    log = log_from_dsjson([*hidden, *shown, *hidden])
+    assert log.rewards.tolist() == [1.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="was shown"):
+        log_from_dsjson(hidden)
+
+
+def test_dsjson_keeps_ids_apart():
+    """Ids beyond 2^53 are no floats, and 1.5 is not 1."""
+    ids = [2**53, 2**53 + 1, 1.5, 1.0, 2]
+    log = log_from_dsjson([line(actions=ids)])
+    assert log.arm_ids == (str(2**53), str(2**53 + 1), "1.5", "1", "2")
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
+        (line(_skipLearn="false"), "_skipLearn is true or false"),
+        ("[]", "expected an object"),
+        (line(actions=("a", "")), "1 entries of arm_ids"),
         ('{"c": {"_multi"', "line 1 is damaged"),
         (line(action=3), "action 3 of 2"),
         (line(actions=("a", "a")), "named alike"),

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from braidbandit.crossfit import FOLDS, cross_fitted, from_the_past, predict_rewards
+from braidbandit.crossfit import (
+    FOLDS,
+    contexts_of,
+    cross_fitted,
+    from_the_past,
+    predict_rewards,
+    run_starts,
+)
 
 
 @pytest.fixture
@@ -33,9 +40,10 @@ def test_a_row_never_sees_its_own_reward(rows):
     changed = rewards.copy()
     changed[7] = 1.0 - changed[7]
     same = cross_fitted(X, arms, rewards, 3) == cross_fitted(X, arms, changed, 3)
-    fold = np.arange(400) % FOLDS == 7 % FOLDS
-    assert same[fold].all()
-    assert not same[~fold].all()
+    # The row's own fold, and no row of another one.
+    fold = same.all(axis=1)
+    assert fold[7]
+    assert fold.sum() == 400 // FOLDS
 
 
 def test_the_past_sees_no_later_row(rows):
@@ -47,3 +55,61 @@ def test_the_past_sees_no_later_row(rows):
     assert (before[:101] == after[:101]).all()
     assert (before[300:] != after[300:]).any()
     assert (before[:16] == 0.5).all()
+
+
+@pytest.mark.parametrize("n_arms", [2, 5, 10, 15])
+@pytest.mark.parametrize("order", ["by task", "by arm"])
+def test_arms_in_turn_are_known_to_every_fold(n_arms, order):
+    """Arm 0 earns 1 and the others nothing, in rows that have a period."""
+    X = np.repeat(np.random.default_rng(0).random((100, 1)), n_arms, axis=0)
+    arms = np.tile(np.arange(n_arms), 100)
+    if order == "by arm":
+        at = np.argsort(arms, kind="stable")
+        X, arms = X[at], arms[at]
+    found = cross_fitted(X, arms, (arms == 0) * 1.0, n_arms)
+    assert found[:, 0].min() > 0.85
+    assert found[:, 1:].max() < 0.15
+
+
+def test_rows_of_one_context_never_tell_of_each_other():
+    """30 contexts in 4 rows each, shuffled: one reward changes what is said of others
+    only, and rows of one context are told the same."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.standard_normal((30, 2)), 4, axis=0)[rng.permutation(120)]
+    arms, rewards = rng.integers(3, size=120), rng.random(120)
+    before = cross_fitted(X, arms, rewards, 3)
+    changed = rewards.copy()
+    changed[5] = 1.0 - changed[5]
+    after = cross_fitted(X, arms, changed, 3)
+    own = (X == X[5]).all(axis=1)
+    assert own.sum() == 4
+    assert (before[own] == after[own]).all()
+    assert (before != after).any()
+    for row in X:
+        assert np.ptp(before[(X == row).all(axis=1)], axis=0).max() == 0
+
+
+def test_few_contexts_are_no_tasks():
+    """Nine values in 900 rows: none can be spared, and every row is dealt alone."""
+    X = np.arange(900.0)[:, None] % 9
+    assert len(set(contexts_of(X).tolist())) == 900
+    assert len(set(contexts_of(np.append(X, [[9.0]], axis=0)).tolist())) == 10
+    arms = np.zeros(900, dtype=int)
+    found = cross_fitted(X, arms, X[:, 0] / 8, 1)
+    assert found[:, 0] == pytest.approx(X[:, 0] / 8, abs=0.05)
+
+
+def test_contexts_may_be_given():
+    """Rows of equal features in two groups of their own: each is told of the other."""
+    X, arms = np.zeros((4, 1)), np.zeros(4, dtype=int)
+    rewards = np.array([1.0, 1.0, 0.0, 0.0])
+    found = cross_fitted(X, arms, rewards, 1, np.array([0, 0, 1, 1]))
+    assert found[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_rows_of_one_cluster_see_the_same_past():
+    X, arms = np.zeros((30, 1)), np.zeros(30, dtype=int)
+    clusters = np.repeat([4, 2], [20, 10])
+    found = from_the_past(X, arms, np.ones(30), 1, clusters)[:, 0]
+    assert found.tolist() == [0.5] * 20 + [1.0] * 10
+    assert run_starts(clusters).tolist() == [0, 20]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from braidbandit.estimators import (
     ESTIMATORS,
     bootstrap_intervals,
+    cluster_terms,
     confidence_sequence,
     effective_sample_size,
     estimator_terms,
@@ -147,3 +148,21 @@ def test_one_lower_bound_by_hand():
     assert (low[0], high[0]) == (0.0, 1.0)
     low, _ = confidence_sequence(np.ones(2000), 1.0)
     assert low[-1] > 0.95
+
+
+def test_terms_of_clusters_by_hand():
+    """Rows 1, 0, 0 and 1 of which three are of one cluster; the mean is 1/2, and they
+    are off by 1/2 - 1/2 - 1/2 together: 1/2 + 2/4 x -1/2, and 1/2 + 2/4 x 1/2."""
+    found = cluster_terms(np.array([1.0, 0.0, 0.0, 1.0]), np.array([1, 1, 1, 0]), 0.5)
+    assert found.tolist() == [0.75, 0.25]
+
+
+@given(st.lists(st.tuples(unit, st.integers(0, 4)), min_size=1, max_size=40))
+def test_clusters_keep_the_mean(rows):
+    values, labels = (np.array(column) for column in zip(*rows, strict=True))
+    clusters = np.unique(labels, return_inverse=True)[1]
+    found = cluster_terms(values, clusters, values.mean())
+    assert len(found) == len(set(labels.tolist()))
+    assert found.mean() == pytest.approx(values.mean(), abs=1e-12)
+    alone = cluster_terms(values, np.arange(len(values)), values.mean())
+    assert alone == pytest.approx(values)

@@ -395,3 +395,28 @@ def test_many_arms_are_kept_once(agent, ledger):
     assert "scores" not in body
     with Ledger(ledger._engine.url.render_as_string(hide_password=False)) as again:
         assert again.decision(decisions[1].id) == decisions[1]
+
+
+def test_pairs_are_of_one_time(agent, ledger, monkeypatch):
+    """What is revised, taken back or said between two pages counts next time: nothing
+    is given twice."""
+    monkeypatch.setattr("braidbandit.ledger_reading._PAGE", 3)
+    decisions = live(agent, ledger)
+    expected = [(s, d.id, o.reward) for s, d, o in ledger.pairs()]
+    waiting, found = ledger.pending()[0], []
+    for n, (sequence, decision, outcome) in enumerate(ledger.pairs()):
+        found.append((sequence, decision.id, outcome.reward))
+        if n == 0:
+            ledger.revise(expected[0][1], 1.0)
+            ledger.revise(expected[8][1], 1.0)
+            ledger.retract(expected[9][1])
+            ledger.record_outcome(Outcome(waiting.id, 0.5))
+    assert found == expected
+    now = {d.id: o.reward for _, d, o in ledger.pairs()}
+    assert len(now) == 10
+    assert now[expected[0][1]] == now[expected[8][1]] == 1.0
+    assert expected[9][1] not in now
+    assert ledger.counts() == {"decisions": 12, "outcomes": 10, "pending": 2}
+    assert [d.id for d in decisions if d.id not in now] == [
+        d.id for d in ledger.pending()
+    ]

@@ -1,7 +1,92 @@
+import decimal
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from braidbandit.logged import check_propensities, check_rewards, logged_value
+from braidbandit.logged import (
+    check_labels,
+    check_propensities,
+    check_rewards,
+    logged_value,
+)
+
+# One label of four is missing in each, two in the last.
+MISSING = {
+    "None": ["a", "b", None, "a"],
+    "NaN among text": ["a", "b", float("nan"), "a"],
+    "NaN among text, as an array": np.array(["a", "b", np.nan, "a"]),
+    "NaN among objects": np.array(["a", "b", np.nan, "a"], dtype=object),
+    "NaN among numbers": [1.0, 2.0, np.nan, 1.0],
+    "Decimal": [decimal.Decimal(1), decimal.Decimal(2), decimal.Decimal("NaN"), 1],
+    "Int64": pd.Series([1, 2, pd.NA, 1], dtype="Int64"),
+    "boolean": pd.array([True, False, pd.NA, True], dtype="boolean"),
+    "string": pd.Series(["a", "b", pd.NA, "a"], dtype="string"),
+    "categories": pd.Series(["a", "b", None, "a"], dtype="category"),
+    "NaT": pd.to_datetime(pd.Series(["2026-01-01", "2026-01-02", None, "2026-01-01"])),
+    "NaT of NumPy": np.array(["2026", "2027", "NaT", "2026"], dtype="datetime64[ns]"),
+    "masked": np.ma.array([1, 2, 3, 1], mask=[False, False, True, False]),
+    "a masked entry": [1, 2, np.ma.masked, 1],
+    "empty": ["a", "b", "", "a"],
+    "blank": ["a", "b", "  ", "a"],
+    "written out": ["a", "nan", "<NA>", "a"],
+}
+COLLIDING = {
+    "1 and '1'": [1, "1", 1, "1"],
+    "1.0 and '1.0'": [1.0, "1.0", 1.0, "1.0"],
+    "1 and True": [1, True, 2, False],
+    "True and 'True'": np.array([True, "True", False, "True"], dtype=object),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_labels_are_counted(name):
+    count = 2 if name == "written out" else 1
+    with pytest.raises(ValueError, match=f"^{count} rows have no arm, of 4"):
+        check_labels(MISSING[name])
+
+
+@pytest.mark.parametrize("name", COLLIDING)
+def test_labels_that_collide(name):
+    with pytest.raises(ValueError, match="several kinds"):
+        check_labels(COLLIDING[name])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["a", "none", "Nancy"], ["a", "none", "Nancy"]),
+        (pd.Series([2, 1], index=[5, 7]), [2, 1]),
+        (np.array([1.0, 2.0]), [1, 2]),
+        ([1, 1.0, np.int8(1)], [1, 1, 1]),
+        (pd.Series(["a", "b"], dtype="category"), ["a", "b"]),
+        (range(3), [0, 1, 2]),
+        (iter("ab"), ["a", "b"]),
+        (np.array([True, False]), [True, False]),
+        ([("a", 1), ("b", 2)], [("a", 1), ("b", 2)]),
+        (np.ma.array([3, 4]), [3, 4]),
+    ],
+)
+def test_labels_that_are_there(labels, expected):
+    assert check_labels(labels) == expected
+
+
+@pytest.mark.parametrize("bad", ["ab", [[1], [2]], np.ones((2, 1)), np.array(1)])
+def test_labels_of_another_shape(bad):
+    with pytest.raises(ValueError, match="expected"):
+        check_labels(bad)
+
+
+@pytest.mark.parametrize("name", [*MISSING, *COLLIDING])
+def test_no_value_without_labels(name):
+    labels = {**MISSING, **COLLIDING}[name]
+    with pytest.raises(ValueError, match="no arm|several kinds"):
+        logged_value(["a"] * 4, labels, [1.0] * 4)
+
+
+def test_predictions_of_another_kind_agree_with_nothing():
+    with pytest.raises(ValueError, match="several kinds"):
+        logged_value(["1", "2"], [1, 2], [1.0, 1.0])
 
 
 def test_value_by_hand():

@@ -137,6 +137,15 @@ def test_an_arm_the_log_never_had(log):
         ({"rewards": [0.0, 2.0]}, "reward"),
         ({"propensities": [0.0, 1.0]}, "propensity"),
         ({"propensities": None}, "propensities are needed"),
+        ({"rewards": np.ma.array([0.0, 1.0], mask=[False, True])}, "1 values of rew"),
+        ({"propensities": np.ma.array([0.5, 0.5], mask=True)}, "2 values of prop"),
+        ({"X": np.ma.array([[0.0], [1.0]], mask=[[True], [False]])}, "1 values of X"),
+        ({"arms": ["a", None]}, "1 rows have no arm, of 2"),
+        ({"arms": "ab"}, "each row"),
+        ({"arm_ids": ["a", "b", None]}, "1 entries of arm_ids"),
+        ({"arms": ["1", "2"], "arm_ids": [1, 2]}, "several kinds"),
+        ({"arms": [True, False], "arm_ids": [0, 1]}, "several kinds"),
+        ({"groups": [1]}, "groups"),
         ({"arm_ids": ["a"]}, "unknown arms"),
         ({"arm_ids": ["a", "b", "b"]}, "twice"),
         ({"eligible": [[True, False]] * 2}, "could not be"),
@@ -153,3 +162,26 @@ def test_logs_that_make_no_sense(change, message):
     Log(**good)
     with pytest.raises(ValueError, match=message):
         Log(**{**good, **change})
+
+
+def test_rows_about_one_thing(log):
+    """Three rows are too few to tell. Twelve tasks of two rows each are contexts; they
+    are clusters as long as no arm comes twice in one."""
+    assert log.contexts.tolist() == log.clusters.tolist() == [0, 1, 2]
+    X = np.repeat(np.arange(12.0)[:, None], 2, axis=0)
+    table = Log(X, ["a", "b"] * 12, np.ones(24), np.full(24, 0.5))
+    assert table.contexts.tolist() == np.repeat(np.arange(12), 2).tolist()
+    assert table.clusters.tolist() == table.contexts.tolist()
+    stream = Log(X, ["a", "a"] * 12, np.ones(24), np.full(24, 0.5), ["a", "b"])
+    assert stream.contexts.tolist() == table.contexts.tolist()
+    assert stream.clusters.tolist() == list(range(24))
+    given = Log(X, ["a"] * 24, np.ones(24), np.full(24, 0.5), groups=["p", "q"] * 12)
+    assert given.contexts.tolist() == given.clusters.tolist() == [0, 1] * 12
+
+
+def test_a_log_of_pairs(ledger):
+    pairs = [(d, o) for _, d, o in ledger.pairs()]
+    assert Log.read(ledger).decision_ids == tuple(d.id for d, _ in pairs)
+    assert Log.of(pairs[:4]).decision_ids == tuple(d.id for d, _ in pairs[:4])
+    with pytest.raises(ValueError, match="no outcome"):
+        Log.of([])

@@ -146,3 +146,25 @@ def test_logs_that_cannot_say(agent, tmp_path):
             ledger.record_outcome(Outcome(decision.id, 0.5))
         with pytest.raises(ValueError, match="deterministic"):
             tune(agent, ledger)
+
+
+def test_a_revision_while_it_is_read_moves_nothing(agent, ledger):
+    """The ledger is read once: what is said meanwhile counts next time."""
+    expected = tune(agent, ledger, random_state=1).to_dict()
+    ids = [decision.id for _, decision, _ in ledger.pairs()]
+    reader, pages = ledger._page, []
+
+    def revising(query):
+        page = reader(query)
+        pages.append(len(page))
+        if len(pages) == 1:
+            for decision_id in ids[:40]:
+                ledger.revise(decision_id, 0.5)
+        return page
+
+    ledger._page = revising
+    found = tune(agent, ledger, random_state=1)
+    ledger._page = reader
+    assert found.to_dict() == expected
+    assert found.n == 500
+    assert tune(agent, ledger, random_state=1).to_dict() != expected
