@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from braidbandit.decision import Decision
 from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
-from braidbandit.logged import check_propensities, check_rewards
+from braidbandit.logged import as_floats, check_propensities, check_rewards
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -143,7 +143,7 @@ class Tabular(Fitted):
         if sample_weight is None:
             weights = np.ones(len(rows))
         else:
-            weights = np.asarray(sample_weight, dtype=np.float64)
+            weights = as_floats(sample_weight, "sample_weight")
         finite = np.isfinite(weights) & (weights >= 0)
         if weights.shape != rewards.shape or not finite.all():
             raise ValueError(

@@ -6,6 +6,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_logged import COLLIDING, MISSING
 
 from braidbandit import EpsilonGreedy, Greedy, LinearBandit, ThompsonSampling
 
@@ -139,6 +140,39 @@ def test_bad_rows_change_nothing(rows, settings):
     with pytest.raises(ValueError, match=r"NaN|infinity|features|arm|reward|prop|weig"):
         bandit.partial_fit(*rows, **settings)
     assert fingerprint(bandit) == before
+
+
+@pytest.mark.parametrize("name", [*MISSING, *COLLIDING])
+def test_labels_that_are_missing_or_collide_change_nothing(name):
+    labels, X = {**MISSING, **COLLIDING}[name], np.zeros((4, 2))
+    X_known, y, reward, _ = log()
+    bandit = LinearBandit().fit(X_known, y, reward=reward)
+    before = fingerprint(bandit)
+    reason = "no arm|several kinds"
+    for learn in (bandit.fit, bandit.partial_fit, LinearBandit().fit):
+        with pytest.raises(ValueError, match=reason):
+            learn(X, labels)
+    with pytest.raises(ValueError, match=reason):
+        bandit.score(X, labels, reward=[1.0] * 4)
+    assert fingerprint(bandit) == before
+    with pytest.raises(ValueError, match=reason):
+        LinearBandit().partial_fit(X, ["a"] * 4, classes=labels)
+    with pytest.raises(ValueError, match=reason):
+        LinearBandit(arms=labels).fit(X, ["a"] * 4)
+
+
+def test_labels_of_another_kind_than_the_arms():
+    """A float column of whole numbers names the same arms; text and truth do not."""
+    X = np.zeros((2, 1))
+    bandit = LinearBandit().fit(X, [1, 2])
+    assert bandit.partial_fit(X, [1.0, 2.0]).n_updates_ == 4
+    for labels in (["1", "2"], [True, True]):
+        with pytest.raises(ValueError, match="several kinds"):
+            bandit.partial_fit(X, labels)
+        with pytest.raises(ValueError, match="several kinds"):
+            LinearBandit().partial_fit(X, labels, classes=[1, 2])
+    assert bandit.n_updates_ == 4
+    assert bandit.fit(X, ["1", "2"]).classes_.tolist() == ["1", "2"]
 
 
 def test_bad_settings():

@@ -117,3 +117,10 @@ def test_files(tmp_path):
         table_of(REWARDS * np.nan, embeddings)
     with pytest.raises(ValueError, match="expected"):
         table_of(REWARDS, embeddings[:2])
+    for names, reason in (
+        (["x", None, "z"], "1 columns have no arm"),
+        ([1, "1", 2], "several kinds"),
+        (["x", "y"], "2 names for 3 columns"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            table_of(REWARDS, embeddings, names)

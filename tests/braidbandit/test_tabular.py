@@ -40,6 +40,18 @@ def test_a_refused_fit_changes_nothing(fitted, bad):
     assert fingerprint(fitted) == before
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "nan", np.ma.masked])
+def test_tasks_without_an_arm_are_counted(fitted, missing):
+    """Eight of twelve; a braid stands for its id."""
+    known = fitted.catalogue.braids[0]
+    arms, before = [missing] * 8 + [known, known.id] * 2, fingerprint(fitted)
+    for learn in (fitted.fit, fitted.partial_fit, fitted.score):
+        with pytest.raises(ValueError, match="8 rows have no arm, of 12"):
+            learn(TASKS, arms)
+    assert fingerprint(fitted) == before
+    fitted.partial_fit(TASKS[8:], arms[8:])
+
+
 def test_after_a_refused_first_batch_the_next_one_is_the_first(agent):
     ids = [agent.catalogue.ids[0]] * 12
     with pytest.raises(ValueError, match="must not be empty"):

@@ -102,9 +102,11 @@ def test_scores_that_are_none(tmp_path, bad):
 def test_bad_input(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="same"):
         build_table(CATALOGUE, ["x", "x"], score, progress=False)
-    (tmp_path / "t").write_text(json.dumps({"task": "1", "arm": "2"}) + "\n")
-    with pytest.raises(ValueError, match="line 1 of .* is damaged"):
-        build_table(CATALOGUE, TASKS, score, path=tmp_path / "t", progress=False)
+    no_arm = {"task": "1", "arm": None, "score": 0.5}
+    for cell in ({"task": "1", "arm": "2"}, no_arm):
+        (tmp_path / "t").write_text(json.dumps(cell) + "\n")
+        with pytest.raises(ValueError, match="line 1 of .* is damaged"):
+            build_table(CATALOGUE, TASKS, score, path=tmp_path / "t", progress=False)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match="progress=False"):
         build_table(CATALOGUE, TASKS, score)
