@@ -127,7 +127,7 @@ def from_the_past(
     predicted = np.empty((len(X), n_arms))
     start, stop = 0, 16
     while start < len(X):
-        stop = int(ends[min(np.searchsorted(ends, stop), len(ends) - 1)])
+        stop = int(ends[min(int(np.searchsorted(ends, stop)), len(ends) - 1)])
         predicted[start:stop] = predict_rewards(
             X[:start], arms[:start], rewards[:start], X[start:stop], n_arms
         )

@@ -120,7 +120,7 @@ def cluster_terms(values: Array, clusters: NDArray[np.intp], about: float) -> Ar
     [0.5, 0.5]
     """
     sums = np.bincount(clusters, weights=values - about)
-    return about + len(sums) / len(values) * sums
+    return np.asarray(about + len(sums) / len(values) * sums, dtype=np.float64)
 
 
 def bootstrap_intervals(
@@ -131,8 +131,9 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return studentised bootstrap intervals of the means, cut to [0, 1].
 
-    The terms are independent: one a cluster where rows are not. All estimators see the same resamples. Each resampled mean is divided by its own
-    standard error, which follows the skew that importance weights bring.
+    The terms are independent: one a cluster where rows are not. All estimators see
+    the same resamples. Each resampled mean is divided by its own standard error, which
+    follows the skew that importance weights bring.
 
     References
     ----------

@@ -31,7 +31,9 @@ def check_labels(labels: Any, of: str = "rows") -> list[Any]:
     ValueError: 1 rows have no arm, of 2 (None, NaN, NaT, masked or blank); leave ...
     """
     if isinstance(labels, str | bytes):
-        raise ValueError(f"expected a label of an arm for each row, received {labels!r}")
+        raise ValueError(
+            f"expected a label of an arm for each row, received {labels!r}"
+        )
     is_array = hasattr(labels, "__array__") and not np.ma.isMaskedArray(labels)
     entries = np.asarray(labels) if is_array else labels
     if getattr(entries, "ndim", 1) != 1:
@@ -90,7 +92,7 @@ def _kind(label: Any) -> str:
     return "number" if isinstance(label, Number) else type(label).__name__
 
 
-def as_floats(values: ArrayLike, name: str) -> Array:
+def as_floats(values: Any, name: str) -> Array:
     """Return an array of floats; masked values have none and are refused."""
     if np.ma.is_masked(values):
         raise ValueError(

@@ -120,7 +120,7 @@ def evaluate(
         for name, values in terms.items()
     }
     intervals = bootstrap_intervals(together, level, n_resamples, rng)
-    rows_worth = effective_sample_size(np.bincount(log.clusters, weights=weights))
+    rows_worth = effective_sample_size(cluster_terms(weights, log.clusters, 0.0))
     intervals["DR"] = _likely(
         terms["DR"], weights, predicted, direct, least, level, log.clusters, rows_worth
     )

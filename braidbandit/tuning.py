@@ -165,9 +165,7 @@ def tune(
             )
     agents = [_candidate(agent, a, f) for a, _, f in grid]
     decisions = [decision for decision, _ in pairs]
-    q = cross_fitted(
-        log.X, log.columns, log.rewards, len(log.arm_ids), log.contexts
-    )
+    q = cross_fitted(log.X, log.columns, log.rewards, len(log.arm_ids), log.contexts)
     found = Parallel(n_jobs=n_jobs)(
         delayed(_replay)(one, log, decisions, q, size, random_state)
         for one, (_, size, _) in zip(agents, grid, strict=True)
