@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 
 from braidbandit.braid import content_hash
-from braidbandit.crossfit import contexts_of
+from braidbandit.decision import task_hash
 from braidbandit.logged import as_floats, check_labels
 from braidbandit.targets import Log
 
@@ -98,7 +98,7 @@ def log_from_scores(
         np.full(len(X) * n_arms, 1.0 / n_arms),
         list(models),
         encoder_hash=_hash_of(encoder),
-        groups=np.repeat(_prompts(X, encoder), n_arms),
+        groups=np.repeat(_prompts(frame, context, encoder, len(X)), n_arms),
     )
 
 
@@ -140,7 +140,7 @@ def log_from_battles(
         np.column_stack([first, 1.0 - first]).ravel(),
         [met[model] / len(taken) for model in taken],
         encoder_hash=_hash_of(encoder),
-        groups=np.repeat(_prompts(X, encoder), 2),
+        groups=np.repeat(_prompts(frame, context, encoder, len(X)), 2),
     )
 
 
@@ -285,9 +285,11 @@ def _column(frame: Any, name: str) -> Any:
     return frame[name]
 
 
-def _prompts(X: Array, encoder: Any) -> NDArray[np.intp]:
-    """Number the prompts: one a row, but where an encoder says that they are equal."""
-    return np.arange(len(X)) if encoder is None else contexts_of(X)
+def _prompts(frame: Any, context: Any, encoder: Any, n: int) -> list[Any]:
+    """Return what tells the prompts of n rows apart; numbers alone cannot."""
+    if encoder is None:
+        return list(range(n))
+    return [task_hash(task) for task in _column(frame, context)]
 
 
 def _hash_of(encoder: Any) -> str | None:

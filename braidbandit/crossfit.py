@@ -9,6 +9,8 @@ Array = NDArray[np.float64]
 Arms = NDArray[np.intp]
 
 FOLDS = 5
+# Rows of a context for each arm beyond which it is a kind of task.
+_OFTEN = 2
 # Prior variances relative to the noise: the level and the slopes common to all arms
 # are learnt freely, an arm's own level and slopes are held back.
 _COMMON, _OWN_LEVEL, _OWN_SLOPE = 1.0, 0.1, 0.02
@@ -57,23 +59,43 @@ def predict_rewards(
     return np.clip(predicted, 0.0, 1.0)
 
 
-def contexts_of(X: Array) -> Arms:
+def contexts_of(X: Array, arms: Arms, n_arms: int) -> Arms:
     """Number the rows by context: rows with equal features have one number.
 
-    With fewer than two contexts a fold they are kinds of tasks rather than tasks, of
-    which none can be spared: then every row has a number of its own.
+    Unless these are kinds of tasks rather than tasks, of which none can be spared:
+    fewer than two for each fold, or each again and again with arms that were drawn.
+    Then every row has a number of its own.
 
     Examples
     --------
-    >>> contexts_of(np.repeat(np.arange(10.0), 2)[:, None])[:6].tolist()
+    >>> X, arms = np.repeat(np.arange(10.0), 2)[:, None], np.arange(20) % 2
+    >>> contexts_of(X, arms, 2)[:6].tolist()
     [0, 0, 1, 1, 2, 2]
     """
     known: dict[bytes, int] = {}
     # Adding 0 makes one number of 0.0 and -0.0.
     rows = [known.setdefault(row.tobytes(), len(known)) for row in X + 0.0]
-    if len(known) < 2 * FOLDS:
+    contexts = np.array(rows, dtype=np.intp)
+    again = len(X) > _OFTEN * n_arms * len(known)
+    if len(known) < 2 * FOLDS or again and not is_table(contexts, arms, n_arms):
         return np.arange(len(X))
-    return np.array(rows, dtype=np.intp)
+    return contexts
+
+
+def is_table(contexts: Arms, arms: Arms, n_arms: int) -> bool:
+    """Whether each context met its arms equally often, so that they were not drawn.
+
+    Examples
+    --------
+    >>> is_table(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), 2)
+    True
+    >>> is_table(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 0]), 2)
+    False
+    """
+    cells, counts = np.unique(contexts * n_arms + arms, return_counts=True)
+    first = run_starts(cells // n_arms)
+    least, most = (f.reduceat(counts, first) for f in (np.minimum, np.maximum))
+    return bool((least == most).all())
 
 
 def cross_fitted(
@@ -99,7 +121,7 @@ def cross_fitted(
     ----------
     Chernozhukov et al. (2018), *Double/debiased machine learning*.
     """
-    contexts = contexts_of(X) if contexts is None else contexts
+    contexts = contexts_of(X, arms, n_arms) if contexts is None else contexts
     dealt = np.random.default_rng(0).permutation(int(contexts.max()) + 1) % FOLDS
     predicted, fold = np.empty((len(X), n_arms)), dealt[contexts]
     for k in range(FOLDS):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from braidbandit.crossfit import contexts_of
+from braidbandit.crossfit import contexts_of, is_table
 from braidbandit.decision import Decision, Outcome
 from braidbandit.fitted import Fitted
 from braidbandit.ledger import Ledger
@@ -46,7 +46,7 @@ class Log:
         Of the encoder that made ``X``.
     groups : array-like of shape (n,), optional
         What each row is about, such as the prompt, where several rows are about one.
-        By default rows with equal ``X`` are, if there are at least ten different ones.
+        By default rows with equal ``X`` are, unless these come again and again.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Log:
         Which rows are about one thing: what is learnt of a row comes from others.
     clusters : ndarray of int, shape (n,)
         Which rows are not independent: those of one group; by default of one context,
-        where no arm comes twice, as in a table that scores every arm on every prompt.
+        where arms come equally often, as in a table of every arm on every prompt.
     decision_ids : tuple of str
         Of the decisions of a ledger, in the order of the rows; else empty.
 
@@ -116,9 +116,9 @@ class Log:
         self.arm_ids, self.eligible, self.encoder_hash = ids, allowed, encoder_hash
         self.decision_ids: tuple[str, ...] = ()
         if groups is None:
-            self.contexts = contexts_of(features)
-            cells = np.unique(self.contexts * len(ids) + columns)
-            self.clusters = self.contexts if len(cells) == n else np.arange(n)
+            self.contexts = contexts_of(features, columns, len(ids))
+            drawn = not is_table(self.contexts, columns, len(ids))
+            self.clusters = np.arange(n) if drawn else self.contexts
         else:
             labels = np.asarray(groups)
             if labels.shape != (n,):

@@ -51,6 +51,22 @@ def test_scores_give_what_a_policy_earns_on_the_table():
     assert ips == pytest.approx({"strong": 0.75, "weak": 0.5, "mixed": 1.0})
 
 
+def test_a_prompt_that_comes_twice_is_one(encoder):
+    """Twelve prompts of which each is in the table twice, with features or without."""
+    frame = {
+        "task": [f"task {i}" for i in range(12)] * 2,
+        "length": np.arange(24.0) % 12,
+        "a": [1.0, 0.0] * 12,
+        "b": [0.0, 1.0] * 12,
+    }
+    encoder.fit(frame["task"])
+    log = log_from_scores(frame, ["a", "b"], context="task", encoder=encoder)
+    assert len(set(log.clusters.tolist())) == 12
+    assert (log.contexts[:24] == log.contexts[24:]).all()
+    numbers = log_from_scores(frame, ["a", "b"], context=["length"])
+    assert len(set(numbers.clusters.tolist())) == 24
+
+
 def test_battles():
     """x meets y twice and z once: 1, 1/2 and 1 of three."""
     frame = {

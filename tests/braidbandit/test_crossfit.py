@@ -6,6 +6,7 @@ from braidbandit.crossfit import (
     contexts_of,
     cross_fitted,
     from_the_past,
+    is_table,
     predict_rewards,
     run_starts,
 )
@@ -89,14 +90,31 @@ def test_rows_of_one_context_never_tell_of_each_other():
         assert np.ptp(before[(X == row).all(axis=1)], axis=0).max() == 0
 
 
-def test_few_contexts_are_no_tasks():
-    """Nine values in 900 rows: none can be spared, and every row is dealt alone."""
-    X = np.arange(900.0)[:, None] % 9
-    assert len(set(contexts_of(X).tolist())) == 900
-    assert len(set(contexts_of(np.append(X, [[9.0]], axis=0)).tolist())) == 10
-    arms = np.zeros(900, dtype=int)
-    found = cross_fitted(X, arms, X[:, 0] / 8, 1)
-    assert found[:, 0] == pytest.approx(X[:, 0] / 8, abs=0.05)
+@pytest.mark.parametrize("n_kinds", [2, 9, 12, 50])
+def test_kinds_of_tasks_are_no_tasks(n_kinds):
+    """Each kind comes some 20 times for each of two arms and has its own best arm, of
+    which the others say nothing: every row is dealt alone."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(n_kinds, size=40 * n_kinds)
+    X, arms = np.eye(n_kinds)[kinds], rng.integers(2, size=len(kinds))
+    assert len(set(contexts_of(X, arms, 2).tolist())) == len(X)
+    good = rng.random(n_kinds) < 0.5
+    found = cross_fitted(X, arms, (good[kinds] == arms) * 1.0, 2)
+    assert (found[:, 1] > found[:, 0]).tolist() == good[kinds].tolist()
+
+
+def test_a_table_with_repetitions_has_contexts():
+    """12 prompts, 3 arms, 10 times each: however often, these arms were not drawn.
+    With 9 prompts none can be spared."""
+    arms = np.tile(np.arange(3), 120)
+    X = np.repeat(np.arange(12.0), 30)[:, None]
+    assert contexts_of(X, arms, 3).tolist() == X[:, 0].tolist()
+    assert is_table(contexts_of(X, arms, 3), arms, 3)
+    few = X[:, 0] < 9
+    assert len(set(contexts_of(X[few], arms[few], 3).tolist())) == 270
+    arms[0] = 1
+    assert not is_table(X[:, 0].astype(int), arms, 3)
+    assert len(set(contexts_of(X, arms, 3).tolist())) == 360
 
 
 def test_contexts_may_be_given():
