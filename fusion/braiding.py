@@ -15,7 +15,7 @@ from .configuration import BraidConfig, bridge_layer, by_hand
 from .fusers import FUSERS
 from .mixing import OutputMixer, vocabulary_map
 from .pool import Pool
-from .strand import Strand, Tap
+from .strand import Strand, Tap, memo_key
 
 
 def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:
@@ -203,7 +203,8 @@ class Braiding(PreTrainedModel):
             layer: lambda h, la=layer: self.fuse(la, h, sources[la])
             for layer in (self.layers() if fusing else ())
         }
-        hidden = None if edits else memo.get((self.anchor.name, text))
+        known = (*memo_key(self.anchor), text)
+        hidden = None if edits else memo.get(known)
         if hidden is None:
             hidden = self.anchor.run(
                 input_ids,
@@ -215,7 +216,7 @@ class Braiding(PreTrainedModel):
                 options=anchor_options,
             )["final"]
             if not edits:
-                memo[self.anchor.name, text] = hidden
+                memo[known] = hidden
         if fusing and "final" in self.fusers:
             hidden = self.fuse("final", hidden, sources.get("final", []))
         if self.mixer is None or not fusing:
@@ -233,7 +234,8 @@ class Braiding(PreTrainedModel):
         for donor in self.donors:
             taps = self.donor_taps(donor)
             unique = list(dict.fromkeys(taps.values()))
-            key = (self.anchor.name, donor.name, tuple(unique), text, step.key)
+            strands = (*memo_key(self.anchor), *memo_key(donor))
+            key = (*strands, tuple(unique), text, step.key)
             got = memo.get(key)
             if got is None:
                 got = memo[key] = gather_rows(step, self.anchor, donor, unique)

@@ -221,7 +221,9 @@ def calibrate(
         raise ValueError(f"calibration text {empty[0]} is empty; leave it out")
     if budget is not None:
         plain = _within(plain, model, budget)
-    session = Session(plain, Path(store) if store else None, seed, progress)
+    session = Session(
+        plain, Path(store).expanduser() if store else None, seed, progress
+    )
     cards = [model.device] if model.device.type == "cuda" else []
     # The caller's generator stays as it is; so does what it does without gradients.
     with torch.random.fork_rng(devices=cards), torch.enable_grad():

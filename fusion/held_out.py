@@ -17,6 +17,7 @@ from .controls import PromptWeighted
 from .modeling import BraidedLLM
 from .scoring import StateCache, predicts, scored_tokens, target_log_probs
 from .session import who
+from .strand import Strand
 
 Text = Mapping[str, str]
 
@@ -150,24 +151,24 @@ def _bits_per_byte(
 ) -> list[float]:
     """Bits per byte of one text for each braid, at ``count`` of its positions."""
     states, everything = StateCache(), whole(text)
-    alone: dict[str, tuple[list[int], np.ndarray, np.ndarray]] = {}
+    alone: dict[Strand, tuple[list[int], np.ndarray, np.ndarray]] = {}
     found = []
     for braid in braids:
-        name = braid.anchor.name
-        if name not in alone:
-            if not predicts(braid.anchor, everything):
+        anchor = braid.anchor
+        if anchor not in alone:
+            if not predicts(anchor, everything):
                 raise ValueError(
-                    f"held-out text {everything!r} is one token for {name}, which "
-                    "nothing predicts; leave it out"
+                    f"held-out text {everything!r} is one token for {anchor.name}, "
+                    "which nothing predicts; leave it out"
                 )
-            ids, start = scored_tokens(braid.anchor, "", everything)
+            ids, start = scored_tokens(anchor, "", everything)
             every = list(range(start, len(ids)))
-            logs = target_log_probs(braid.anchor, ids, every, states).cpu().numpy()
+            logs = target_log_probs(anchor, ids, every, states).cpu().numpy()
             at = np.random.default_rng(seed).permutation(len(every))[:count]
-            alone[name] = ids, logs, at
+            alone[anchor] = ids, logs, at
         if isinstance(braid, PromptWeighted):
             braid.read_prompt(text["prompt"])
-        ids, logs, at = alone[name]
+        ids, logs, at = alone[anchor]
         total, start = float(logs.sum()), len(ids) - len(logs)
         if braid.config.fusion_layers:
             mine = target_log_probs(braid, ids, (start + at).tolist(), states)

@@ -73,7 +73,7 @@ def merge(
     ValueError
         When the models do not fit together, or the target exists.
     """
-    target = Path(target)
+    target = Path(target).expanduser()
     shares = _checked(models, method, weights, base, density, target)
     pool = Pool() if pool is None else pool
     folders = {name: pool.folder(name) for name in [*models, *([base] if base else [])]}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,23 +23,24 @@ from .vocabulary import VocabularyMap
 
 BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast
 
-_MAPS: WeakKeyDictionary[Strand, WeakKeyDictionary[Strand, VocabularyMap]] = (
-    WeakKeyDictionary()
-)
+_MAPS: WeakKeyDictionary[Strand, WeakKeyDictionary[Strand, dict[Any, VocabularyMap]]]
+_MAPS = WeakKeyDictionary()
 
 
 def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
     """How the donor's tokens are told in the anchor's vocabulary; made once a pair."""
-    known = _MAPS.setdefault(anchor, WeakKeyDictionary())
-    if donor not in known:
-        known[donor] = VocabularyMap(
+    known = _MAPS.setdefault(anchor, WeakKeyDictionary()).setdefault(donor, {})
+    # These follow the generation settings of both, which may be changed.
+    pairs = tuple(special_pairs(anchor, donor))
+    if pairs not in known:
+        known[pairs] = VocabularyMap(
             anchor.tokens.table,
             donor.tokens.table,
             anchor.vocab_size,
             donor.vocab_size,
-            special_pairs(anchor, donor),
+            pairs,
         )
-    return known[donor]
+    return known[pairs]
 
 
 def special_pairs(anchor: Strand, donor: Strand) -> list[tuple[int, int]]:

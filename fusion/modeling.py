@@ -283,7 +283,7 @@ class BraidedLLM(Braiding, GenerationMixin):
             return
         self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
         weights = self.state_dict() if state_dict is None else state_dict
-        with replacing(Path(save_directory)) as folder:
+        with replacing(Path(save_directory).expanduser()) as folder:
             write_weights(folder, weights, (self.anchor, *self.donors))
             self.config.save_pretrained(folder)
             self.generation_config.save_pretrained(folder)
@@ -318,7 +318,8 @@ class BraidedLLM(Braiding, GenerationMixin):
             On an option that is not known.
         """
         refuse_options("from_pretrained", options, "pool, config and dtype")
-        if not Path(path).is_dir():
+        path = Path(path).expanduser()
+        if not path.is_dir():
             raise ValueError(f"{str(path)!r} is no folder; expected a saved braid")
         config = BraidConfig.from_pretrained(path) if config is None else config
         if dtype is not None and dtype != "auto":
@@ -327,7 +328,7 @@ class BraidedLLM(Braiding, GenerationMixin):
             dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
             pool = Pool(config.sources, dtype=dtype)
         model = cls(config, pool=pool)
-        load_weights(Path(path), model, (model.anchor, *model.donors))
-        if (Path(path) / GENERATION_CONFIG_NAME).is_file():
+        load_weights(path, model, (model.anchor, *model.donors))
+        if (path / GENERATION_CONFIG_NAME).is_file():
             model.generation_config = GenerationConfig.from_pretrained(path)
         return model

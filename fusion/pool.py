@@ -24,8 +24,9 @@ _LOG = logging.getLogger(__name__)
 
 def default_cache() -> Path:
     """``$BRAIDBANDIT_CACHE``, or a folder in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BRAIDBANDIT_CACHE") or Path(base) / "braidbandit")
+    named = os.environ.get("BRAIDBANDIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named or Path(base) / "braidbandit").expanduser()
 
 
 def _smollm2(cache: Path) -> str | None:
@@ -53,8 +54,8 @@ PACKAGED = {
 
 
 @lru_cache
-def _digest(file: Path, size: int, changed: int) -> str:
-    """Hash of a file's content; read again when its size or time has changed."""
+def _digest(file: Path, stamp: tuple[int, ...]) -> str:
+    """Hash of a file's content; read again when its stamp has changed."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         while part := opened.read(2**24):
@@ -66,10 +67,16 @@ def _convert_gguf(file: Path, target: Path) -> None:
     """Write a GGUF file's model and tokenizer as a folder of safetensors, once."""
     _LOG.info("converting %s to safetensors, once (20 to 60 s) ...", file.name)
     where: dict[str, Any] = {"gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, **where
-    )
+    # By itself: what lies beside a file is not told by its hash.
+    with tempfile.TemporaryDirectory() as alone:
+        try:
+            (Path(alone) / file.name).symlink_to(file.resolve())
+        except OSError:  # Windows may refuse links
+            shutil.copyfile(file, Path(alone) / file.name)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **where)
+        model = AutoModelForCausalLM.from_pretrained(
+            alone, dtype=torch.float32, **where
+        )
     # The loaded model still calls itself quantised and refuses to be saved.
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
@@ -114,7 +121,7 @@ class Pool(Mapping[str, Strand]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sources = dict(sources or {})
-        self.cache_dir = Path(cache_dir) if cache_dir else default_cache()
+        self.cache_dir = Path(cache_dir or default_cache()).expanduser()
         self.dtype = dtype
         self._strands: dict[str, Strand] = {}
         self._lock = threading.Lock()
@@ -142,9 +149,10 @@ class Pool(Mapping[str, Strand]):
             source = PACKAGED[source][0](self.cache_dir) or source
         path = Path(source).expanduser()
         if path.suffix == ".gguf" and path.is_file():
-            stat = path.stat()
+            s = path.stat()
             # By content: models of one shape come as files of one name and size.
-            key = _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+            stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+            key = _digest(path.resolve(), stamp)
             target = self.cache_dir / "strands" / f"{path.stem}-{key[:12]}"
             if not target.exists():
                 _convert_gguf(path, target)

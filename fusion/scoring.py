@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .modeling import BraidedLLM
-from .strand import Strand
+from .strand import Strand, memo_key
 
 
 class StateCache(dict[Any, Any]):
@@ -54,7 +54,7 @@ def target_log_probs(
     if isinstance(model, BraidedLLM):
         read: Any = model.encode(batch, memo=states, prompt_length=prompt_length)
     else:
-        key = (model.name, (tuple(ids),))
+        key = (*memo_key(model), (tuple(ids),))
         if key not in states:
             states[key] = model.run(batch, taps=["final"])["final"]
         read = states[key]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .modeling import BraidedLLM
-from .strand import Strand
+from .strand import Strand, memo_key
 from .training import (
     SampledSoftmax,
     TextFeatures,
@@ -115,11 +115,11 @@ class Session:
         """
         known = self._together.setdefault(model.anchor, {})
         states = map(_state, (model.anchor, *model.donors))
-        key = (self.data, i, *states, *map(who, model.donors))
+        key = (self.data, i, *states, *map(memo_key, model.donors))
         if key not in known:
             own = self.features(model.anchor)[i]
             text = (tuple(own.ids.tolist()),)
-            known[key] = {(model.anchor.name, text): own.hidden[None]}
+            known[key] = {(*memo_key(model.anchor), text): own.hidden[None]}
         return known[key]
 
     def part(
@@ -214,13 +214,13 @@ def _unpack(arrays: Mapping[str, Tensor], device: torch.device) -> list[TextFeat
     return [TextFeatures(*of_text) for of_text in zip(ids, ends, hidden, strict=True)]
 
 
-def _state(strand: Strand) -> tuple[torch.dtype, torch.device]:
+def _state(strand: Strand) -> tuple[torch.dtype, torch.device, int]:
     """What of a strand may change while the process knows it."""
-    return strand.dtype, strand.device
+    return strand.dtype, strand.device, strand.stamp
 
 
 def who(strand: Strand) -> str:
-    return f"{strand.name}:{strand.source}:{strand.dtype}:{strand.fingerprint}"
+    return f"{strand.name}:{strand.source}:{strand.dtype}:{strand.content}"
 
 
 def plain_text(text: str | Mapping[str, Any]) -> str:

@@ -8,11 +8,13 @@ current context carries a request; requests in other threads carry their own.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ CACHE = next(
     for field in fields(CausalLMOutputWithPast)
     if field.name in ("cache", "past_key_values")
 )
+
+_NUMBERS = count()
 
 Edit = Callable[[Tensor], Tensor]
 Tap = int | str  # a decoder layer (its output), or "final" (after the final norm)
@@ -88,6 +92,14 @@ def decoder_layers(model: nn.Module, count: int) -> nn.ModuleList:
     return found[0]
 
 
+def memo_key(strand: Strand) -> tuple[str, int]:
+    """Key of what a strand made of a text; keeps no strand alive, as itself would.
+
+    The name tells controls apart that read another strand in their own way.
+    """
+    return strand.name, strand.number
+
+
 class Strand:
     """A frozen causal language model with its tokenizer.
 
@@ -105,6 +117,8 @@ class Strand:
     ----------
     n_layers, width, vocab_size : int
         Of the model: decoder layers, hidden size, rows of the LM head.
+    number : int
+        Tells the strands of a process apart, those of one name too.
     """
 
     def __init__(
@@ -121,7 +135,8 @@ class Strand:
         self.body = model.base_model
         self.head = model.get_output_embeddings()
         self.vocab_size = int(self.head.weight.shape[0])
-        self._fingerprints: dict[torch.dtype, str] = {}
+        self.number = next(_NUMBERS)
+        self._fingerprints: dict[Any, str] = {}
         self._softcap = getattr(config, "final_logit_softcapping", None)
         for i, layer in enumerate(decoder_layers(self.body, self.n_layers)):
             layer.register_forward_hook(partial(_visit, self, i))
@@ -230,9 +245,50 @@ class Strand:
     def fingerprint(self) -> str:
         """Tells this model and tokenizer from others of the same name and source."""
         # Weights that were moved to another type are others: they were rounded.
-        if self.dtype not in self._fingerprints:
-            self._fingerprints[self.dtype] = self._fingerprint()
-        return self._fingerprints[self.dtype]
+        return self._once("weights", self._fingerprint)
+
+    @property
+    def content(self) -> str:
+        """All that decides what the strand computes: the key of what is kept of it.
+
+        `fingerprint`, which saved braids know, is the same for a model with another
+        configuration, and for one whose rows stand in another order.
+        """
+        return self._once("content", self._content)
+
+    @property
+    def stamp(self) -> int:
+        """Another one after weights were replaced or changed in place."""
+        # Moved to another type and back they are rounded, and may lie where they were.
+        some = self.head.weight[0, :8].tolist()
+        weights = self.model.parameters()
+        places = [
+            (p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights
+        ]
+        return hash((*some, *places))
+
+    def _once(self, kind: str, make: Callable[[], str]) -> str:
+        key = (kind, self.dtype, self.stamp)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = make()
+        return self._fingerprints[key]
+
+    @torch.no_grad()
+    def _content(self) -> str:
+        # What differs from the defaults: a later transformers has more of these.
+        config = self.model.config.to_diff_dict()
+        for name in ("transformers_version", "dtype", "torch_dtype", "_name_or_path"):
+            config.pop(name, None)
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        model = self.model
+        for name, p in (*model.named_parameters(), *model.named_buffers()):
+            # By row and by column, each with a weight of its own.
+            table = p.reshape(len(p), -1) if p.dim() else p.reshape(1, 1)
+            sums = [table.sum(axis, dtype=torch.float64) for axis in (0, 1)]
+            told = [float(s @ torch.arange(1, len(s) + 1).to(s)) for s in sums]
+            digest.update(str([name, *(f"{t:.5e}" for t in told)]).encode())
+        return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def _fingerprint(self) -> str:

@@ -101,6 +101,15 @@ def test_a_strand_that_has_changed_reads_anew():
     assert session.features(strand)[0].hidden.dtype == torch.bfloat16
 
 
+def test_a_strand_whose_weights_have_changed_reads_anew(tmp_path):
+    strand = tiny.tiny_strand("llama")
+    before = Session(TEXTS, tmp_path, 0, False).features(strand)[0].hidden
+    with torch.no_grad():
+        strand.model.model.norm.weight.mul_(2)
+    after = Session(TEXTS, tmp_path, 0, False).features(strand)[0].hidden
+    torch.testing.assert_close(after, 2 * before)
+
+
 def test_a_plain_strand_has_nothing_to_learn(braid):
     report = fit(braid("llama", layers=(), strategy=None, std=0))
     assert report.trained == ()
@@ -293,6 +302,16 @@ def test_another_model_of_the_same_name_shares_nothing(tmp_path):
     config = {"anchor": "x", "fusion_layers": ["final"], "strategy": "router"}
     for seed in (0, 1):
         strand = tiny.tiny_strand("llama", "x", seed=seed)
+        model = BraidedLLM(BraidConfig(**config), [strand])
+        assert fit(model, store=tmp_path).reused == ()
+
+
+def test_another_configuration_of_a_model_shares_nothing(tmp_path):
+    config = {"anchor": "x", "fusion_layers": ["final"], "strategy": "router"}
+    for theta in (10_000.0, 500.0):
+        strand = tiny.tiny_strand("llama", "x")
+        with torch.no_grad():
+            strand.model.config.rope_parameters["rope_theta"] = theta
         model = BraidedLLM(BraidConfig(**config), [strand])
         assert fit(model, store=tmp_path).reused == ()
 

@@ -140,6 +140,19 @@ def test_special_tokens_of_one_name_are_twins(strands):
     assert dict(special_pairs(gemma, donor))[pad] == gemma.tokenizer.eos_token_id
 
 
+def test_the_map_follows_what_ends_a_turn():
+    anchor, donor = tiny.tiny_strand("gemma"), tiny.tiny_strand("gpt2")
+    end, pad = donor.tokenizer.eos_token_id, donor.tokenizer.pad_token_id
+    sure = torch.zeros(1, donor.vocab_size)
+    sure[0, pad] = 1.0
+    p = torch.full((1, anchor.vocab_size), 1 / anchor.vocab_size)
+    told = [vocabulary_map(anchor, donor)(sure, p)]
+    donor.model.generation_config.eos_token_id = [end, pad]
+    told.append(vocabulary_map(anchor, donor)(sure, p))
+    assert [float(t[0, anchor.tokenizer.eos_token_id]) for t in told] == [0.0, 1.0]
+    assert vocabulary_map(anchor, donor) is vocabulary_map(anchor, donor)
+
+
 def test_only_fusers_are_parameters(model):
     assert {n.split(".")[0] for n, _ in model.named_parameters()} == {"fusers", "mixer"}
     assert model.config.vocab_size == model.anchor.vocab_size

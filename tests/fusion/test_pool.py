@@ -1,4 +1,5 @@
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,6 +79,46 @@ def test_gguf_files_of_one_name_and_size_are_told_apart(tmp_path, monkeypatch):
         folder = Path(pool.folder(str(file)))
         assert (folder / "content").read_text() == file.parent.name
     assert len(list((tmp_path / "cache" / "strands").iterdir())) == 2
+
+
+def test_a_gguf_file_of_the_same_size_and_time_is_told_apart(tmp_path, monkeypatch):
+    def convert(file, target):
+        target.mkdir(parents=True)
+        (target / "content").write_text(file.read_text())
+
+    monkeypatch.setattr("fusion.pool._convert_gguf", convert)
+    pool, file = Pool(cache_dir=tmp_path / "cache"), tmp_path / "model.gguf"
+    for content in "ab":
+        file.write_text(content)
+        os.utime(file, ns=(10**18, 10**18))
+        folder = Path(pool.folder(str(file)))
+        assert (folder / "content").read_text() == content
+
+
+def test_a_gguf_file_is_converted_by_itself(tmp_path, monkeypatch):
+    """What else is in its folder is not in its hash."""
+    seen = []
+
+    def look(folder, **_):
+        seen.extend(sorted(file.name for file in Path(folder).iterdir()))
+        raise OSError("enough")
+
+    monkeypatch.setattr("fusion.pool.AutoTokenizer.from_pretrained", look)
+    (tmp_path / "model.gguf").write_text("weights")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(OSError, match="enough"):
+        Pool(cache_dir=tmp_path / "cache").folder(str(tmp_path / "model.gguf"))
+    assert seen == ["model.gguf"]
+
+
+def test_home_is_known_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BRAIDBANDIT_CACHE", "~/kept")
+    assert default_cache() == Pool().cache_dir == tmp_path / "kept"
+    assert Pool(cache_dir="~/other").cache_dir == tmp_path / "other"
+    monkeypatch.delenv("BRAIDBANDIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert default_cache() == tmp_path / ".cache" / "braidbandit"
 
 
 def test_a_folder_may_have_any_name(tmp_path):

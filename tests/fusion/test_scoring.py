@@ -4,6 +4,8 @@ import pytest
 import tiny
 import torch
 
+from fusion.configuration import BraidConfig
+from fusion.modeling import BraidedLLM
 from fusion.scoring import (
     StateCache,
     bits_per_byte,
@@ -65,6 +67,24 @@ def test_a_shared_state_changes_nothing(braid):
     for model in models * 2:
         shared = bits_per_byte(model, "The ", "dog sleeps.", states)
         assert shared == bits_per_byte(model, "The ", "dog sleeps.")
+
+
+def test_strands_of_one_name_do_not_share_a_state(braid):
+    strands = [tiny.tiny_strand("llama", "x", seed=seed) for seed in (0, 1)]
+    states = StateCache()
+    alone = [bits_per_byte(s, "The ", "dog sleeps.") for s in strands]
+    assert alone[0] != alone[1]
+    assert [bits_per_byte(s, "The ", "dog sleeps.", states) for s in strands] == alone
+    config = {"shares": [0.5, 0.5], "fusion_layers": ["output"], "strategy": "router"}
+    donor = tiny.tiny_strand("gemma", "y")
+    for anchor, other in ((strands[0], donor), (strands[1], donor)):
+        both = [
+            BraidedLLM(BraidConfig(a.name, [d.name], **config), [a, d])
+            for a, d in ((anchor, other), (other, anchor))
+        ]
+        for model in both:
+            shared = bits_per_byte(model, "The ", "dog sleeps.", states)
+            assert shared == bits_per_byte(model, "The ", "dog sleeps.")
 
 
 def test_a_braid_at_share_0_scores_as_its_anchor(braid, strands):

@@ -171,3 +171,36 @@ def test_decoder_layers_must_be_unmistakable():
         decoder_layers(twice, 2)
     with pytest.raises(ValueError, match="found 0"):
         decoder_layers(twice, 3)
+
+
+def test_the_content_is_all_that_decides_what_it_computes():
+    """A setting, the order of rows and of columns, a weight; not where it came from."""
+    strand, again = (tiny.tiny_strand("llama") for _ in range(2))
+    assert strand.content == again.content
+    assert strand.number != again.number
+    seen = {strand.content}
+    for change in (
+        lambda model: setattr(model.config, "rms_norm_eps", 0.1),
+        lambda model: model.lm_head.weight.copy_(model.lm_head.weight.flip(0)),
+        lambda model: model.lm_head.weight.copy_(model.lm_head.weight.flip(1)),
+        lambda model: model.model.norm.weight.mul_(1.01),
+    ):
+        other = tiny.tiny_strand("llama")
+        with torch.no_grad():
+            change(other.model)
+        seen.add(other.content)
+    assert len(seen) == 5
+
+
+@torch.no_grad()
+def test_what_is_known_of_a_strand_follows_its_weights():
+    strand = tiny.tiny_strand("llama")
+    known = [(strand.stamp, strand.fingerprint, strand.content)]
+    strand.model.model.norm.weight.mul_(1.5)
+    known.append((strand.stamp, strand.fingerprint, strand.content))
+    strand.model.lm_head.weight = torch.nn.Parameter(strand.head.weight.flip(0))
+    known.append((strand.stamp, strand.content))
+    for values in zip(*known[:2], strict=True):
+        assert len(set(values)) == 2
+    assert known[2][0] != known[1][0]
+    assert known[2][1] != known[1][2]
