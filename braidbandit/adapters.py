@@ -184,7 +184,7 @@ def log_from_dsjson(
     if not low < high:
         raise ValueError(f"reward_range is (low, high), received {reward_range!r}")
     if isinstance(source, str | Path):
-        with Path(source).open(encoding="utf-8") as file:
+        with Path(source).expanduser().open(encoding="utf-8") as file:
             rows = _dsjson_rows(file, arm_of or _name_of)
     else:
         rows = _dsjson_rows(source, arm_of or _name_of)

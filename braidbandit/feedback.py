@@ -156,7 +156,10 @@ class FeedbackLog:
         self._trim_learnt()
 
     def _trim_learnt(self) -> None:
-        for record in _trim(self.learnt, _MOST_LEARNT):
+        self._without(_trim(self.learnt, _MOST_LEARNT))
+
+    def _without(self, records: Iterable[Learnt]) -> None:
+        for record in records:
             self.plain &= record.weight == 1.0 and not record.measured
 
     def unsettle(self, decision: Decision) -> None:
@@ -174,22 +177,37 @@ class FeedbackLog:
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
-        if before.tzinfo is None:
-            raise ValueError(
-                f"expire takes a time with a zone, received {before!r}; for example "
-                "datetime.now(timezone.utc) - timedelta(days=1)"
-            )
-        late = [
-            decision
-            for decision in self.pending.values()
-            if _time(decision.created_at) < before
-        ]
+        late = self._waited(before)
         for decision in late:
             del self.pending[decision.id]
             self.expired[decision.id] = decision.created_at
         self.counts["expired"] += len(late)
         _trim(self.expired, _MOST_LEARNT)
         return [decision.id for decision in late]
+
+    def forget(self, before: datetime) -> list[Decision]:
+        """Drop the decisions made before a time; returns those waited for.
+
+        Their rewards stay known by id, so that none is learnt twice.
+        """
+        late = self._waited(before)
+        for decision in late:
+            del self.pending[decision.id]
+        old = [
+            key
+            for key, record in self.learnt.items()
+            if _time(record.decision.created_at) < before
+        ]
+        self._without([self.learnt.pop(key) for key in old])
+        return late
+
+    def _waited(self, before: datetime) -> list[Decision]:
+        if before.tzinfo is None:
+            raise ValueError(
+                f"expected a time with a zone, received {before!r}; for example "
+                "datetime.now(timezone.utc) - timedelta(days=1)"
+            )
+        return [d for d in self.pending.values() if _time(d.created_at) < before]
 
     def drop_records(self, arm_ids: Iterable[str]) -> None:
         """Forget how to take back what was learnt about some arms."""

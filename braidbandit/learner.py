@@ -182,6 +182,11 @@ class ArmLearner(Roster):
             self.guarding.expire(self.policy, waiting[decision_id])
         return late
 
+    def forget_decisions(self, before: datetime) -> None:
+        """Drop the decisions made before a time; what they taught stays."""
+        for waited in self.log.forget(before):
+            self.guarding.expire(self.policy, waited)
+
     def _watch(self, arm: int, surprise: float) -> None:
         """Widen what is believed of an arm that has changed, and say so."""
         if self.drift is None:

@@ -20,6 +20,9 @@ from braidbandit.rows import (
     outcome_of,
     outcome_row,
 )
+from braidbandit.schema import wipe
+from braidbandit.snapshot import without_decisions
+from braidbandit.state import edit_manifest
 
 _SNAPSHOTS = 3
 
@@ -37,9 +40,11 @@ class Ledger(LedgerRestorer):
     ----------
     url : str or Path
         The path of an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL
-        (``postgresql+psycopg://user@host/database``).
+        (``postgresql+psycopg://user@host/database``). ``":memory:"`` is a ledger in
+        memory: its threads take turns, and closing it is its end.
     redact : callable, optional
-        ``text -> text``, applied to every task's text before it is kept.
+        ``text -> text``, applied to every task's text before it is kept, also to one
+        that is imported.
 
     Raises
     ------
@@ -84,11 +89,7 @@ class Ledger(LedgerRestorer):
         OSError
             When the disk is full; nothing was written.
         """
-        if text is not None and self.redact is not None:
-            text = self.redact(text)
-            if not isinstance(text, str):
-                raise TypeError(f"redact must return text, received {type(text)}")
-        row = decision_row(decision, text)
+        row = decision_row(decision, self._redacted(text))
         row["arms"] = self._keep_arms(decision.arm_ids)
         try:
             with self._writing(at_once=False) as connection:
@@ -191,21 +192,35 @@ class Ledger(LedgerRestorer):
     def purge(self, before: datetime, *, records: bool = False) -> int:
         """Delete what is old: the texts of tasks, or the whole records.
 
-        From an SQLite file it is gone at once; PostgreSQL clears its files when it next
-        vacuums.
+        From an SQLite file it is gone when this returns, from its journal and from
+        unused pages too; the file is written anew for that, which takes its time and
+        room on the disk. Of PostgreSQL this can be said of no file: rows that were
+        deleted stay in the table's files until ``VACUUM FULL`` has written them anew,
+        and in write-ahead log, replicas and backups as long as these are kept.
+
+        The folder of an agent holds more than the ledger: see
+        :meth:`MetaBraider.purge`.
 
         Parameters
         ----------
         before : datetime
             With a zone. What was decided earlier is deleted.
         records : bool
-            Delete decisions and outcomes too. A recommender keeps what it has learnt
-            from them; one that learns from this ledger anew does not.
+            Delete decisions and outcomes too, and decisions in saved policies. Without
+            it hash and features of a task stay; who guesses a text can tell by its
+            hash that it was this one. A recommender keeps what it has learnt from
+            records that are gone; one that learns from this ledger anew does not.
 
         Returns
         -------
         int
             Texts, or decisions, that were deleted.
+
+        Raises
+        ------
+        OSError
+            When it is deleted, but could not be wiped from the files that are named,
+            as somebody else is reading them, or the disk is full. Purge again.
         """
         d, o, sa = self._decisions, self._outcomes, self._sa
         old = d.c.created_at < in_utc(before)
@@ -214,14 +229,11 @@ class Ledger(LedgerRestorer):
                 ids = sa.select(d.c.id).where(old)
                 connection.execute(o.delete().where(o.c.decision_id.in_(ids)))
                 gone = connection.execute(d.delete().where(old)).rowcount
+                self._purge_snapshots(connection, before)
             else:
                 texts = d.update().where(old & d.c.text.is_not(None)).values(text=None)
                 gone = connection.execute(texts).rowcount
-        if self._engine.dialect.name == "sqlite":
-            # The journal holds pages as they were; this empties it.
-            with self._engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        wipe(self._engine)
         return int(gone)
 
     # ---- snapshots of a policy ----
@@ -242,6 +254,18 @@ class Ledger(LedgerRestorer):
             connection.execute(s.delete().where(s.c.sequence < min(kept)))
 
     # ---- inside ----
+
+    def _purge_snapshots(self, connection: Any, before: datetime) -> None:
+        s = self._snapshots
+        kept = self._sa.select(s.c.sequence, s.c.manifest)
+        for row in connection.execute(kept).all():
+            text = edit_manifest(
+                row.manifest,
+                "a snapshot in the ledger",
+                lambda manifest: without_decisions(manifest, before),
+            )
+            new = s.update().where(s.c.sequence == row.sequence).values(manifest=text)
+            connection.execute(new)
 
     def _append(self, connection: Any, outcome: Outcome, last: Any, kind: str) -> None:
         revision = 0 if last.revision is None else last.revision + 1

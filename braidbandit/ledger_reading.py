@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit.decision import Decision, Outcome
 from braidbandit.rows import Event, decision_of, outcome_of
-from braidbandit.schema import Tables, open_engine
+from braidbandit.schema import Tables, open_engine, sqlite_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,6 +29,11 @@ class LedgerReader:
         self._decisions, self._outcomes = tables.decisions, tables.outcomes
         self._arm_sets, self._snapshots = tables.arm_sets, tables.snapshots
         self._arms: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the ledger; None of PostgreSQL and in memory."""
+        return sqlite_file(self._engine)
 
     # ---- reading ----
 
@@ -225,9 +230,13 @@ class LedgerReader:
         if row.arms is None:
             return decision_of(row, None)
         if row.arms not in self._arms:
-            s = self._arm_sets
-            query = self._sa.select(s.c.arm_ids).where(s.c.hash == row.arms)
             with self._engine.connect() as connection:
-                found = connection.execute(query).scalar_one()
-            self._arms[row.arms] = tuple(json.loads(found))
+                self._read_arms(connection, [row.arms])
         return decision_of(row, self._arms[row.arms])
+
+    def _read_arms(self, connection: Any, keys: Iterable[str]) -> None:
+        """Learn which arms these sets are of, where it is not known yet."""
+        s, unknown = self._arm_sets, set(keys) - set(self._arms)
+        query = self._sa.select(s).where(s.c.hash.in_(unknown))
+        for row in connection.execute(query) if unknown else ():
+            self._arms[row.hash] = tuple(json.loads(row.arm_ids))

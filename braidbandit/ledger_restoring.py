@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from braidbandit.schema import writing
 
 class LedgerRestorer(LedgerReader):
     """A ledger that takes over the records of another one."""
+
+    redact: Callable[[str], str] | None = None
 
     def restore(
         self,
@@ -45,7 +47,7 @@ class LedgerRestorer(LedgerReader):
         ValueError
             When the ledger holds something else in the place of a record.
         """
-        new = {decision.id: (decision, text) for decision, text in decisions}
+        new = {d.id: (d, self._redacted(text)) for d, text in decisions}
         said = {
             (outcome.decision_id, revision): outcome_row(outcome, revision, kind)
             for kind, revision, outcome in events
@@ -79,11 +81,21 @@ class LedgerRestorer(LedgerReader):
 
     # ---- inside ----
 
+    def _redacted(self, text: str | None) -> str | None:
+        if text is None or self.redact is None:
+            return text
+        text = self.redact(text)
+        if not isinstance(text, str):
+            raise TypeError(f"redact must return text, received {type(text)}")
+        return text
+
     def _known(self, connection: Any, new: Mapping[str, Any]) -> list[str]:
         """Return the ids that are there already, with the same content."""
         d = self._decisions
         query = self._sa.select(d.c.id, *self._columns()).where(d.c.id.in_(new))
         found = connection.execute(query).all()
+        # By the same connection: a database in memory has no other.
+        self._read_arms(connection, [row.arms for row in found if row.arms])
         for row in found:
             if self._decision_of(row) != new[row.id][0]:
                 raise ValueError(
@@ -134,7 +146,7 @@ class LedgerRestorer(LedgerReader):
 
     def _keep_arms(self, arm_ids: tuple[str, ...]) -> str:
         """Keep a set of arms, once; returns its key."""
-        for known, ids in self._arms.items():
+        for known, ids in list(self._arms.items()):  # other threads add to it
             if ids == arm_ids:
                 return known
         key, s = arms_hash(arm_ids), self._arm_sets

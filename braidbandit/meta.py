@@ -24,10 +24,11 @@ from braidbandit.catalogue import (
     ModelCard,
     _as_card,
 )
-from braidbandit.decision import Decision, Outcome, task_hash
+from braidbandit.decision import Decision, Outcome, is_hash_of
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
+from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
 from braidbandit.tasks import load_tasks, task_of
 from braidbandit.utility import as_quality, check_price
@@ -61,11 +62,12 @@ class MetaBraider:
     ledger : Ledger, optional
         By default ``ledger.sqlite`` in the folder. A ledger belongs to one agent.
     folder : str or Path, optional
-        Everything is kept here: ``ledger.sqlite``, ``policy/`` and ``store/`` (trained
-        fusers). A folder that was used before is resumed: it brings its catalogue
-        and its calibration settings, every outcome its ledger holds is learnt,
-        decisions without one are waited for, and all count for ``mean_cost``. None
-        keeps everything until the end.
+        Everything is kept here: ``ledger.sqlite``, ``policy/``, ``store/`` (trained
+        fusers) and ``embeddings/`` (of tasks, by the default encoder). A folder that
+        was used before is resumed: it brings its catalogue and its calibration
+        settings, every outcome its ledger holds is learnt, decisions without one are
+        waited for, and all count for ``mean_cost``. None keeps everything until the
+        end.
     calibration_texts : sequence, optional
         What fusers are trained on; by default the packaged texts.
     dtype : str, optional
@@ -79,7 +81,8 @@ class MetaBraider:
         or what the folder has.
     keep_text : bool
         Keep the text of tasks in the ledger, redacted by ``Ledger(redact=...)`` if it
-        was given one. By default only their hash and features are kept.
+        was given one. By default only their hash and features are kept there; see
+        :meth:`purge` for what is in the folder.
     random_state : None or int
         With a number, a resumed agent continues its random sequence too.
 
@@ -153,7 +156,8 @@ class MetaBraider:
         temporary = folder is None
         self.keep_text = keep_text
         self._saved: int | None = None
-        self.folder = Path(tempfile.mkdtemp() if folder is None else folder)
+        folder = tempfile.mkdtemp() if folder is None else folder
+        self.folder = Path(folder).expanduser().absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
         self._finalizer = weakref.finalize(
@@ -286,10 +290,10 @@ class MetaBraider:
             found = self.ledger.decision(
                 decision.id if isinstance(decision, Decision) else decision
             )
-            if task_hash(task) != found.task_hash:
+            if not is_hash_of(found.task_hash, task):
                 raise ValueError(
-                    f"decision {found.id!r} was made for another task; give the very "
-                    f"task that forward received, not {task!r}"
+                    f"decision {found.id!r} was made for another task; give the task "
+                    f"that forward received, not {task!r}"
                 )
             self._check_current(found)
             if callable(performance) and output is None:
@@ -340,6 +344,47 @@ class MetaBraider:
             self.recommender.expire(before)
             self.save()
         return late
+
+    def purge(self, before: datetime, *, records: bool = False) -> int:
+        """Delete what is old: the texts of tasks, or the whole records.
+
+        From the ledger, see :meth:`Ledger.purge`, and from every file of the folder:
+        the saved policy, and copies and exports of ledger and policy that somebody put
+        there (what is kept there in other formats is not touched). All embeddings go,
+        new ones too, also from the encoder's own ``cache_dir``: of which task one is
+        cannot be told, and they are computed again when they are needed.
+
+        What remains is what was learnt: the posterior, the encoder's projection if it
+        was fitted on such tasks, and under which ids rewards were learnt.
+
+        Parameters
+        ----------
+        before : datetime
+            With a zone. What was decided earlier is deleted.
+        records : bool
+            Delete decisions and outcomes too, with features and hashes. What was learnt
+            from them can then no longer be revised or taken back, and is lost when the
+            policy is learnt anew from the ledger.
+
+        Returns
+        -------
+        int
+            Texts, or decisions, that were deleted from the ledger.
+
+        Raises
+        ------
+        OSError
+            When something could not be removed, such as pages of the ledger that
+            somebody is reading: it is named, and the rest is done. Purge again.
+        """
+        with self._lock:
+            try:
+                gone = self.ledger.purge(before, records=records)
+            except OSError:
+                self._purge_folder(before, records)
+                raise
+            self._purge_folder(before, records)
+        return gone
 
     def explain(
         self, task: Any, compute_budget: float = 1.0, **limits: Any
@@ -398,6 +443,13 @@ class MetaBraider:
         self.close()
 
     # ---- inside ----
+
+    def _purge_folder(self, before: datetime, records: bool) -> None:
+        if records:
+            self.recommender.forget_decisions(before)
+        self.recommender.encoder_.forget_embeddings()
+        self.save()
+        purge_folder(self.folder, before, records=records, besides=self.ledger.path)
 
     def _save_now_and_then(self) -> None:
         if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
@@ -489,7 +541,9 @@ class MetaBraider:
 
 
 def _text_in(task: Any) -> str | None:
-    return task if isinstance(task, str) else task.get("text", task.get("prompt"))
+    if isinstance(task, Mapping):
+        task = task.get("text", task.get("prompt"))
+    return task if isinstance(task, str) else None
 
 
 def _close(ledger: Ledger | None, folder: Path, temporary: bool) -> None:

@@ -168,6 +168,17 @@ class Online(Tabular):
         self._start()
         return self.learner_.expire(before)
 
+    def forget_decisions(self, before: datetime) -> Self:
+        """Drop the decisions made before a time, with their features; for a purge.
+
+        What was learnt from them stays, but can no longer be revised or taken back by
+        id. Those that waited for a reward are waited for no longer; a guard takes them
+        for 0.
+        """
+        self._start()
+        self.learner_.forget_decisions(before)
+        return self
+
     # ---- arms that come, change and go ----
 
     def add_arms(

@@ -6,6 +6,11 @@ transaction under a lock, when a ledger is opened.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,11 @@ REVISION = "2"
 _DIALECTS = ("sqlite", "postgresql")
 # Any number will do, as long as everybody takes the same one.
 _LOCK = 7_246_001
+_SCHEME = re.compile(r"[a-z][a-z0-9+_.-]+://", re.IGNORECASE)
+# Seconds that a transaction waits for its turn.
+_PATIENCE = 30.0
+# Seconds that a purge waits for readers; ours take milliseconds.
+_BRIEFLY = 2.0
 _MISSING = "the ledger needs {}: pip install 'braidbandit[full]'"
 
 
@@ -104,15 +114,25 @@ def open_engine(url: str | Path) -> Any:
         import sqlalchemy as sa
     except ImportError as error:
         raise ImportError(_MISSING.format("SQLAlchemy")) from error
-    text = str(url)
-    parsed = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    parsed = _url(sa, url)
     if parsed.get_backend_name() not in _DIALECTS:
         raise ValueError(
             f"a ledger is kept in {' or '.join(_DIALECTS)}, received a URL of "
             f"{parsed.get_backend_name()!r}"
         )
+    options: dict[str, Any] = {}
+    in_memory = parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed)
+    if in_memory:
+        # Such a database is its connection's: there is one, and threads take turns.
+        options = {
+            "poolclass": sa.pool.QueuePool,
+            "pool_size": 1,
+            "max_overflow": 0,
+            "pool_timeout": _PATIENCE,
+            "connect_args": {"check_same_thread": False},
+        }
     try:
-        engine = sa.create_engine(parsed)
+        engine = sa.create_engine(parsed, **options)
     except ImportError as error:
         raise ImportError(
             f"no driver for {parsed.drivername}: pip install 'braidbandit[postgres]' "
@@ -120,7 +140,8 @@ def open_engine(url: str | Path) -> Any:
         ) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+        begin = _begin_in_memory if in_memory else _begin_sqlite
+        sa.event.listen(engine, "begin", begin)
     try:
         _migrate(engine)
     except BaseException as error:
@@ -129,6 +150,29 @@ def open_engine(url: str | Path) -> Any:
             raise ValueError(f"{url} is not a database; restore a backup") from error
         raise
     return engine
+
+
+def _url(sa: Any, url: str | Path) -> Any:
+    """Return where a ledger is: text with a scheme is a URL, all else is a path."""
+    text = str(url)
+    if isinstance(url, str) and _SCHEME.match(text):
+        parsed = sa.make_url(text)
+    else:
+        parsed = sa.URL.create("sqlite", database=text)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return parsed
+    if isinstance(url, str) and parsed.database.startswith("file:"):
+        return parsed.update_query_dict({"uri": "true"})
+    return parsed.set(database=os.path.expanduser(parsed.database))
+
+
+def _is_in_memory(url: Any) -> bool:
+    name, _, query = (url.database or "").partition("?")
+    settings = dict(url.query) | dict(re.findall(r"([^&=]+)=([^&]*)", query))
+    if "uri" not in settings:
+        return name in ("", ":memory:")
+    memory = settings.get("mode") == "memory" or settings.get("vfs") == "memdb"
+    return memory or name in ("file:", "file::memory:")
 
 
 def writing(engine: Any, at_once: bool = True) -> Any:
@@ -141,13 +185,56 @@ def writing(engine: Any, at_once: bool = True) -> Any:
     return engine.execution_options(braidbandit_writes=how).begin()
 
 
+def sqlite_file(engine: Any) -> Path | None:
+    """Return the file of an SQLite database, None of any other and in memory."""
+    if engine.dialect.name != "sqlite" or _is_in_memory(engine.url):
+        return None
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("PRAGMA database_list").all()
+    return Path(rows[0].file)
+
+
+def wipe(engine: Any) -> None:
+    """Leave nothing in an SQLite file, or beside it, of what was deleted from it.
+
+    Raises
+    ------
+    OSError
+        When somebody else is using the file, or the disk is full.
+    """
+    file, why = sqlite_file(engine), None
+    if file is None:
+        return
+    connection = engine.raw_connection()
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout={1000 * _BRIEFLY:.0f}")
+        # Rows that moved to another page left a copy, which no deletion overwrites.
+        cursor.execute("VACUUM")
+        # The journal holds pages as they were; this empties it.
+        busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            why = "somebody else is reading the ledger"
+    except sqlite3.OperationalError as error:
+        why = str(error)
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE:.0f}")
+        connection.close()
+    if why is not None:
+        raise OSError(
+            errno.ENOSPC if "full" in why else errno.EBUSY,
+            f"what was purged is deleted, but {file} and {file}-wal still hold copies "
+            f"of it: {why}. Purge again when that is over",
+        )
+
+
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     """Durable writes that do not block readers, and waiting instead of failing."""
     # Transactions begin where SQLAlchemy says so, not where the driver guesses.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
-        "busy_timeout=30000",
+        f"busy_timeout={1000 * _PATIENCE:.0f}",
         "journal_mode=WAL",
         "foreign_keys=ON",
         "secure_delete=ON",
@@ -165,6 +252,20 @@ def _begin_sqlite(connection: Any) -> None:
     execute(f"PRAGMA synchronous={how}")
     # A writer takes its turn at once: one that has read first could not wait for it.
     execute("BEGIN IMMEDIATE")
+
+
+def _begin_in_memory(connection: Any) -> None:
+    """Take the database for oneself: several ledgers may share one in memory."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.connection.dbapi_connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite's own waiting is for files only.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
 
 
 def _migrate(engine: Any) -> None:

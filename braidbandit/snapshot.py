@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "scales": scales,
         "price": float(agent.price),
         "mean_cost": agent.mean_cost,
-        "drift": None if agent.drift is None else asdict(agent.drift),
+        "drift": _asdict(agent.drift),
         "forgetting": float(agent.forgetting),
         "max_parameters": int(agent.max_parameters),
         "random_state": None if isinstance(seed, np.random.Generator) else seed,
@@ -89,21 +90,47 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "clock": bandit.clock_,
         "faded": bandit.faded_,
         "baseline": agent.baseline_,
-        "savings": None if agent.savings_ is None else asdict(agent.savings_),
+        "savings": _asdict(agent.savings_),
         "pacer": asdict(agent.pacer_),
         "measured": {name: model.n for name, model in learner.models.items()},
         "versions": learner.versions,
         "alarms": learner.alarms,
         "rewound": learner.rewound,
-        "plain": log.plain,
         "ledger_position": agent.ledger_position_,
-        "pending": [decision.to_dict() for decision in log.pending.values()],
-        "learnt": [record.to_dict() for record in log.learnt.values()],
+        **_decisions(log),
         "settled": log.settled,
         "expired": log.expired,
         "counts": log.counts,
     }
     return manifest, arrays
+
+
+def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str, Any]:
+    """Return a manifest without the decisions made before a time, as a purge wants it.
+
+    See :meth:`BraidRecommender.forget_decisions`.
+    """
+    if manifest["format"] == 1:
+        made = [Decision.from_dict(data) for data in manifest["pending"]]
+        log = FeedbackLog(pending={decision.id: decision for decision in made})
+        log.forget(before)
+        return {**manifest, "pending": _decisions(log)["pending"]}
+    log, guarding = _log(manifest), _guarding(manifest)
+    for waited in log.forget(before):
+        guarding.expire(policy_from_dict(manifest["policy"]), waited)
+    return {**manifest, **_decisions(log), "savings": _asdict(guarding.savings)}
+
+
+def _decisions(log: FeedbackLog) -> dict[str, Any]:
+    return {
+        "pending": [decision.to_dict() for decision in log.pending.values()],
+        "learnt": [record.to_dict() for record in log.learnt.values()],
+        "plain": log.plain,
+    }
+
+
+def _asdict(record: Any) -> dict[str, Any] | None:
+    return None if record is None else asdict(record)
 
 
 def parameters(
@@ -198,10 +225,7 @@ def _fill_arms(learner: Any, manifest: Mapping[str, Any], arrays: Arrays) -> Non
     bandit.Z_, bandit.columns_ = arrays["descriptors"], columns
     learner.signatures = arrays.get("signatures")
     learner.surprises = arrays["surprises"]
-    savings = manifest["savings"]
-    learner.guarding = Guarding(
-        manifest["baseline"], None if savings is None else _savings(savings)
-    )
+    learner.guarding = _guarding(manifest)
     learner.versions = {arm: list(w) for arm, w in manifest["versions"].items()}
     # Older states do not say which of them the drift monitor noted.
     noted = manifest["versions"] if manifest.get("drift") else {}
@@ -242,8 +266,12 @@ def _posterior(
     return posterior
 
 
-def _savings(data: Mapping[str, Any]) -> Savings:
-    return Savings(**{**data, "expired": tuple(data.get("expired", ()))})
+def _guarding(manifest: Mapping[str, Any]) -> Guarding:
+    data = manifest["savings"]
+    if data is None:
+        return Guarding(manifest["baseline"])
+    savings = Savings(**{**data, "expired": tuple(data.get("expired", ()))})
+    return Guarding(manifest["baseline"], savings)
 
 
 def _log(manifest: Mapping[str, Any]) -> FeedbackLog:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ FORMAT = 3
 """Raised by one when older readers could not read a new file correctly."""
 
 _KIND = "braidbandit recommender"
-_LOCK = ".lock"
+LOCK = ".lock"
+WRITING = ".writing-"
 # Seconds; a save takes milliseconds.
 _PATIENCE = 10.0
 
@@ -48,19 +49,20 @@ def write_state(
     >>> manifest["price"], arrays["mean"].tolist()
     (0.1, [1.0, 1.0])
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a state is saved to a directory")
     folder.mkdir(parents=True, exist_ok=True)
     text, blob = pack(manifest, arrays)
     name = _arrays_name(blob)
     # What is deleted here, another process could be about to name.
-    with FileLock(folder / _LOCK):
+    with FileLock(folder / LOCK):
         _write(folder / name, blob)
         _write(folder / "manifest.json", text.encode())
         for old in folder.glob("arrays-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
+        _clear(folder)
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -73,13 +75,13 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     ValueError
         When the state is of a newer format, of another kind, or damaged.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     with ExitStack() as stack:
         # Windows drops the lock file after use, and replaces no file that is read.
-        if os.name == "nt" or (folder / _LOCK).exists():
+        if os.name == "nt" or (folder / LOCK).exists():
             # A folder that may be read only is read without the lock.
             with suppress(OSError):
-                stack.enter_context(FileLock(folder / _LOCK, timeout=_PATIENCE))
+                stack.enter_context(FileLock(folder / LOCK, timeout=_PATIENCE))
         text, blob = _read(folder)
     return unpack(text, blob, str(folder / "manifest.json"))
 
@@ -95,13 +97,29 @@ def pack(
         "arrays": _arrays_name(blob),
         "sha256": hashlib.sha256(blob).hexdigest(),
     }
-    # A line for each key: json's own indenting takes ten times as long, and a state
-    # is saved often.
-    lines = [
-        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, default=_plain)}"
-        for key, value in {**header, **manifest}.items()
-    ]
-    return "{\n" + ",\n".join(lines) + "\n}\n", blob
+    return _text({**header, **manifest}), blob
+
+
+def edit_manifest(
+    text: str, where: str, edit: Callable[[dict[str, Any]], dict[str, Any]]
+) -> str:
+    """Return the text of a manifest with a change; ``where`` is named in errors."""
+    return _text(edit(_manifest(text, where)))
+
+
+def edit_state(file: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change the manifest of a saved state."""
+    with FileLock(file.with_name(LOCK)):
+        old = file.read_text(encoding="utf-8")
+        new = edit_manifest(old, str(file), edit)
+        if json.loads(new) != json.loads(old):
+            _write(file, new.encode())
+        _clear(file.parent)
+
+
+def is_manifest(head: bytes) -> bool:
+    """Whether a file that begins like this is the manifest of a saved state."""
+    return f'"kind": "{_KIND}"'.encode() in head
 
 
 def unpack(
@@ -118,6 +136,16 @@ def unpack(
         return manifest, load_arrays(blob)
     except SafetensorError as error:
         raise ValueError(f"{where} is damaged: {error}") from error
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    # A line for each key: json's own indenting takes ten times as long, and a state
+    # is saved often.
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, default=_plain)}"
+        for key, value in manifest.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _plain(value: Any) -> Any:
@@ -172,19 +200,26 @@ def _read(folder: Path) -> tuple[str, bytes]:
             raise ValueError(f"{file} is damaged: no arrays file {name!r}")
 
 
-def _write(path: Path, blob: bytes) -> None:
+def _clear(folder: Path) -> None:
+    """Remove what was begun and never finished; with the lock, nobody is at it."""
+    for left in folder.glob(f"{WRITING}*"):
+        left.unlink(missing_ok=True)
+
+
+def _write(path: Path, blob: bytes, durably: bool = True) -> None:
     """Write beside, flush to disk, rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(blob)
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    if durably and os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from braidbandit.braid import Braid
 from braidbandit.catalogue import Catalogue
-from braidbandit.decision import task_hash
+from braidbandit.decision import hash_as_given
 from braidbandit.utility import check_quality
 
 Array = NDArray[np.float64]
@@ -75,10 +75,11 @@ def build_table(
     array([[0. , 0.3],
            [0. , 0.5]])
     """
-    keys = [task_hash(task) for task in tasks]
+    # All of a task: the scorer may read what no feature tells.
+    keys = [hash_as_given(task) for task in tasks]
     if len(set(keys)) != len(keys):
         raise ValueError("some tasks are the same; give each once")
-    file = None if path is None else Path(path)
+    file = None if path is None else Path(path).expanduser()
     known = {} if file is None else _read(file)
     cells = [
         (braid, task, (key, braid.id))

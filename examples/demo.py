@@ -285,9 +285,14 @@ def learn(
     agent: MetaBraider, scorer: Scorer, tasks: list[Any], options: Any
 ) -> list[dict[str, Any]]:
     """Run what is left of this pass over the tasks; return every round ever run."""
-    from braidbandit.decision import task_hash
+    from braidbandit.decision import hash_as_given, task_hash
 
-    by_hash = {task_hash(task_of(task)): task for task in load_tasks("train")}
+    # A folder of an earlier version has the other hash.
+    by_hash = {
+        hashed(task_of(task)): task
+        for task in load_tasks("train")
+        for hashed in (hash_as_given, task_hash)
+    }
     rounds = []
     for _, decision, outcome in agent.ledger.pairs():
         kind, _, number = outcome.source.partition(" ")

@@ -1,6 +1,8 @@
 import importlib.util
 import pickle
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -115,6 +117,7 @@ def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):
         calls.extend(texts)
         return embed(texts)
 
+    counting.name = "counting"
     first = TaskEncoder(embedder=counting, cache_dir=tmp_path)
     first.transform(["a", "b", "a"])
     first.transform(["a"])
@@ -122,6 +125,189 @@ def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):
     np.testing.assert_array_equal(second.transform(["a"]), first.transform(["a"]))
     assert calls == ["a", "b"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def scaled(factor, name=None):
+    def embedder(texts):
+        return factor * embed(texts)
+
+    if name is not None:
+        embedder.name = name
+    return embedder
+
+
+class Folder:
+    """Loads as a model whose vectors follow from a file in its folder."""
+
+    loaded = 0
+
+    def __init__(self, folder, device):
+        type(self).loaded += 1
+        self.factor = float((Path(folder) / "weights").read_text())
+
+    def encode(self, texts, **_):
+        return self.factor * embed(texts)
+
+
+@pytest.fixture
+def write_model(monkeypatch, tmp_path):
+    """Write a model to a folder; sentence-transformers loads these."""
+    module = SimpleNamespace(SentenceTransformer=Folder)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+    def write(name, factor):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "weights").write_text(str(factor))
+        return str(tmp_path / name)
+
+    return write
+
+
+def cold(encoder):
+    """What the encoder says of some texts, before any fit."""
+    return encoder.transform(TEXTS[:3])[:, 1:-10]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("name", [None, "named"])
+def test_another_embedder_is_another_encoder(tmp_path, on_disk, name):
+    """By set_params, and side by side on one folder; a shared name says it is one."""
+    kept = tmp_path / "kept" if on_disk else None
+
+    def make(factor):
+        named = name and f"{name} {factor}"
+        return TaskEncoder(embedder=scaled(factor, named), cache_dir=kept)
+
+    one, two = cold(make(1.0)), cold(make(2.0))
+    np.testing.assert_allclose(two, 2 * one)
+    encoder = make(1.0)
+    cold(encoder)
+    encoder.set_params(embedder=scaled(2.0, name and f"{name} 2.0"))
+    np.testing.assert_array_equal(cold(encoder), two)
+    encoder.embedder = scaled(3.0)
+    np.testing.assert_allclose(cold(encoder), 3 * one)
+    assert (tmp_path / "kept").exists() == bool(on_disk and name)
+
+
+def test_embedders_that_call_themselves_equal_are_told_apart():
+    class Same:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+        def __call__(self, texts):
+            return self.factor * embed(texts)
+
+    encoder = TaskEncoder(embedder=Same(1.0))
+    one = cold(encoder)
+    np.testing.assert_allclose(cold(encoder.set_params(embedder=Same(2.0))), 2 * one)
+
+
+def test_another_model_is_another_encoder(tmp_path, write_model):
+    kept = tmp_path / "kept"
+    one, two = write_model("one", 1.0), write_model("two", 2.0)
+    plain = cold(TaskEncoder(one))
+    encoder = TaskEncoder(one, cache_dir=kept)
+    np.testing.assert_array_equal(cold(encoder), plain)
+    np.testing.assert_allclose(cold(encoder.set_params(model=two)), 2 * plain)
+    # Nothing of the old model is kept under the name of the new one, or the reverse.
+    np.testing.assert_allclose(cold(TaskEncoder(two, cache_dir=kept)), 2 * plain)
+    np.testing.assert_array_equal(cold(TaskEncoder(one, cache_dir=kept)), plain)
+    # Another model under the same name, of the same size.
+    write_model("one", 3.0)
+    np.testing.assert_allclose(cold(TaskEncoder(one, cache_dir=kept)), 3 * plain)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_folder_that_changes_is_loaded_anew(tmp_path, write_model, on_disk):
+    kept = tmp_path / "kept" if on_disk else None
+    encoder = TaskEncoder(write_model("m", 1.0), cache_dir=kept)
+    one = cold(encoder)
+    write_model("m", 2.0)
+    np.testing.assert_allclose(cold(encoder), 2 * one)
+    np.testing.assert_allclose(cold(TaskEncoder(encoder.model)), 2 * one)
+
+
+def test_the_same_files_elsewhere_are_the_same_model(tmp_path, write_model):
+    kept = tmp_path / "kept"
+    cold(TaskEncoder(write_model("here", 1.0), cache_dir=kept))
+    loaded = Folder.loaded
+    cold(TaskEncoder(write_model("there", 1.0), cache_dir=kept))
+    assert Folder.loaded == loaded
+
+
+def test_a_model_without_known_files_keeps_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(TaskEncoder, "_load_model", lambda self: embed)
+    cold(TaskEncoder("nobody/no-such-model", cache_dir=tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_home_is_known_by_its_sign(tmp_path, write_model, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_model("m", 2.0)
+    encoder = TaskEncoder("~/m", cache_dir="~/kept")
+    np.testing.assert_array_equal(cold(encoder), cold(TaskEncoder(tmp_path / "m")))
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:7],
+        lambda whole: whole[:90],
+        lambda whole: whole[:-1],
+        lambda whole: b"PK\x03\x04" + whole[4:],
+        lambda whole: whole[:10] + b"{(" + whole[12:],
+        lambda whole: whole[:-8] + np.array([np.nan]).tobytes(),
+        lambda whole: whole.replace(b"(12,)", b"(3,4)"),
+        lambda whole: whole.replace(b"<f8", b"<f4"),
+    ],
+)
+def test_a_damaged_file_is_made_anew(tmp_path, damage):
+    def make():
+        return TaskEncoder(embedder=scaled(1.0, "toy"), cache_dir=tmp_path)
+
+    want = make().transform(["a", "b"])
+    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    first = sorted(whole)[0]
+    first.write_bytes(damage(whole[first]))
+    np.testing.assert_array_equal(make().transform(["a", "b"]), want)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
+
+
+def test_embeddings_are_forgotten(tmp_path):
+    calls = []
+
+    def counting(texts):
+        calls.extend(texts)
+        return embed(texts)
+
+    counting.name = "counting"
+    TaskEncoder(embedder=counting).forget_embeddings()
+    TaskEncoder(embedder=counting, cache_dir=tmp_path / "none").forget_embeddings()
+    (tmp_path / "notes.npy").write_bytes(b"somebody else's")
+    (tmp_path / ".writing-abc").write_bytes(b"half")
+    encoder = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    encoder.transform(["a"])
+    encoder.forget_embeddings()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.npy"]
+    encoder.transform(["a"])
+    assert calls == ["a", "a"]
+
+
+def test_what_cannot_be_kept_leaves_nothing_half(tmp_path, monkeypatch):
+    encoder = TaskEncoder(embedder=scaled(1.0, "toy"), cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            encoder.transform(["a"])
+    assert not list(tmp_path.iterdir())
+    assert encoder.transform(["a"]).shape == (1, 23)
 
 
 def test_nearest_type(encoder):

@@ -1,0 +1,90 @@
+"""Purging a folder: embeddings, saved policies, and copies and exports of a ledger."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from braidbandit.encoding import KEPT
+from braidbandit.exchange import is_export, purge_export
+from braidbandit.ledger import Ledger
+from braidbandit.snapshot import without_decisions
+from braidbandit.state import LOCK, edit_state, is_manifest
+
+_SQLITE = b"SQLite format 3\0"
+_BEGUN = (".jsonl.part", ".parquet.part")
+
+
+def purge_folder(
+    folder: Path, before: datetime, *, records: bool, besides: Path | None
+) -> None:
+    """Delete what was decided before a time from all files of a folder.
+
+    Embeddings go whatever their time, as it cannot be told of which task they are. What
+    people keep there in formats of their own is not touched.
+
+    Parameters
+    ----------
+    folder : Path
+    before : datetime
+        With a zone.
+    records : bool
+        Whole records, not only texts.
+    besides : Path, optional
+        A ledger that is left alone: it is in use.
+
+    Raises
+    ------
+    OSError
+        When something could not be removed; names it, and the rest is done.
+    """
+    left = []
+    for file in sorted(folder.rglob("*")):
+        try:
+            if not file.is_file() or (besides is not None and file.samefile(besides)):
+                continue
+            if file.parent == folder / "embeddings" or _is_left_over(file):
+                file.unlink(missing_ok=True)
+            else:
+                _purge_file(file, before, records)
+        except Exception as error:  # whatever it is, it is told in the end
+            left.append(f"{file} ({error})")
+    if left:
+        raise OSError(
+            errno.EBUSY,
+            f"what was purged may still be in {'; '.join(left)}. Remove what is named, "
+            "or purge again",
+        )
+
+
+def _is_left_over(file: Path) -> bool:
+    """Whether it is an embedding, or was begun and never finished."""
+    # With a lock beside it, somebody may be writing it now; a save clears these away.
+    kept = KEPT.fullmatch(file.name) and not file.with_name(LOCK).exists()
+    return bool(kept) or file.name.endswith(_BEGUN)
+
+
+def _purge_file(file: Path, before: datetime, records: bool) -> None:
+    with file.open("rb") as opened:
+        head = opened.read(64)
+    if head.startswith(_SQLITE) and _is_ledger(file):
+        with Ledger(file) as copy:
+            copy.purge(before, records=records)
+    elif is_export(file, head):
+        purge_export(file, before, records=records)
+    elif records and is_manifest(head):
+        edit_state(file, partial(without_decisions, before=before))
+
+
+def _is_ledger(file: Path) -> bool:
+    connection = sqlite3.connect(file)
+    try:
+        names = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master")
+        }
+    finally:
+        connection.close()
+    return "decisions" in names and bool(names & {"alembic_version", "meta"})
