@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from numbers import Real
 from typing import Any
 
 MOST_CAPABILITIES = 4
@@ -111,7 +112,7 @@ def what_is_read(task: Any) -> dict[str, Any]:
     names = read.pop("capabilities", ())
     if "text" not in read:
         read["text"] = read.pop("prompt", None) or _described(read.get("type"), names)
-    if "complexity" in read:
+    if isinstance(read.get("complexity"), Real):
         # Without the sign of a zero, which JSON by way of JavaScript drops.
         read["complexity"] = float(read["complexity"]) + 0.0
     if names:
