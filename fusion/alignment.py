@@ -93,11 +93,8 @@ class TokenBytes:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         decoders = _decoders(tokenizer)
-        # A copy: who pads a batch with the tokenizer changes it for everybody, and
-        # special tokens that are written out in a text are text here.
-        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
+        # Special tokens that are written out in a text are text to this one.
+        self.backend = self._copy()
         self.backend.encode_special_tokens = True
         byte_level = "ByteLevel" in decoders
         if not byte_level and "\\u2581" not in decoders:
@@ -119,6 +116,18 @@ class TokenBytes:
         # Some SentencePiece models write a space before the text that is not in it.
         probe = tokenizer("a", add_special_tokens=False)["input_ids"]
         self.prepends_space = self.join(probe) == b" a"
+
+    def _copy(self) -> Tokenizer:
+        """A copy: who pads a batch with the tokenizer changes it for everybody."""
+        copy = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        return copy
+
+    @cached_property
+    def _parser(self) -> Tokenizer:
+        """Takes special tokens that are written out in a text for what they name."""
+        return self._copy()
 
     @cached_property
     def key(self) -> str:
@@ -158,6 +167,74 @@ class TokenBytes:
         ids: list[int] = self.backend.encode(text).ids
         self._verify(self.text(ids), text)
         return ids
+
+    def mentions_specials(self, text: str) -> bool:
+        """Whether special tokens are written out in a text."""
+        return any(name in text for name in self.specials)
+
+    def read(self, text: str) -> list[int]:
+        """Tokenise as the model itself reads a prompt, such as a chat template's text.
+
+        Special tokens that are written out are these tokens, and those that the
+        tokenizer puts around a text are not doubled where the text has them already.
+        """
+        return self._parse(text)[0]
+
+    def read_with_ends(self, text: str) -> tuple[list[int], np.ndarray]:
+        """`read`, and where the text ends after each token, in bytes of the text.
+
+        The names of special tokens that are written out count. Raises as `encode`.
+        """
+        ids, marks = self._parse(text)
+        if not marks:
+            self._verify(self.text(ids), text)
+            return ids, self.ends(ids)
+        ends = np.zeros(len(ids), np.int64)
+        low, at = 0, 0
+        for mark, (begin, stop) in [*marks.items(), (len(ids), (len(text), len(text)))]:
+            between = text[at:begin]
+            written = self.join(ids[low:mark])
+            # Some tokenizers put a space behind each special token.
+            space = int(self.prepends_space and written == b" " + between.encode())
+            self._verify(written[space:], between)
+            before = len(text[:at].encode())
+            lengths = [len(self.join([i])) for i in ids[low:mark]]
+            ends[low:mark] = before + np.maximum(np.cumsum(lengths) - space, 0)
+            ends[mark : mark + 1] = len(text[:stop].encode())
+            low, at = mark + 1, stop
+        return ids, ends
+
+    def _parse(self, text: str) -> tuple[list[int], dict[int, tuple[int, int]]]:
+        """Tokens, and which of them the text names: where, in characters."""
+        if not self.mentions_specials(text):
+            return self.backend.encode(text).ids, {}
+        found = self._parser.encode(text)
+        inside = [i for i, added in enumerate(found.special_tokens_mask) if not added]
+        first, last = inside[0], inside[-1] + 1
+        head, ids, tail = (
+            found.ids[part]
+            for part in (slice(first), slice(first, last), slice(last, None))
+        )
+        head = [] if ids[: len(head)] == head else head
+        tail = [] if tail and ids[-len(tail) :] == tail else tail
+        names = {i: name for name, i in self.specials.items()}
+        marks = {}
+        for i, (token, span) in enumerate(
+            zip(ids, found.offsets[first:last], strict=True), len(head)
+        ):
+            # An unknown character is a special token too, but not by its name.
+            if token in names and names[token] in text[slice(*span)]:
+                marks[i] = span
+        return [*head, *ids, *tail], marks
+
+    def of_anchor(self, anchor: TokenBytes, ids: Sequence[int]) -> list[int]:
+        """The tokens with which a donor reads a text that an anchor has read.
+
+        The very same where they mean the same; else of what the anchor's tokens write.
+        """
+        if anchor.key == self.key:
+            return list(ids)
+        return self.encode(complete_text(anchor.text(ids)))
 
     def encode_growing(
         self, texts: Sequence[str], head: Head | None = None, verify: bool = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from .cache import BraidCache, DonorStates, Step, advance, gather_rows
 from .configuration import BraidConfig, bridge_layer, by_hand
@@ -19,18 +20,65 @@ from .strand import Strand, Tap, memo_key
 
 
 def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:
-    """A sliding window counts the columns of a gap, and would see less of the text."""
-    if anchor.window is None or mask.ndim != 2 or mask.shape[1] <= anchor.window:
+    """What counts the columns of a gap would see less of the text, or from further."""
+    if mask.ndim != 2:
         return
     real = mask.long()
     # A column of padding with tokens on both sides of it.
     between = (real.cumsum(-1) > 0) & (real.flip(-1).cumsum(-1).flip(-1) > 0)
-    if bool((between & (real == 0)).any()):
+    if not bool((between & (real == 0)).any()):
+        return
+    if anchor.window is not None and mask.shape[1] > anchor.window:
+        does = f"sees {anchor.window} columns back and would miss text"
+    elif anchor.counts_columns:
+        does = "counts columns, and would take what is before it for further away"
+    else:
+        return
+    raise ValueError(
+        f"attention_mask has padding between tokens; {anchor.name} {does}; pad on the "
+        "left: tokenizer.padding_side = 'left'"
+    )
+
+
+def _turn(
+    anchor: Strand, cache: BraidCache | None, new: Tensor, position_ids: Tensor | None
+) -> None:
+    """Note in the cache whether texts are long for the anchor; refuse what is mixed."""
+    if anchor.turn is None:
+        return
+    past = 0 if cache is None else cache.get_seq_length()
+    lengths = [past + new.shape[1]]
+    if position_ids is not None:
+        lengths = (position_ids.amax(-1) + 1).tolist()
+    long = {anchor.is_long(length) for length in lengths}
+    if len(long) > 1:
         raise ValueError(
-            f"attention_mask has padding between tokens; {anchor.name} sees "
-            f"{anchor.window} columns back and would miss text; pad on the left: "
-            "tokenizer.padding_side = 'left'"
+            f"rows of {min(lengths)} to {max(lengths)} tokens in one batch: "
+            f"{anchor.name} reads texts of more than {anchor.turn} tokens with other "
+            "positions, and all rows alike; give longer and shorter texts apart"
         )
+    if cache is None:
+        return
+    if past and cache.long not in long:
+        raise ValueError(
+            f"the cache holds {past} tokens; {anchor.name} reads texts of more than "
+            f"{anchor.turn} tokens with other positions from the first token on; give "
+            "the whole text with a new cache, as generate does"
+        )
+    cache.long = long.pop()
+
+
+def _generation_config(anchor: Strand) -> GenerationConfig:
+    """How the anchor's model writes, but for its cache: braids keep their own."""
+    found = copy.deepcopy(anchor.model.generation_config)
+    found.cache_implementation = found.cache_config = None
+    tokenizer = anchor.tokenizer
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(found, key) is None:
+            setattr(found, key, getattr(tokenizer, key))
+    if found.pad_token_id is None:
+        found.pad_token_id = tokenizer.eos_token_id
+    return found
 
 
 @dataclass
@@ -84,6 +132,7 @@ class Braiding(PreTrainedModel):
         config.vocab_size = anchor.vocab_size
         config.hidden_size = anchor.width
         config.num_hidden_layers = anchor.n_layers
+        config.max_position_embeddings = anchor.positions
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(config, key, getattr(anchor.tokenizer, key))
         config.tie_word_embeddings = False
@@ -93,14 +142,7 @@ class Braiding(PreTrainedModel):
         self.__dict__["donors"] = [by_name[name] for name in config.donors]
         self._build()
         self.eval()
-        self.generation_config.update(
-            bos_token_id=config.bos_token_id,
-            eos_token_id=anchor.model.generation_config.eos_token_id
-            or config.eos_token_id,
-            pad_token_id=config.pad_token_id
-            if config.pad_token_id is not None
-            else config.eos_token_id,
-        )
+        self.generation_config = _generation_config(anchor)
 
     anchor: Strand
     donors: list[Strand]
@@ -190,12 +232,14 @@ class Braiding(PreTrainedModel):
         text = tuple(map(tuple, input_ids.tolist()))
         if attention_mask is not None:
             _refuse_gaps(attention_mask, self.anchor)
+        followed = position_ids if self.donors and self.active else None
         if position_ids is None and attention_mask is not None:
             # Padding must not shift a token: positions count real tokens only.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
             position_ids = position_ids[:, -input_ids.shape[1] :]
         fuse = self.config.fuse if self.donors else "always"
-        step = advance(input_ids, attention_mask, cache, fuse, prompt_length)
+        _turn(self.anchor, cache, input_ids, position_ids)
+        step = advance(input_ids, attention_mask, cache, fuse, prompt_length, followed)
         # Where no donor has a state beside a position, only attention does anything.
         fusing = self.active and (step.reads or self.config.strategy == "attention")
         sources = self._sources(step, text, memo) if fusing else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Row:
         How many columns donors read; None for all.
     beyond : int
         How many tokens came after those.
+    shift : int
+        How far the anchor's positions are ahead of the count of tokens.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -38,6 +41,7 @@ class Row:
     heads: dict[str, Head | None] = field(default_factory=dict)
     prompt: int | None = None
     beyond: int = 0
+    shift: int = 0
 
     def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
         """The donor's tokens for the text up to each of the last ``new`` positions."""
@@ -70,13 +74,15 @@ class BraidCache(DynamicCache):
     """All state of running requests: pass it in, get it back, share nothing.
 
     The anchor's keys and values are this cache itself; ``rows`` holds the rest.
-    ``prompt_length`` is for rows that are not begun yet, as in `BraidedLLM.forward`.
+    ``prompt_length`` is for rows that are not begun yet, as in `BraidedLLM.forward`;
+    ``long`` is whether the anchor read them as long texts (`Strand.turn`).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
-        self.prompt_length: int | None = None
+        self.prompt_length: int | Tensor | None = None
+        self.long = False
 
     def _pick(self, indices: Sequence[int]) -> None:
         taken: set[int] = set()
@@ -101,7 +107,7 @@ class BraidCache(DynamicCache):
 
     def reset(self) -> None:
         super().reset()
-        self.rows, self.prompt_length = [], None
+        self.rows, self.prompt_length, self.long = [], None, False
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
@@ -146,10 +152,12 @@ def advance(
     cache: BraidCache | None,
     fuse: str = "always",
     prompt_length: int | Tensor | None = None,
+    position_ids: Tensor | None = None,
 ) -> Step:
     """Append this step's real tokens to each row; say which columns they are.
 
-    Raises ValueError on an empty batch, and on a cache of other rows or another prompt.
+    Raises ValueError on an empty batch, on a cache of other rows or another prompt, and
+    on ``position_ids`` that do not count the tokens of a row one by one.
     """
     B, T = input_ids.shape
     if B == 0 or T == 0:
@@ -176,18 +184,48 @@ def advance(
     if attention_mask is not None:
         real = attention_mask[:, -T:].bool().cpu()
     step = Step(rows, [], [], T)
-    for row, prompt, ids, mask in zip(
-        rows, prompts, input_ids.tolist(), real.tolist(), strict=True
+    places = _places(position_ids, B, T)
+    for row, prompt, ids, mask, at in zip(
+        rows, prompts, input_ids.tolist(), real.tolist(), places, strict=True
     ):
         row.prompt = prompt
         stop = T if prompt is None else prompt - start
         step.columns.append([c for c in range(T) if mask[c] and c < stop])
         step.after.append([c for c in range(T) if mask[c] and c >= stop])
+        if at is not None:
+            _count(row, [at[c] for c in range(T) if mask[c]])
         row.ids = [*row.ids, *(ids[c] for c in step.columns[-1])]
         row.beyond += len(step.after[-1])
     if cache is not None:
         cache.rows = rows
     return step
+
+
+def _places(position_ids: Tensor | None, rows: int, new: int) -> list[Any]:
+    """The position of each column, per row; None where they are not given."""
+    if position_ids is None:
+        return [None] * rows
+    if position_ids.ndim != 2 or position_ids.shape not in ((1, new), (rows, new)):
+        raise ValueError(
+            f"position_ids has shape {tuple(position_ids.shape)}; expected "
+            f"{(rows, new)}: one position for each token"
+        )
+    return position_ids.expand(rows, new).tolist()  # type: ignore[no-any-return]
+
+
+def _count(row: Row, positions: Sequence[int]) -> None:
+    """Refuse positions of new tokens that do not go on one by one from the row's."""
+    seen = len(row.ids) + row.beyond
+    shifts = [position - seen - i for i, position in enumerate(positions)]
+    known = shifts[0] if shifts and not seen else row.shift
+    wrong = next((i for i, shift in enumerate(shifts) if shift != known), None)
+    if wrong is not None:
+        raise ValueError(
+            f"position_ids has {positions[wrong]} where {known + seen + wrong} comes "
+            "next; donors read a row as one text, from its first token on: give each "
+            "text a row of its own, and leave position_ids out"
+        )
+    row.shift = known
 
 
 def _prompts(

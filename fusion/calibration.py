@@ -235,7 +235,7 @@ def calibrate(
 def _fit(session: Session, model: BraidedLLM, epochs: int) -> None:
     # Every strand reads the texts before anything is changed: one may refuse them.
     for donor in model.donors:
-        session.features(donor)
+        session.features(donor, model.anchor)
     _check_positions(session, model)
     # Anew: parts in the store must not depend on what this braid learnt before.
     model._build()
@@ -269,7 +269,7 @@ def _within(texts: Sequence[str], model: BraidedLLM, budget: int) -> list[str]:
         raise ValueError(f"received a budget of {budget} tokens; give at least 1")
     left, chosen = budget, []
     for i in np.random.default_rng(0).permutation(len(texts)).tolist():
-        left -= len(model.anchor.tokens.encode(texts[i]))
+        left -= len(model.anchor.tokens.read(texts[i]))
         if left < 0:
             break
         chosen.append(i)

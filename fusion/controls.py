@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
-from .scoring import bits_per_byte, predicts
+from .scoring import bits_per_byte, scored_bytes
 from .strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -144,7 +144,8 @@ class PromptWeighted(BraidedLLM):
     ) -> None:
         """Set the shares for one prompt; ``states`` as in `scoring.bits_per_byte`."""
         strands = (self.anchor, *self.donors)
-        if not all(predicts(strand, prompt) for strand in strands):
+        prompt = self._words(prompt)
+        if not all(scored_bytes(strand, "", prompt) for strand in strands):
             self.config.shares = [1 / len(strands)] * len(strands)
             return
         bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]
@@ -152,3 +153,8 @@ class PromptWeighted(BraidedLLM):
         nats = [per_token * math.log(2) * b for b in bits]
         weights = [math.exp(min(nats) - n) for n in nats]
         self.config.shares = [w / sum(weights) for w in weights]
+
+    def _words(self, prompt: str) -> str:
+        """What donors are given of a prompt: no special tokens of the anchor."""
+        ids, _ = self.anchor.tokens.read_with_ends(prompt)
+        return self.anchor.tokens.text(ids).decode()

@@ -64,11 +64,15 @@ def crop_layers(cache: DynamicCache, length: int) -> None:
 
 @dataclass
 class DonorPath:
-    """One donor's tokens for one row, with their states and the cache behind them."""
+    """One donor's tokens for one row, with their states and the cache behind them.
+
+    ``long`` is whether they were read as those of a long text (`Strand.turn`).
+    """
 
     ids: list[int] = field(default_factory=list)
     cache: DynamicCache = field(default_factory=DynamicCache)
     states: dict[Tap, Tensor] = field(default_factory=dict)  # tap -> (len(ids), width)
+    long: bool = False
 
     def extend(self, strand: Strand, new: Sequence[int], taps: Iterable[Tap]) -> None:
         ids = torch.tensor([list(new)], dtype=torch.long, device=strand.device)
@@ -81,6 +85,7 @@ class DonorPath:
                 out[tap][0] if old is None else torch.cat([old, out[tap][0]])
             )
         self.ids = [*self.ids, *new]
+        self.long = strand.is_long(len(self.ids))
 
     @contextmanager
     def _unless_stopped(self) -> Iterator[None]:
@@ -133,6 +138,7 @@ class DonorPath:
             for tap in taps
         }
         self.follow(lineage[-1], [*self.ids, *tokens], flat)
+        self.long = strand.is_long(len(self.ids))
         return flat
 
     def follow(
@@ -157,7 +163,8 @@ def walk(
     """Follow a donor through the tokenisations of a growing text.
 
     Where later text makes the donor cut earlier text anew, its tokens are a tree; it is
-    run at once where the strand's attention allows that, else in pieces.
+    run at once where the strand's attention allows that, else in pieces. Where a text
+    passes the strand's `turn`, all of it is read anew.
 
     Returns
     -------
@@ -166,14 +173,17 @@ def walk(
     seen : list of list of int
         For each prefix, which of the S tokens it consists of.
     """
+    sides = [strand.is_long(len(prefix)) for prefix in prefixes]
     if prefixes:  # in decoding there is one: then nothing branches
-        path.crop(common_prefix(path.ids, prefixes[0]))
+        same = sides[0] == path.long
+        path.crop(common_prefix(path.ids, prefixes[0]) if same else 0)
     past, ids, where = len(path.ids), path.ids, list(range(len(path.ids)))
     tokens: list[int] = []
     lineage: list[list[int]] = []
     seen: list[list[int]] = []
-    for prefix in prefixes:
-        keep = common_prefix(ids, prefix)
+    for i, prefix in enumerate(prefixes):
+        turned = i > 0 and sides[i] != sides[i - 1]
+        keep = 0 if turned else common_prefix(ids, prefix)
         del where[keep:]
         for token in prefix[keep:]:
             where.append(past + len(tokens))
@@ -183,7 +193,7 @@ def walk(
         seen.append(list(where))
     empty = torch.zeros(0, strand.width, dtype=strand.dtype, device=strand.device)
     if tokens and lineage[-1] != list(range(past + len(tokens))):
-        if strand.reads_trees:
+        if len(set(sides)) == 1 and strand.reads_trees:
             flat = path.branch(strand, tokens, lineage, taps)
         else:
             flat = _in_pieces(strand, path, tokens, lineage, taps)

@@ -41,7 +41,9 @@ class Positions:
         self.softmax = session.softmax(anchor)
         self.hidden = torch.cat([t.hidden[:-1] for t in texts])
         self.targets = torch.cat([t.targets for t in texts])
-        self.sources = [self._source(texts, session.features(d)) for d in donors]
+        self.sources = [
+            self._source(texts, session.features(d, anchor)) for d in donors
+        ]
         text = np.repeat(np.arange(len(texts)), [len(t.targets) for t in texts])
         self.training = np.flatnonzero(np.isin(text, session.training)).tolist()
         self.held_out = np.flatnonzero(np.isin(text, session.held_out)).tolist()
@@ -142,7 +144,7 @@ def _fit_attention(
 ) -> None:
     """What earlier donor tokens bring on top of the aligned one: whole texts."""
     texts, softmax = session.features(anchor), session.softmax(anchor)
-    others = [session.features(d) for d in donors]
+    others = [session.features(d, anchor) for d in donors]
     shares = [1.0] * len(others)
 
     def loss(group: Sequence[int]) -> Tensor:
@@ -177,7 +179,7 @@ class _Middle:
         self.held_out = sorted(draw(session.held_out)[: MID_TEXTS // 4].tolist())
         self.softmax = session.softmax(self.anchor)
         self.texts = session.features(self.anchor)
-        self.others = [session.features(d) for d in self.donors]
+        self.others = [session.features(d, self.anchor) for d in self.donors]
         self.taps = [model.donor_taps(d) for d in self.donors]
         chosen = [*self.training, *self.held_out]
         self.states = [

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .controls import PromptWeighted
 from .modeling import BraidedLLM
-from .scoring import StateCache, predicts, scored_tokens, target_log_probs
+from .scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
 from .session import who
 from .strand import Strand
 
@@ -151,12 +151,14 @@ def _bits_per_byte(
 ) -> list[float]:
     """Bits per byte of one text for each braid, at ``count`` of its positions."""
     states, everything = StateCache(), whole(text)
-    alone: dict[Strand, tuple[list[int], np.ndarray, np.ndarray]] = {}
+    alone: dict[Strand, tuple[list[int], np.ndarray, np.ndarray, int]] = {}
     found = []
     for braid in braids:
         anchor = braid.anchor
         if anchor not in alone:
-            if not predicts(anchor, everything):
+            # The bytes of a first token that nothing predicts are not counted.
+            n_bytes = scored_bytes(anchor, "", everything)
+            if not n_bytes:
                 raise ValueError(
                     f"held-out text {everything!r} is one token for {anchor.name}, "
                     "which nothing predicts; leave it out"
@@ -165,18 +167,16 @@ def _bits_per_byte(
             every = list(range(start, len(ids)))
             logs = target_log_probs(anchor, ids, every, states).cpu().numpy()
             at = np.random.default_rng(seed).permutation(len(every))[:count]
-            alone[anchor] = ids, logs, at
+            alone[anchor] = ids, logs, at, n_bytes
         if isinstance(braid, PromptWeighted):
             braid.read_prompt(text["prompt"])
-        ids, logs, at = alone[anchor]
+        ids, logs, at, n_bytes = alone[anchor]
         total, start = float(logs.sum()), len(ids) - len(logs)
         if braid.config.fusion_layers:
             mine = target_log_probs(braid, ids, (start + at).tolist(), states)
             gain = float((mine.cpu().numpy() - logs[at]).sum())
             total += gain * len(logs) / len(at)
-        # The bytes of a first token that nothing predicts are not counted.
-        ends = braid.anchor.tokens.ends(ids)
-        found.append(-total / math.log(2) / int(ends[-1] - ends[start - 1]))
+        found.append(-total / math.log(2) / n_bytes)
     return found
 
 

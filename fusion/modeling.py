@@ -106,7 +106,7 @@ class BraidedLLM(Braiding, GenerationMixin):
         past_key_values: BraidCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         prompt_length: int | Tensor | None = None,
         return_dict: bool | None = None,
         cache: BraidCache | None = None,
@@ -125,8 +125,8 @@ class BraidedLLM(Braiding, GenerationMixin):
         labels : Tensor (B, T), optional
             -100 is skipped.
         use_cache : bool, optional
-        logits_to_keep : int
-            Above 0, logits for the last positions only.
+        logits_to_keep : int or Tensor
+            Above 0, logits for the last positions only; a tensor says for which.
         prompt_length : int or Tensor (B,), optional
             Of a braid with ``fuse="prompt"``: how many columns, padding included,
             belong to the prompt. By default all columns of the first call with a
@@ -158,16 +158,12 @@ class BraidedLLM(Braiding, GenerationMixin):
                 prompt_length=prompt_length,
                 anchor_options=anchor_options,
             )
+            logits = self._kept(states, logits_to_keep)
         except BaseException:
             if cache is not None:  # what was refused or stopped has not been read
                 cache.rows = before
                 crop_layers(cache, past)
             raise
-        keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
-        B = input_ids.shape[0]
-        logits = self.head(states, (slice(None), keep)).view(
-            B, -1, self.anchor.vocab_size
-        )
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(
@@ -184,10 +180,14 @@ class BraidedLLM(Braiding, GenerationMixin):
     ) -> Any:
         """Write. Tensors as in transformers; a ``str`` in gives a ``str`` out.
 
-        For text, 128 tokens are written unless a length is given, and only what was
-        written comes back, once. With ``fuse="prompt"`` what goes in is the prompt;
-        with a cache that was begun before, what went in then. Raises ValueError on an
-        empty prompt, a row that ends in padding, and several sequences of one text.
+        What is not given is as the anchor's generation configuration has it. For text,
+        128 tokens are written unless either says how many, special tokens that are
+        written out are read as such (the text of a chat template has its own), and only
+        what was written comes back, once. With ``fuse="prompt"`` what goes in is the
+        prompt; with a cache that was begun before, what went in then.
+
+        Raises ValueError on an empty prompt, a row that ends in padding, another kind
+        of cache, and several sequences of one text.
         """
         if isinstance(inputs, str):
             return self._write(inputs, generation_config=generation_config, **kwargs)
@@ -203,10 +203,13 @@ class BraidedLLM(Braiding, GenerationMixin):
                 "a row ends in padding, behind which nothing can be written; pad on "
                 "the left: tokenizer.padding_side = 'left'"
             )
-        use_cache = kwargs.get("use_cache")
-        if use_cache is None:
-            settings = generation_config or self.generation_config
-            use_cache = settings.use_cache is not False
+        kind = self._setting("cache_implementation", generation_config, kwargs)
+        if kind is not None:
+            raise ValueError(
+                f"received cache_implementation={kind!r}; braids keep a cache of their "
+                "own, fusion.BraidCache: leave it out"
+            )
+        use_cache = self._setting("use_cache", generation_config, kwargs) is not False
         given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
         cache = _one_cache(*given)
         if cache is None and use_cache:
@@ -223,6 +226,42 @@ class BraidedLLM(Braiding, GenerationMixin):
         return super().generate(  # type: ignore[misc]
             inputs, generation_config, **kwargs
         )
+
+    def _kept(self, states: BraidStates, keep: int | Tensor) -> Tensor:
+        """Logits (B, n, V) of the last ``keep`` columns, or of those that it lists."""
+        columns: Any = keep
+        if isinstance(keep, Tensor):
+            columns = keep.to(states.hidden.device)
+        else:
+            columns = slice(-keep, None) if keep else slice(None)
+        logits = self.head(states, (slice(None), columns))
+        return logits.view(len(states.hidden), -1, self.anchor.vocab_size)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As transformers has it; where the anchor's positions turn, all is read anew.
+
+        See `Strand.turn`: the cache then begins again with the whole text.
+        """
+        cache, places = kwargs.get(CACHE), kwargs.get("position_ids")
+        if isinstance(cache, BraidCache) and next_sequence_length is not None:
+            past = cache.get_seq_length()
+            length = int(places.max()) + 1 if places is not None else input_ids.shape[1]
+            whole = past + next_sequence_length == input_ids.shape[1]
+            if past and whole and self.anchor.is_long(length) != cache.long:
+                prompts = [row.prompt for row in cache.rows]
+                cache.reset()
+                if None not in prompts:
+                    cache.prompt_length = torch.tensor(prompts)
+                next_sequence_length = None
+        found: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, next_sequence_length=next_sequence_length, **kwargs
+        )
+        return found
 
     def _anchor_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What of these the anchor takes; TypeError where a braid would differ."""
@@ -249,23 +288,46 @@ class BraidedLLM(Braiding, GenerationMixin):
     def _write(self, prompt: str, **kwargs: Any) -> str:
         if not prompt.strip():
             raise ValueError("the prompt is empty; write at least one word")
-        batch = self.tokenizer(prompt, return_tensors="pt").to(self.device)
-        given = kwargs.get("generation_config") or self.generation_config
-        count = kwargs.get("num_return_sequences") or given.num_return_sequences or 1
+        given = kwargs.get("generation_config")
+        count = self._setting("num_return_sequences", given, kwargs) or 1
         if count > 1:
             raise ValueError(
                 f"a text comes back for a text, received num_return_sequences={count}; "
                 "give tensors: braid.tokenizer(prompt, return_tensors='pt')"
             )
         limits = ("max_new_tokens", "max_length")
-        if not any(kwargs.get(name) or getattr(given, name) for name in limits):
+        if not any(self._setting(name, given, kwargs) for name in limits):
             kwargs["max_new_tokens"] = 128
-        out = self.generate(
-            batch["input_ids"], attention_mask=batch["attention_mask"], **kwargs
-        )
+        read = self.anchor.tokens.read(prompt)
+        ids = torch.tensor([read], device=self.device)
+        out = self.generate(ids, attention_mask=torch.ones_like(ids), **kwargs)
         tokens = getattr(out, "sequences", out)  # of return_dict_in_generate
-        new = tokens[0, batch["input_ids"].shape[1] :]
-        return str(self.tokenizer.decode(new, skip_special_tokens=True))
+        return self._written(read, tokens[0].tolist())
+
+    def _written(self, prompt: list[int], tokens: list[int]) -> str:
+        """What the tokens write behind the prompt.
+
+        Not what they write alone: many tokenizers drop a space in front of a text.
+        """
+        before, whole = (
+            str(
+                self.tokenizer.decode(
+                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+            )
+            for ids in (prompt, tokens)
+        )
+        if whole.startswith(before):
+            return whole[len(before) :]
+        # Bytes of no character spoil those beside them, the prompt's last ones too.
+        new = self.anchor.tokens.join(tokens[len(prompt) :])
+        return new.decode(errors="replace")
+
+    def _setting(self, name: str, given: Any, kwargs: Mapping[str, Any]) -> Any:
+        """An argument of `generate`, wherever it is set."""
+        configs = (given, self.generation_config)
+        values = (kwargs.get(name), *(getattr(c, name, None) for c in configs))
+        return next((value for value in values if value is not None), None)
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -286,7 +348,8 @@ class BraidedLLM(Braiding, GenerationMixin):
         with replacing(Path(save_directory).expanduser()) as folder:
             write_weights(folder, weights, (self.anchor, *self.donors))
             self.config.save_pretrained(folder)
-            self.generation_config.save_pretrained(folder)
+            # As it is: an anchor's may have what transformers would not save anew.
+            self.generation_config.to_json_file(folder / GENERATION_CONFIG_NAME)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

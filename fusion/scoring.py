@@ -71,17 +71,24 @@ def target_log_probs(
 
 def scored_tokens(strand: Strand, prompt: str, reference: str) -> tuple[list[int], int]:
     """The tokens of both, and which is the first that ends inside the reference."""
-    ids = strand.tokens.encode(prompt + reference)
-    ends = strand.tokens.ends(ids)
+    return _scored(strand, prompt, reference)[:2]
+
+
+def scored_bytes(strand: Strand, prompt: str, reference: str) -> int:
+    """How many bytes the scored tokens stand for; 0 if nothing predicts any."""
+    return _scored(strand, prompt, reference)[2]
+
+
+def _scored(strand: Strand, prompt: str, reference: str) -> tuple[list[int], int, int]:
+    ids, ends = strand.tokens.read_with_ends(prompt + reference)
     before = len(prompt.encode())
-    return ids, max(1, int(np.searchsorted(ends, before, side="right")))
-
-
-def predicts(strand: Strand, text: str) -> bool:
-    """Whether any of the text comes after something that the strand has read."""
-    ids, start = scored_tokens(strand, "", text)
-    ends = strand.tokens.ends(ids)
-    return start < len(ids) and bool(ends[-1] > ends[start - 1])
+    if strand.tokens.mentions_specials(prompt):
+        # One at the end of the prompt may swallow the space that comes after it.
+        known = strand.tokens.read(prompt)
+        if ids[: len(known)] == known:
+            ends[len(known) - 1] = min(ends[len(known) - 1], before)
+    start = max(1, int(np.searchsorted(ends, before, side="right")))
+    return ids, start, int(ends[-1] - ends[start - 1]) if len(ids) else 0
 
 
 def bits_per_byte(
@@ -95,6 +102,8 @@ def bits_per_byte(
     ``-sum log2 p(token) / bytes``, over the tokens that end inside the reference.
     Bytes, not tokens, so that strands with different tokenizers compare. With an
     empty prompt the first token counts only if the tokenizer writes a start token.
+    Special tokens that are written out, as in the text of a chat template, are read
+    as these tokens, as `BraidedLLM.generate` reads them.
 
     Parameters
     ----------
@@ -113,9 +122,7 @@ def bits_per_byte(
     if not reference:
         raise ValueError("the reference is empty; give the text to be scored")
     strand = model.anchor if isinstance(model, BraidedLLM) else model
-    ids, start = scored_tokens(strand, prompt, reference)
-    ends = strand.tokens.ends(ids)
-    scored = int(ends[-1]) - int(ends[start - 1])
+    ids, start, scored = _scored(strand, prompt, reference)
     if scored == 0:
         raise ValueError(
             f"nothing to score in {reference!r}: too short, one token that nothing "

@@ -31,7 +31,7 @@ from .training import (
     train,
 )
 
-FORMAT = 4
+FORMAT = 5
 HELD_OUT_EVERY = 6
 
 
@@ -57,6 +57,7 @@ class Session:
         self.held_out = sorted(order[::HELD_OUT_EVERY])
         self.training = sorted(set(order) - set(self.held_out))
         self._losses: dict[Strand, SampledSoftmax] = {}
+        self._named: dict[Strand, bool] = {}
         self.trained: list[str] = []
         self.reused: list[str] = []
 
@@ -88,25 +89,43 @@ class Session:
         self._write(path, made)
         return made
 
-    def features(self, strand: Strand) -> list[TextFeatures]:
+    def features(
+        self, strand: Strand, anchor: Strand | None = None
+    ) -> list[TextFeatures]:
         """The strand's features of every text; read once per process and store.
 
-        Where the strand is, wherever they were computed.
+        Where the strand is, wherever they were computed. Of an ``anchor`` it is a
+        donor, which matters where special tokens are written out in a text.
         """
+        if anchor is not None and not any(map(self._names, (strand, anchor))):
+            anchor = None  # it reads the same by itself
+        whose = [] if anchor is None else [who(anchor)]
         known = self._memory.setdefault(strand, {})
-        key = (self.data, *_state(strand))
+        key = (self.data, *whose, *_state(strand))
         if key not in known:
             label = f"{strand.name} reads {len(self.texts)} texts"
 
             def read() -> dict[str, Tensor]:
                 texts = read_texts(
-                    strand, self.texts, label=label, progress=self.progress
+                    strand,
+                    self.texts,
+                    anchor=anchor,
+                    label=label,
+                    progress=self.progress,
                 )
                 return _pack(texts)
 
-            arrays = self._stored("features", who(strand), read)
+            who_reads = [who(strand), *whose] if whose else who(strand)
+            arrays = self._stored("features", who_reads, read)
             known[key] = _unpack(arrays, strand.device)
         return known[key]
+
+    def _names(self, strand: Strand) -> bool:
+        """Whether special tokens of the strand are written out in any of the texts."""
+        if strand not in self._named:
+            words = "\n".join(self.texts)
+            self._named[strand] = strand.tokens.mentions_specials(words)
+        return self._named[strand]
 
     def memo(self, model: BraidedLLM, i: int) -> dict[Any, Any]:
         """What the model's strands made of text i together, for `BraidedLLM.encode`.

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from itertools import count
+from types import MethodType
 from typing import Any
 
 import torch
@@ -70,6 +73,20 @@ def _visit(strand: Strand, layer: int, _module: Any, _args: Any, output: Any) ->
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
+_ROPE = threading.Lock()
+
+
+def _one_at_a_time(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """A rotary embedding that sets its frequencies for each text that it is shown."""
+    with _ROPE:
+        return type(module).forward(module, *args, **kwargs)
+
+
+def _rope_types(kinds: Any) -> set[str]:
+    """The names in a rotary embedding's `rope_type`: one, or one per kind of layer."""
+    return {str(k) for k in (kinds.values() if isinstance(kinds, dict) else [kinds])}
+
+
 @contextmanager
 def _carrying(request: _Request) -> Iterator[None]:
     token = _CURRENT.set(request)
@@ -117,8 +134,11 @@ class Strand:
     ----------
     n_layers, width, vocab_size : int
         Of the model: decoder layers, hidden size, rows of the LM head.
-    number : int
+        number : int
         Tells the strands of a process apart, those of one name too.
+        turn : int or None
+        With long RoPE: a text of more tokens is read with other positions, from its
+        first token on. Keys and values of a shorter one are of no use to it.
     """
 
     def __init__(
@@ -140,6 +160,14 @@ class Strand:
         self._softcap = getattr(config, "final_logit_softcapping", None)
         for i, layer in enumerate(decoder_layers(self.body, self.n_layers)):
             layer.register_forward_hook(partial(_visit, self, i))
+        self._said_too_long = False
+        self._ropes: set[str] = set()
+        for module in self.body.modules():
+            kinds = _rope_types(getattr(module, "rope_type", None))
+            if "longrope" in kinds:
+                module.forward = MethodType(_one_at_a_time, module)
+            self._ropes |= kinds
+        self.turn = self._turn()
         self._check_head()
         self._check_cache()
 
@@ -168,6 +196,68 @@ class Strand:
     def _local(self) -> bool:
         """Whether layers have a window that no mask from outside can tell (GPT-Neo)."""
         return "local" in (getattr(self._config, "attention_layers", None) or ())
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens the model was made for, if its configuration says so."""
+        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
+        known = (getattr(self._config, name, None) for name in names)
+        limit = next((n for n in known if n is not None), None)
+        for rope in self._rope_settings():
+            # A stretch by a factor may stand beside the length of before.
+            if limit is not None and rope.get("rope_type") == "yarn":
+                before = rope.get("original_max_position_embeddings") or 0
+                limit = max(limit, int(before * (rope.get("factor") or 1)))
+        return limit
+
+    def _turn(self) -> int | None:
+        if "longrope" not in self._ropes:
+            return None
+        lengths = {
+            int(rope["original_max_position_embeddings"])
+            for rope in self._rope_settings()
+            if rope.get("rope_type") == "longrope"
+        }
+        if len(lengths) != 1:
+            raise ValueError(
+                f"{self.name} has long RoPE with original lengths {sorted(lengths)}; "
+                "expected one, use another model"
+            )
+        return lengths.pop()
+
+    def is_long(self, length: int) -> bool:
+        """Whether a text of so many tokens lies beyond the `turn`."""
+        return self.turn is not None and length > self.turn
+
+    def _rope_settings(self) -> list[dict[str, Any]]:
+        """What the configuration says of RoPE: once, or for each kind of layer."""
+        found = getattr(self._config, "rope_parameters", None) or {}
+        return [rope for rope in found.values() if isinstance(rope, dict)] or [found]
+
+    @cached_property
+    def counts_columns(self) -> bool:
+        """Whether padding between tokens takes its place, as with MPT's ALiBi.
+
+        Tried once, on a small text with and without a gap of 8 columns.
+        """
+        gap = 8
+        if self.window is not None and self.window < gap + 4:
+            return False  # the window is what counts, see there
+
+        def last_two(ids: list[int], mask: list[int], places: list[int]) -> Tensor:
+            return self.run(
+                torch.tensor([ids], device=self.device),
+                taps=["final"],
+                attention_mask=torch.tensor([mask], device=self.device),
+                position_ids=torch.tensor([places], device=self.device),
+            )["final"][0, -2:]
+
+        a, b, c, d = (min(i, self.vocab_size - 1) for i in (3, 4, 5, 6))
+        wanted = last_two([a, b, c, d], [1] * 4, [0, 1, 2, 3])
+        found = last_two(
+            [a, b, *[a] * gap, c, d], [1, 1, *[0] * gap, 1, 1], [0, 1, *[1] * gap, 2, 3]
+        )
+        return bool((found - wanted).norm() > 0.02 * wanted.norm())
 
     @property
     def ends(self) -> set[int]:
@@ -282,7 +372,11 @@ class Strand:
         digest = hashlib.sha256(self.fingerprint.encode())
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         model = self.model
-        for name, p in (*model.named_parameters(), *model.named_buffers()):
+        # Of buffers what a file has of them: the others follow from the configuration,
+        # and a rotary embedding sets its own for each text.
+        stored = model.state_dict().keys()
+        buffers = (b for b in model.named_buffers() if b[0] in stored)
+        for name, p in (*model.named_parameters(), *buffers):
             # By row and by column, each with a weight of its own.
             table = p.reshape(len(p), -1) if p.dim() else p.reshape(1, 1)
             sums = [table.sum(axis, dtype=torch.float64) for axis in (0, 1)]
@@ -375,17 +469,36 @@ class Strand:
             options["attention_mask"] = attention_mask
         if position_ids is not None:
             options["position_ids"] = position_ids
+        length = input_ids.shape[1] + (0 if cache is None else cache.get_seq_length())
+        if position_ids is not None:
+            length = int(position_ids.max()) + 1
+        too_long = self.positions is not None and length > self.positions
+        if too_long and "dynamic" in self._ropes:
+            raise ValueError(
+                f"{self.name} cannot read this: beyond its {self.positions} positions "
+                "dynamic RoPE moves earlier tokens with each later one; give shorter "
+                f"text than these {length} tokens, or leave this strand out"
+            )
         with _carrying(request):
             try:
                 out = self.body(input_ids=input_ids, return_dict=True, **options)
+                request.states["final"] = out.last_hidden_state
             except _Reached:
-                return request.states
-            except IndexError as error:
-                limit = getattr(self._config, "max_position_embeddings", None)
+                pass
+            except (IndexError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not too_long:
+                    raise
                 raise ValueError(
-                    f"{self.name} cannot read this: its configuration has {limit} "
-                    f"positions and {self.vocab_size} tokens; give shorter text, or "
-                    "leave this strand out"
+                    f"{self.name} cannot read this: its configuration has "
+                    f"{self.positions} positions and {self.vocab_size} tokens; give "
+                    "shorter text, or leave this strand out"
                 ) from error
-        request.states["final"] = out.last_hidden_state
+        if too_long and not self._said_too_long:
+            warnings.warn(
+                f"{self.name} was made for {self.positions} tokens and reads {length}: "
+                "what it says of them may be worth little; give shorter text, or leave "
+                "this strand out (said once)",
+                stacklevel=2,
+            )
+            self._said_too_long = True
         return request.states

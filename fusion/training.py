@@ -43,13 +43,21 @@ class TextFeatures:
 
 @torch.no_grad()
 def read_texts(
-    strand: Strand, texts: Sequence[str], *, label: str = "", progress: bool = False
+    strand: Strand,
+    texts: Sequence[str],
+    *,
+    anchor: Strand | None = None,
+    label: str = "",
+    progress: bool = False,
 ) -> list[TextFeatures]:
     """One pass of a strand over texts, in batches of about the same length.
 
-    Padding on the right: a causal model reads the text before it as it would alone.
+    Of an ``anchor`` it is a donor: it reads what the anchor's tokens write. Padding on
+    the right: a causal model reads the text before it as it would alone.
     """
-    encoded = [strand.tokens.encode(text) for text in texts]
+    encoded = [(anchor or strand).tokens.read_with_ends(text)[0] for text in texts]
+    if anchor is not None:
+        encoded = [strand.tokens.of_anchor(anchor.tokens, ids) for ids in encoded]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     found: dict[int, TextFeatures] = {}
     options = {"desc": label, "disable": not progress, "leave": False}
@@ -57,7 +65,8 @@ def read_texts(
         while len(found) < len(texts):
             batch = order[len(found) : len(found) + 1]
             for i in order[len(found) + 1 :]:
-                if (len(batch) + 1) * len(encoded[i]) > BATCH:
+                apart = {strand.is_long(len(encoded[j])) for j in (i, batch[0])}
+                if (len(batch) + 1) * len(encoded[i]) > BATCH or len(apart) > 1:
                     break
                 batch.append(i)
             rows = [torch.tensor(encoded[i], device=strand.device) for i in batch]

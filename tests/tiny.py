@@ -37,6 +37,8 @@ from transformers import (
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -314,6 +316,35 @@ _BUILDERS = {
 def tiny_strand(family: str, name: str | None = None, seed: int = 0) -> Strand:
     """A strand around `tiny_model`; its name is the family unless told otherwise."""
     return Strand(name or family, tiny_model(family, seed), tiny_tokenizer(family))
+
+
+def long_rope_strand(turn: int, name: str = "phi3", seed: int = 0) -> Strand:
+    """A Phi-3 that reads texts of more than ``turn`` tokens with other positions."""
+    tokenizer = tiny_tokenizer("qwen2")
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": turn,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+    }
+    config = Phi3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        original_max_position_embeddings=turn,
+        rope_parameters=rope,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+        initializer_range=0.3,
+    )
+    with _seeded(seed):
+        return Strand(name, Phi3ForCausalLM(config).eval(), tokenizer)
 
 
 def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:

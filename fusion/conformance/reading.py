@@ -251,5 +251,6 @@ def _check_gap(
     try:
         _check_padded_cache(model, longer, options, alone, atol, prompt)
     except ValueError:
-        if model.anchor.window is None:  # it counts columns, the gap's too
+        # These count columns, the gap's too.
+        if model.anchor.window is None and not model.anchor.counts_columns:
             raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..modeling import BraidedLLM
 from .tools import (
@@ -23,6 +25,18 @@ from .tools import (
 BEAMS = 2
 
 
+def _plain(model: BraidedLLM) -> BraidedLLM:
+    """The same braid without what its anchor asks for when writing, such as penalties.
+
+    With these, what is written is not what the logits alone say.
+    """
+    twin = copy.copy(model)
+    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+    settings = {name: getattr(model.generation_config, name) for name in ends}
+    twin.generation_config = GenerationConfig(**settings)
+    return twin
+
+
 def _write(
     model: BraidedLLM, ids: Tensor, new_tokens: int, **options: Any
 ) -> list[list[int]]:
@@ -31,7 +45,7 @@ def _write(
     cards = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cards):
         torch.manual_seed(1)
-        out = model.generate(ids, max_new_tokens=new_tokens, **options)
+        out = _plain(model).generate(ids, max_new_tokens=new_tokens, **options)
     rows: list[list[int]] = out[:, ids.shape[1] :].tolist()
     return rows
 
@@ -130,7 +144,7 @@ def _beams(
 ) -> tuple[list[list[int]], Tensor]:
     """What each beam of each prompt wrote, and its score (rows, 1)."""
     rows, mask = padded(model, prompts, "left")
-    found = model.generate(
+    found = _plain(model).generate(
         batch_of(model, rows),
         attention_mask=mask,
         max_new_tokens=new_tokens,

@@ -1,14 +1,28 @@
+import copy
+import re
+
 import numpy as np
 import pytest
 import tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerFast
 
 from fusion.alignment import TokenBytes, common_prefix, complete_text
 
-TOKENS = {family: TokenBytes(tiny.tiny_tokenizer(family)) for family in tiny.FAMILIES}
+TOKENS = {
+    family: TokenBytes(tiny.tiny_tokenizer(family))
+    for family in (*tiny.FAMILIES, *tiny.MORE_FAMILIES)
+}
 FAMILY = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 # Any text: surrogates are no text, and U+2581 is the gemma family's own space.
@@ -253,3 +267,62 @@ def test_a_special_token_that_is_written_out_is_text():
     ids = tokens.encode("a <eos> b")
     assert tokens.text(ids) == b"a <eos> b"
     assert tokens.tokenizer.eos_token_id not in ids
+
+
+def test_a_prompt_is_read_with_its_special_tokens():
+    tokens = TokenBytes(tiny.tiny_tokenizer("gemma"))
+    bos, eos = tokens.specials["<bos>"], tokens.specials["<eos>"]
+    words = tokens.encode("The rain")[1:]
+    assert tokens.read("The rain") == [bos, *words]
+    assert tokens.read("The rain<eos>") == [bos, *words, eos]
+    # Written out already, it is not put in front once more; twice is as it was meant.
+    assert tokens.read("<bos>The rain") == [bos, *words]
+    assert tokens.read("<bos><bos>The rain") == [bos, bos, *words]
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_not_doubled():
+    tokenizer = copy.deepcopy(tiny.tiny_tokenizer("gemma"))
+    eos = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", eos)]
+    )
+    tokens = TokenBytes(tokenizer)
+    assert tokens.read("a <eos>") == tokens.read("a ")
+    assert tokens.read("a <eos> b")[-1] == eos
+
+
+@pytest.mark.parametrize("family", TOKENS)
+@given(
+    parts=st.lists(
+        st.one_of(
+            st.integers(0, 3),
+            st.sampled_from(["The rain", " stays", " ", "\n", "é😀", "你好", "x  y"]),
+        ),
+        max_size=8,
+    )
+)
+def test_ends_count_special_tokens_that_are_written_out(family, parts):
+    tokens = TOKENS[family]
+    names = sorted(tokens.specials)
+    text = "".join(p if isinstance(p, str) else names[p % len(names)] for p in parts)
+    ids, ends = tokens.read_with_ends(text)
+    assert ids == tokens.read(text)
+    assert (np.diff(ends, prepend=0) >= 0).all()
+    assert (ends[-1] if len(ids) else 0) == len(text.encode())
+    named = re.finditer("|".join(map(re.escape, names)), text)
+    special = np.isin(ids, list(tokens.specials.values()))
+    assert {*ends[special]} - {0} == {len(text[: m.end()].encode()) for m in named}
+
+
+def test_an_unknown_character_is_no_special_token():
+    """It is the special token <unk>, but the text does not say so."""
+    words = Tokenizer(
+        models.BPE({"<unk>": 0, "\u2581": 1, "a": 2}, [], unk_token="<unk>")
+    )
+    words.normalizer = normalizers.Replace(" ", "\u2581")
+    words.decoder = decoders.Replace("\u2581", " ")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    tokens = TokenBytes(tokenizer)
+    assert tokens.read_with_ends("a <unk>a")[1].tolist() == [1, 2, 7, 8]
+    with pytest.raises(ValueError, match="cannot round-trip"):
+        tokens.read_with_ends("a <unk>z")

@@ -354,3 +354,32 @@ def test_ridge_shrinks_and_bears_fewer_rows_than_columns():
     small, large = (ridge(x, y, penalty=p)[0].norm() for p in (0.01, 10.0))
     assert torch.isfinite(small)
     assert large < small
+
+
+def test_special_tokens_are_calibrated_on_as_they_are_read(braid):
+    """The anchor reads them as tokens, and the donor what serving gives it."""
+    model = braid("gemma", "llama", layers=(1, "final", "output"), std=0)
+    texts = [f"<bos>{text}<eos> {i}" for i, text in enumerate(TEXTS)]
+    read = {strand.name: [] for strand in (model.anchor, *model.donors)}
+    handles = [
+        strand.body.register_forward_pre_hook(
+            lambda _, __, given, rows=read[strand.name]: rows.extend(
+                given["input_ids"].tolist()
+            ),
+            with_kwargs=True,
+        )
+        for strand in (model.anchor, *model.donors)
+    ]
+    try:
+        report = calibrate(model, texts, epochs=1, progress=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert math.isfinite(report.bits_after)
+    # Nobody reads the names of the anchor's tokens as characters, but the donor where
+    # it learns its own adapter, from the text as it is.
+    eos = model.tokenizer.eos_token_id
+    assert all(eos in row for row in read["gemma"])
+    words = {model.donors[0].tokens.join(row) for row in read["llama"]}
+    for i, text in enumerate(TEXTS):
+        assert any(w.startswith(f"{text} {i}".encode()) for w in words)

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 
 import fusion.braiding
@@ -13,8 +14,10 @@ import fusion.modeling
 import fusion.strand
 from fusion import conformance
 from fusion.cache import BraidCache
+from fusion.configuration import BraidConfig
 from fusion.donors import DonorPath
 from fusion.fusers import FUSERS, CrossAttention
+from fusion.modeling import BraidedLLM
 from fusion.pool import Pool
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -464,7 +467,7 @@ def _within_the_first(self, indices):
 def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch, pick):
     monkeypatch.setattr(BraidCache, "_pick", pick)
     model = braid("llama", "gemma", layers=("final", "output"))
-    with pytest.raises(AssertionError, match="generate"):
+    with pytest.raises(AssertionError, match="generate|beams: raised"):
         conformance.check_beams(model)
 
 
@@ -490,3 +493,27 @@ def test_catches_strands_in_the_saved_file(braid, pool, strands, tmp_path):
 def test_refuses_texts_too_tame_to_prove_causality(braid):
     with pytest.raises(AssertionError, match="proves little"):
         conformance.check_causality(braid("llama", "gemma"), texts=["1 2"])
+
+
+@pytest.mark.parametrize("turn", [6, 12])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_donors_with_long_rope_conform_past_their_turn(
+    braid, strands, pool, tmp_path, turn, strategy
+):
+    phi = tiny.long_rope_strand(turn)
+    pool.add(phi)
+    config = BraidConfig("llama", ["phi3"], [0.6, 0.4], ["final", "output"], strategy)
+    model = conformance.randomise(BraidedLLM(config, [strands["llama"], phi]))
+    assert all(len(phi.tokens.encode(text)) > turn for text in conformance.TEXTS)
+    conformance.run_all(model, tmp_path, pool)
+
+
+def test_what_an_anchor_asks_for_when_writing_is_no_defect(braid):
+    """Penalties change what is written, not what the logits say."""
+    model = braid("llama", "gemma", layers=("final",))
+    asked = {"repetition_penalty": 3.0, "do_sample": True, "num_beams": 3}
+    model.generation_config.update(**asked)
+    conformance.check_greedy(model)
+    conformance.check_sampling(model)
+    conformance.check_beams(model)
+    assert model.generation_config.repetition_penalty == 3.0

@@ -66,3 +66,13 @@ def test_a_prompt_that_nothing_predicts_weighs_all_strands_alike(strands, prompt
     braid = PromptWeighted(config, [strands["gemma"], strands["llama"]])
     braid.read_prompt(prompt)
     assert braid.config.shares == [0.5, 0.5]
+
+
+def test_the_prompts_words_weigh_the_strands_not_its_special_tokens(strands):
+    config = BraidConfig("gemma", ["llama"], [0.7, 0.3], ["output"], "learned_weighted")
+    found = []
+    for prompt in ("<bos>The rain in Spain", "The rain<eos> in Spain"):
+        braid = PromptWeighted(config, [strands["gemma"], strands["llama"]])
+        braid.read_prompt(prompt)
+        found.append(braid.config.shares)
+    assert found[0] == found[1] != [0.5, 0.5]

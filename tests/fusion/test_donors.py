@@ -97,3 +97,48 @@ def test_the_same_text_again_runs_nothing(strands, monkeypatch):
     monkeypatch.setattr(DonorPath, "extend", lambda *a: pytest.fail("ran again"))
     _, seen = walk(gemma, path, [[2, 40], [2, 40]], ["final"])
     assert seen == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("step", [1, 3, 40])
+def test_a_text_that_passes_the_turn_is_read_anew(step):
+    """Each prefix as the donor's own model reads it, and back again when it shrinks."""
+    strand, path = tiny.long_rope_strand(8), DonorPath()
+    ids = list(range(20, 32))
+    recut = [[*ids[:8], 50], [*ids[:7], 51], [*ids[:7], 51, 52], [*ids[:9], 53]]
+    prefixes = [ids[: n + 1] for n in range(len(ids))] + recut
+    for low in range(0, len(prefixes), step):
+        part = prefixes[low : low + step]
+        states, seen = walk(strand, path, part, ["final", 1])
+        for prefix, tokens in zip(part, seen, strict=True):
+            with torch.no_grad():
+                wanted = strand.model.base_model(torch.tensor([prefix]))
+            torch.testing.assert_close(
+                states["final"][tokens], wanted.last_hidden_state[0],
+                atol=1e-4, rtol=1e-4,
+            )  # fmt: skip
+        assert path.ids == part[-1]
+        assert path.long == (len(path.ids) > 8)
+
+
+def test_a_step_that_was_stopped_does_not_forget_which_positions_it_had(monkeypatch):
+    strand, path = tiny.long_rope_strand(8), DonorPath()
+    ids = list(range(20, 32))
+    monkeypatch.setattr(type(strand), "reads_trees", False)
+    real, calls = DonorPath.extend, []
+
+    def stop(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DonorPath, "extend", stop)
+        with pytest.raises(KeyboardInterrupt):
+            walk(strand, path, [ids, [*ids[:6], 50, 51, 52]], ["final"])
+    assert path.ids == ids[:6]
+    assert path.long
+    states, [seen] = walk(strand, path, [ids[:7]], ["final"])
+    with torch.no_grad():
+        wanted = strand.model.base_model(torch.tensor([ids[:7]])).last_hidden_state[0]
+    torch.testing.assert_close(states["final"][seen], wanted, atol=1e-4, rtol=1e-4)

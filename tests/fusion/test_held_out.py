@@ -106,3 +106,16 @@ def test_packaged_texts_are_split_by_task():
     calibration, tests = held_out.packaged_texts()
     assert {t["domain"] for t in calibration} == {t["domain"] for t in tests}
     assert not {t["prompt"] for t in calibration} & {t["prompt"] for t in tests}
+
+
+def test_special_tokens_in_a_held_out_text_are_read_as_such(braids, tmp_path):
+    text = {
+        "domain": "chat",
+        "prompt": "<bos>The rain<eos>\n",
+        "reference": "It stays.",
+    }
+    found = held_out.score(braids, [text], 999, tmp_path)
+    whole = text["prompt"] + text["reference"]
+    for model, got in zip(braids, found, strict=True):
+        wanted = bits_per_byte(model, "", whole)
+        assert got["chat"] == pytest.approx(wanted, rel=1e-5)

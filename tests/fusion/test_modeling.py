@@ -7,8 +7,13 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import normalizers
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast
+from tokenizers import decoders, normalizers
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedTokenizerFast,
+)
 
 from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
@@ -520,6 +525,7 @@ def test_texts_are_given_one_by_one_or_as_tensors(model):
         model.generate(["one", "two"])
 
 
+@pytest.mark.filterwarnings("ignore:gemma was made for 512 tokens")
 @pytest.mark.parametrize("begun", [0, 4])
 def test_a_cache_forgets_a_text_that_was_refused(braid, begun):
     model = braid("llama", "gemma", "gpt2", layers=(1, "final"))
@@ -595,3 +601,312 @@ def test_a_recipe_may_say_which_donor_layer_feeds_which(strands, tmp_path):
     for taps in ({"gemma": {0: 6}}, {"gemma": {1: 0}}, {"llama": {0: 0}}):
         with pytest.raises(ValueError, match="donor_layers"):
             build(**taps)
+
+
+@pytest.fixture(scope="module")
+def stripping():
+    """A tokenizer whose decoder drops the space in front of a text, as Llama 2's."""
+    backend = copy.deepcopy(tiny.tiny_tokenizer("neox").backend_tokenizer)
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    names = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("spaces", [0, 1, 4])
+def test_what_is_written_goes_on_from_the_prompt(stripping, monkeypatch, spaces):
+    """Space in front of the first word, or an indentation, is not lost."""
+    strand = Strand("neox", tiny.tiny_model("neox"), stripping)
+    model = BraidedLLM(BraidConfig("neox"), [strand])
+    prompt, then = "a braid of", " " * spaces + "strands"
+    new = stripping(prompt + then)["input_ids"][len(stripping(prompt)["input_ids"]) :]
+
+    def write(self, ids, *_, **__):
+        return torch.cat([ids, torch.tensor([[*new, stripping.eos_token_id]])], dim=1)
+
+    monkeypatch.setattr(GenerationMixin, "generate", write)
+    assert model.generate(prompt) == then
+    whole = stripping.decode(write(model, ids_of(model, prompt))[0], True)
+    assert whole == prompt + then
+
+
+def test_bytes_of_no_character_leave_the_prompt_whole(stripping, monkeypatch):
+    """The decoder spoils what stands in bytes before them too."""
+    strand = Strand("neox", tiny.tiny_model("neox"), stripping)
+    model = BraidedLLM(BraidConfig("neox"), [strand])
+    half = stripping.convert_tokens_to_ids("<0xE4>")
+
+    def write(self, ids, *_, **__):
+        return torch.cat([ids, torch.tensor([[half]])], dim=1)
+
+    monkeypatch.setattr(GenerationMixin, "generate", write)
+    assert model.generate("天") == "\ufffd"
+
+
+def test_what_is_written_is_not_cleaned_up(monkeypatch):
+    tokenizer = copy.deepcopy(tiny.tiny_tokenizer("llama"))
+    name = "clean_up_tokenization_spaces"
+    for setting in (name, f"{name}_for_bpe_even_though_it_will_corrupt_output"):
+        setattr(tokenizer, setting, True)
+    model = BraidedLLM(
+        BraidConfig("llama"), [Strand("llama", tiny.tiny_model("llama"), tokenizer)]
+    )
+    new = torch.tensor([model.anchor.tokens.encode(" , not . n't")])
+
+    def write(self, ids, *_, **__):
+        return torch.cat([ids, new], dim=1)
+
+    monkeypatch.setattr(GenerationMixin, "generate", write)
+    assert model.generate("It is .") == " , not . n't"
+
+
+@pytest.mark.parametrize("begin", ["", "<bos>"])
+def test_a_start_token_that_is_written_out_is_not_doubled(braid, begin):
+    model, read = braid("gemma", "llama", layers=("final",)), []
+    handle = model.anchor.body.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"][0].tolist()),
+        with_kwargs=True,
+    )
+    try:
+        out = model.generate(f"{begin}The rain<eos> ", max_new_tokens=1)
+    finally:
+        handle.remove()
+    bos, eos = (model.tokenizer.convert_tokens_to_ids(t) for t in ("<bos>", "<eos>"))
+    assert read[0][0] == bos
+    assert [read[0].count(token) for token in (bos, eos)] == [1, 1]
+    assert "rain" not in out  # only what was written
+
+
+SETTINGS = {
+    "repetition_penalty": 1.8,
+    "no_repeat_ngram_size": 2,
+    "suppress_tokens": [75, 80],
+    "max_new_tokens": 12,
+    "eos_token_id": [0, 7],
+    "pad_token_id": 1,
+    "cache_implementation": "static",
+    "temperature": 0.6,  # without do_sample: transformers would not save it anew
+}
+
+
+def test_a_braid_writes_as_its_anchors_model_does(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps(SETTINGS))
+    model = BraidedLLM(BraidConfig("m", sources={"m": str(folder)}))
+    anchor = copy.deepcopy(model.anchor.model)
+    anchor.generation_config.cache_implementation = None
+    ids = ids_of(model)
+    mask = torch.ones_like(ids)
+    wanted = anchor.generate(ids, attention_mask=mask)
+    model.save_pretrained(tmp_path / "braid")
+    for braided in (model, BraidedLLM.from_pretrained(tmp_path / "braid")):
+        assert torch.equal(braided.generate(ids, attention_mask=mask), wanted)
+        config = braided.generation_config
+        assert config.cache_implementation is None
+        for name in set(SETTINGS) - {"cache_implementation"}:
+            assert getattr(config, name) == SETTINGS[name]
+    # The anchor keeps its own, and a configuration beside it does not hide the limit.
+    assert model.anchor.model.generation_config.cache_implementation == "static"
+    whole = model.generate(tiny.PROSE, GenerationConfig(do_sample=False))
+    assert model.generate(tiny.PROSE) == whole
+
+
+def test_token_ids_come_from_the_tokenizer_where_the_model_has_none(strands):
+    config = BraidedLLM(BraidConfig("gemma"), [strands["gemma"]]).generation_config
+    tokenizer = strands["gemma"].tokenizer
+    assert config.bos_token_id == tokenizer.bos_token_id
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_braids_keep_a_cache_of_their_own(model):
+    ids = ids_of(model)
+    static = GenerationConfig(cache_implementation="static", max_new_tokens=1)
+    for given in ({"cache_implementation": "static"}, {"generation_config": static}):
+        with pytest.raises(ValueError, match="braids keep a cache of their own"):
+            model.generate(ids, **given)
+        with pytest.raises(ValueError, match="braids keep a cache of their own"):
+            model.generate(tiny.PROSE, **given)
+
+
+@pytest.mark.parametrize(
+    "keep", [torch.tensor([0, 3]), torch.tensor([-1]), torch.tensor([5, 2, 2])], ids=str
+)
+def test_logits_to_keep_may_say_which(model, keep):
+    got, wanted = logits(model, logits_to_keep=keep), logits(model)[:, keep]
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    cache, ids = BraidCache(), ids_of(model)
+    with torch.no_grad():
+        with pytest.raises(IndexError):
+            model(ids, cache=cache, logits_to_keep=torch.tensor([999]))
+        assert cache.get_seq_length() == 0
+        assert cache.rows == []
+
+
+def test_texts_that_are_packed_into_a_row_are_refused(braid):
+    """Their positions begin again; donors would read on from the first text."""
+    model = braid("llama", "gemma", layers=("final",))
+    rows = [model.anchor.tokens.encode(t) for t in ("The quick fox", "def add(a, b)")]
+    packed = torch.tensor([sum(rows, [])])
+    places = torch.tensor([[i for row in rows for i in range(len(row))]])
+    with pytest.raises(ValueError, match=rf"0 where {len(rows[0])} comes next"):
+        model(packed, position_ids=places)
+    with torch.no_grad():
+        for alone in (braid("llama", layers=("final",)),
+                      braid("llama", "gemma", shares=[1.0, 0.0])):  # fmt: skip
+            got = alone(packed, position_ids=places).logits[:, len(rows[0]) :]
+            wanted = alone(torch.tensor([rows[1]])).logits
+            torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, 1, 2], [0, 2, 3, 4], [3, 2, 1, 0]])
+@pytest.mark.parametrize("fuse", ["always", "prompt"])
+def test_positions_that_donors_cannot_follow_are_refused(braid, wrong, fuse):
+    model = braid("llama", "gemma", layers=(1,), strategy="attention", fuse=fuse)
+    ids, cache = ids_of(model)[:, :8], BraidCache()
+    with torch.no_grad():
+        whole = model(ids, cache=BraidCache(), prompt_length=4).logits[:, 4:]
+        model(ids[:, :4], cache=cache)
+        rest = {"input_ids": ids[:, 4:], "cache": cache}
+        places = torch.tensor([wrong])
+        with pytest.raises(ValueError, match="donors read a row as one text"):
+            model(ids[:, :4], position_ids=places)
+        for again in (places + 4, torch.tensor([[0, 1, 2, 3]])):
+            with pytest.raises(ValueError, match="donors read a row as one text"):
+                model(**rest, position_ids=again)
+        with pytest.raises(ValueError, match="one position for each token"):
+            model(**rest, position_ids=torch.zeros(3, 1, 4, dtype=torch.long))
+        assert cache.get_seq_length() == 4
+        got = model(**rest, position_ids=torch.tensor([[4, 5, 6, 7]])).logits
+    torch.testing.assert_close(got, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_positions_may_begin_anywhere_and_padding_has_any(braid):
+    """What counts is that they go on one by one, in a cache too."""
+    model = braid("llama", "gemma", layers=("final", "output"))
+    ids, cache = ids_of(model)[:, :9], BraidCache()
+    padded = torch.cat([ids[:, :3], ids], dim=1)
+    mask = torch.tensor([[0] * 3 + [1] * 9])
+    places = torch.arange(12)[None]
+    places[:, 1] = 7
+    with torch.no_grad():
+        wanted = model(ids).logits
+        first = model(padded[:, :6], mask[:, :6], places[:, :6], cache=cache).logits
+        cache.crop(-1)
+        then = model(padded[:, 5:], mask, places[:, 5:], cache=cache).logits
+    got = torch.cat([first[:, 3:5], then], dim=1)
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def long_rope_braid(strands, turn, *donors, **options):
+    options = {"layers": ("final",), "strategy": "router", "fuse": "always", **options}
+    shares = [0.6, *([0.4 / len(donors)] * len(donors))] if donors else [1.0]
+    layers = options["layers"] if donors else ()
+    strategy = options["strategy"] if donors else None
+    config = BraidConfig("phi3", donors, shares, layers, strategy, fuse=options["fuse"])
+    phi = tiny.long_rope_strand(turn)
+    return randomise(BraidedLLM(config, [phi, *strands.values()]))
+
+
+WRITING = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+
+
+@pytest.mark.parametrize("length", [14, 15, 16, 17, 20])
+def test_an_anchor_with_long_rope_writes_what_its_model_writes(strands, length):
+    model = long_rope_braid(strands, 16)
+    ids = ids_of(model)[:, :length]
+    mask = {"attention_mask": torch.ones_like(ids)}
+    wanted = model.anchor.model.generate(ids, **WRITING, **mask)
+    assert torch.equal(model.generate(ids, **WRITING, **mask), wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"donors": ("gemma",), "layers": (1, "final", "output")},
+        {"donors": ("gemma",), "layers": (1,), "num_beams": 2},
+        {"donors": ("gemma",), "layers": (1,), "fuse": "prompt",
+         "strategy": "attention"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_writing_past_the_turn_is_as_without_a_cache(strands, options):
+    kinds = ("layers", "fuse", "strategy")
+    how = {k: options[k] for k in kinds if k in options}
+    model = long_rope_braid(strands, 20, *options.get("donors", ()), **how)
+    options = {k: v for k, v in options.items() if k not in (*kinds, "donors")}
+    ids = ids_of(model)[:, :16]
+    ids = torch.cat([ids[:, :2], ids], dim=1)
+    mask = torch.ones_like(ids)
+    mask[:, :2] = 0  # padding counts for nothing
+    options = {**WRITING, **options, "attention_mask": mask}
+    cache = BraidCache()
+    got = model.generate(ids, cache=cache, **options)
+    assert torch.equal(got, model.generate(ids, use_cache=False, **options))
+    assert cache.long
+    # A begun cache goes on, and begins anew where it has to.
+    for tokens in (4, 12):
+        cache = BraidCache()
+        part = {**options, "num_beams": 1, "num_return_sequences": 1}
+        whole = model.generate(ids, use_cache=False, **part)
+        first = model.generate(ids, cache=cache, **{**part, "max_new_tokens": tokens})
+        mask = torch.cat([part["attention_mask"], torch.ones(1, tokens).long()], dim=1)
+        rest = {"attention_mask": mask, "max_new_tokens": 16 - tokens}
+        then = model.generate(first, cache=cache, **{**part, **rest})
+        assert torch.equal(then[:, : whole.shape[1]], whole)
+
+
+def test_a_cache_that_crosses_the_turn_is_refused(strands):
+    model = long_rope_braid(strands, 16, "gemma")
+    ids, cache = ids_of(model), BraidCache()
+    with torch.no_grad():
+        model(ids[:, :14], cache=cache)
+        rows = cache.rows
+        for new in (ids[:, 14:17], ids[:, 14:20]):
+            with pytest.raises(ValueError, match=r"more than 16 tokens with other pos"):
+                model(new, cache=cache)
+            assert cache.get_seq_length() == 14
+            assert cache.rows is rows
+            assert not cache.long
+        got = model(ids[:, 14:16], cache=cache).logits
+        wanted = model(ids[:, :16]).logits[:, 14:]
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+        # Back over it, too.
+        cache = BraidCache()
+        model(ids[:, :18], cache=cache)
+        got = model(ids[:, 18:20], cache=cache).logits
+        torch.testing.assert_close(
+            got, model(ids[:, :20]).logits[:, 18:], atol=1e-4, rtol=1e-4
+        )
+        cache.crop(-8)
+        with pytest.raises(ValueError, match=r"more than 16 tokens with other pos"):
+            model(ids[:, 12:14], cache=cache)
+
+
+def test_rows_on_both_sides_of_the_turn_are_refused(strands):
+    model = long_rope_braid(strands, 16, "gemma")
+    ids = ids_of(model)[:, :18].repeat(2, 1)
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    with pytest.raises(ValueError, match="rows of 15 to 18 tokens in one batch: phi3"):
+        model(ids, attention_mask=mask)
+    mask[1, 1:3] = 1  # 17 and 18
+    with torch.no_grad():
+        got = model(ids, attention_mask=mask).logits[1, 1:]
+        wanted = model(ids[1:, 1:]).logits[0]
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_braid_says_how_many_positions_its_anchor_has(braid, tmp_path):
+    model = braid("llama", "gemma")
+    assert model.config.max_position_embeddings == 512
+    model.save_pretrained(tmp_path)
+    assert BraidConfig.from_pretrained(tmp_path).max_position_embeddings == 512

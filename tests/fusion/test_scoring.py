@@ -1,8 +1,10 @@
+import copy
 import math
 
 import pytest
 import tiny
 import torch
+from tokenizers import AddedToken
 
 from fusion.configuration import BraidConfig
 from fusion.modeling import BraidedLLM
@@ -14,6 +16,7 @@ from fusion.scoring import (
     scored_tokens,
     target_log_probs,
 )
+from fusion.strand import Strand
 
 
 def by_definition(strand, logits, text, before):
@@ -161,3 +164,62 @@ def test_one_choice_is_none(strands, choices):
 def test_an_answer_is_one_of_the_choices(strands, answer):
     with pytest.raises(ValueError, match="from 0 to 1"):
         multiple_choice(strands["llama"], "It is", [" a", " b"], answer)
+
+
+def test_special_tokens_are_scored_as_they_are_read(strands):
+    """A chat template's text: one start token, and an end that is one token."""
+    strand = strands["gemma"]
+    bos, eos = strand.tokenizer.bos_token_id, strand.tokenizer.eos_token_id
+    rain, stays = (strand.tokens.encode(t)[1:] for t in ("The rain", " stays"))
+    ids = [bos, *rain, eos, *stays]
+    with torch.no_grad():
+        log_p = strand.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    first = len(ids) - len(stays)
+    total = sum(float(log_p[t - 1, ids[t]]) for t in range(first, len(ids)))
+    for prompt in ("<bos>The rain<eos>", "The rain<eos>"):
+        got = bits_per_byte(strand, prompt, " stays")
+        assert got == pytest.approx(-total / math.log(2) / 6, rel=1e-4)
+    # In a reference it is a token to be predicted, worth the bytes of its name.
+    total += float(log_p[len(rain), eos])
+    got = bits_per_byte(strand, "<bos>The rain", "<eos> stays")
+    assert got == pytest.approx(-total / math.log(2) / 11, rel=1e-4)
+
+
+@pytest.mark.parametrize("names", [("gemma", "llama"), ("neox", "gemma")], ids="+".join)
+@pytest.mark.parametrize("fuse", ["always", "prompt"])
+def test_a_prompt_is_scored_as_it_is_written_from(braid, names, fuse):
+    options = {"layers": (1,), "strategy": "attention", "fuse": fuse}
+    model, read = braid(*names, **options), []
+    chat = "<bos>The rain<eos> stays in "
+    handle = model.anchor.body.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"][0].tolist()),
+        with_kwargs=True,
+    )
+    try:
+        model.generate(chat, max_new_tokens=1, do_sample=False)
+        bits_per_byte(model, chat, "Spain")
+        choose(model, chat, ["Spain", "the plain"])
+    finally:
+        handle.remove()
+    written, *scored = read
+    eos = model.tokenizer.eos_token_id
+    upto = written.index(eos) + 1  # behind it a token may reach into the reference
+    assert written.count(eos) == 1
+    assert {tuple(ids[:upto]) for ids in scored} == {tuple(written[:upto])}
+
+
+def test_a_special_token_that_swallows_a_space_is_still_the_prompts():
+    """As Phi-3's <|assistant|>: the space behind it is the reference's all the same."""
+    tokenizer = copy.deepcopy(tiny.tiny_tokenizer("llama"))
+    turn = AddedToken("<|pad|>", special=True, rstrip=True)
+    tokenizer.add_tokens([turn], special_tokens=True)
+    strand = Strand("llama", tiny.tiny_model("llama"), tokenizer)
+    ids = strand.tokens.read("The rain<|pad|>")
+    stays = strand.tokens.encode("stays")
+    with torch.no_grad():
+        log_p = strand.model(torch.tensor([ids + stays])).logits[0].log_softmax(-1)
+    rows = enumerate(stays, len(ids))
+    total = sum(float(log_p[t - 1, token]) for t, token in rows)
+    for reference in (" stays", "stays"):
+        got = bits_per_byte(strand, "The rain<|pad|>", reference)
+        assert got == pytest.approx(-total / math.log(2) / len(reference), rel=1e-4)

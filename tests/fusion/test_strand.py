@@ -1,16 +1,31 @@
+import copy
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
+
 import pytest
 import tiny
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    DynamicCache,
+    FalconConfig,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MptConfig,
     OPTConfig,
     OPTForCausalLM,
 )
 
+from fusion.configuration import BraidConfig
+from fusion.modeling import BraidedLLM
+from fusion.scoring import bits_per_byte
 from fusion.strand import Strand, decoder_layers
 
 FAMILY = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -204,3 +219,167 @@ def test_what_is_known_of_a_strand_follows_its_weights():
         assert len(set(values)) == 2
     assert known[2][0] != known[1][0]
     assert known[2][1] != known[1][2]
+
+
+def _llama(limit, **rope):
+    tokenizer = tiny.tiny_tokenizer("llama")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=limit,
+        initializer_range=0.3,
+        rope_parameters={"rope_theta": 10000.0, "rope_type": "default", **rope},
+    )
+    torch.manual_seed(0)
+    return Strand("llama", LlamaForCausalLM(config).eval(), tokenizer)
+
+
+LONG = torch.arange(5, 35)[None]  # 30 tokens
+
+
+def test_a_text_beyond_the_positions_is_read_with_one_warning():
+    strand = _llama(20)
+    strand.run(LONG[:, :20], taps=["final"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = strand.run(LONG, taps=["final"])["final"]
+        strand.run(LONG, taps=[0])
+    assert [w.category for w in said] == [UserWarning]
+    assert "made for 20 tokens and reads 30" in str(said[0].message)
+    assert torch.equal(found, strand.body(LONG).last_hidden_state)
+    # Of a cache all tokens count, of a padded text those that are real.
+    for taps in (["final"], [0]):
+        strand, cache = _llama(20), DynamicCache()
+        strand.run(LONG[:, :15], taps=taps, cache=cache)
+        with pytest.warns(UserWarning, match="reads 21"):
+            strand.run(LONG[:, :6], taps=taps, cache=cache)
+    places = (torch.arange(30) - 12).clamp(min=0)[None]
+    mask = torch.ones(1, 30, dtype=torch.long)
+    mask[:, :12] = 0
+    _llama(20).run(LONG, taps=[0], attention_mask=mask, position_ids=places)
+
+
+def test_each_strand_of_a_braid_warns_for_itself():
+    tokenizer = tiny.tiny_tokenizer("llama")
+    big, small = _llama(4096), _llama(20)
+    small.name = "small"
+    config = BraidConfig("llama", ["small"], [0.5, 0.5], ["output"], "learned_weighted")
+    model = BraidedLLM(config, [big, small])
+    assert len(tokenizer(tiny.PROSE)["input_ids"]) > 20
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.generate(tiny.PROSE, max_new_tokens=2)
+        bits_per_byte(model, tiny.PROSE, " And so on.")
+    assert ["small was made for 20 tokens" in str(w.message) for w in said] == [True]
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({}, 20),
+        ({"rope_type": "linear", "factor": 2.0}, 20),
+        (
+            {
+                "rope_type": "yarn",
+                "factor": 2.0,
+                "original_max_position_embeddings": 20,
+            },
+            40,
+        ),
+    ],
+    ids=str,
+)
+def test_positions_are_what_the_configuration_says(rope, positions):
+    assert _llama(20, **rope).positions == positions
+
+
+def test_dynamic_rope_reads_no_further_than_its_positions():
+    """Beyond them each later token moves the earlier ones, for the next reader too."""
+    strand = _llama(20, rope_type="dynamic", factor=2.0)
+    before = strand.run(LONG[:, :20], taps=["final"])["final"]
+    with pytest.raises(ValueError, match="dynamic RoPE moves earlier tokens"):
+        strand.run(LONG, taps=["final"])
+    cache = DynamicCache()
+    strand.run(LONG[:, :20], taps=["final"], cache=cache)
+    with pytest.raises(ValueError, match="shorter text than these 21 tokens"):
+        strand.run(LONG[:, 20:21], taps=["final"], cache=cache)
+    assert cache.get_seq_length() == 20
+    assert torch.equal(strand.run(LONG[:, :20], taps=["final"])["final"], before)
+
+
+ALIBI = {
+    "mpt": MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=64),
+    "bloom": BloomConfig(hidden_size=32, n_layer=2, n_head=4),
+    "falcon": FalconConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALIBI)
+def test_a_model_that_counts_columns_is_known(name):
+    """MPT's ALiBi counts padding between tokens; that of Bloom and Falcon does not."""
+    config, tokenizer = copy.deepcopy(ALIBI[name]), tiny.tiny_tokenizer("llama")
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id = config.eos_token_id = 0
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.3)
+    strand = Strand(name, model, tokenizer)
+    assert strand.counts_columns is (name == "mpt")
+    braid = BraidedLLM(BraidConfig(name), [strand])
+    filled = torch.cat([LONG[:, :6], LONG[:, :5], LONG[:, 6:12]], dim=1)
+    mask = torch.ones_like(filled)
+    mask[:, 6:11] = 0
+    with torch.no_grad():
+        if name == "mpt":
+            with pytest.raises(ValueError, match="padding between tokens; mpt counts"):
+                braid(filled, attention_mask=mask)
+            with pytest.raises(ValueError, match="64 positions"):
+                braid(LONG.repeat(1, 3))
+            mask[:, :6] = 0  # now it is on the left
+            filled, wanted = filled[:, 6:], braid(LONG[:, 6:12]).logits
+            got = braid(filled, attention_mask=mask[:, 6:]).logits[:, 5:]
+        else:
+            wanted = braid(LONG[:, :12]).logits[:, 6:]
+            got = braid(filled, attention_mask=mask).logits[:, 11:]
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_between_tokens_is_no_column_to_others(strands):
+    for name in ("llama", "gpt2", "qwen2", "opt", "neox"):
+        assert not strands[name].counts_columns
+
+
+def test_long_and_short_texts_side_by_side_keep_their_positions(monkeypatch):
+    """Long RoPE sets its frequencies for each text, where all threads look."""
+    strand = tiny.long_rope_strand(16)
+    texts = [LONG[:, :16], LONG[:, :17]]
+    wanted = [strand.run(ids, taps=["final"])["final"] for ids in texts]
+    kind, meeting, met = type(strand.body.rotary_emb), Barrier(2), []
+    real = kind.forward
+
+    def forward(*args, **options):
+        try:
+            met.append(meeting.wait(0.2))  # for another that has come in too
+        except BrokenBarrierError:
+            meeting.reset()
+        return real(*args, **options)
+
+    monkeypatch.setattr(kind, "forward", forward)
+    with ThreadPoolExecutor(2) as threads:
+        jobs = [threads.submit(strand.run, ids, taps=["final"]) for ids in texts]
+        for job, alone in zip(jobs, wanted, strict=True):
+            assert torch.equal(job.result()["final"], alone)
+    assert not met
+
+
+def test_what_a_strand_read_last_is_not_part_of_its_content():
+    before = tiny.long_rope_strand(16).content
+    strand = tiny.long_rope_strand(16)
+    strand.run(LONG, taps=["final"])
+    assert strand.content == before

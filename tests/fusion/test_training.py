@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -106,3 +107,28 @@ def test_a_heavier_penalty_gives_a_smaller_map():
     sizes = [float(ridge(x, y, p)[0].norm()) for p in (0.0, 0.1, 1.0)]
     assert sizes == sorted(sizes, reverse=True)
     assert ridge(x, y, 0.0)[0].flatten().tolist() == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_special_tokens_that_are_written_out_are_read_as_such(strands):
+    """A donor is given the words that the anchor's tokens write, as in serving."""
+    gemma, llama = strands["gemma"], strands["llama"]
+    text = "<bos>The rain<eos> stays<|end|>"
+    [own] = read_texts(gemma, [text])
+    eos = gemma.tokenizer.eos_token_id
+    assert own.ids.tolist() == gemma.tokens.read(text)
+    assert own.ids.tolist().count(eos) == 1
+    [donor] = read_texts(llama, [text], anchor=gemma)
+    assert donor.ids.tolist() == llama.tokens.encode("The rain stays<|end|>")
+    assert own.ends[-1] == donor.ends[-1]
+    [sister] = read_texts(strands["llama-2"], [text], anchor=llama)
+    assert sister.ids.tolist() == llama.tokens.read(text)
+
+
+def test_texts_on_both_sides_of_a_turn_are_read_apart():
+    strand = tiny.long_rope_strand(10)
+    texts = ["a b c", "a b c d e", tiny.PROSE[:20], tiny.PROSE]
+    together = read_texts(strand, texts)
+    assert len({strand.is_long(len(t.ids)) for t in together}) == 2
+    for text, features in zip(texts, together, strict=True):
+        [alone] = read_texts(strand, [text])
+        torch.testing.assert_close(features.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
