@@ -16,6 +16,7 @@ from sklearn.feature_extraction import DictVectorizer
 from braidbandit.braid import content_hash
 from braidbandit.decision import task_hash
 from braidbandit.logged import as_floats, check_labels
+from braidbandit.naming import in_rows, ordered
 from braidbandit.targets import Log
 
 Array = NDArray[np.float64]
@@ -60,10 +61,11 @@ def log_from_frame(
     >>> log_from_frame(frame, context=["length"]).X.tolist()
     [[3.0], [5.0]]
     """
+    frame = _aligned(frame)
     X = _contexts(frame, context, encoder)
     taken, rewards, p = (_column(frame, key) for key in (arm, reward, propensity))
-    ids = None if arm_ids is None else list(arm_ids)
-    return Log(X, taken, rewards, p, ids, encoder_hash=_hash_of(encoder))
+    names = _names_of(context, encoder)
+    return Log(X, taken, rewards, p, arm_ids, None, _hash_of(encoder), names)
 
 
 def log_from_scores(
@@ -89,6 +91,7 @@ def log_from_scores(
     """
     if isinstance(models, str) or len(models) < 2:
         raise ValueError(f"models names at least two columns, received {models!r}")
+    frame, models = _aligned(frame), ordered(models, "models")
     X, n_arms = _contexts(frame, context, encoder), len(models)
     scores = np.column_stack([as_floats(_column(frame, m), m) for m in models])
     return Log(
@@ -99,6 +102,7 @@ def log_from_scores(
         list(models),
         encoder_hash=_hash_of(encoder),
         groups=np.repeat(_prompts(frame, context, encoder, len(X)), n_arms),
+        feature_names=_names_of(context, encoder),
     )
 
 
@@ -125,6 +129,7 @@ def log_from_battles(
     >>> [log.arm_ids[c] for c in log.columns], log.rewards.tolist()
     (['x', 'y', 'y', 'x'], [1.0, 0.0, 0.5, 0.5])
     """
+    frame = _aligned(frame)
     X = _contexts(frame, context, encoder)
     winners = [str(winner) for winner in _column(frame, "winner")]
     unknown = sorted(set(winners) - set(_WINNERS))
@@ -141,6 +146,7 @@ def log_from_battles(
         [met[model] / len(taken) for model in taken],
         encoder_hash=_hash_of(encoder),
         groups=np.repeat(_prompts(frame, context, encoder, len(X)), 2),
+        feature_names=_names_of(context, encoder),
     )
 
 
@@ -277,6 +283,19 @@ def _contexts(frame: Any, context: Sequence[str] | str, encoder: Any) -> Array:
         raise ValueError(
             f"the columns {names} are not numeric ({error}); give an encoder for text"
         ) from error
+
+
+def _names_of(context: Sequence[str] | str, encoder: Any) -> list[str]:
+    if encoder is not None:
+        return [str(name) for name in encoder.get_feature_names_out()]
+    return [context] if isinstance(context, str) else list(context)
+
+
+def _aligned(frame: Any) -> Any:
+    """Return a mapping of columns with all of them in the order of one's labels."""
+    if not isinstance(frame, Mapping):
+        return frame
+    return dict(zip(frame, in_rows(None, frame), strict=True))
 
 
 def _column(frame: Any, name: str) -> Any:

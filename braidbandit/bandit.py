@@ -24,6 +24,7 @@ from braidbandit.logged import (
     check_rewards,
     logged_value,
 )
+from braidbandit.naming import in_columns, in_rows
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow
 
@@ -48,10 +49,12 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     arms : array-like of shape (A,), optional
         Labels of the arms. By default those in the first ``y``.
     descriptors : array-like of shape (A, q), optional
-        What the arms have in common, one row per entry of ``arms``. By default
-        arms share a common level and task effect only.
+        What the arms have in common, one row per entry of ``arms``; rows of a data
+        frame or a dict by arm. By default arms share a common level and task effect
+        only.
     columns : sequence of str, optional
-        Names of the descriptors; see :func:`parameter_groups` for what they decide.
+        Names of the descriptors; see :func:`parameter_groups` for what they decide. By
+        default those of a data frame.
     prior : PriorScales, optional
     forgetting : float in (0, 1]
         Share of what was learnt that is kept at each update; 1 keeps all.
@@ -199,7 +202,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, d)
         mask : array-like of bool, shape (A,) or (n, A), optional
-            Which arms may be chosen now.
+            Which arms may be chosen now; a Series, data frame or dict by arm.
 
         Returns
         -------
@@ -209,7 +212,9 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         """
         features = self._features(X)
         shape = (len(features), len(self.classes_))
-        allowed = np.asarray(True if mask is None else mask)
+        allowed = np.asarray(True)
+        if mask is not None:
+            allowed = in_columns(mask, self.classes_.tolist(), "mask", X)
         if allowed.dtype != bool or allowed.shape not in ((), shape[1:], shape):
             raise ValueError(
                 f"mask must be boolean of shape {shape[1:]} or {shape}, received "
@@ -248,8 +253,9 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         Swaminathan and Joachims (2015), *The self-normalized estimator for
         counterfactual learning*.
         """
-        predicted = self.predict(X)
-        return logged_value(predicted, y, reward, propensity, sample_weight)
+        given = {"y": y, "reward": reward, "propensity": propensity}
+        y, *rest = in_rows(X, {**given, "sample_weight": sample_weight})
+        return logged_value(self.predict(X), y, *rest)
 
     # ---- inside ----
 
@@ -267,6 +273,15 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
             raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
         # All on a copy: an error below leaves this estimator as it was.
         work = copy.copy(self)
+        y, reward, propensity, sample_weight = in_rows(
+            X,
+            {
+                "y": y,
+                "reward": reward,
+                "propensity": propensity,
+                "sample_weight": sample_weight,
+            },
+        )
         # Before y becomes an array, in which a missing label is text like any other.
         labels = check_labels(y) if _is_column(y) else []
         if not first:
@@ -295,7 +310,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         for arm, x, value, weight in rows:
             if weight > 0:
                 work.learn(int(arm), work.Z_[arm], x, float(value), float(weight))
-        self.__dict__.update(work.__dict__)
+        # Not only added to: names of columns that X no longer has are gone.
+        self.__dict__ = work.__dict__
         return self
 
     def _arms(self, y: NDArray[Any], classes: ArrayLike | None) -> NDArray[Any]:

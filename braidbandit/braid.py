@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
+
+from braidbandit.naming import in_columns
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 """How a fuser mixes strands."""
@@ -126,7 +128,7 @@ class Braid:
     donors : tuple of str
         Strands whose hidden states are read.
     shares : tuple of float
-        Weight of each strand, anchor first; each above 0, sum 1.
+        Weight of each strand, anchor first, or by name; each above 0, sum 1.
     fusion_layers : tuple of int, "final" or "output"
         Anchor layers (0-based, the fuser sits on the layer's output), "final"
         (after the final norm) and "output" (distributions are mixed).
@@ -151,6 +153,13 @@ class Braid:
     strategy: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.donors, Set):
+            raise TypeError(
+                f"donors is a set, which has no order; received {self.donors!r}"
+            )
+        if not isinstance(self.shares, tuple | list):
+            shares = in_columns(self.shares, self.strands, "shares")
+            object.__setattr__(self, "shares", tuple(shares.tolist()))
         _check_strands(self)
         _check_layers(self)
         ints = sorted(layer for layer in self.fusion_layers if isinstance(layer, int))
@@ -216,11 +225,7 @@ class Braid:
                 f"a recipe needs 'anchor' and may hold {known}; received unknown keys "
                 f"{unknown} in {dict(recipe)!r}"
             )
-        values = dict(recipe)
-        for key in ("donors", "shares", "fusion_layers"):
-            if key in values:
-                values[key] = tuple(values[key])
-        return cls(**values)
+        return cls(**recipe)
 
     def label(self) -> str:
         """Return a short text for people."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from braidbandit.braid import Braid, content_hash
+from braidbandit.naming import in_columns
 from braidbandit.tasks import what_is_read
 
 
@@ -121,6 +122,13 @@ class Decision:
     created_at: str = field(default_factory=now)
     version: int = 0
     expected_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "eligible"):
+            value = vars(self)[name]
+            if not isinstance(value, tuple | np.ndarray):
+                value = in_columns(value, self.arm_ids, name)
+                object.__setattr__(self, name, value)
 
     def __str__(self) -> str:
         return self.sentence or f"{self.braid.label()} (decision {self.id})"

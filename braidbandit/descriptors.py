@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.braid import STRATEGIES, Braid, ModelCard
+from braidbandit.naming import in_columns
 
 DENSE_LAYERS = 9
 """Fusion layers of the densest named layer set; density is counted in these."""
@@ -51,6 +52,7 @@ def describe(
     (['bias', 'share:a', 'share:b'], [1.0, 0.5, -0.5])
     """
     models = list(cards)
+    costs = in_columns(costs, [braid.id for braid in braids], "costs")
     shares = np.zeros((len(braids), len(models)))
     for row, braid in enumerate(braids):
         for strand, share in zip(braid.strands, braid.shares, strict=True):
@@ -126,6 +128,7 @@ def with_gains(
     [0.0, 0.0, 1.0]
     """
     place = {model: j for j, model in enumerate(models)}
+    signatures = in_columns(signatures, list(models), "signatures")
     gains = np.zeros((len(signatures), len(braids)))
     for row, braid in enumerate(braids):
         scores = signatures[:, [place[strand] for strand in braid.strands]]

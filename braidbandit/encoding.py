@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit.braid import canonical_json, content_hash
+from braidbandit.naming import in_rows
 from braidbandit.projection import Projection, fit_projection, random_projection
 from braidbandit.state import WRITING, _write
 from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
@@ -311,7 +312,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 del missing[key]
         if missing:
             embed = self.embedder if self.embedder is not None else self._load_model()
-            found = np.asarray(embed(list(missing.values())), dtype=np.float64)
+            texts_left = list(missing.values())
+            (rows,) = in_rows(texts_left, {"the embedding": embed(texts_left)})
+            found = np.asarray(rows, dtype=np.float64)
             if found.ndim != 2 or len(found) != len(missing):
                 raise ValueError(
                     f"the embedder returned shape {found.shape} for {len(missing)} "

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit.naming import in_rows
+
 Array = NDArray[np.float64]
 
 # A missing value after a conversion to text.
@@ -137,11 +139,11 @@ def check_propensities(propensity: ArrayLike | None, n: int) -> Array | None:
 
 
 def logged_value(
-    predicted: ArrayLike,
-    taken: ArrayLike,
-    reward: ArrayLike | None = None,
-    propensity: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
+    predicted: Any,
+    taken: Any,
+    reward: Any = None,
+    propensity: Any = None,
+    sample_weight: Any = None,
 ) -> float:
     """Self-normalised inverse propensity value of predicted arms on logged rows.
 
@@ -162,6 +164,9 @@ def logged_value(
     >>> logged_value(["a", "a", "b"], ["a", "a", "a"], [1, 0, 1], [0.25, 0.5, 1.0])
     0.6666666666666666
     """
+    given = {"predicted": predicted, "taken": taken, "reward": reward}
+    given |= {"propensity": propensity, "sample_weight": sample_weight}
+    predicted, taken, reward, propensity, sample_weight = in_rows(None, given)
     arms, chosen = check_labels(taken), np.asarray(predicted).tolist()
     check_one_kind([*arms, *chosen])
     y = np.asarray(arms)

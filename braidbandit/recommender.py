@@ -20,6 +20,7 @@ from braidbandit.explanation import Explanation
 from braidbandit.guard import ConservativePolicy
 from braidbandit.learner import arm_ids_of
 from braidbandit.logged import logged_value
+from braidbandit.naming import in_rows
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
 from braidbandit.persistent import Persistent
@@ -161,7 +162,8 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
             Absolute limits.
         excluded : iterable of arm ids
         eligible : collection of arm ids, or array of bool of shape (A,), optional
-            The only arms that may be chosen now.
+            The only arms that may be chosen now; also a Series or a dict of bool by
+            arm id.
         preference : dict, optional
             What counts, such as ``{"quality": 1, "latency": 0.2, "compute": 0.1}``:
             0.2 of quality is given up to go from the slowest to the fastest arm. By
@@ -260,9 +262,9 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
 
         See :meth:`LinearBandit.score`.
         """
-        return logged_value(
-            self.predict(X), arm_ids_of(y), reward, propensity, sample_weight
-        )
+        given = {"y": y, "reward": reward, "propensity": propensity}
+        y, *rest = in_rows(X, {**given, "sample_weight": sample_weight})
+        return logged_value(self.predict(X), arm_ids_of(y), *rest)
 
     def explain(
         self,

@@ -9,7 +9,7 @@ so that a tie favours nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from braidbandit.catalogue import Braid, Catalogue, ModelCard
 from braidbandit.encoding import TaskEncoder
 from braidbandit.logged import check_labels
+from braidbandit.naming import column_names, in_columns, in_rows, ordered
 from braidbandit.recommender import BraidRecommender
 
 Array = NDArray[np.float64]
@@ -54,11 +55,23 @@ class Table:
 def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
     """Return a table of single models; prompts seen before are left out.
 
+    A data frame of rewards, or a dict of columns, names the models, or is put in the
+    order of ``names``; its rows follow the labels of ``embeddings``.
+
     Examples
     --------
     >>> table_of([[0, 2], [1, 0], [1, 0]], [[1.0], [2.0], [2.0]]).rewards.tolist()
     [[0.0, 1.0], [0.5, 0.0]]
     """
+    if names is None:
+        names = column_names(rewards)
+    if names is None and isinstance(rewards, Mapping):
+        names = list(rewards)
+    if names is None:
+        (rewards,) = in_rows(embeddings, {"rewards": rewards})
+    else:
+        names = ordered(names, "names")
+        rewards = in_columns(rewards, names, "rewards", embeddings)
     rewards = np.asarray(rewards, dtype=np.float64)
     embeddings = np.asarray(embeddings, dtype=np.float64)
     if rewards.ndim != 2 or embeddings.ndim != 2 or len(rewards) != len(embeddings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from braidbandit.belief import Belief
 from braidbandit.choice import Choice, Policy
+from braidbandit.naming import Labels, feature_names, in_columns, in_rows, ordered
 from braidbandit.policies import EpsilonGreedy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales, parameter_groups
@@ -47,7 +48,7 @@ class RowByRow:
 
     def open(self, arms: NDArray[Any]) -> None:
         """Create the arms and the random generator."""
-        shared, names = self._shared(len(arms))
+        shared, names = self._shared(arms)
         self.classes_ = arms
         self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
         self.columns_ = ("bias", *names)
@@ -130,16 +131,25 @@ class RowByRow:
 
     # ---- inside ----
 
-    def _shared(self, n_arms: int) -> tuple[Array, list[str]]:
-        if self.descriptors is None:
+    def _shared(self, arms: NDArray[Any]) -> tuple[Array, list[str]]:
+        n_arms, given, names = len(arms), self.descriptors, self.columns
+        if given is None:
             return np.zeros((n_arms, 0)), []
-        shared = np.asarray(self.descriptors, dtype=np.float64)
+        if isinstance(given, Mapping):
+            given = in_columns(given, arms.tolist(), "descriptors").T
+        (given,) = in_rows(Labels(labels=arms.tolist()), {"descriptors": given})
+        if names is None:
+            names = feature_names(given)
+        else:
+            names = ordered(names, "columns")
+            given = in_columns(given, names, "descriptors")
+        shared = np.asarray(given, dtype=np.float64)
         if shared.ndim != 2 or len(shared) != n_arms or not np.isfinite(shared).all():
             raise ValueError(
                 f"descriptors must be finite of shape ({n_arms}, q), one row per arm, "
                 f"received shape {shared.shape}"
             )
-        names = list(self.columns or (f"feature:{j}" for j in range(shared.shape[1])))
+        names = list(names or (f"feature:{j}" for j in range(shared.shape[1])))
         if len(set(names)) != shared.shape[1]:
             raise ValueError(f"expected {shared.shape[1]} column names, got {names}")
         return shared, names

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from braidbandit.belief import Belief
 from braidbandit.catalogue import Budget, Catalogue
 from braidbandit.learner import ArmLearner
+from braidbandit.naming import as_array, in_columns
 from braidbandit.objectives import Preference, relative
 
 Array = NDArray[np.float64]
@@ -162,12 +163,14 @@ def assess(
 
 
 def _given(eligible: ArrayLike, catalogue: Catalogue) -> Mask:
-    """Read a per-call mask: booleans in catalogue order, or arm ids."""
-    array = np.asarray(list(eligible) if isinstance(eligible, Set) else eligible)
-    if array.dtype == bool:
-        if array.shape != (len(catalogue),):
+    """Read a per-call mask: booleans by name or in catalogue order, or arm ids."""
+    array = as_array(list(eligible) if isinstance(eligible, Set) else eligible)
+    if array.dtype == bool or isinstance(eligible, Mapping):
+        array = in_columns(eligible, catalogue.ids, "eligible")
+        if array.dtype != bool or array.shape != (len(catalogue),):
             raise ValueError(
-                f"eligible must have shape ({len(catalogue)},), received {array.shape}"
+                f"eligible must be boolean of shape ({len(catalogue)},), received "
+                f"{array.dtype} {array.shape}"
             )
         return array
     if array.ndim != 1:

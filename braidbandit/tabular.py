@@ -13,6 +13,7 @@ from braidbandit.decision import Decision
 from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
 from braidbandit.logged import as_floats, check_propensities, check_rewards
+from braidbandit.naming import in_columns, in_rows, ordered
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,6 +59,11 @@ class Tabular(Fitted):
             ``score`` only, as the posterior conditions on the arm that was chosen.
         sample_weight : array of shape (n,), optional
             At least 0; divides the noise variance of a row.
+
+        Notes
+        -----
+        Columns of data frames are brought into the order of the rows of ``X``: by its
+        labels, or by its texts.
         """
         self._start()
         if y is None and hasattr(X, "events"):
@@ -116,8 +122,9 @@ class Tabular(Fitted):
         ----------
         X : list of n tasks
         arm_ids : sequence of B arm ids
-        table : array of shape (n, B) in [0, 1]
-            Quality of each arm on each task.
+        table : array or data frame of shape (n, B) in [0, 1]
+            Quality of each arm on each task. The columns and rows of a data frame are
+            put in the order of ``arm_ids`` and ``X``.
         """
         self._start()
         rows, scores = self._check_table(X, arm_ids, table)
@@ -133,6 +140,15 @@ class Tabular(Fitted):
         """Check labels, rewards and weights before anything is touched."""
         if y is None:
             raise ValueError("fit needs the arm of each task (y), or a ledger")
+        y, reward, propensity, sample_weight = in_rows(
+            X,
+            {
+                "y": y,
+                "reward": reward,
+                "propensity": propensity,
+                "sample_weight": sample_weight,
+            },
+        )
         rows = [self._catalogue().index(arm_id) for arm_id in arm_ids_of(y)]
         if len(rows) != len(X):
             raise ValueError(
@@ -160,10 +176,10 @@ class Tabular(Fitted):
                 bandit.learn(arm, bandit.Z_[arm], x, float(reward), float(weight))
 
     def _check_table(
-        self, X: Any, arm_ids: Sequence[str], table: ArrayLike
+        self, X: Any, arm_ids: Sequence[str], table: Any
     ) -> tuple[list[int], Array]:
-        ids = list(arm_ids)
-        scores = np.asarray(table, dtype=np.float64)
+        ids = ordered(arm_ids, "arm_ids")
+        scores = as_floats(in_columns(table, ids, "table", X), "table")
         if scores.shape != (len(X), len(ids)) or scores.size == 0:
             raise ValueError(
                 f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "

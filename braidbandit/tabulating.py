@@ -75,6 +75,11 @@ def build_table(
     array([[0. , 0.3],
            [0. , 0.5]])
     """
+    if isinstance(tasks, str | Mapping) or hasattr(tasks, "columns"):
+        raise TypeError(
+            f"tasks is a {type(tasks).__name__}; give a list of tasks, or the column "
+            "of a table that holds them"
+        )
     # All of a task: the scorer may read what no feature tells.
     keys = [hash_as_given(task) for task in tasks]
     if len(set(keys)) != len(keys):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from braidbandit.crossfit import contexts_of, is_table
 from braidbandit.decision import Decision, Outcome
@@ -20,6 +20,15 @@ from braidbandit.logged import (
     check_propensities,
     check_rewards,
 )
+from braidbandit.naming import (
+    Labels,
+    column_names,
+    in_columns,
+    in_rows,
+    ordered,
+    places,
+)
+from braidbandit.naming import feature_names as names_of
 from braidbandit.situation import Limits, assess
 
 Array = NDArray[np.float64]
@@ -31,7 +40,8 @@ class Log:
     Parameters
     ----------
     X : array-like of shape (n, d)
-        Contexts.
+        Contexts. Rows of the others are brought into the order of its labels, if it
+        has some; estimators get its columns by their names.
     arms : array-like of shape (n,)
         The arm each context was given.
     rewards : array-like of shape (n,) in [0, 1]
@@ -44,6 +54,8 @@ class Log:
         Which arms could be chosen; by default all.
     encoder_hash : str, optional
         Of the encoder that made ``X``.
+    feature_names : sequence of str, optional
+        Names of the columns of ``X``; by default those of a data frame.
     groups : array-like of shape (n,), optional
         What each row is about, such as the prompt, where several rows are about one.
         By default rows with equal ``X`` are, unless these come again and again.
@@ -67,15 +79,21 @@ class Log:
 
     def __init__(
         self,
-        X: ArrayLike,
-        arms: ArrayLike,
-        rewards: ArrayLike,
-        propensities: ArrayLike,
+        X: Any,
+        arms: Any,
+        rewards: Any,
+        propensities: Any,
         arm_ids: Any = None,
-        eligible: ArrayLike | None = None,
+        eligible: Any = None,
         encoder_hash: str | None = None,
-        groups: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        groups: Any = None,
     ) -> None:
+        self.labels = Labels.of(X, arms, rewards, propensities, eligible, groups)
+        given = {"X": X, "arms": arms, "rewards": rewards}
+        X, arms, rewards, propensities, groups = in_rows(
+            self.labels, {**given, "propensities": propensities, "groups": groups}
+        )
         features, taken = as_floats(X, "X"), check_labels(arms)
         n = len(taken)
         if not n or features.ndim != 2 or len(features) != n:
@@ -88,7 +106,8 @@ class Log:
         if arm_ids is None:
             ids = tuple(sorted(set(taken)))
         else:
-            ids = tuple(check_labels(arm_ids, "entries of arm_ids"))
+            given_ids = ordered(arm_ids, "arm_ids")
+            ids = tuple(check_labels(given_ids, "entries of arm_ids"))
             check_one_kind([*taken, *ids])
         column = {arm: at for at, arm in enumerate(ids)}
         unknown = sorted({str(arm) for arm in taken if arm not in column})
@@ -99,7 +118,7 @@ class Log:
         shape = (n, len(ids))
         allowed = np.ones(shape, dtype=bool)
         if eligible is not None:
-            allowed = np.asarray(eligible)
+            allowed = in_columns(eligible, ids, "eligible", self.labels)
         if allowed.dtype != bool or allowed.shape != shape:
             raise ValueError(
                 f"eligible must be boolean of shape {shape}, received "
@@ -113,6 +132,9 @@ class Log:
             raise ValueError("propensities are needed: the log must say how it chose")
         self.rewards = check_rewards(rewards, n)
         self.X, self.columns, self.propensities = features, columns, p
+        self.feature_names = names_of(X)
+        if feature_names is not None:
+            self.feature_names = tuple(feature_names)
         self.arm_ids, self.eligible, self.encoder_hash = ids, allowed, encoder_hash
         self.decision_ids: tuple[str, ...] = ()
         if groups is None:
@@ -174,6 +196,22 @@ class Log:
         log.decision_ids = tuple(decision.id for decision, _ in pairs)
         return log
 
+    def inputs(self, names: Sequence[Any] | None) -> Any:
+        """Return ``X`` as an estimator with these feature names has learnt it.
+
+        A data frame with the columns in their order, if pandas is there; ``X`` itself
+        where the estimator has no names, or the log has none.
+        """
+        if names is None or self.feature_names is None:
+            return self.X
+        order = places(self.feature_names, list(names), "X of the log by column")
+        X = self.X if order is None else self.X[:, order]
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            return X
+        return DataFrame(X, columns=list(names))
+
 
 def target_probabilities(policy: Any, log: Log) -> Array:
     """Return the probability of every arm in every row, shape (n, A).
@@ -182,7 +220,8 @@ def target_probabilities(policy: Any, log: Log) -> Array:
     ----------
     policy : several kinds
         An arm id: always this arm. An array of shape (n,): the arm of each row. An
-        array of shape (n, A): probabilities, columns as ``log.arm_ids``. A
+        array of shape (n, A): probabilities, columns as ``log.arm_ids``; those of a
+        data frame, or a dict of columns, by arm. A
         BraidRecommender on a log of its ledger: what it would do now, among the arms
         that were eligible then. Anything with ``predict_proba`` and ``classes_``. Or
         a callable that takes the log and returns one of these.
@@ -191,10 +230,14 @@ def target_probabilities(policy: Any, log: Log) -> Array:
     if isinstance(policy, Fitted):
         return _recommended(policy, log, None)
     if hasattr(policy, "predict_proba"):
-        return _placed(policy.predict_proba(log.X), policy.classes_, log)
+        contexts = log.inputs(getattr(policy, "feature_names_in_", None))
+        return _placed(policy.predict_proba(contexts), policy.classes_, log)
     if callable(policy):
         return target_probabilities(policy(log), log)
     shape = (len(log.X), len(log.arm_ids))
+    if isinstance(policy, Mapping) or column_names(policy) is not None:
+        policy = in_columns(policy, log.arm_ids, "the policy", log.labels)
+    (policy,) = in_rows(log.labels, {"the policy": policy})
     array = np.asarray(policy)
     if array.ndim == 2:
         target = array.astype(np.float64)
@@ -261,9 +304,10 @@ def _recommended(agent: Fitted, log: Log, limits: Limits | None) -> Array:
             "the log holds features of another encoder than the recommender's; give "
             "a recommender with the encoder of the log"
         )
+    contexts = np.asarray(log.inputs(agent.encoder_.get_feature_names_out().tolist()))
     rows = [
         row_probabilities(agent, x, log.arm_ids, allowed, limits)
-        for x, allowed in zip(log.X, log.eligible, strict=True)
+        for x, allowed in zip(contexts, log.eligible, strict=True)
     ]
     return _placed(np.array(rows), agent.learner_.catalogue.ids, log)
 
@@ -305,9 +349,9 @@ def row_probabilities(
     return probabilities
 
 
-def _placed(probabilities: ArrayLike, arms: Any, log: Log) -> Array:
+def _placed(probabilities: Any, arms: Any, log: Log) -> Array:
     """Bring columns in the order of an estimator into that of the log."""
-    given = np.asarray(probabilities, dtype=np.float64)
+    given = in_columns(probabilities, list(arms), "the policy", log.labels)
     target = np.zeros((len(log.X), len(log.arm_ids)))
     column = {arm: at for at, arm in enumerate(log.arm_ids)}
     for at, arm in enumerate(arms):

@@ -207,6 +207,11 @@ def calibrate(
         Within ``torch.inference_mode()``.
     """
     started = time.monotonic()
+    if isinstance(texts, str) or hasattr(texts, "columns"):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}; give a list of texts, or the column "
+            "of a table that holds them"
+        )
     if len(texts) < MIN_TEXTS:
         raise ValueError(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -20,8 +20,8 @@ class BraidConfig(PreTrainedConfig):
         Name of the strand that speaks.
     donors : list of str
     shares : list of float
-        Anchor first; not negative, sum 1. With every donor at 0 the braid is its
-        anchor alone.
+        Anchor first, or a Series or a dict by name; not negative, sum 1. With every
+        donor at 0 the braid is its anchor alone.
     fusion_layers : list of int, "final" or "output"
         Decoder layers of the anchor (0-based), "final" (after the final norm),
         "output" (distributions mixed).
@@ -56,9 +56,11 @@ class BraidConfig(PreTrainedConfig):
         donor_layers: Mapping[str, Mapping[int, int]] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(donors, Set):
+            raise TypeError(f"donors is a set, which has no order; received {donors!r}")
         self.anchor = anchor
         self.donors = list(donors)
-        self.shares = [float(s) for s in shares]
+        self.shares = in_order(shares, (anchor, *self.donors), "shares")
         self.fusion_layers = list(fusion_layers)
         self.strategy = strategy
         self.sources = dict(sources or {})
@@ -137,6 +139,30 @@ class BraidConfig(PreTrainedConfig):
                 f"token only; give decoder layers below {anchor_layers - 1}, or "
                 '"final" with the strategy "attention"'
             )
+
+
+def in_order(values: Any, names: Sequence[str], what: str) -> list[float]:
+    """Numbers in the order of names; a Series or a dict has names of its own.
+
+    Examples
+    --------
+    >>> in_order({"b": 0.3, "a": 0.7}, ["a", "b"], "shares")
+    [0.7, 0.3]
+    """
+    if isinstance(values, Set):
+        raise TypeError(f"{what} is a set, which has no order; received {values!r}")
+    given = None
+    if hasattr(values, "iloc"):  # of pandas; labels 0, 1, 2, ... are no names
+        given, values = list(values.index), list(values)
+        given = None if given == list(range(len(given))) else given
+    elif isinstance(values, Mapping):
+        given, values = list(values), list(values.values())
+    numbers = [float(value) for value in values]
+    if given is None:
+        return numbers
+    if sorted(given, key=str) != sorted(names):
+        raise ValueError(f"{what} is of {given}, expected each of {list(names)} once")
+    return [numbers[given.index(name)] for name in names]
 
 
 def by_hand(

@@ -11,13 +11,14 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
 from .alignment import TokenBytes
+from .configuration import in_order
 from .pool import Pool
 
 # Method -> whether it counts from a common ancestor.
@@ -51,7 +52,7 @@ def merge(
         changed of ``base``, trimmed to the largest changes and of one sign; "dare"
         (Yu et al. 2024) drops changes at random and scales up the rest.
     weights : sequence of float, optional
-        One per model, not negative, sum 1; equal by default.
+        One per model, or a dict by name; not negative, sum 1. Equal by default.
     base : str, optional
         The model that all were trained from; "ties" and "dare" need it.
     density : float in (0, 1]
@@ -103,7 +104,7 @@ def _checked(
     target: Path,
 ) -> list[float]:
     """The weights, after refusing what cannot be merged."""
-    if isinstance(models, str) or len(models) < 2:
+    if isinstance(models, str | Set) or len(models) < 2:
         raise ValueError(f"received models {models!r}; give a list of at least two")
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; expected one of {list(METHODS)}")
@@ -116,12 +117,14 @@ def _checked(
         raise ValueError(f"density lies in (0, 1], received {density!r}")
     if target.exists():
         raise ValueError(f"{str(target)!r} exists; give a folder to be made")
-    shares = [1 / len(models)] * len(models) if weights is None else list(weights)
+    shares = [1 / len(models)] * len(models)
+    if weights is not None:
+        shares = in_order(weights, models, "weights")
     if len(shares) != len(models) or not all(w >= 0 for w in shares):
         raise ValueError(f"weights {shares} do not fit {len(models)} models")
     if abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"weights must sum to 1, received {shares}")
-    return [float(w) for w in shares]
+    return shares
 
 
 def _check_alike(folders: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ What a braid wrote is judged by `fusion.rewards`.
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ def choose(model: BraidedLLM | Strand, prompt: str, choices: Sequence[str]) -> i
         At least two; each is scored right after the prompt, so it starts with the
         space or line break that belongs there.
     """
-    if isinstance(choices, str) or len(choices) < 2:
+    if isinstance(choices, str | Set) or len(choices) < 2:
         raise ValueError(f"received choices {choices!r}; give a list of at least two")
     bits = [bits_per_byte(model, prompt, choice) for choice in choices]
     return min(range(len(bits)), key=bits.__getitem__)

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -284,6 +285,9 @@ def test_bad_texts_are_refused(braid):
         calibrate(model, ["a"] * 12, progress=False)
     with pytest.raises(TypeError, match="a string or a mapping, received None"):
         calibrate(model, [*TEXTS, None], progress=False)
+    for texts in ("text of many letters", pd.DataFrame([TEXTS] * 12)):
+        with pytest.raises(TypeError, match="give a list of texts"):
+            calibrate(model, texts, progress=False)
     assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
 
 

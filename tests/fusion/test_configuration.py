@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,42 @@ def test_a_good_recipe_passes():
     config(shares=[1.0, 0.0]).check(1)
     BraidConfig("a").check(1)
     BraidConfig("a", fusion_layers=["final"], strategy="attention").check(1)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"b": 0.3, "a": 0.7},
+        pd.Series({"b": 0.3, "a": 0.7}),
+        pd.Series([0.7, 0.3]),
+        (0.7, 0.3),
+    ],
+)
+def test_shares_by_name(shares):
+    assert config(shares=shares).shares == [0.7, 0.3]
+    configs = [{"model_name": "a"}, {"model_name": "b"}]
+    assert by_hand(configs, "router", ["final"], shares).shares == [0.7, 0.3]
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"a": 0.7, "c": 0.3},
+        {"a": 1.0},
+        {"a": 0.5, "b": 0.3, "c": 0.2},
+        pd.Series([0.7, 0.3], index=["a", "a"]),
+        pd.Series([0.7, 0.3], index=[1, 0]),
+    ],
+)
+def test_shares_of_other_names_are_refused(shares):
+    with pytest.raises(ValueError, match=r"expected each of \['a', 'b'\] once"):
+        config(shares=shares)
+
+
+def test_sets_have_no_order():
+    for changes in ({"shares": {0.7, 0.3}}, {"donors": {"b"}}):
+        with pytest.raises(TypeError, match="a set, which has no order"):
+            config(**changes)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -28,6 +29,9 @@ def pool(tmp_path):
     [
         (["a"], {}, "at least two"),
         ("ab", {}, "at least two"),
+        ({"a", "b"}, {}, "at least two"),
+        (["a", "b"], {"weights": {"a": 0.5, "c": 0.5}}, "expected each of"),
+        (["a", "b"], {"weights": pd.Series([0.5, 0.5], ["b", "b"])}, "each of"),
         (["a", "b"], {"method": "magic"}, "unknown method 'magic'"),
         (["a", "b"], {"method": "ties"}, "needs the base"),
         (["a", "b"], {"base": "base"}, "knows no base"),
@@ -74,8 +78,8 @@ def test_models_of_other_shapes_are_refused(pool, tmp_path):
 )
 def test_what_comes_out_is_a_strand(pool, tmp_path, method, options):
     out = merge(
-        ["a", "b"], tmp_path / "out", method=method, weights=[0.75, 0.25], pool=pool,
-        **options,
+        ["a", "b"], tmp_path / "out", method=method, weights={"b": 0.25, "a": 0.75},
+        pool=pool, **options,
     )  # fmt: skip
     strand = Pool()[str(out)]
     ids = torch.tensor([[5, 50, 150]])

@@ -154,7 +154,7 @@ def test_equal_choices_go_to_the_first(strands):
     assert choose(strands["llama"], "It is", [" so", " so"]) == 0
 
 
-@pytest.mark.parametrize("choices", [[], [" a"], "ab"])
+@pytest.mark.parametrize("choices", [[], [" a"], "ab", {" a", " b"}])
 def test_one_choice_is_none(strands, choices):
     with pytest.raises(ValueError, match="at least two"):
         choose(strands["llama"], "It is", choices)
