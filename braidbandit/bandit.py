@@ -27,9 +27,14 @@ from braidbandit.logged import (
 from braidbandit.naming import in_columns, in_rows
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow
+from braidbandit.settings import check_learning, same
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+
+# Settings that shape the posterior.
+_KEPT = ("arms", "descriptors", "columns", "prior", "max_parameters")
 
 
 class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
@@ -61,8 +66,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     max_parameters : int
         Arms have context slopes of their own, not only an intercept, while these
         are no more parameters than this.
-    random_state : None, int or Generator
-        For ``recommend``; 0 is a seed like any other.
+    random_state : None, int, Generator or RandomState
+        For ``recommend``; 0 is a seed like any other. Another one takes effect at once.
 
     Attributes
     ----------
@@ -96,6 +101,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     """
 
     n_features_in_: int
+    _began_with: dict[str, Any]
 
     def __init__(
         self,
@@ -107,7 +113,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         prior: PriorScales | None = None,
         forgetting: float = 1.0,
         max_parameters: int = 640,
-        random_state: int | np.random.Generator | None = None,
+        random_state: int | np.random.Generator | np.random.RandomState | None = None,
     ) -> None:
         self.policy = policy
         self.arms = arms
@@ -269,8 +275,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         sample_weight: ArrayLike | None,
         first: bool,
     ) -> LinearBandit:
-        if not 0.0 < self.forgetting <= 1.0:
-            raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
+        check_learning(self.forgetting, self.prior, self.max_parameters)
+        self._policy()
         # All on a copy: an error below leaves this estimator as it was.
         work = copy.copy(self)
         y, reward, propensity, sample_weight = in_rows(
@@ -296,7 +302,10 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         if first:
             work.open(work._arms(y, classes))
             work.start(X.shape[1] + 1)
+            work._began_with = {name: getattr(self, name) for name in _KEPT}
         else:
+            self._check_continued(classes)
+            work.reseed()
             work.posterior_ = self.posterior_.copy()
         order = np.argsort(work.classes_, kind="stable")
         known = work.classes_[order]
@@ -314,7 +323,24 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         self.__dict__ = work.__dict__
         return self
 
+    def _check_continued(self, classes: ArrayLike | None) -> None:
+        """Refuse settings that were others when learning began."""
+        changed = [
+            name
+            for name, value in self._began_with.items()
+            if not same(getattr(self, name), value)
+        ]
+        if changed:
+            raise ValueError(
+                f"{changed} changed after learning began; partial_fit goes on with "
+                "what was learnt. Set them back, or learn from scratch: fit"
+            )
+        if classes is not None:
+            _check_same_arms(classes, self.classes_, "the first call had")
+
     def _arms(self, y: NDArray[Any], classes: ArrayLike | None) -> NDArray[Any]:
+        if self.arms is not None and classes is not None:
+            _check_same_arms(classes, self.arms, "the estimator's arms are")
         given = self.arms if self.arms is not None else classes
         if given is None:
             return np.unique(y)
@@ -332,6 +358,12 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
 def _is_column(y: Any) -> bool:
     """Whether there is a label a row; scikit-learn says what is wrong otherwise."""
     return y is not None and getattr(y, "ndim", 1) == 1
+
+
+def _check_same_arms(classes: ArrayLike, arms: ArrayLike, whose: str) -> None:
+    given, known = np.asarray(classes).tolist(), np.asarray(arms).tolist()
+    if set(given) != set(known):
+        raise ValueError(f"classes are {given}, {whose} {known}; arms cannot change")
 
 
 def _with_bias(X: Array) -> Array:

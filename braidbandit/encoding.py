@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit.braid import canonical_json, content_hash
-from braidbandit.naming import in_rows
+from braidbandit.naming import in_rows, ordered
 from braidbandit.projection import Projection, fit_projection, random_projection
+from braidbandit.settings import check_whole, same
 from braidbandit.state import WRITING, _write
 from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
 
@@ -130,9 +131,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         typed = [i for i, t in enumerate(tasks) if t.get("type")][:_MOST_EXAMPLES]
         self.gates_, self.mean_, self.components_ = found
         self.example_points_ = points[typed]
+        types = list(self.types)
         self.example_types_ = np.array(
-            [self.types.index(tasks[i]["type"]) for i in typed], dtype=np.int64
+            [types.index(tasks[i]["type"]) for i in typed], dtype=np.int64
         )
+        self._note_fit()
         return self
 
     def transform(self, X: Any) -> Array:
@@ -141,6 +144,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def _features(self, X: Any) -> Array:
         """:meth:`transform`, which sklearn may have give a data frame."""
+        self._check_as_fitted()
         tasks, embeddings = self._read(X)
         points = self._project(embeddings)
         kinds = np.zeros((len(tasks), len(self.types)))
@@ -215,6 +219,36 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         self._hashed = (settings, arrays, found)
         return found
 
+    def _note_fit(self) -> None:
+        """Note the settings that the fitted arrays belong to."""
+        self._fitted_with = {**self.settings(), "embedder": self.embedder}
+
+    def _check_as_fitted(self) -> None:
+        """Refuse settings that are others than those of the fitted arrays."""
+        if not hasattr(self, "_fitted_with"):
+            return
+        now = {**self.settings(), "embedder": self.embedder}
+        changed = [n for n in now if not same(now[n], self._fitted_with[n])]
+        if changed:
+            raise ValueError(
+                f"{changed} changed after fit, and the features are those of before. "
+                "Fit the encoder again, or set them back"
+            )
+
+    def _check_settings(self) -> None:
+        check_whole("n_components", self.n_components, 1)
+        check_whole("random_state", self.random_state, 0)
+        types = [] if isinstance(self.types, str) else ordered(self.types, "types")
+        texts = all(isinstance(name, str) and name for name in types)
+        if isinstance(self.types, str) or not texts or len(set(types)) < len(types):
+            raise ValueError(f"types are distinct texts, received {self.types!r}")
+        if self.embedder is not None and not callable(self.embedder):
+            raise TypeError(f"embedder is a function, received {self.embedder!r}")
+        if self.embedder is not None and self.model != DEFAULT_MODEL:
+            raise ValueError(
+                f"give model or embedder, not both: {self.model!r} would not be used"
+            )
+
     def _project(self, embeddings: Array) -> Array:
         width = embeddings.shape[1]
         if not self.__sklearn_is_fitted__():
@@ -229,8 +263,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def _read(self, X: Any) -> tuple[list[dict[str, Any]], Array]:
         """Check tasks and embed them: (list of dicts, embeddings (n, d))."""
-        if self.n_components < 1:
-            raise ValueError(f"n_components must be at least 1: {self.n_components!r}")
+        self._check_settings()
         if _is_one(X):
             raise TypeError(
                 f"received one task ({type(X).__name__}), expected a list of tasks; "

@@ -21,10 +21,14 @@ from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Pacer
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
+from braidbandit.settings import check_learning, check_policy, same
 from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]
 Rows = tuple[list[int], Array, Array]
+
+# Settings of the posterior: another one has another shape, or other scales.
+_SHAPE = ("prior", "max_parameters")
 
 
 class Fitted:
@@ -40,10 +44,12 @@ class Fitted:
         forgetting: float
         max_parameters: int
         drift: DriftMonitor | None
-        random_state: int | np.random.Generator | None
+        random_state: int | np.random.Generator | np.random.RandomState | None
 
     encoder_: TaskEncoder
     _encoder_given: TaskEncoder | None
+    _encoder_settings: dict[str, Any]
+    _encoder_hash: str
     learner_: ArmLearner
     catalogue_hash_: str
     ledger_position_: int
@@ -118,11 +124,19 @@ class Fitted:
 
     # ---- beginning ----
 
-    def _start(self) -> None:
-        """Create the fitted attributes on first use; check the settings always."""
+    def _start(self, anew: bool = False) -> None:
+        """Create the fitted attributes on first use; check the settings always.
+
+        ``anew`` says that learning is about to begin again, with other settings.
+        """
         check_price(self.price)
-        if not 0.0 < self.forgetting <= 1.0:
-            raise ValueError(f"forgetting lies in (0, 1], received {self.forgetting!r}")
+        check_learning(self.forgetting, self.prior, self.max_parameters)
+        if not isinstance(self.policy, ConservativePolicy):
+            check_policy(self.policy)
+        if self.drift is not None and not isinstance(self.drift, DriftMonitor):
+            raise TypeError(f"drift is a DriftMonitor or None, received {self.drift!r}")
+        if self.encoder is not None and not isinstance(self.encoder, TaskEncoder):
+            raise TypeError(f"encoder is a TaskEncoder, received {self.encoder!r}")
         if self.mean_cost is not None and not 0.0 <= self.mean_cost <= 1.0:
             raise ValueError(
                 f"mean_cost is a relative cost in [0, 1], received {self.mean_cost!r}"
@@ -132,28 +146,69 @@ class Fitted:
             encoder = self.encoder if self.encoder is not None else TaskEncoder()
             fitted = encoder.__sklearn_is_fitted__()
             self._encoder_given = self.encoder
+            self._encoder_settings = encoder.get_params()
             self.encoder_ = encoder if fitted else clone(encoder)
             self.learner_ = ArmLearner(self._bandit(catalogue), catalogue)
             self.catalogue_hash_ = catalogue.hash
             self.ledger_position_, self.pacer_ = 0, Pacer()
-        elif catalogue is not self.learner_.catalogue:
-            if self.catalogue_hash_ != catalogue.hash:
-                raise ValueError(
-                    "the catalogue changed after learning began; use add_arms and "
-                    "remove_arms, or make a new recommender for it and fit it"
-                )
+        elif self.catalogue_hash_ != catalogue.hash:
+            raise ValueError(
+                "the catalogue changed after learning began; use add_arms and "
+                "remove_arms, or make a new recommender for it and fit it"
+            )
+        self._check_encoder_kept()
+        bandit = self.learner_.bandit
+        if not self.learner_.started:
+            self._adopt()
+        elif not anew and self._other_shape():
+            raise ValueError(
+                f"{self._other_shape()} changed after learning began; that takes "
+                "effect with fit or warm_start only. Set them back, or learn anew"
+            )
+        if catalogue is not self.learner_.catalogue:
             self.learner_.reorder(catalogue)
+        # These may be changed at any time by set_params.
+        self.learner_.policy, self.learner_.drift = self.policy, self.drift
+        bandit.forgetting, bandit.random_state = self.forgetting, self.random_state
+        bandit.reseed()
+        self.learner_.guard()
+
+    def _other_shape(self) -> list[str]:
+        """Return settings of the posterior that are not those it was made with."""
+        bandit = self.learner_.bandit
+        return [n for n in _SHAPE if not same(getattr(self, n), getattr(bandit, n))]
+
+    def _adopt(self) -> None:
+        """Take over settings of the posterior: it is about to be made."""
+        for name in _SHAPE:
+            setattr(self.learner_.bandit, name, getattr(self, name))
+
+    def _check_encoder_kept(self) -> None:
+        """Refuse features that would mean something else than those learnt from."""
         if self.encoder is not self._encoder_given:
             raise ValueError(
                 "the encoder changed after learning began: what was learnt is about "
                 "the features of the first one. Make a new recommender"
             )
-        # These may be changed at any time by set_params; the last two by the next fit.
-        self.learner_.policy, self.learner_.drift = self.policy, self.drift
-        bandit = self.learner_.bandit
-        bandit.forgetting, bandit.prior = self.forgetting, self.prior
-        bandit.max_parameters = self.max_parameters
-        self.learner_.guard()
+        if self.encoder is not None:
+            now, before = self.encoder.get_params(), self._encoder_settings
+            changed = [name for name in now if not same(now[name], before[name])]
+            if changed and changed != ["cache_dir"]:
+                raise ValueError(
+                    f"settings of the encoder, {changed}, changed after learning "
+                    "began: what was learnt is about the features of before. Set them "
+                    "back, or make a new recommender"
+                )
+            if changed:
+                self._encoder_settings = now
+                self.encoder_.cache_dir = self.encoder.cache_dir
+        found = self.encoder_.projection_hash()
+        if self.learner_.started and found != self._encoder_hash:
+            raise ValueError(
+                "the encoder was fitted anew after learning began: what was learnt is "
+                "about the features of before. Make a new recommender"
+            )
+        self._encoder_hash = found
 
     def _bandit(self, catalogue: Catalogue) -> LinearBandit:
         Z, names = catalogue.descriptors()
@@ -199,5 +254,6 @@ class Fitted:
         """Fit the encoder once; the random projection served until now."""
         if not self.encoder_.__sklearn_is_fitted__():
             self.encoder_.fit(X)
+            self._encoder_hash = self.encoder_.projection_hash()
             self.learner_.reset()
             self.learner_.log.pending = {}

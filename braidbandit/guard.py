@@ -14,6 +14,7 @@ import numpy as np
 from braidbandit.belief import Belief
 from braidbandit.choice import Array, Choice, Mask, Policy
 from braidbandit.policies import ThompsonSampling
+from braidbandit.settings import check_policy
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class ConservativePolicy:
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
             raise ValueError(f"share must lie in (0, 1), received {self.share!r}")
+        check_policy(self.policy)
+        if self.baseline is not None and not isinstance(self.baseline, str):
+            raise TypeError(
+                f"baseline is an arm id or None, received {self.baseline!r}"
+            )
 
     @property
     def floor(self) -> float:

@@ -39,7 +39,7 @@ _MANY_ARMS = 512
 # A reward of which a smaller share is left cannot be told from rounding.
 _FORGOTTEN = 1e-100
 # What learning changes of a bandit.
-_LEARNT = ("posterior_", "n_updates_", "clock_", "faded_")
+_LEARNT = ("posterior_", "n_updates_", "clock_", "faded_", "prior", "max_parameters")
 
 
 class ArmLearner(Roster):

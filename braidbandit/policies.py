@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from braidbandit.belief import MANY_ARMS, Belief
 from braidbandit.choice import Array, Choice, Mask, check_share, mix, pick
+from braidbandit.settings import check_whole
 
 # More than MANY_ARMS are drawn in two stages: a few draws of all of them, and the arms
 # that come nearest to the best in any of these go on to the draws that decide. Eight
@@ -60,8 +61,7 @@ class ThompsonSampling:
 
     def __post_init__(self) -> None:
         check_share("floor", self.floor)
-        if self.n_draws < 1:
-            raise ValueError(f"n_draws must be at least 1, received {self.n_draws!r}")
+        check_whole("n_draws", self.n_draws, 1)
         if not (np.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"scale must be at least 0, received {self.scale!r}")
 

@@ -58,16 +58,17 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         rises while decisions cost more, and falls while they cost less. It counts
         every decision, rated or not.
     prior : PriorScales, optional
-        Prior before any data; ``warm_start`` replaces its scales.
+        Prior before any data; ``warm_start`` replaces its scales. Another one takes
+        effect with the next ``fit`` or ``warm_start``, and is refused by all else.
     forgetting : float in (0, 1]
         Share of what was learnt that is kept at each update; 1 keeps all.
     max_parameters : int
         Arms have task slopes of their own, not only an intercept, while these are
-        no more parameters than this.
+        no more parameters than this. May be changed as ``prior`` may.
     drift : DriftMonitor, optional
         Watches for arms whose rewards have moved; none by default.
-    random_state : None, int or Generator
-        For ``recommend``; 0 is a seed like any other.
+    random_state : None, int, Generator or RandomState
+        For ``recommend``; 0 is a seed like any other. Another one takes effect at once.
 
     Attributes
     ----------
@@ -122,7 +123,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         forgetting: float = 1.0,
         max_parameters: int = 640,
         drift: DriftMonitor | None = None,
-        random_state: int | np.random.Generator | None = None,
+        random_state: int | np.random.Generator | np.random.RandomState | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.encoder = encoder

@@ -16,6 +16,7 @@ from braidbandit.naming import Labels, feature_names, in_columns, in_rows, order
 from braidbandit.policies import EpsilonGreedy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales, parameter_groups
+from braidbandit.settings import check_policy, same, seeded
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -35,13 +36,14 @@ class RowByRow:
         prior: PriorScales | None
         forgetting: float
         max_parameters: int
-        random_state: int | np.random.Generator | None
+        random_state: int | np.random.Generator | np.random.RandomState | None
 
     classes_: NDArray[Any]
     columns_: tuple[str, ...]
     Z_: Array
     posterior_: Posterior
     rng_: np.random.Generator
+    _seed: Any
     n_updates_: int
     clock_: int
     faded_: float
@@ -52,7 +54,7 @@ class RowByRow:
         self.classes_ = arms
         self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
         self.columns_ = ("bias", *names)
-        self.rng_ = np.random.default_rng(self.random_state)
+        self.rng_, self._seed = seeded(self.random_state), self.random_state
         self.count_anew()
 
     def start(self, width: int) -> None:
@@ -66,6 +68,11 @@ class RowByRow:
         )
         self.count_anew()
 
+    def reseed(self) -> None:
+        """Begin a new random sequence, if ``random_state`` is another by now."""
+        if not same(self.random_state, self._seed):
+            self.rng_, self._seed = seeded(self.random_state), self.random_state
+
     def count_anew(self) -> None:
         """No reward was learnt, and none forgotten."""
         self.n_updates_ = self.clock_ = 0
@@ -78,6 +85,7 @@ class RowByRow:
         eligible: Mask,
     ) -> Choice:
         """Choose one arm with the bandit's generator."""
+        self.reseed()
         return self._policy().select(belief, cost_term, eligible, self.rng_)
 
     def probabilities(self, belief: Belief, cost_term: Array, eligible: Mask) -> Array:
@@ -86,7 +94,8 @@ class RowByRow:
         Every call starts from the same state of the generator, so that a row's
         probabilities do not depend on the rows before it.
         """
-        rng = copy.deepcopy(self.rng_)
+        changed = not same(self.random_state, self._seed)
+        rng = seeded(self.random_state) if changed else copy.deepcopy(self.rng_)
         return self._policy().probabilities(belief, cost_term, eligible, rng)
 
     def learn(
@@ -134,6 +143,10 @@ class RowByRow:
     def _shared(self, arms: NDArray[Any]) -> tuple[Array, list[str]]:
         n_arms, given, names = len(arms), self.descriptors, self.columns
         if given is None:
+            if names is not None:
+                raise ValueError(
+                    f"columns {names!r} name no descriptors; give some"
+                )
             return np.zeros((n_arms, 0)), []
         if isinstance(given, Mapping):
             given = in_columns(given, arms.tolist(), "descriptors").T
@@ -155,4 +168,5 @@ class RowByRow:
         return shared, names
 
     def _policy(self) -> Policy:
+        check_policy(self.policy)
         return self.policy if self.policy is not None else EpsilonGreedy()

@@ -34,6 +34,12 @@ from braidbandit.rowbyrow import _FORGET_EVERY
 
 Arrays = Mapping[str, NDArray[Any]]
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_GENERATORS = (
+    np.random.Generator,
+    np.random.RandomState,
+    np.random.BitGenerator,
+    np.random.SeedSequence,
+)
 _ENCODER_ARRAYS = (
     "gates_",
     "mean_",
@@ -83,7 +89,8 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "drift": _asdict(agent.drift),
         "forgetting": float(agent.forgetting),
         "max_parameters": int(agent.max_parameters),
-        "random_state": None if isinstance(seed, np.random.Generator) else seed,
+        # A generator is saved by its state.
+        "random_state": None if isinstance(seed, _GENERATORS) else seed,
         "rng": bandit.rng_.bit_generator.state,
         "columns": list(bandit.columns_),
         "n_updates": bandit.n_updates_,
@@ -331,6 +338,7 @@ def _encoder(
             arrays = {**arrays, "encoder.gates_": _no_gates(arrays)}
         for name in _ENCODER_ARRAYS:
             setattr(encoder, name, arrays[f"encoder.{name}"])
+        encoder._note_fit()
     if encoder.projection_hash() != manifest["encoder_hash"]:
         raise ValueError("the saved encoder does not match its hash; restore a backup")
     return encoder

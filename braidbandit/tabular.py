@@ -65,19 +65,23 @@ class Tabular(Fitted):
         Columns of data frames are brought into the order of the rows of ``X``: by its
         labels, or by its texts.
         """
-        self._start()
-        if y is None and hasattr(X, "events"):
+        self._start(anew=True)
+        if _is_ledger(X, y, reward, propensity, sample_weight):
+            self._check_anew(("max_parameters",))
             waiting, savings = list(self.pending_.values()), self.savings_
             with self._all_or_nothing():
+                self._adopt()
                 self._forget_rewards()
                 self.learner_.guarding.owe(savings)
                 self.catch_up(X)
             self._await_again(waiting)
             return self
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
+        self._check_anew(())
         self._fit_encoder(X)
         features = self.encoder_._features(X)
         if self.learner_.start is None:
+            self._adopt()
             self.learner_.describe(None)  # there may be other arms by now
         self._forget_rewards()
         self._learn_rows(features, rows)
@@ -99,7 +103,7 @@ class Tabular(Fitted):
         """
         first = not hasattr(self, "learner_") or not self.learner_.started
         self._start()
-        if y is None and hasattr(X, "events"):
+        if _is_ledger(X, y, reward, propensity, sample_weight):
             return self.catch_up(X, since)
         if since is not None:
             raise ValueError("since goes with a ledger; give partial_fit(ledger, ...)")
@@ -126,13 +130,25 @@ class Tabular(Fitted):
             Quality of each arm on each task. The columns and rows of a data frame are
             put in the order of ``arm_ids`` and ``X``.
         """
-        self._start()
+        self._start(anew=True)
         rows, scores = self._check_table(X, arm_ids, table)
         self._fit_encoder(X)
+        self._adopt()
         self._learn_table(arm_ids, rows, self.encoder_._features(X), scores)
         return self
 
     # ---- inside ----
+
+    def _check_anew(self, fixed: tuple[str, ...]) -> None:
+        """Refuse settings that learning from scratch would not take over."""
+        warm = self.learner_.start is not None
+        lost = [n for n in self._other_shape() if warm or n in fixed]
+        if self.learner_.started and lost:
+            raise ValueError(
+                f"{lost} changed after learning began, and fit keeps "
+                f"{'the warm start' if warm else 'the arms'} with the first ones. Set "
+                "them back, or make a new recommender"
+            )
 
     def _check_rows(
         self, X: Any, y: Any, reward: Any, propensity: Any, sample_weight: Any
@@ -140,6 +156,7 @@ class Tabular(Fitted):
         """Check labels, rewards and weights before anything is touched."""
         if y is None:
             raise ValueError("fit needs the arm of each task (y), or a ledger")
+        self.learner_.policy_now()  # refuses a guard that has no baseline
         y, reward, propensity, sample_weight = in_rows(
             X,
             {
@@ -225,3 +242,15 @@ class Tabular(Fitted):
         if any(name not in place for name in models):
             return None
         return scores[:, [place[name] for name in models]]
+
+
+def _is_ledger(X: Any, y: Any, *columns: Any) -> bool:
+    """Whether tasks come from a ledger, which brings their arms and rewards too."""
+    if not hasattr(X, "events"):
+        return False
+    if any(given is not None for given in (y, *columns)):
+        raise ValueError(
+            "a ledger brings its arms, rewards and propensities; give y, reward, "
+            "propensity and sample_weight with tasks only"
+        )
+    return True

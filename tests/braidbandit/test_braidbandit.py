@@ -10,6 +10,9 @@ import pytest
 import braidbandit
 
 FLOORS = {
+    "naming": -1,
+    "prior": -1,
+    "settings": 0,
     "braid": 0,
     "comparison": 0,
     "crossfit": 0,
@@ -20,7 +23,6 @@ FLOORS = {
     "likelihood": 0,
     "linalg": 0,
     "logged": 0,
-    "prior": 0,
     "projection": 0,
     "utility": 0,
     "schema": 0,
