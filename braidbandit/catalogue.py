@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -88,9 +89,9 @@ class Catalogue:
         cls,
         pool: Iterable[ModelCard | Mapping[str, Any] | str],
         max_strands: int = 3,
-        shares: Sequence[tuple[float, ...]] = SHARES,
-        layer_sets: Sequence[str] = USUAL_LAYER_SETS,
-        strategies: Sequence[str] = STRATEGIES,
+        shares: Sequence[Sequence[float]] | None = None,
+        layer_sets: Sequence[str] | None = None,
+        strategies: Sequence[str] | None = None,
     ) -> Catalogue:
         """Enumerate every braid that makes sense over a pool.
 
@@ -112,29 +113,54 @@ class Catalogue:
             Dicts go through :meth:`ModelCard.from_dict`; text is a name.
         max_strands : int
             Most strands in a braid, at least 1.
-        shares : sequence of tuples
-            Share vectors, anchor first. Unequal donor shares are tried in every
-            order of the donors.
-        layer_sets : sequence of str
-            Some of "output", "final", "final+output", "sparse" and "dense".
-        strategies : sequence of str
+        shares : sequence of tuples, optional
+            Share vectors, anchor first; ``SHARES`` by default. Unequal donor shares
+            are tried in every order of the donors.
+        layer_sets : sequence of str, optional
+            Some of "output", "final", "final+output", "sparse" and "dense"; the first
+            three by default.
+        strategies : sequence of str, optional
+            All by default.
 
         Raises
         ------
         ValueError
-            On an empty pool, an unknown layer set or strategy, or "sparse" or
-            "dense" for an anchor whose ``layers`` is None.
+            On an empty pool, an unknown layer set or strategy, a setting that no
+            braid would follow, or "sparse" or "dense" for an anchor whose ``layers``
+            is None.
+
+        Warns
+        -----
+        UserWarning
+            Where the ``parameters`` of some models are known and of others not.
         """
         cards = [_as_card(entry) for entry in pool]
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
         if max_strands < 1:
             raise ValueError(f"max_strands must be at least 1, received {max_strands}")
-        _check_known("layer set", layer_sets, LAYER_SETS)
-        _check_known("strategy", strategies, STRATEGIES)
-        return cls(
-            cards, braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
-        )
+        places = USUAL_LAYER_SETS if layer_sets is None else layer_sets
+        mixes = STRATEGIES if strategies is None else strategies
+        _check_known("layer set", places, LAYER_SETS)
+        _check_known("strategy", mixes, STRATEGIES)
+        given = {"shares": shares, "layer_sets": layer_sets, "strategies": strategies}
+        unused = [name for name, value in given.items() if value is not None]
+        if max_strands == 1 and unused:
+            raise ValueError(f"braids of one strand (max_strands=1) follow no {unused}")
+        if (
+            strategies is not None
+            and "attention" in mixes
+            and set(places) == {"output"}
+        ):
+            raise ValueError(
+                "strategy 'attention' has nothing to attend to at the output, the only "
+                "layer set; leave it out, or add 'final'"
+            )
+        if shares is not None:
+            _check_shares(shares, max_strands, places, mixes)
+        _warn_of_unsized(cards)
+        vectors = [tuple(vector) for vector in (SHARES if shares is None else shares)]
+        return cls(cards, braids_of_pool(cards, max_strands, vectors, places, mixes))
 
     def __len__(self) -> int:
         return len(self.braids)
@@ -338,6 +364,22 @@ class Catalogue:
     def _allowed(
         self, compute_budget: float, excluded: Iterable[str], budget: Budget | None
     ) -> NDArray[np.bool_]:
+        if isinstance(compute_budget, Budget):
+            raise TypeError(
+                "compute_budget is a number, received a Budget; give it as budget="
+            )
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(
+                f"budget is a Budget, received {budget!r}; a share of the dearest arm "
+                "is compute_budget"
+            )
+        if budget is not None and budget.memory is not None:
+            unsized = [c.name for c in self.cards.values() if c.parameters is None]
+            if unsized:
+                raise ValueError(
+                    f"the cards of {unsized} have no parameters, so that their memory "
+                    "is unknown: give ModelCard(parameters=), or no budget of memory"
+                )
         if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
             raise ValueError(
                 f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
@@ -381,6 +423,42 @@ def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:
     raise TypeError(
         f"a pool holds ModelCard, dict or name, received {type(entry).__name__}"
     )
+
+
+def _check_shares(
+    shares: Any, max_strands: int, layer_sets: Sequence[str], strategies: Sequence[str]
+) -> None:
+    """Refuse share vectors that name models, or that no braid would have."""
+    for vector in shares:
+        if not isinstance(vector, tuple | list):
+            raise TypeError(
+                "a share vector is a tuple of numbers, the anchor's first, for "
+                f"whatever models; received {vector!r}"
+            )
+    lengths = [len(vector) for vector in shares]
+    unused = [v for v in shares if not 2 <= len(v) <= max_strands]
+    mixed = any("output" in places for places in layer_sets)
+    if not (mixed and "learned_weighted" in strategies):
+        # Elsewhere a share is a prior, and the first vector of a length is taken.
+        firsts = {lengths.index(length) for length in lengths}
+        unused += [v for at, v in enumerate(shares) if at not in firsts]
+    if unused:
+        raise ValueError(
+            f"no braid would have the shares {unused}: give vectors of 2 to "
+            f"{max_strands} strands, and one of each length where 'learned_weighted' "
+            "does not mix at the output"
+        )
+
+
+def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
+    unsized = [card.name for card in cards if card.parameters is None]
+    if 0 < len(unsized) < len(cards):
+        warnings.warn(
+            f"the cards of {unsized} have no parameters: every model counts as one unit "
+            "of compute, whatever its size, and neither price nor budgets tell them "
+            "apart. Give ModelCard(parameters=)",
+            stacklevel=3,
+        )
 
 
 def _check_known(kind: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -16,24 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
-from braidbandit.braid import STRATEGIES
-from braidbandit.catalogue import (
-    SHARES,
-    USUAL_LAYER_SETS,
-    Braid,
-    Catalogue,
-    ModelCard,
-    _as_card,
-)
+from braidbandit.catalogue import Braid, Catalogue, ModelCard, _as_card
 from braidbandit.decision import Decision, Outcome, is_hash_of
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
+from braidbandit.settings import seeded
 from braidbandit.tasks import load_tasks, task_of
 from braidbandit.utility import as_quality, check_price
-from braidbandit.workshop import Workshop, completed
+from braidbandit.workshop import Workshop, check_settings, completed
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
@@ -58,7 +51,8 @@ class MetaBraider:
     catalogue : Catalogue, optional
         What to choose from; by default built from the pool.
     recommender : BraidRecommender, optional
-        Used as it is, in place of a saved or new one; brings its own catalogue.
+        Used as it is, in place of a saved or new one; brings its own catalogue,
+        encoder, price and random_state, which are then not given here.
     encoder : TaskEncoder, optional
         By default the folder's, or sentence embeddings. An encoder that is not fitted
         is fitted on the prompts of the packaged train tasks; no reward enters.
@@ -76,9 +70,10 @@ class MetaBraider:
     dtype : str, optional
         Numbers that strands compute with: "float32" (default) or "bfloat16", about
         twice as fast on CPUs that have it.
-    layer_sets, strategies, shares : sequences
+    layer_sets, strategies, shares : sequences, optional
         Which braids of the pool to choose from; see :meth:`Catalogue.build`. Without
-        effect on a folder that is resumed.
+        effect on a folder that is resumed: where it has other braids, a warning says
+        so.
     price : float, optional
         Quality given up to go from the dearest arm to the cheapest. By default 0.05,
         or what the folder has.
@@ -98,7 +93,8 @@ class MetaBraider:
     Raises
     ------
     ValueError
-        When a model's source is unknown, or the folder belongs to another pool.
+        When a model's source is unknown, the folder belongs to another pool, or an
+        argument would be ignored because of another.
 
     Examples
     --------
@@ -129,9 +125,9 @@ class MetaBraider:
         folder: str | Path | None = None,
         calibration_texts: Sequence[Any] | None = None,
         dtype: str | None = None,
-        layer_sets: Sequence[str] = USUAL_LAYER_SETS,
-        strategies: Sequence[str] = STRATEGIES,
-        shares: Sequence[tuple[float, ...]] = SHARES,
+        layer_sets: Sequence[str] | None = None,
+        strategies: Sequence[str] | None = None,
+        shares: Sequence[tuple[float, ...]] | None = None,
         price: float | None = None,
         keep_text: bool = False,
         random_state: int | None = None,
@@ -142,6 +138,19 @@ class MetaBraider:
             raise ValueError(
                 "give a catalogue or a recommender, which has one; not both"
             )
+        enumerated = {"layer_sets": layer_sets, "strategies": strategies}
+        enumerated["shares"] = shares
+        learning = {"encoder": encoder, "price": price, "random_state": random_state}
+        if recommender is not None:
+            _refuse({**enumerated, **learning}, "a recommender")
+        elif catalogue is not None:
+            _refuse(enumerated, "a catalogue")
+        if ledger is not None and not isinstance(ledger, Ledger):
+            raise TypeError(
+                f"ledger is a Ledger, received {ledger!r}; give Ledger(url)"
+            )
+        seeded(random_state)
+        check_settings(calibration_texts, dtype)
         if recommender is not None:
             catalogue = recommender._catalogue()
         cards = [_as_card(entry) for entry in model_pool]
@@ -149,9 +158,7 @@ class MetaBraider:
         exact = catalogue is not None
         if catalogue is None:
             cards = [completed(card, sources) for card in cards]
-            catalogue = Catalogue.build(
-                cards, shares=shares, layer_sets=layer_sets, strategies=strategies
-            )
+            catalogue = Catalogue.build(cards, **enumerated)
         missing = sorted(set(catalogue.cards) - set(sources))
         if missing:
             raise ValueError(f"the catalogue uses {missing}, not in the model pool")
@@ -170,6 +177,7 @@ class MetaBraider:
             self.recommender = recommender or self._resume(
                 catalogue, exact, encoder, price, random_state
             )
+            self._warn_of_unused(catalogue, enumerated)
             self._workshop = Workshop(sources, self.folder, calibration_texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender._resume(self.ledger)
@@ -514,6 +522,17 @@ class MetaBraider:
             random_state=random_state,
         )
 
+    def _warn_of_unused(
+        self, catalogue: Catalogue, enumerated: Mapping[str, Any]
+    ) -> None:
+        given = [name for name, value in enumerated.items() if value is not None]
+        if given and set(self.catalogue.ids) != set(catalogue.ids):
+            warnings.warn(
+                f"{self.folder} is resumed with its own {self.catalogue!r}; {given} "
+                "have no effect on it. Use add_arms and remove_arms, or another folder",
+                stacklevel=3,
+            )
+
     def _braid_of(self, decision: Decision | Braid | str) -> Braid:
         if isinstance(decision, Decision):
             decision = decision.braid
@@ -545,6 +564,15 @@ class MetaBraider:
                 f"{decision.encoder_hash}, this agent has {encoder}; open the folder "
                 "it was made in"
             )
+
+
+def _refuse(given: Mapping[str, Any], owner: str) -> None:
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise ValueError(
+            f"{owner} brings its own; {unused} would be ignored. Set them where it is "
+            f"made, or do not give {owner}"
+        )
 
 
 def _text_in(task: Any) -> str | None:

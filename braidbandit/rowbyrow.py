@@ -144,9 +144,7 @@ class RowByRow:
         n_arms, given, names = len(arms), self.descriptors, self.columns
         if given is None:
             if names is not None:
-                raise ValueError(
-                    f"columns {names!r} name no descriptors; give some"
-                )
+                raise ValueError(f"columns {names!r} name no descriptors; give some")
             return np.zeros((n_arms, 0)), []
         if isinstance(given, Mapping):
             given = in_columns(given, arms.tolist(), "descriptors").T

@@ -106,18 +106,39 @@ def completed(card: ModelCard, sources: Mapping[str, str]) -> ModelCard:
     )
 
 
+def check_settings(texts: Any, dtype: Any) -> None:
+    """Refuse calibration texts and a dtype that no braid could be built with."""
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"dtype is 'float32' or 'bfloat16', received {dtype!r}")
+    if texts is None:
+        return
+    if isinstance(texts, str | Mapping) or hasattr(texts, "columns"):
+        raise TypeError(
+            f"calibration_texts is a {type(texts).__name__}; give a list of texts"
+        )
+    if not len(texts):
+        raise ValueError("calibration_texts is empty; give some, or None")
+    for text in texts:
+        whole = isinstance(text, Mapping) and {"prompt", "reference"} <= set(text)
+        if not whole and not (isinstance(text, str) and text.strip()):
+            raise TypeError(
+                "a calibration text is text, or a dict with 'prompt' and 'reference'; "
+                f"received {text!r}"
+            )
+
+
 def _settings(
     folder: Path, texts: Sequence[Any] | None, dtype: str | None
 ) -> tuple[Sequence[Any], str]:
     """Return calibration texts and dtype: as given, else as the folder has them."""
     file = folder / "calibration.json"
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    check_settings(texts, dtype)
     settings = {
         "dtype": dtype or known.get("dtype", "float32"),
-        "texts": list(texts or known.get("texts") or packaged_texts()),
+        "texts": list(known.get("texts", ()) if texts is None else texts),
     }
-    if settings["dtype"] not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is 'float32' or 'bfloat16', received {dtype!r}")
+    settings["texts"] = settings["texts"] or list(packaged_texts())
     if settings != known:
         _write(file, json.dumps(settings).encode())
     return settings["texts"], settings["dtype"]

@@ -104,12 +104,22 @@ class Braiding(PreTrainedModel):
         strands: Sequence[Strand] | None = None,
         *,
         model_configs: Sequence[Mapping[str, Any]] | None = None,
-        fusion_strategy: str = "learned_weighted",
-        fusion_layers: Sequence[int | str] = ("final", "output"),
+        fusion_strategy: str | None = None,
+        fusion_layers: Sequence[int | str] | None = None,
         shares: Sequence[float] | None = None,
-        fuse: str = "always",
+        fuse: str | None = None,
         pool: Pool | None = None,
     ) -> None:
+        written = {"fusion_strategy": fusion_strategy, "fusion_layers": fusion_layers}
+        written |= {"shares": shares, "fuse": fuse}
+        unused = [name for name, value in written.items() if value is not None]
+        if config is not None and (unused or model_configs is not None):
+            raise ValueError(
+                "a BraidConfig says everything: give it, or model_configs with "
+                f"{list(written)}; received both, {unused} among them"
+            )
+        if strands is not None and pool is not None:
+            raise ValueError("give strands or a pool, where they come from; not both")
         if model_configs is not None:
             config = by_hand(
                 model_configs, fusion_strategy, fusion_layers, shares, fuse
@@ -126,6 +136,14 @@ class Braiding(PreTrainedModel):
                 f"no strand named {missing[0]!r}; received {sorted(by_name)}, "
                 f"the recipe needs {[config.anchor, *config.donors]}"
             )
+        for entry in model_configs or ():
+            name, found = entry["model_name"], by_name[entry["model_name"]].source
+            if entry.get("source", found) != found:
+                raise ValueError(
+                    f"{name!r} comes from {found!r}, its model config says "
+                    f"{entry['source']!r}; leave the source out, or give no strands "
+                    "and no pool"
+                )
         anchor = by_name[config.anchor]
         config.check(anchor.n_layers)
         config.check_donor_layers({n: by_name[n].n_layers for n in config.donors})

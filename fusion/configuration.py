@@ -87,6 +87,11 @@ class BraidConfig(PreTrainedConfig):
             raise ValueError(
                 f"unknown strategy {self.strategy!r}; expected one of {STRATEGIES}"
             )
+        if not self.fusion_layers and self.strategy is not None:
+            raise ValueError(
+                f"without fusion layers nothing is fused by {self.strategy!r}; give "
+                "some, or no strategy"
+            )
         if self.donors and not self.fusion_layers:
             raise ValueError("a braid with donors needs at least one fusion layer")
         for layer in self.fusion_layers:
@@ -167,12 +172,13 @@ def in_order(values: Any, names: Sequence[str], what: str) -> list[float]:
 
 def by_hand(
     model_configs: Sequence[Mapping[str, Any]],
-    strategy: str,
-    layers: Sequence[int | str],
-    shares: Sequence[float] | None,
-    fuse: str = "always",
+    strategy: str | None = None,
+    layers: Sequence[int | str] | None = None,
+    shares: Sequence[float] | None = None,
+    fuse: str | None = None,
 ) -> BraidConfig:
     """The configuration of a braid that a person wrote down."""
+    layers = ("final", "output") if layers is None else layers
     known = {"model_name", "source", "role", "share", "domain"}
     for entry in model_configs:
         if "model_name" not in entry or not set(entry) <= known:
@@ -185,6 +191,10 @@ def by_hand(
         raise ValueError("model_configs is empty; name at least one model")
     if len(set(names)) < len(names):
         raise ValueError(f"every model is named once, received {names}")
+    if strategy is None and layers:
+        strategy = "learned_weighted"
+    if shares is not None and any("share" in entry for entry in model_configs):
+        raise ValueError("give shares, or a share in the model configs; not both")
     if shares is None:
         given = [float(e.get("share", 1 / len(names))) for e in model_configs]
         if not sum(given) > 0:
@@ -195,12 +205,12 @@ def by_hand(
         donors=names[1:],
         shares=shares,
         fusion_layers=layers,
-        strategy=strategy if layers else None,
+        strategy=strategy,
         sources={
             str(e["model_name"]): str(e.get("source", e["model_name"]))
             for e in model_configs
         },
-        fuse=fuse,
+        fuse="always" if fuse is None else fuse,
     )
 
 

@@ -33,8 +33,8 @@ def merge(
     method: str = "linear",
     weights: Sequence[float] | None = None,
     base: str | None = None,
-    density: float = 0.5,
-    seed: int = 0,
+    density: float | None = None,
+    seed: int | None = None,
     pool: Pool | None = None,
 ) -> Path:
     """Merge models by weight into a new folder.
@@ -55,10 +55,11 @@ def merge(
         One per model, or a dict by name; not negative, sum 1. Equal by default.
     base : str, optional
         The model that all were trained from; "ties" and "dare" need it.
-    density : float in (0, 1]
-        Share of changes that "ties" and "dare" keep.
-    seed : int
-        Of what "dare" drops.
+    density : float in (0, 1], optional
+        Share of changes that "ties" and "dare" keep, 0.5 by default; the others know
+        none.
+    seed : int, optional
+        Of what "dare" drops, 0 by default; the others drop nothing.
     pool : Pool, optional
         Where names come from.
 
@@ -75,7 +76,12 @@ def merge(
         When the models do not fit together, or the target exists.
     """
     target = Path(target).expanduser()
-    shares = _checked(models, method, weights, base, density, target)
+    share = 0.5 if density is None else density
+    shares = _checked(models, method, weights, base, share, target)
+    if density is not None and base is None:
+        raise ValueError(f"{method} keeps every change; it has no density")
+    if seed is not None and not method.startswith("dare"):
+        raise ValueError(f"{method} draws nothing; a seed is for 'dare' only")
     pool = Pool() if pool is None else pool
     folders = {name: pool.folder(name) for name in [*models, *([base] if base else [])]}
     _check_alike(folders)
@@ -84,11 +90,11 @@ def merge(
             "merging needs mergekit: pip install 'braidbandit[merge]'; or merge "
             "elsewhere and use the folder as a strand"
         )
-    recipe = _recipe(models, folders, method, shares, base, density)
+    recipe = _recipe(models, folders, method, shares, base, share)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        _run(recipe, work, seed)
+        _run(recipe, work, seed or 0)
         os.replace(work, target)  # whole or not at all
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -80,12 +80,15 @@ class BraidedLLM(Braiding, GenerationMixin):
     model_configs : sequence of dict, optional
         By hand, instead of config and strands: ``{"model_name": ...}`` each, the
         anchor first, with optional ``source``, ``role`` and ``share``.
-    fusion_strategy : {"learned_weighted", "router", "attention"}
-    fusion_layers : sequence of int, "final" or "output"
-    shares : sequence of float, optional
-        Anchor first; equal by default.
-    fuse : {"always", "prompt"}
-        What donors read; see `BraidConfig`.
+    fusion_strategy : {"learned_weighted", "router", "attention"}, optional
+        This and the next three go with ``model_configs``; "learned_weighted" by
+        default.
+    fusion_layers : sequence of int, "final" or "output", optional
+        By default "final" and "output".
+    shares : sequence of float, or dict by name, optional
+        Anchor first; by default as the model configs say, else equal.
+    fuse : {"always", "prompt"}, optional
+        What donors read, "always" by default; see `BraidConfig`.
     pool : Pool, optional
         Where strands come from when they are not given.
 

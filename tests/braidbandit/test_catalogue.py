@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from braidbandit import Braid, Budget, Catalogue, ModelCard
@@ -161,3 +162,63 @@ def test_a_model_of_unknown_size_must_not_change_the_unit_of_costs(cards):
     unsized = Catalogue.build(["a", "b"], layer_sets=("output",))
     more = unsized.with_braids([Braid("third")], [ModelCard("third")])
     assert more.costs()[:-1].tolist() == unsized.costs().tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_strands": 1, "shares": ((0.5, 0.5),)}, r"follow no \['shares'\]"),
+        ({"max_strands": 1, "layer_sets": ("final",)}, r"follow no \['layer_sets'\]"),
+        ({"max_strands": 1, "strategies": ("router",)}, r"follow no \['strategies'\]"),
+        ({"shares": ((1.0,), (0.5, 0.5))}, r"no braid would have .*\(1.0,\)"),
+        (
+            {"max_strands": 2, "shares": ((0.5, 0.5), (0.4, 0.3, 0.3))},
+            r"no braid would have .*\(0.4, 0.3, 0.3\)",
+        ),
+        (
+            {"layer_sets": ("final",), "shares": ((0.5, 0.5), (0.9, 0.1))},
+            r"no braid would have .*\(0.9, 0.1\)",
+        ),
+        (
+            {"strategies": ("router",), "shares": ((0.5, 0.5), (0.9, 0.1))},
+            r"no braid would have .*\(0.9, 0.1\)",
+        ),
+        (
+            {"layer_sets": ("output",), "strategies": ("attention",)},
+            "nothing to attend to",
+        ),
+    ],
+)
+def test_settings_that_no_braid_would_follow_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        Catalogue.build(["a", "b"], **settings)
+
+
+def test_what_is_not_set_may_go_unused():
+    assert len(Catalogue.build(["a", "b"], max_strands=1)) == 4
+    assert len(Catalogue.build(["a"], shares=((0.5, 0.5),), layer_sets=("final",))) == 2
+
+
+@pytest.mark.parametrize("vector", [{"a": 0.5, "b": 0.5}, pd.Series([0.5, 0.5]), "ab"])
+def test_share_vectors_are_for_whatever_models(vector):
+    with pytest.raises(TypeError, match="a share vector is a tuple"):
+        Catalogue.build(["a", "b"], shares=[vector])
+
+
+def test_one_card_without_a_size_is_warned_of():
+    sized, unsized = ModelCard("a", parameters=1000), ModelCard("b")
+    with pytest.warns(UserWarning, match=r"cards of \['b'\] have no parameters"):
+        catalogue = Catalogue.build([sized, unsized])
+    assert catalogue.costs()[:2].tolist() == [1.0, 1.0]
+    Catalogue.build([sized])
+    Catalogue.build([unsized])
+
+
+def test_a_budget_that_would_do_nothing_is_refused(catalogue):
+    unsized = Catalogue.build(["a", "b"])
+    with pytest.raises(ValueError, match="their memory is unknown"):
+        unsized.mask(budget=Budget(memory=10.0))
+    with pytest.raises(TypeError, match="a share of the dearest arm is compute_budget"):
+        catalogue.mask(budget=0.3)
+    with pytest.raises(TypeError, match="give it as budget="):
+        catalogue.mask(Budget(flops=10.0))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy_embedder import embed
@@ -510,3 +511,64 @@ def test_a_given_recommender_and_ledger_are_used(models, tmp_path):
         MetaBraider(models, recommender=recommender, catalogue=catalogue)
     with pytest.raises(ValueError, match="not in the model pool"):
         MetaBraider(models[:1], catalogue=catalogue)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"price": 0.1},
+        {"encoder": TaskEncoder(embedder=embed)},
+        {"random_state": 0},
+        {"strategies": ("router",)},
+        {"layer_sets": ("output",)},
+        {"shares": ((0.5, 0.5),)},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_a_recommender_goes_with_nothing_that_it_brings(models, option, tmp_path):
+    catalogue = Catalogue.build(["llama", "gemma"], layer_sets=("output",))
+    recommender = BraidRecommender(catalogue, TaskEncoder(embedder=embed))
+    name, folder = next(iter(option)), tmp_path / "agent"
+    with pytest.raises(ValueError, match=rf"\['{name}'\] would be ignored"):
+        MetaBraider(models, recommender=recommender, folder=folder, **option)
+    if name in ("strategies", "layer_sets", "shares"):
+        with pytest.raises(ValueError, match=rf"\['{name}'\] would be ignored"):
+            MetaBraider(models, catalogue=catalogue, folder=folder, **option)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"dtype": "int3"}, ValueError),
+        ({"random_state": "seed"}, TypeError),
+        ({"ledger": "ledger.sqlite"}, TypeError),
+        ({"calibration_texts": []}, ValueError),
+        ({"calibration_texts": "a text"}, TypeError),
+        ({"calibration_texts": pd.DataFrame({"text": TEXTS})}, TypeError),
+        ({"calibration_texts": [{"prompt": "half"}]}, TypeError),
+        ({"calibration_texts": ["", *TEXTS]}, TypeError),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    models, option, error, tmp_path
+):
+    with pytest.raises(error):
+        MetaBraider(models, folder=tmp_path / "agent", **option)
+    assert not (tmp_path / "agent").exists()
+
+
+def test_calibration_texts_may_be_a_column(models, tmp_path):
+    encoder = TaskEncoder(embedder=embed, n_components=4)
+    texts = pd.Series(TEXTS)
+    with MetaBraider(models, encoder=encoder, calibration_texts=texts) as agent:
+        assert agent._workshop.texts == list(TEXTS)
+
+
+def test_braids_that_a_resumed_folder_does_not_have_are_warned_of(make, tmp_path):
+    first = make(tmp_path, layer_sets=("output",))
+    first.close()
+    make(tmp_path, layer_sets=("output",)).close()
+    with pytest.warns(UserWarning, match="layer_sets.* have no effect"):
+        again = make(tmp_path, layer_sets=("final",))
+    assert again.catalogue == first.catalogue

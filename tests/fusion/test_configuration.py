@@ -54,6 +54,19 @@ def test_shares_of_other_names_are_refused(shares):
         config(shares=shares)
 
 
+def test_a_share_is_said_once():
+    configs = [{"model_name": "a", "share": 1}, {"model_name": "b"}]
+    with pytest.raises(ValueError, match="not both"):
+        by_hand(configs, "router", ["final"], [0.5, 0.5])
+
+
+def test_what_is_not_said_by_hand_is_usual():
+    usual = by_hand([{"model_name": "a"}, {"model_name": "b"}])
+    assert usual.fusion_layers == ["final", "output"]
+    assert (usual.strategy, usual.fuse) == ("learned_weighted", "always")
+    assert by_hand([{"model_name": "a"}], layers=[]).strategy is None
+
+
 def test_sets_have_no_order():
     for changes in ({"shares": {0.7, 0.3}}, {"donors": {"b"}}):
         with pytest.raises(TypeError, match="a set, which has no order"):
@@ -69,7 +82,12 @@ def test_sets_have_no_order():
         ({"shares": [float("nan"), 0.5]}, ValueError, "shares"),
         ({"strategy": "magic"}, ValueError, "unknown strategy 'magic'"),
         ({"strategy": None}, ValueError, "unknown strategy None"),
-        ({"fusion_layers": []}, ValueError, "at least one fusion layer"),
+        ({"fusion_layers": []}, ValueError, "without fusion layers"),
+        (
+            {"fusion_layers": [], "strategy": None},
+            ValueError,
+            "at least one fusion layer",
+        ),
         ({"fusion_layers": [4]}, ValueError, "layers 0 to 3"),
         ({"fusion_layers": [-1]}, ValueError, "beyond the anchor"),
         ({"fusion_layers": ["first"]}, TypeError, "'first'"),

@@ -40,6 +40,10 @@ def pool(tmp_path):
         (["a", "b"], {"weights": [0.9, 0.9]}, "sum to 1"),
         (["a", "b"], {"weights": [1.5, -0.5]}, "do not fit"),
         (["a", "b"], {"density": 0.0}, "density"),
+        (["a", "b"], {"density": 0.3}, "has no density"),
+        (["a", "b"], {"method": "slerp", "density": 0.3}, "has no density"),
+        (["a", "b"], {"seed": 1}, "draws nothing"),
+        (["a", "b"], {"method": "ties", "base": "base", "seed": 1}, "draws nothing"),
     ],
 )
 def test_what_makes_no_sense_is_refused(pool, tmp_path, models, options, says):

@@ -324,6 +324,38 @@ def test_by_hand(strands):
 
 
 @pytest.mark.parametrize(
+    "extra",
+    [
+        {"model_configs": [{"model_name": "llama"}]},
+        {"fusion_strategy": "router"},
+        {"fusion_layers": ["final"]},
+        {"shares": [1.0]},
+        {"fuse": "prompt"},
+    ],
+)
+def test_a_config_goes_with_nothing_that_it_says(strands, extra):
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    with pytest.raises(ValueError, match=next(iter(extra))):
+        BraidedLLM(config, list(strands.values()), **extra)
+
+
+def test_strands_come_from_one_place(strands):
+    config = BraidConfig("llama", ["gemma"], [0.6, 0.4], ["final"], "router")
+    with pytest.raises(ValueError, match="strands or a pool"):
+        BraidedLLM(config, list(strands.values()), pool=Pool())
+    pool = Pool()
+    for strand in strands.values():
+        pool.add(strand)
+    found = strands["llama"].source
+    configs = [{"model_name": "llama", "source": found}]
+    assert BraidedLLM(model_configs=configs, fusion_layers=[], pool=pool).donors == []
+    configs = [{"model_name": "llama", "source": "elsewhere"}]
+    for where in ({"pool": pool}, {"strands": list(strands.values())}):
+        with pytest.raises(ValueError, match="its model config says 'elsewhere'"):
+            BraidedLLM(model_configs=configs, fusion_layers=[], **where)
+
+
+@pytest.mark.parametrize(
     ("configs", "error", "says"),
     [
         ([], ValueError, "empty"),
