@@ -454,9 +454,9 @@ def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
     unsized = [card.name for card in cards if card.parameters is None]
     if 0 < len(unsized) < len(cards):
         warnings.warn(
-            f"the cards of {unsized} have no parameters: every model counts as one unit "
-            "of compute, whatever its size, and neither price nor budgets tell them "
-            "apart. Give ModelCard(parameters=)",
+            f"the cards of {unsized} have no parameters: every model counts as one "
+            "unit of compute, whatever its size, and neither price nor budgets tell "
+            "them apart. Give ModelCard(parameters=)",
             stacklevel=3,
         )
 

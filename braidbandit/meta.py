@@ -138,8 +138,11 @@ class MetaBraider:
             raise ValueError(
                 "give a catalogue or a recommender, which has one; not both"
             )
-        enumerated = {"layer_sets": layer_sets, "strategies": strategies}
-        enumerated["shares"] = shares
+        enumerated: dict[str, Any] = {
+            "layer_sets": layer_sets,
+            "strategies": strategies,
+            "shares": shares,
+        }
         learning = {"encoder": encoder, "price": price, "random_state": random_state}
         if recommender is not None:
             _refuse({**enumerated, **learning}, "a recommender")

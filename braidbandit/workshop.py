@@ -134,11 +134,11 @@ def _settings(
     file = folder / "calibration.json"
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     check_settings(texts, dtype)
-    settings = {
+    kept: Sequence[Any] = known.get("texts") or packaged_texts()
+    settings: dict[str, Any] = {
         "dtype": dtype or known.get("dtype", "float32"),
-        "texts": list(known.get("texts", ()) if texts is None else texts),
+        "texts": list(kept if texts is None else texts),
     }
-    settings["texts"] = settings["texts"] or list(packaged_texts())
     if settings != known:
         _write(file, json.dumps(settings).encode())
     return settings["texts"], settings["dtype"]

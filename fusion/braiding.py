@@ -110,8 +110,12 @@ class Braiding(PreTrainedModel):
         fuse: str | None = None,
         pool: Pool | None = None,
     ) -> None:
-        written = {"fusion_strategy": fusion_strategy, "fusion_layers": fusion_layers}
-        written |= {"shares": shares, "fuse": fuse}
+        written: dict[str, Any] = {
+            "fusion_strategy": fusion_strategy,
+            "fusion_layers": fusion_layers,
+            "shares": shares,
+            "fuse": fuse,
+        }
         unused = [name for name, value in written.items() if value is not None]
         if config is not None and (unused or model_configs is not None):
             raise ValueError(
