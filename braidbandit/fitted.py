@@ -165,6 +165,8 @@ class Fitted:
                 f"{self._other_shape()} changed after learning began; that takes "
                 "effect with fit or warm_start only. Set them back, or learn anew"
             )
+        if self.policy is not self.learner_.policy:
+            self.learner_.guarding.check_kept(self.learner_.policy, self.policy)
         if catalogue is not self.learner_.catalogue:
             self.learner_.reorder(catalogue)
         # These may be changed at any time by set_params.
@@ -191,7 +193,8 @@ class Fitted:
                 "the features of the first one. Make a new recommender"
             )
         if self.encoder is not None:
-            now, before = self.encoder.get_params(), self._encoder_settings
+            before = self._encoder_settings
+            now = {name: getattr(self.encoder, name) for name in before}
             changed = [name for name in now if not same(now[name], before[name])]
             if changed and changed != ["cache_dir"]:
                 raise ValueError(

@@ -44,6 +44,26 @@ class Guarding:
         if baseline is not None and baseline in catalogue:
             self.savings = Savings(baseline)
 
+    def check_kept(
+        self,
+        before: Policy | ConservativePolicy | None,
+        after: Policy | ConservativePolicy | None,
+    ) -> None:
+        """Refuse another baseline or share than those of what was booked."""
+        savings = self.savings
+        if not isinstance(after, ConservativePolicy) or savings is None:
+            return
+        if savings == Savings(savings.baseline):
+            return
+        baseline = after.baseline or self.baseline or savings.baseline
+        share = before.share if isinstance(before, ConservativePolicy) else after.share
+        if (baseline, after.share) != (savings.baseline, share):
+            raise ValueError(
+                f"the guard has booked rewards against baseline {savings.baseline!r} "
+                f"with share {share}; received {baseline!r} and {after.share}. Set "
+                "them back, or make a new recommender"
+            )
+
     def forget(self, arm_ids: Collection[str]) -> None:
         """Forget what is about arms that are gone."""
         if self.baseline in arm_ids:

@@ -131,10 +131,11 @@ class Tabular(Fitted):
             put in the order of ``arm_ids`` and ``X``.
         """
         self._start(anew=True)
-        rows, scores = self._check_table(X, arm_ids, table)
+        ids = ordered(arm_ids, "arm_ids")
+        rows, scores = self._check_table(X, ids, table)
         self._fit_encoder(X)
         self._adopt()
-        self._learn_table(arm_ids, rows, self.encoder_._features(X), scores)
+        self._learn_table(ids, rows, self.encoder_._features(X), scores)
         return self
 
     # ---- inside ----
@@ -193,9 +194,8 @@ class Tabular(Fitted):
                 bandit.learn(arm, bandit.Z_[arm], x, float(reward), float(weight))
 
     def _check_table(
-        self, X: Any, arm_ids: Sequence[str], table: Any
+        self, X: Any, ids: Sequence[str], table: Any
     ) -> tuple[list[int], Array]:
-        ids = ordered(arm_ids, "arm_ids")
         scores = as_floats(in_columns(table, ids, "table", X), "table")
         if scores.shape != (len(X), len(ids)) or scores.size == 0:
             raise ValueError(
@@ -246,7 +246,8 @@ class Tabular(Fitted):
 
 def _is_ledger(X: Any, y: Any, *columns: Any) -> bool:
     """Whether tasks come from a ledger, which brings their arms and rewards too."""
-    if not hasattr(X, "events"):
+    # A data frame may have a column of that name.
+    if not callable(getattr(X, "events", None)):
         return False
     if any(given is not None for given in (y, *columns)):
         raise ValueError(

@@ -217,6 +217,25 @@ def test_removing_the_best_model_of_the_probe_leaves_another_baseline(
     assert agent.savings_ is None
 
 
+def test_an_account_is_of_one_baseline_and_one_share(catalogue, encoder):
+    other, best = singles(catalogue)
+    agent = guarded(catalogue, encoder)
+    agent.set_params(policy=ConservativePolicy(Uniform(), 0.1, best))
+    agent.set_params(policy=ConservativePolicy(Uniform(), 0.2, best))  # empty yet
+    agent.update(agent.recommend("x", eligible=[best]), 0.5)
+    before = agent.savings_
+    for policy in (
+        ConservativePolicy(Uniform(), 0.2, other),
+        ConservativePolicy(Uniform(), 0.1, best),
+    ):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="the guard has booked rewards"):
+                agent.set_params(policy=policy).recommend("x")
+    assert agent.savings_ == before == Savings(best, 0.1)
+    agent.set_params(policy=Uniform()).recommend("x")
+    agent.set_params(policy=ConservativePolicy(Uniform(), 0.2)).recommend("x")
+
+
 def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
     agent = guarded(catalogue, encoder)
     table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
