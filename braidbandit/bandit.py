@@ -24,7 +24,7 @@ from braidbandit.logged import (
     check_rewards,
     logged_value,
 )
-from braidbandit.naming import in_columns, in_rows
+from braidbandit.naming import in_columns, in_rows, ordered
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow
 from braidbandit.settings import check_learning, same
@@ -338,13 +338,13 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         if classes is not None:
             _check_same_arms(classes, self.classes_, "the first call had")
 
-    def _arms(self, y: NDArray[Any], classes: ArrayLike | None) -> NDArray[Any]:
+    def _arms(self, y: NDArray[Any], classes: Any) -> NDArray[Any]:
         if self.arms is not None and classes is not None:
             _check_same_arms(classes, self.arms, "the estimator's arms are")
         given = self.arms if self.arms is not None else classes
         if given is None:
             return np.unique(y)
-        arms = np.asarray(check_labels(given, "entries of arms"))
+        arms = np.asarray(check_labels(ordered(given, "arms"), "entries of arms"))
         check_one_kind([*arms.tolist(), *y.tolist()])
         if arms.ndim != 1 or not len(arms) or len(np.unique(arms)) != len(arms):
             raise ValueError(f"arms must be distinct labels, received {given!r}")
@@ -360,8 +360,8 @@ def _is_column(y: Any) -> bool:
     return y is not None and getattr(y, "ndim", 1) == 1
 
 
-def _check_same_arms(classes: ArrayLike, arms: ArrayLike, whose: str) -> None:
-    given, known = np.asarray(classes).tolist(), np.asarray(arms).tolist()
+def _check_same_arms(classes: Any, arms: Any, whose: str) -> None:
+    given, known = ordered(classes, "classes"), ordered(arms, "arms")
     if set(given) != set(known):
         raise ValueError(f"classes are {given}, {whose} {known}; arms cannot change")
 

@@ -48,7 +48,7 @@ def feature_names(X: Any) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def ordered(names: Iterable[Any], what: str) -> list[Any]:
+def ordered(names: Any, what: str) -> list[Any]:
     """Return names as a list; a set has no order that values could follow.
 
     Examples
@@ -56,11 +56,12 @@ def ordered(names: Iterable[Any], what: str) -> list[Any]:
     >>> ordered(("b", "a"), "arms")
     ['b', 'a']
     """
-    if isinstance(names, Set) and not hasattr(names, "mapping"):
+    of_a_dict = hasattr(names, "mapping")  # its keys come in order
+    if isinstance(names, str | Set) and not of_a_dict:
         raise TypeError(
-            f"{what} is a set, whose order may be any; give a list, received {names!r}"
+            f"{what} is a list of names; received {names!r}, a {type(names).__name__}"
         )
-    return list(names)
+    return names.tolist() if isinstance(names, np.ndarray) else list(names)
 
 
 def places(given: Names, names: Names, what: str) -> list[int] | None:
