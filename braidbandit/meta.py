@@ -82,7 +82,8 @@ class MetaBraider:
         was given one. By default only their hash and features are kept there; see
         :meth:`purge` for what is in the folder.
     random_state : None or int
-        With a number, a resumed agent continues its random sequence too.
+        With a number, a resumed agent continues its random sequence too; another
+        number than before begins a new one.
 
     Attributes
     ----------
@@ -514,6 +515,8 @@ class MetaBraider:
                 saved = saved.with_unfit(arm_id, reason)
             agent.catalogue = saved
             agent.price = agent.price if price is None else price
+            if None not in (random_state, agent.random_state):
+                agent.random_state = random_state
             return agent
         encoder = encoder or TaskEncoder(cache_dir=kept)
         if not encoder.__sklearn_is_fitted__():

@@ -70,6 +70,7 @@ class Preference:
         """
         if weights is None:
             return cls(compute=check_price(price))
+        weights = dict(weights)  # a Series iterates over its values
         unknown = sorted(set(weights) - set(OBJECTIVES))
         if unknown:
             raise KeyError(f"unknown objectives {unknown}; known are {OBJECTIVES}")

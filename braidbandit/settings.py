@@ -15,9 +15,10 @@ def same(one: Any, other: Any) -> bool:
 
     Examples
     --------
-    >>> same([1, 2], [1, 2]), same(1, 1.0), same(None, None)
-    (True, False, True)
+    >>> same([1, 2], [1, 2]), same(1, np.int64(1)), same(1, 1.0)
+    (True, True, False)
     """
+    one, other = (v.item() if isinstance(v, np.generic) else v for v in (one, other))
     if one is other:
         return True
     equal = type(one) is type(other)
@@ -48,6 +49,9 @@ def check_learning(forgetting: Any, prior: Any, max_parameters: Any) -> None:
     check_whole("max_parameters", max_parameters, 0)
 
 
+_CHOOSES = ("select", "probabilities")
+
+
 def check_policy(policy: Any) -> None:
     """Refuse what cannot choose; None is the default policy."""
     able = all(callable(getattr(policy, name, None)) for name in _CHOOSES)
@@ -56,9 +60,6 @@ def check_policy(policy: Any) -> None:
             "policy is a policy such as LinUCB(), or None, received "
             f"{policy!r} ({type(policy).__name__})"
         )
-
-
-_CHOOSES = ("select", "probabilities")
 
 
 def seeded(random_state: Any) -> np.random.Generator:

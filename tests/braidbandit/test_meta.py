@@ -572,3 +572,22 @@ def test_braids_that_a_resumed_folder_does_not_have_are_warned_of(make, tmp_path
     with pytest.warns(UserWarning, match="layer_sets.* have no effect"):
         again = make(tmp_path, layer_sets=("final",))
     assert again.catalogue == first.catalogue
+
+
+def test_another_seed_begins_another_sequence(models, tmp_path):
+    def begun(seed):
+        encoder = TaskEncoder(embedder=embed, n_components=4)
+        with MetaBraider(
+            models, folder=tmp_path, encoder=encoder, random_state=seed
+        ) as agent:
+            before = agent.recommender.rng_.bit_generator.state
+            agent.forward(TASK)
+            after = agent.recommender.rng_.bit_generator.state
+        return before, after
+
+    fresh = [np.random.default_rng(seed).bit_generator.state for seed in (0, 5)]
+    first = begun(0)
+    assert first[0] == fresh[0]
+    assert begun(0)[0] == first[1]
+    assert begun(5)[0] == fresh[1]
+    assert begun(None)[0] not in fresh

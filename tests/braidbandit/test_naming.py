@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import cross_validate
 from toy_embedder import embed
 
 from braidbandit import (
@@ -27,6 +28,7 @@ from braidbandit.decision import Decision
 from braidbandit.descriptors import describe, with_gains
 from braidbandit.logged import logged_value
 from braidbandit.naming import column_names, ordered, places
+from braidbandit.objectives import Preference
 from braidbandit.replay import table_of
 from braidbandit.targets import target_probabilities
 
@@ -232,6 +234,12 @@ BY_ROW = {
     "Log(eligible)": Place(
         ROWS, ALLOWED, lambda v: rows_of_log(eligible=pd.DataFrame(v)), True
     ),
+    "Log(groups)": Place(
+        ROWS,
+        np.arange(12) // 2,
+        lambda v: log(X=frame(), groups=v).contexts,
+        True,
+    ),
     "Log without labels of X": Place(
         ROWS,
         REWARDS,
@@ -360,6 +368,28 @@ def test_mappings_are_read_by_name(place):
     np.testing.assert_array_equal(place.call(mapping), wanted)
     with pytest.raises(ValueError, match="by other labels"):
         place.call({"nobody": mapping.pop(place.names[0]), **mapping})
+
+
+def test_a_preference_may_be_a_series():
+    weights = pd.Series({"compute": 0.2, "quality": 2.0})
+    assert Preference.read(weights) == Preference(compute=0.1)
+
+
+def test_model_selection_splits_labelled_rows_together():
+    order = RNG.permutation(12)
+    moved = pd.Series(REWARDS, index=ROWS).iloc[order]
+    given = {"cv": 3, "error_score": "raise"}
+    plain = cross_validate(LinearBandit(), X, ARMS, params={"reward": REWARDS}, **given)
+    labelled = cross_validate(
+        LinearBandit(),
+        frame(),
+        pd.Series(ARMS, index=ROWS),
+        params={"reward": pd.Series(REWARDS, index=ROWS)},
+        **given,
+    )
+    np.testing.assert_array_equal(plain["test_score"], labelled["test_score"])
+    with pytest.raises(ValueError, match="reward by row is named by other labels"):
+        cross_validate(LinearBandit(), frame(), ARMS, params={"reward": moved}, **given)
 
 
 def test_descriptors_as_a_mapping_from_arm_to_row():
