@@ -65,7 +65,8 @@ def log_from_frame(
     X = _contexts(frame, context, encoder)
     taken, rewards, p = (_column(frame, key) for key in (arm, reward, propensity))
     names = _names_of(context, encoder)
-    return Log(X, taken, rewards, p, arm_ids, None, _hash_of(encoder), names)
+    hashed = _hash_of(encoder)
+    return Log(X, taken, rewards, p, arm_ids, encoder_hash=hashed, feature_names=names)
 
 
 def log_from_scores(

@@ -54,11 +54,11 @@ class Log:
         Which arms could be chosen; by default all.
     encoder_hash : str, optional
         Of the encoder that made ``X``.
-    feature_names : sequence of str, optional
-        Names of the columns of ``X``; by default those of a data frame.
     groups : array-like of shape (n,), optional
         What each row is about, such as the prompt, where several rows are about one.
         By default rows with equal ``X`` are, unless these come again and again.
+    feature_names : sequence of str, optional
+        Names of the columns of ``X``; by default those of a data frame.
 
     Attributes
     ----------
@@ -86,13 +86,13 @@ class Log:
         arm_ids: Any = None,
         eligible: Any = None,
         encoder_hash: str | None = None,
-        feature_names: Sequence[str] | None = None,
         groups: Any = None,
+        feature_names: Sequence[str] | None = None,
     ) -> None:
-        self.labels = Labels.of(X, arms, rewards, propensities, eligible, groups)
+        self.row_labels = Labels.of(X, arms, rewards, propensities, eligible, groups)
         given = {"X": X, "arms": arms, "rewards": rewards}
         X, arms, rewards, propensities, groups = in_rows(
-            self.labels, {**given, "propensities": propensities, "groups": groups}
+            self.row_labels, {**given, "propensities": propensities, "groups": groups}
         )
         features, taken = as_floats(X, "X"), check_labels(arms)
         n = len(taken)
@@ -118,7 +118,7 @@ class Log:
         shape = (n, len(ids))
         allowed = np.ones(shape, dtype=bool)
         if eligible is not None:
-            allowed = in_columns(eligible, ids, "eligible", self.labels)
+            allowed = in_columns(eligible, ids, "eligible", self.row_labels)
         if allowed.dtype != bool or allowed.shape != shape:
             raise ValueError(
                 f"eligible must be boolean of shape {shape}, received "
@@ -236,8 +236,8 @@ def target_probabilities(policy: Any, log: Log) -> Array:
         return target_probabilities(policy(log), log)
     shape = (len(log.X), len(log.arm_ids))
     if isinstance(policy, Mapping) or column_names(policy) is not None:
-        policy = in_columns(policy, log.arm_ids, "the policy", log.labels)
-    (policy,) = in_rows(log.labels, {"the policy": policy})
+        policy = in_columns(policy, log.arm_ids, "the policy", log.row_labels)
+    (policy,) = in_rows(log.row_labels, {"the policy": policy})
     array = np.asarray(policy)
     if array.ndim == 2:
         target = array.astype(np.float64)
@@ -351,7 +351,7 @@ def row_probabilities(
 
 def _placed(probabilities: Any, arms: Any, log: Log) -> Array:
     """Bring columns in the order of an estimator into that of the log."""
-    given = in_columns(probabilities, list(arms), "the policy", log.labels)
+    given = in_columns(probabilities, list(arms), "the policy", log.row_labels)
     target = np.zeros((len(log.X), len(log.arm_ids)))
     column = {arm: at for at, arm in enumerate(log.arm_ids)}
     for at, arm in enumerate(arms):
