@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from toy_embedder import embed
+from toy_embedder import embed as toy_embed
 
 from braidbandit import (
     Braid,
@@ -36,8 +36,15 @@ Y = [IDS[i % 3] for i in range(60)]
 TASKS = [f"{'x' * (i % 7)} {i}" for i in range(60)]
 
 
+def embed(texts):
+    return toy_embed(texts)
+
+
 def other_embed(texts):
-    return -embed(texts)
+    return -toy_embed(texts)
+
+
+embed.name = "toy"  # so that it caches on disk
 
 
 # Per estimator: the settings that decide what was learnt, with another value each; and
