@@ -17,7 +17,7 @@ from braidbandit.braid import content_hash
 from braidbandit.decision import task_hash
 from braidbandit.logged import as_floats, check_labels
 from braidbandit.naming import in_rows, ordered
-from braidbandit.targets import Log
+from braidbandit.targets import Log, encoder_names
 
 Array = NDArray[np.float64]
 
@@ -286,9 +286,9 @@ def _contexts(frame: Any, context: Sequence[str] | str, encoder: Any) -> Array:
         ) from error
 
 
-def _names_of(context: Sequence[str] | str, encoder: Any) -> list[str]:
+def _names_of(context: Sequence[str] | str, encoder: Any) -> list[str] | None:
     if encoder is not None:
-        return [str(name) for name in encoder.get_feature_names_out()]
+        return encoder_names(encoder)
     return [context] if isinstance(context, str) else list(context)
 
 

@@ -144,7 +144,7 @@ def in_rows(X: Any, values: Mapping[str, Any]) -> list[Any]:
     Parameters
     ----------
     X : tasks or contexts; a list of labels as :class:`Labels`; or None
-    values : mapping from name to sequence, Series or data frame
+    values : mapping from name to sequence, Series, data frame or mapping by row
         What has no labels stays as it is.
 
     Examples
@@ -156,15 +156,21 @@ def in_rows(X: Any, values: Mapping[str, Any]) -> list[Any]:
     texts: list[str] | None = None
     found = []
     for what, column in values.items():
-        given = row_labels(column)
+        named = isinstance(column, Mapping)
+        given = list(column) if named else row_labels(column)
+        order = None
         if given is not None and given != labels:
             texts = _texts(X) if texts is None else texts
             if labels is None and not set(texts) & set(given):
+                if named:
+                    raise ValueError(
+                        f"{what} names its rows {_few(given)}, and the rows they are "
+                        "for have no names; give a list in their order"
+                    )
                 labels = given
-            names = texts if set(texts) == set(given) else labels
-            names = texts if names is None else names
-            column = _taken(column, places(given, names, f"{what} by row"))
-        found.append(column)
+            names = texts if labels is None or set(texts) == set(given) else labels
+            order = places(given, names, f"{what} by row")
+        found.append(_taken(list(column.values()) if named else column, order))
     return found
 
 
@@ -196,7 +202,11 @@ def _texts(X: Any) -> list[str]:
 
 
 def _taken(values: Any, order: list[int] | None) -> Any:
-    return values if order is None else values.iloc[order]
+    if order is None:
+        return values
+    return (
+        [values[at] for at in order] if isinstance(values, list) else values.iloc[order]
+    )
 
 
 def as_array(values: Any) -> NDArray[Any]:

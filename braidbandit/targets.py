@@ -135,6 +135,11 @@ class Log:
         self.feature_names = names_of(X)
         if feature_names is not None:
             self.feature_names = tuple(feature_names)
+        if self.feature_names and len(self.feature_names) != features.shape[1]:
+            raise ValueError(
+                f"received {len(self.feature_names)} feature names for "
+                f"{features.shape[1]} columns of X"
+            )
         self.arm_ids, self.eligible, self.encoder_hash = ids, allowed, encoder_hash
         self.decision_ids: tuple[str, ...] = ()
         if groups is None:
@@ -211,6 +216,13 @@ class Log:
         except ImportError:
             return X
         return DataFrame(X, columns=list(names))
+
+
+def encoder_names(encoder: Any) -> list[str] | None:
+    """Return the names of an encoder's features; None before it is fitted."""
+    if not encoder.__sklearn_is_fitted__():
+        return None
+    return [str(name) for name in encoder.get_feature_names_out()]
 
 
 def target_probabilities(policy: Any, log: Log) -> Array:
@@ -304,7 +316,7 @@ def _recommended(agent: Fitted, log: Log, limits: Limits | None) -> Array:
             "the log holds features of another encoder than the recommender's; give "
             "a recommender with the encoder of the log"
         )
-    contexts = np.asarray(log.inputs(agent.encoder_.get_feature_names_out().tolist()))
+    contexts = np.asarray(log.inputs(encoder_names(agent.encoder_)))
     rows = [
         row_probabilities(agent, x, log.arm_ids, allowed, limits)
         for x, allowed in zip(contexts, log.eligible, strict=True)

@@ -211,3 +211,9 @@ def test_arms_cut_off_before_the_last_draws_are_no_better_arms():
         decision = agent.recommend(x)
         assert "at random" not in decision.sentence
         agent.update(decision, float(rng.random()))
+
+
+def test_explain_takes_what_recommend_takes(agent):
+    limits = ("x", 1.0, Budget(flops=1e9), agent.catalogue.ids[:1])
+    found = agent.explain(*limits)
+    assert found.arm_id == agent.recommend(*limits).braid.id

@@ -370,6 +370,31 @@ def test_mappings_are_read_by_name(place):
         place.call({"nobody": mapping.pop(place.names[0]), **mapping})
 
 
+@pytest.mark.parametrize("names", [ROWS, TASKS], ids=["labels", "texts"])
+def test_values_of_rows_may_be_a_mapping(names):
+    order = np.roll(np.arange(12), 1)
+    given = {names[i]: REWARDS[i] for i in order}
+    np.testing.assert_array_equal(fit_agent(reward=given), fit_agent(reward=REWARDS))
+    tables = {arm: {names[i]: SHARES[i, j] for i in order} for j, arm in enumerate(IDS)}
+    np.testing.assert_array_equal(warm(tables, texts()), warm(SHARES, texts()))
+    del given[names[3]]
+    with pytest.raises(ValueError, match="missing"):
+        fit_agent(reward=given)
+    with pytest.raises(ValueError, match="have no names"):
+        LinearBandit().fit(X, ARMS, reward=given)
+
+
+def test_names_of_features_are_as_many_as_the_columns():
+    cold = TaskEncoder(embedder=embed)  # knows how many it has once it is fitted
+    table = {"prompt": TASKS, "arm": ARMS, "reward": REWARDS, "propensity": WEIGHTS}
+    assert log_from_frame(table, context="prompt", encoder=cold).feature_names is None
+    warm = TaskEncoder(embedder=embed).fit(TASKS)
+    found = log_from_frame(table, context="prompt", encoder=warm)
+    assert found.feature_names == tuple(warm.get_feature_names_out())
+    with pytest.raises(ValueError, match="1 feature names for 2 columns"):
+        log(feature_names=["u"])
+
+
 def test_a_preference_may_be_a_series():
     weights = pd.Series({"compute": 0.2, "quality": 2.0})
     assert Preference.read(weights) == Preference(compute=0.1)
