@@ -430,7 +430,7 @@ def _check_shares(
 ) -> None:
     """Refuse share vectors that name models, or that no braid would have."""
     for vector in shares:
-        if not isinstance(vector, tuple | list):
+        if not isinstance(vector, tuple | list | np.ndarray):
             raise TypeError(
                 "a share vector is a tuple of numbers, the anchor's first, for "
                 f"whatever models; received {vector!r}"
