@@ -29,7 +29,7 @@ def test_a_save_that_fails_leaves_the_braid_that_was_there(tmp_path, monkeypatch
         raise OSError("No space left on device")
 
     model.fusers["final"].own.bias.data.fill_(1.0)
-    monkeypatch.setattr(type(model.generation_config), "save_pretrained", full)
+    monkeypatch.setattr(type(model.generation_config), "to_json_file", full)
     with pytest.raises(OSError, match="No space"):
         model.save_pretrained(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
