@@ -66,11 +66,11 @@ FLOORS = {
     "recommender": 11,
     "replay": 12,
     "roster": 6,
-    "targets": 9,
-    "adapters": 10,
-    "offpolicy": 10,
+    "targets": 10,
+    "adapters": 11,
+    "offpolicy": 11,
     "tabulating": 3,
-    "tuning": 10,
+    "tuning": 11,
 }
 
 
