@@ -22,11 +22,12 @@ from braidbandit.logged import (
     check_one_kind,
     check_propensities,
     check_rewards,
+    check_weights,
     logged_value,
 )
 from braidbandit.naming import in_columns, in_rows, ordered
 from braidbandit.prior import PriorScales
-from braidbandit.rowbyrow import RowByRow
+from braidbandit.rowbyrow import RowByRow, check_scale, too_small
 from braidbandit.settings import check_learning, same
 
 Array = NDArray[np.float64]
@@ -42,8 +43,10 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
 
     The reward of arm a in context x is ``z_a' W x + b_a' x + noise`` with one Gaussian
     posterior over ``W`` and every ``b_a``, so that arms with similar descriptors
-    inform each other (``docs/math.md``). Contexts are best standardised: the prior
-    expects columns of about unit variance.
+    inform each other (``docs/math.md``). The prior expects columns around 0 of about
+    unit variance: standardise contexts, ``make_pipeline(StandardScaler(),
+    LinearBandit())``. Values beyond 150 are refused, and columns without any beyond
+    0.05 are warned of.
 
     Parameters
     ----------
@@ -68,6 +71,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         are no more parameters than this.
     random_state : None, int, Generator or RandomState
         For ``recommend``; 0 is a seed like any other. Another one takes effect at once.
+        With None, every process that was forked, or got a copy, draws for itself.
 
     Attributes
     ----------
@@ -148,7 +152,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
             Probability with which the logged arm was chosen. Checked, and used by
             ``score`` only: the posterior conditions on the arm that was chosen.
         sample_weight : array-like of shape (n,), optional
-            At least 0; divides the noise variance of a row.
+            From 1e-6 to 1e6, or 0 to leave a row out; divides its noise variance.
 
         Returns
         -------
@@ -293,20 +297,31 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         if not first:
             check_one_kind([*labels, *self.classes_.tolist()])
         X, y = validate_data(work, X, y, dtype=np.float64, reset=first)
+        names = getattr(work, "feature_names_in_", None)
+        check_scale(X, names, "contexts")
         check_classification_targets(y)
-        weights = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        check_weights(weights, len(X))
         rewards = check_rewards(reward, len(X))
         check_propensities(propensity, len(X))
         if first:
             work.open(work._arms(y, classes))
             work.start(X.shape[1] + 1)
             work._began_with = {name: getattr(self, name) for name in _KEPT}
+            if small := too_small(X):
+                columns = small if names is None else names[small].tolist()
+                message = (
+                    f"the columns {columns} of the contexts hold nothing beyond "
+                    f"{np.abs(X[:, small]).max():.2g} and will hardly count: the prior "
+                    "expects about unit variance. Standardise: "
+                    "make_pipeline(StandardScaler(), LinearBandit())"
+                )
+                work.notice(message)
         else:
             self._check_continued(classes)
             work.reseed()
             work.posterior_ = self.posterior_.copy()
+            work.notices_ = []
         order = np.argsort(work.classes_, kind="stable")
         known = work.classes_[order]
         at = np.minimum(np.searchsorted(known, y), len(known) - 1)
@@ -321,6 +336,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
                 work.learn(int(arm), work.Z_[arm], x, float(value), float(weight))
         # Not only added to: names of columns that X no longer has are gone.
         self.__dict__ = work.__dict__
+        self.tell(stacklevel=4)
         return self
 
     def _check_continued(self, classes: ArrayLike | None) -> None:
@@ -352,7 +368,9 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
 
     def _features(self, X: ArrayLike) -> Array:
         check_is_fitted(self, "posterior_")
-        return _with_bias(validate_data(self, X, dtype=np.float64, reset=False))
+        contexts: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        check_scale(contexts, getattr(self, "feature_names_in_", None), "contexts")
+        return _with_bias(contexts)
 
 
 def _is_column(y: Any) -> bool:

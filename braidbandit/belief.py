@@ -65,7 +65,10 @@ class Belief:
         self.own = np.zeros(len(Z)) if own is None else own
         self._Z, self._half, self._repeats = Z, half, repeats
         self.mean: Array = self._of_every_arm(mu) + self.own
-        self._own_variance = np.zeros(len(Z)) if own_variance is None else own_variance
+        if own_variance is None:
+            own_variance = np.zeros(len(Z))
+        # Rounding may have left a little less than nothing.
+        self._own_variance = np.maximum(own_variance, 0.0)
         self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
         self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
 
@@ -85,7 +88,7 @@ class Belief:
                 shared = self._repeats.quadratic(S)
             load = Z[self._seen] @ self._half - self._coupling
             shared[self._seen] = np.einsum("aq,aq->a", load, load)
-        return np.sqrt(np.maximum(shared + self._own_variance, 0.0))
+        return np.asarray(np.sqrt(np.maximum(shared, 0.0) + self._own_variance))
 
     def sd_of(self, arm: int) -> float:
         """Posterior standard deviation of one arm; cheaper than that of all."""
@@ -94,7 +97,7 @@ class Belief:
         load = self._Z[arm] @ self._half
         for slot in (self._seen == arm).nonzero()[0]:
             load = load - self._coupling[slot]
-        return math.sqrt(max(load @ load + self._own_variance[arm], 0.0))
+        return math.sqrt(load @ load + self._own_variance[arm])
 
     def among(self, arms: NDArray[np.intp]) -> Belief:
         """Return the belief about some of the arms, in the order given."""

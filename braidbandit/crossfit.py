@@ -43,9 +43,7 @@ def predict_rewards(
     """
     if not len(X):
         return np.full((len(new), n_arms), 0.5)
-    mean, spread = X.mean(axis=0), X.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    rows, asked = _design((X - mean) / spread), _design((new - mean) / spread)
+    rows, asked = map(_design, _standardised(X, new))
     level = rewards.mean()
     left = rewards - level
     common = _ridge(rows, left, np.full(rows.shape[1], _COMMON))
@@ -166,6 +164,22 @@ def run_starts(labels: Arms) -> Arms:
     [0, 2, 3]
     """
     return np.append(0, np.flatnonzero(np.diff(labels)) + 1)
+
+
+def _standardised(X: Array, new: Array) -> tuple[Array, Array]:
+    """Return both in deviations from X's means, whatever the units of a column.
+
+    By its largest value first, so that no square is too large or too small: a constant
+    is then 1 exactly, and has no spread. Beyond 1e9 of these, predictions are 0 or 1.
+    """
+    unit = np.abs(X).max(axis=0)
+    unit = np.where(unit > 0, unit, 1.0)
+    X = X / unit
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    with np.errstate(over="ignore"):
+        asked = (new / unit - mean) / spread
+    return (X - mean) / spread, np.clip(asked, -1e9, 1e9)
 
 
 def _design(X: Array) -> Array:

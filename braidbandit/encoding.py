@@ -18,7 +18,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit.braid import canonical_json, content_hash
 from braidbandit.naming import in_rows, ordered
-from braidbandit.projection import Projection, fit_projection, random_projection
+from braidbandit.projection import (
+    Projection,
+    check_size,
+    fit_projection,
+    random_projection,
+)
 from braidbandit.settings import check_whole, same
 from braidbandit.state import WRITING, _write
 from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
@@ -250,6 +255,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             )
 
     def _project(self, embeddings: Array) -> Array:
+        check_size(embeddings)
         width = embeddings.shape[1]
         if not self.__sklearn_is_fitted__():
             k, seed = self.n_components, int(self.random_state)

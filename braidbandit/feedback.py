@@ -78,6 +78,9 @@ class FeedbackLog:
         taken back by id, and explanations quote them.
     settled : dict of float
         Rewards that were learnt, by decision id, at least the newest 100,000.
+    origins : dict of (float, bool)
+        Of the same rewards: when the decision was made, in seconds, and whether the
+        ledger said so, rather than a call of ``update``.
     expired : dict of str
         When the expired decisions were made, by id, the newest 500.
     counts : dict of int
@@ -87,6 +90,12 @@ class FeedbackLog:
         The arm a guard compares with: decisions keep what they knew of it.
     plain : bool
         Whether all records that are gone were of weight 1 and measured nothing.
+    gone_until : float, optional
+        Newest of the decisions whose rewards are settled no longer, as there were too
+        many: of older ones it is not known whether they have a reward.
+    as_said : bool
+        Whether what was learnt of these is what the ledger says of them, up to where
+        it was read.
 
     Examples
     --------
@@ -102,6 +111,9 @@ class FeedbackLog:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     keep: str | None = None
     plain: bool = True
+    origins: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    gone_until: float | None = None
+    as_said: bool = True
 
     def await_reward(self, decision: Decision) -> list[Decision]:
         """Keep a decision until its reward comes; the other arms are left out.
@@ -130,6 +142,17 @@ class FeedbackLog:
             "it, or retract to take it back"
         )
 
+    def may_be_gone(self, decision: Decision) -> bool:
+        """Whether a reward of this decision may have been learnt without a trace.
+
+        Its record is then among those of which there were too many.
+        """
+        if self.gone_until is None or decision.id in self.settled:
+            return False
+        if decision.id in self.pending or decision.id in self.expired:
+            return False
+        return seconds(decision) <= self.gone_until
+
     def decision(self, decision_id: str) -> Decision:
         """Return a pending decision, or say what became of it."""
         if decision_id in self.expired:
@@ -144,36 +167,49 @@ class FeedbackLog:
             )
         return self.pending[decision_id]
 
-    def settle(self, record: Learnt) -> None:
-        """Note that a reward was learnt; keeps the record as it is."""
+    def settle(self, record: Learnt, said: bool = False) -> None:
+        """Note that a reward was learnt, which a ledger ``said``; keeps the record."""
+        self._keep(record, said)
+        self.counts["learnt"] += 1
+
+    def unsettle(self, decision: Decision, said: bool = False) -> None:
+        """Note that a reward was taken back."""
+        for records in (self.settled, self.origins, self.learnt):
+            records.pop(decision.id, None)
+        self.as_said &= said
+        self.counts["retracted"] += 1
+
+    def replace(self, record: Learnt, said: bool = False) -> None:
+        """Note that a reward was revised."""
+        self._keep(record, said)
+        self.counts["revised"] += 1
+
+    def _keep(self, record: Learnt, said: bool) -> None:
         decision_id = record.decision.id
         self.pending.pop(decision_id, None)
         self.expired.pop(decision_id, None)
+        for records in (self.settled, self.origins):
+            records.pop(decision_id, None)  # to the end: it is among the newest now
         self.settled[decision_id] = record.reward
+        self.origins[decision_id] = seconds(record.decision), said
         self.learnt[decision_id] = record
-        self.counts["learnt"] += 1
-        _trim(self.settled, _MOST_SETTLED, slack=_MOST_SETTLED // 100)
-        self._trim_learnt()
-
-    def _trim_learnt(self) -> None:
+        slack = _MOST_SETTLED // 100
+        _trim(self.settled, _MOST_SETTLED, slack)
+        for made, was_said in _trim(self.origins, _MOST_SETTLED, slack):
+            self.gone_until = max(made, self.gone_until or made)
+            self.as_said &= was_said
         self._without(_trim(self.learnt, _MOST_LEARNT))
 
     def _without(self, records: Iterable[Learnt]) -> None:
         for record in records:
             self.plain &= record.weight == 1.0 and not record.measured
 
-    def unsettle(self, decision: Decision) -> None:
-        """Note that a reward was taken back."""
-        del self.settled[decision.id]
-        self.learnt.pop(decision.id, None)
-        self.counts["retracted"] += 1
-
-    def replace(self, record: Learnt) -> None:
-        """Note that a reward was revised."""
-        self.settled[record.decision.id] = record.reward
-        self.learnt[record.decision.id] = record
-        self.counts["revised"] += 1
-        self._trim_learnt()
+    def newest(self) -> datetime | None:
+        """Return when the newest decision was made that is known of."""
+        made = [seconds(decision) for decision in self.pending.values()]
+        made += [made for made, _ in self.origins.values()]
+        made += [_time(text).timestamp() for text in self.expired.values()]
+        return datetime.fromtimestamp(max(made), timezone.utc) if made else None
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
@@ -228,12 +264,20 @@ class FeedbackLog:
             dict(self.counts),
             self.keep,
             self.plain,
+            dict(self.origins),
+            self.gone_until,
+            self.as_said,
         )
 
 
 def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+def seconds(decision: Decision) -> float:
+    """Return when a decision was made, in seconds since 1970."""
+    return _time(decision.created_at).timestamp()
 
 
 def _trim(records: dict[str, T], most: int, slack: int = 0) -> list[T]:

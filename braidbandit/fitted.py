@@ -253,6 +253,14 @@ class Fitted:
         self.learner_.forget_rewards()
         self.ledger_position_ = 0
 
+    def _begin_anew(self) -> None:
+        """Forget the rewards of a ledger that is learnt again; wait for the same."""
+        waiting, savings = list(self.pending_.values()), self.savings_
+        self._forget_rewards()
+        self.learner_.guarding.owe(savings)
+        for decision in waiting:
+            self.learner_.await_reward(decision)
+
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""
         if not self.encoder_.__sklearn_is_fitted__():

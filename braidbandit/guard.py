@@ -32,11 +32,17 @@ class Savings:
     expired : tuple of str
         Ids of the newest 500 departures that expired: booked as if they had earned
         0, until their reward comes.
+    forgotten : int
+        How many expired before these: they stay booked as if they had earned 0.
+    expired_until : float, optional
+        When the newest of all of them was made, in seconds.
     """
 
     baseline: str
     amount: float = 0.0
     expired: tuple[str, ...] = ()
+    forgotten: int = 0
+    expired_until: float | None = None
 
     def after(self, arm_id: str, reward: float, share: float) -> Savings:
         """Return the savings after one reward.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from braidbandit.catalogue import Catalogue
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
+from braidbandit.feedback import seconds
 from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.policies import ThompsonSampling
 
@@ -117,17 +118,34 @@ class Guarding:
     ) -> None:
         """Book a departure as if it had earned 0, until its reward comes after all."""
         self.book(policy, decision, 0.0)
-        if self.savings is not None and isinstance(policy, ConservativePolicy):
-            if _departs(self.savings.baseline, decision):
-                expired = (*self.savings.expired, decision.id)[-_MOST_EXPIRED:]
-                self.savings = replace(self.savings, expired=expired)
+        savings = self.savings
+        if savings is None or not isinstance(policy, ConservativePolicy):
+            return
+        if _departs(savings.baseline, decision):
+            expired = (*savings.expired, decision.id)[-_MOST_EXPIRED:]
+            made, until = seconds(decision), savings.expired_until
+            self.savings = replace(
+                savings,
+                expired=expired,
+                forgotten=savings.forgotten + len(savings.expired) + 1 - len(expired),
+                expired_until=made if until is None else max(made, until),
+            )
+
+    def may_be_booked(self, decision: Decision) -> bool:
+        """Whether a departure may count as expired without being among the newest."""
+        savings = self.savings
+        if savings is None or savings.expired_until is None or not savings.forgotten:
+            return False
+        if decision.id in savings.expired or not _departs(savings.baseline, decision):
+            return False
+        return seconds(decision) <= savings.expired_until
 
     def owe(self, before: Savings | None) -> None:
         """Begin with what had expired before everything is learnt anew."""
         now = self.savings
         if before is not None and now == Savings(before.baseline):
-            debt = float(len(before.expired))
-            self.savings = replace(now, amount=-debt, expired=before.expired)
+            debt = float(len(before.expired) + before.forgotten)
+            self.savings = replace(before, amount=-debt)
 
 
 def _departs(baseline: str, decision: Decision) -> bool:

@@ -149,7 +149,13 @@ def solve(info: Information, sd: Array, own_sd: Array, variance: float) -> Solut
     moment = (info.moment - cross.T @ arm_mean.ravel()) / variance
     shared = sd[:, None] * symmetric(precision) * sd
     shared[np.diag_indices_from(shared)] += 1.0
-    lower = scipy.linalg.cholesky(shared, lower=True, check_finite=False)
+    try:
+        lower = scipy.linalg.cholesky(shared, lower=True, check_finite=False)
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(
+            "features or weights differ in size beyond what can be computed with; "
+            "standardise the features, and keep weights near 1"
+        ) from error
     half = scipy.linalg.solve_triangular(lower, np.diag(sd), lower=True)
     factor = np.ascontiguousarray(half.T)
     log_determinant = 2 * np.log(np.diag(lower)).sum()
@@ -209,6 +215,8 @@ def find_scales(
         bounds=[_BOUNDS] * len(start),
         options={"maxiter": 40, "ftol": 1e-7},
     )
+    if not np.isfinite(found.x).all():
+        raise np.linalg.LinAlgError("no prior scales were found: the sums overflow")
     return np.asarray(found.x, dtype=np.float64)
 
 

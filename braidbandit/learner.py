@@ -8,7 +8,6 @@ feature row ``x``.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,7 +38,16 @@ _MANY_ARMS = 512
 # A reward of which a smaller share is left cannot be told from rounding.
 _FORGOTTEN = 1e-100
 # What learning changes of a bandit.
-_LEARNT = ("posterior_", "n_updates_", "clock_", "faded_", "prior", "max_parameters")
+_LEARNT = (
+    "posterior_",
+    "n_updates_",
+    "clock_",
+    "faded_",
+    "prior",
+    "max_parameters",
+    "notices_",
+    "_failed",
+)
 
 
 class ArmLearner(Roster):
@@ -127,12 +135,15 @@ class ArmLearner(Roster):
 
     # ---- learning ----
 
-    def learn(self, record: Learnt) -> None:
-        """Learn a reward and the measurements that came with it."""
+    def learn(self, record: Learnt, said: bool = False) -> None:
+        """Learn a reward and the measurements that came with it.
+
+        ``said``: by a ledger, which will not say it again.
+        """
         self._retrain_up_to(record.decision.braid.id, record.decision.version)
         arm, z, x, applied = self.evidence(record.decision, record.weight)
         if arm < 0:
-            self._learn_of_removed(record, z, x)
+            self._learn_of_removed(record, z, x, said)
             return
         before, faded = self.bandit.posterior_.mean, self.bandit.faded_
         surprise = self.bandit.learn(arm, z, x, record.reward, applied)
@@ -142,32 +153,36 @@ class ArmLearner(Roster):
         for name, value in record.measured.items():
             cost = self._operations(arm)
             self._model(name).learn(arm, z, x, value, cost, applied)
-        self._settle(replace(record, applied=applied, faded=faded))
+        self._settle(replace(record, applied=applied, faded=faded), said)
         self._watch(arm, surprise)
 
-    def unlearn(self, record: Learnt) -> None:
+    def unlearn(self, record: Learnt, said: bool = False) -> None:
         """Take a reward back exactly, as if it had never come."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
-        for name, value in record.measured.items():
-            cost = self._operations(arm)
-            self.models[name].unlearn(arm, z, x, value, cost, record.applied)
+        models = dict(self.models)
+        with _exactly(record):
+            for name, value in record.measured.items():
+                cost = self._operations(arm)
+                models[name] = copy.deepcopy(models[name])
+                models[name].unlearn(arm, z, x, value, cost, record.applied)
+            self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
+        self.models = models
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
-        self.log.unsettle(record.decision)
+        self.log.unsettle(record.decision, said)
         self.await_reward(record.decision)
 
-    def revise(self, record: Learnt, reward: float) -> None:
+    def revise(self, record: Learnt, reward: float, said: bool = False) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        kept = self.bandit.kept(record.faded)
-        posterior = self.bandit.posterior_.copy()
-        posterior.downdate(arm, z, x, record.reward, record.applied, kept)
+        posterior, kept = self.bandit.posterior_.copy(), self.bandit.kept(record.faded)
+        with _exactly(record):
+            posterior.downdate(arm, z, x, record.reward, record.applied, kept)
         posterior.update(arm, z, x, reward, record.applied, kept)
         self.bandit.posterior_ = posterior
         self.guarding.book(self.policy, record.decision, record.reward, back=True)
         self.guarding.book(self.policy, record.decision, reward)
         decision = record.decision.only(self.log.keep)
-        self.log.replace(replace(record, decision=decision, reward=reward))
+        self.log.replace(replace(record, decision=decision, reward=reward), said)
 
     def await_reward(self, decision: Decision) -> None:
         """Wait for a reward, and no longer for those of too many before it."""
@@ -188,7 +203,7 @@ class ArmLearner(Roster):
             self.guarding.expire(self.policy, waited)
 
     def _watch(self, arm: int, surprise: float) -> None:
-        """Widen what is believed of an arm that has changed, and say so."""
+        """Widen what is believed of an arm that has changed; said by the bandit."""
         if self.drift is None:
             return
         self.surprises, alarm = self.drift.watch(self.surprises, arm, surprise)
@@ -197,19 +212,26 @@ class ArmLearner(Roster):
             version = len(self.versions.get(arm_id, []))
             self.alarms.setdefault(arm_id, []).append(version)
             self.retrain(arm_id, self.drift.widen)
-            warnings.warn(
+            message = (
                 f"the rewards of arm {arm_id} have moved away from what was learnt; "
                 "its variance was widened. If everything changes slowly, use "
-                "forgetting below 1",
-                DriftWarning,
-                stacklevel=4,
+                "forgetting below 1"
             )
+            self.bandit.notice(message, DriftWarning)
 
-    def _settle(self, record: Learnt) -> None:
+    def _settle(self, record: Learnt, said: bool) -> None:
+        waited = record.decision.id in self.log.pending
+        if not waited and self.guarding.may_be_booked(record.decision):
+            self.bandit.notice(
+                "the reward of a departure came after so many others had expired that "
+                "it is not known whether it is booked as 0 already: the guard counts "
+                "it twice, and risks less than it might"
+            )
         self.guarding.book(self.policy, record.decision, record.reward)
-        self.log.settle(replace(record, decision=record.decision.only(self.log.keep)))
+        decision = record.decision.only(self.log.keep)
+        self.log.settle(replace(record, decision=decision), said)
 
-    def _learn_of_removed(self, record: Learnt, z: Array, x: Array) -> None:
+    def _learn_of_removed(self, record: Learnt, z: Array, x: Array, said: bool) -> None:
         """Learn what a removed arm says about its relatives.
 
         It joins as an arm nothing else is known of, and leaves again: its own
@@ -224,14 +246,26 @@ class ArmLearner(Roster):
             bandit.posterior_ = posterior
             raise
         bandit.posterior_ = bandit.posterior_.take_arms(rows)
-        self._settle(record)
+        self._settle(record, said)
         self.log.drop_records([record.decision.braid.id])
 
-    def record_of(self, decision: Decision | str) -> Learnt:
-        """Return what was learnt from a decision, or say why it cannot be known."""
+    def record_of(
+        self, decision: Decision | str, reward: float | None = None
+    ) -> Learnt:
+        """Return what was learnt from a decision, or say why it cannot be known.
+
+        ``reward`` is the one that was learnt, where it is known from elsewhere.
+        """
         decision_id = decision if isinstance(decision, str) else decision.id
-        if decision_id not in self.log.settled:
-            raise KeyError(f"decision {decision_id!r} has no reward to take back")
+        reward = self.log.settled.get(decision_id, reward)
+        if reward is None:
+            if isinstance(decision, Decision):
+                self.refuse_if_gone(decision)
+            known = self.log.gone_until is None
+            raise KeyError(
+                f"decision {decision_id!r} has no reward to take back"
+                f"{'' if known else ', or one that is too old to be known'}"
+            )
         record = self.log.learnt.get(decision_id)
         if record is not None:
             if self.bandit.kept(record.faded) < _FORGOTTEN:
@@ -254,7 +288,16 @@ class ArmLearner(Roster):
                 "or forgetting went on; or rewards of its time had weights or "
                 "measurements. Learn again from the ledger: fit(ledger)"
             )
-        return Learnt(decision, self.log.settled[decision_id])
+        return Learnt(decision, reward)
+
+    def refuse_if_gone(self, decision: Decision) -> None:
+        """Refuse a decision of which a reward may have been learnt without a trace."""
+        if self.log.may_be_gone(decision):
+            raise NotReversible(
+                f"decision {decision.id!r} is so old that it is not known whether a "
+                "reward of it was learnt: the newest 100,000 are known. Learn again "
+                "from the ledger, which knows all: fit(ledger)"
+            )
 
     def forget_rewards(self) -> None:
         """Go back to the warm start, or to the prior."""
@@ -341,6 +384,18 @@ class ArmLearner(Roster):
 
     def _operations(self, arm: int) -> float:
         return float(self.catalogue.costs()[arm])
+
+
+@contextmanager
+def _exactly(record: Learnt) -> Iterator[None]:
+    """Say of what cannot be taken back that everything can be learnt again."""
+    try:
+        yield
+    except ValueError as error:
+        raise NotReversible(
+            f"the reward of decision {record.decision.id!r} cannot be taken back: "
+            f"{error}. Learn again from the ledger: fit(ledger)"
+        ) from error
 
 
 def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit.decision import Decision, Outcome
-from braidbandit.rows import Event, decision_of, outcome_of
+from braidbandit.forking import tell_of_forks
+from braidbandit.rows import Event, decision_of, in_utc, outcome_of
 from braidbandit.schema import Tables, open_engine, sqlite_file
 
 if TYPE_CHECKING:
@@ -29,6 +31,20 @@ class LedgerReader:
         self._decisions, self._outcomes = tables.decisions, tables.outcomes
         self._arm_sets, self._snapshots = tables.arm_sets, tables.snapshots
         self._arms: dict[str, tuple[str, ...]] = {}
+        self._of_parent: list[Any] = []
+        tell_of_forks(self)
+
+    # ---- forks ----
+
+    def before_fork(self) -> None:
+        """Nothing is held: another thread may go on writing in the parent."""
+
+    def after_fork(self, in_child: bool) -> None:
+        """Leave the parent its connections; a database in memory is copied whole."""
+        if in_child and isinstance(self._engine.pool, self._sa.pool.QueuePool):
+            # Kept, as SQLite must not even close a connection of the parent.
+            self._of_parent.append(self._engine.pool)
+            self._engine.dispose(close=False)
 
     @property
     def path(self) -> Path | None:
@@ -57,7 +73,9 @@ class LedgerReader:
             raise KeyError(f"unknown decision {decision_id!r}")
         return None if row.text is None else str(row.text)
 
-    def pairs(self, after: int = 0) -> Iterator[tuple[int, Decision, Outcome]]:
+    def pairs(
+        self, after: int = 0, until: int | None = None
+    ) -> Iterator[tuple[int, Decision, Outcome]]:
         """Iterate over (sequence, decision, outcome): what is true now, in order.
 
         Outcomes that were taken back are left out; revised ones are given once, as
@@ -67,8 +85,12 @@ class LedgerReader:
         ----------
         after : int
             Only what was said after this sequence number.
+        until : int, optional
+            What was true at this sequence number, whatever is said meanwhile.
         """
-        for event in self._events(after, until=self.last_sequence()):
+        if until is None:
+            until = self.last_sequence()
+        for event in self._events(after, until):
             if event.outcome is not None:
                 yield event.sequence, event.decision, event.outcome
 
@@ -81,6 +103,21 @@ class LedgerReader:
             Only events with a higher sequence number.
         """
         return self._events(after)
+
+    def said_before(self, decision_id: str, sequence: int) -> Outcome | None:
+        """Return what was true of a decision before this sequence number, if any."""
+        o = self._outcomes
+        query = (
+            self._sa.select(o.c.kind, o.c.body)
+            .where(o.c.decision_id == decision_id, o.c.sequence < sequence)
+            .order_by(o.c.revision.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None or row.kind == "retraction":
+            return None
+        return outcome_of(row.body)
 
     def last_sequence(self) -> int:
         """Return the sequence number of what was said last, 0 before anything."""
@@ -106,8 +143,18 @@ class LedgerReader:
 
     def decisions(self) -> Iterator[tuple[Decision, str | None]]:
         """Iterate over every decision and its text, if it was kept, oldest first."""
+        return self._decided(self._sa.true())
+
+    def decided_after(self, time: datetime | None) -> Iterator[Decision]:
+        """Iterate over the decisions made after a time, or all, in their order."""
+        which = self._sa.true()
+        if time is not None:
+            which = self._decisions.c.created_at > in_utc(time)
+        return (decision for decision, _ in self._decided(which))
+
+    def _decided(self, which: Any) -> Iterator[tuple[Decision, str | None]]:
         d, last = self._decisions, 0
-        query = self._sa.select(d.c.sequence, d.c.text, *self._columns())
+        query = self._sa.select(d.c.sequence, d.c.text, *self._columns()).where(which)
         while True:
             page = self._page(query.where(d.c.sequence > last).order_by(d.c.sequence))
             for row in page:

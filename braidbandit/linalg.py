@@ -16,6 +16,9 @@ from scipy.linalg.lapack import dpotrf
 
 Array = NDArray[np.float64]
 
+LEAST_LEFT = 1e-7
+"""Share of a variance that must be left: of less, rounding leaves no six digits."""
+
 
 def add_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
     """``matrix + alpha * outer(left, right)``, in one BLAS pass.
@@ -137,7 +140,7 @@ def potter_back(load: Array, variance: float) -> tuple[float, float]:
     total = variance - float(load @ load)
     # An observation that is in the posterior leaves total > 0 strictly; the margin
     # keeps rounding from turning a refusal into a garbage factor.
-    if not total > 1e-12 * variance:
+    if not total > LEAST_LEFT * variance:
         raise ValueError(
             "this observation cannot be taken back: removing it would leave a "
             f"covariance that is not positive definite (margin {total:.3g}, "

@@ -13,6 +13,9 @@ from braidbandit.naming import in_rows
 
 Array = NDArray[np.float64]
 
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+"""What a weight lies between: beyond, one reward drowns all others in rounding."""
+
 # A missing value after a conversion to text.
 _WRITTEN_OUT = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
 
@@ -138,6 +141,46 @@ def check_propensities(propensity: ArrayLike | None, n: int) -> Array | None:
     return p
 
 
+def check_weight(weight: float) -> float:
+    """Return the weight of one reward as a float, or say what is wrong with it.
+
+    Examples
+    --------
+    >>> check_weight(2)
+    2.0
+    """
+    if isinstance(weight, str | bytes):
+        raise TypeError(f"weight is a number, received {weight!r}")
+    return float(check_weights([float(weight)], 1, "weight", zero=False)[0])
+
+
+def check_weights(
+    sample_weight: ArrayLike | None,
+    n: int,
+    name: str = "sample_weight",
+    zero: bool = True,
+) -> Array:
+    """Return weights as floats, shape (n,); None means 1 for every row.
+
+    A weight of 0 leaves a row out, where ``zero`` allows it.
+    """
+    if sample_weight is None:
+        return np.ones(n)
+    weights = as_floats(sample_weight, name)
+    if weights.shape != (n,):
+        raise ValueError(f"{name} has shape {weights.shape}, expected ({n},)")
+    fine = (weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT)  # also refuses NaN
+    if zero:
+        fine |= weights == 0
+    if not fine.all():
+        raise ValueError(
+            f"{name} lies between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}"
+            f"{', or is 0' if zero else ''}; received {weights[~fine][0]}. Divide "
+            "weights by their mean"
+        )
+    return weights
+
+
 def logged_value(
     predicted: Any,
     taken: Any,
@@ -173,9 +216,9 @@ def logged_value(
     match = (np.asarray(chosen) == y).astype(np.float64)
     rewards = check_rewards(reward, len(y))
     p = check_propensities(propensity, len(y))
-    weights = np.ones(len(y))
-    if sample_weight is not None:
-        weights = np.asarray(sample_weight, dtype=np.float64)
+    weights = check_weights(sample_weight, len(y))
+    if not weights.any():
+        return float("nan")
     if reward is None:
         return float(weights @ match / weights.sum())
     if p is None:

@@ -20,6 +20,7 @@ from braidbandit.catalogue import Braid, Catalogue, ModelCard, _as_card
 from braidbandit.decision import Decision, Outcome, is_hash_of
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
+from braidbandit.forking import process_id, tell_of_forks
 from braidbandit.ledger import Ledger
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
@@ -82,8 +83,9 @@ class MetaBraider:
         was given one. By default only their hash and features are kept there; see
         :meth:`purge` for what is in the folder.
     random_state : None or int
-        With a number, a resumed agent continues its random sequence too; another
-        number than before begins a new one.
+        With a number, a resumed agent continues its random sequence too, and so does
+        every process that is forked; another number than before begins a new one.
+        With None each process explores by itself.
 
     Attributes
     ----------
@@ -175,8 +177,13 @@ class MetaBraider:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
         self._finalizer = weakref.finalize(
-            self, _close, None if ledger else self.ledger, self.folder, temporary
+            self,
+            _close,
+            None if ledger else self.ledger,
+            self.folder if temporary else None,
+            process_id(),
         )
+        tell_of_forks(self)
         try:
             self.recommender = recommender or self._resume(
                 catalogue, exact, encoder, price, random_state
@@ -461,6 +468,19 @@ class MetaBraider:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    # ---- forks ----
+
+    def before_fork(self) -> None:
+        """Let no other thread be in the middle of a change."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Go on, the child with a lock of its own."""
+        if in_child:
+            self._lock = threading.RLock()
+        else:
+            self._lock.release()
+
     # ---- inside ----
 
     def _purge_folder(self, before: datetime, records: bool) -> None:
@@ -587,8 +607,9 @@ def _text_in(task: Any) -> str | None:
     return task if isinstance(task, str) else None
 
 
-def _close(ledger: Ledger | None, folder: Path, temporary: bool) -> None:
+def _close(ledger: Ledger | None, temporary: Path | None, process: str) -> None:
     if ledger is not None:
         ledger.close()
-    if temporary:
-        shutil.rmtree(folder, ignore_errors=True)
+    # A process that was forked leaves its parent the folder.
+    if temporary is not None and process == process_id():
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from braidbandit.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision, Outcome
-from braidbandit.feedback import MOST_PENDING, Learnt, NotReversible, _time
+from braidbandit.feedback import (
+    MOST_PENDING,
+    FeedbackLog,
+    Learnt,
+    NotReversible,
+    _time,
+)
 from braidbandit.learner import arm_ids_of
+from braidbandit.logged import check_weight
 from braidbandit.objectives import check_measurement
 from braidbandit.tabular import Tabular
 from braidbandit.utility import check_quality
@@ -45,26 +49,43 @@ class Online(Tabular):
         ValueError
             At an outcome of another encoder; what came before it is learnt.
         """
+        self._tell_of_ledger(self._read(ledger, since))
+        return self
+
+    def _read(self, ledger: Any, since: int | datetime | None = None) -> list[str]:
+        """Catch up; returns the arms of outcomes that were passed over."""
         self._start()
         start, earliest = _beginning(since)
         unknown: list[str] = []
+        log = self.learner_.log
+        log.as_said &= start <= self.ledger_position_
         try:
             with self.learner_.replaying():
                 for event in ledger.events(after=max(self.ledger_position_, start)):
-                    outcome = event.outcome
+                    outcome, decision = event.outcome, event.decision
                     if not earliest or not outcome or _is_since(outcome, earliest):
-                        unknown += self._follow(event.sequence, event.decision, outcome)
+                        known = self._known_of(decision, ledger, event.sequence)
+                        unknown += self._follow(
+                            event.sequence, decision, outcome, known
+                        )
+                    else:
+                        log.as_said = False
                     self.ledger_position_ = int(event.sequence)
         except NotReversible:
             unknown = self._learn_anew(ledger, start, earliest)
+        self.learner_.log.as_said &= not unknown
+        return unknown
+
+    def _tell_of_ledger(self, unknown: Sequence[str]) -> None:
+        """Give the warnings of reading a ledger, once all is learnt."""
         if unknown:
-            warnings.warn(
+            message = (
                 f"{len(unknown)} outcomes in the ledger were passed over: their arms "
                 f"are not in the catalogue ({', '.join(sorted(set(unknown))[:3])}). "
-                "After add_arms, fit(ledger) learns them too",
-                stacklevel=2,
+                "After add_arms, fit(ledger) learns them too"
             )
-        return self
+            self.learner_.bandit.notice(message)
+        self.learner_.bandit.tell(stacklevel=4)
 
     # ---- learning from decisions ----
 
@@ -90,7 +111,7 @@ class Online(Tabular):
         reward : float in [0, 1] or bool
             Quality. Cost must not be in it: costs are applied to the scores.
         weight : float
-            Above 0; divides the noise variance.
+            From 1e-6 to 1e6; divides the noise variance.
         latency_ms, compute : float, optional
             What it took, above 0; compute in any unit, but always the same.
 
@@ -100,25 +121,13 @@ class Online(Tabular):
             On an unknown or expired decision id, or an unknown arm.
         TypeError, ValueError
             On a reward outside [0, 1], a second and different reward for the same
-            decision, or a decision of another encoder. Whatever is raised, nothing
-            has changed.
+            decision, a decision of another encoder, or one so old that it is not
+            known whether its reward was learnt (older than the newest 100,000
+            rewards, and not pending). Whatever is raised, nothing has changed; but a
+            warning that a filter makes an error comes after all is learnt.
         """
-        quality = check_quality(reward)
-        latency_ms = check_measurement("latency_ms", latency_ms)
-        compute = check_measurement("compute", compute)
-        if not (np.isfinite(weight) and weight > 0):
-            raise ValueError(f"weight must be finite and above 0, received {weight!r}")
-        self._start()
-        log = self.learner_.log
-        if log.is_repeat(self._id_of(decision), quality):
-            return self
-        found = log.decision(decision) if isinstance(decision, str) else decision
-        self._check_encoder(found)
-        self.learner_.learn(
-            Learnt(
-                found, quality, float(weight), latency_ms=latency_ms, compute=compute
-            )
-        )
+        self._learn(decision, reward, weight, latency_ms, compute)
+        self.learner_.bandit.tell()
         return self
 
     def update_batch(
@@ -131,7 +140,8 @@ class Online(Tabular):
         self._start()
         with self._all_or_nothing():
             for decision, reward in feedback:
-                self.update(decision, reward)
+                self._learn(decision, reward)
+        self.learner_.bandit.tell()
         return self
 
     def revise(self, decision: Decision | str, reward: float | bool) -> Self:
@@ -152,7 +162,8 @@ class Online(Tabular):
         decision, as kept by the ledger, no forgetting, and no weight or measurement
         in any of the older ones. A reward of an arm that was retrained or removed
         since is refused, even where it came back: its part in the posterior can no
-        longer be told apart.
+        longer be told apart. So is one beyond the newest 100,000; ``catch_up`` looks
+        these up in the ledger.
         """
         self._start()
         self._id_of(decision)
@@ -223,30 +234,74 @@ class Online(Tabular):
 
     # ---- inside ----
 
+    def _learn(
+        self,
+        decision: Decision | str,
+        reward: float | bool,
+        weight: float = 1.0,
+        latency_ms: float | None = None,
+        compute: float | None = None,
+        said: bool = False,
+    ) -> None:
+        """Learn a reward; one that a ledger ``said`` is known to be new."""
+        quality, weight = check_quality(reward), check_weight(weight)
+        latency_ms = check_measurement("latency_ms", latency_ms)
+        compute = check_measurement("compute", compute)
+        self._start()
+        log = self.learner_.log
+        if log.is_repeat(self._id_of(decision), quality):
+            return
+        found = log.decision(decision) if isinstance(decision, str) else decision
+        self._check_encoder(found)
+        if not said:
+            self.learner_.refuse_if_gone(found)
+        self.learner_.learn(
+            Learnt(found, quality, weight, latency_ms=latency_ms, compute=compute), said
+        )
+
+    def _known_of(self, decision: Decision, ledger: Any, sequence: int) -> float | None:
+        """Return the reward that was learnt of a decision before an event, if any."""
+        log = self.learner_.log
+        known = log.settled.get(decision.id)
+        if known is not None or not log.may_be_gone(decision):
+            return known
+        if not log.as_said:
+            self.learner_.refuse_if_gone(decision)
+        before = ledger.said_before(decision.id, sequence)
+        return None if before is None else float(before.reward)
+
     def _follow(
-        self, sequence: int, decision: Decision, outcome: Outcome | None
+        self,
+        sequence: int,
+        decision: Decision,
+        outcome: Outcome | None,
+        known: float | None = None,
     ) -> list[str]:
-        """Bring what was learnt of one decision to what is true of it.
+        """Bring what is known of one decision to what is true of it.
 
         Returns the decision's arm if it is unknown, so that nothing could be learnt.
         """
-        learnt, arm_id = self.settled_.get(decision.id), decision.braid.id
+        learner, arm_id = self.learner_, decision.braid.id
         if outcome is None:
-            if learnt is not None:
-                self.retract(decision)
-        elif learnt is not None and learnt != outcome.reward:
-            self.revise(decision, outcome.reward)
+            if known is not None:
+                learner.unlearn(learner.record_of(decision, known), said=True)
+        elif known is not None and known != outcome.reward:
+            record = learner.record_of(decision, known)
+            learner.revise(record, outcome.reward, said=True)
+        elif known is not None and decision.id not in learner.log.settled:
+            learner.log.counts["repeated"] += 1
         elif arm_id not in self._catalogue() and arm_id not in self.learner_.removed:
             return [arm_id]
         else:
             self._check_encoder(
                 decision, f", or pass over it: catch_up(ledger, since={sequence})"
             )
-            self.update(
+            self._learn(
                 decision,
                 outcome.reward,
                 latency_ms=outcome.latency_ms or None,
                 compute=outcome.compute or None,
+                said=True,
             )
         return []
 
@@ -257,45 +312,47 @@ class Online(Tabular):
 
         What is to be skipped is learnt again if it was learnt before.
         """
-        waiting, savings = list(self.pending_.values()), self.savings_
-        unknown, before = list[str](), self.settled_
+        unknown, position = list[str](), self.ledger_position_
+        before, until = self.learner_.log, ledger.last_sequence()
         with self._all_or_nothing():
-            self._forget_rewards()
-            self.learner_.guarding.owe(savings)
+            self._begin_anew()
             with self.learner_.replaying():
-                for sequence, decision, outcome in ledger.pairs():
+                for sequence, decision, outcome in ledger.pairs(until=until):
                     late = not earliest or _is_since(outcome, earliest)
-                    if (sequence > start and late) or decision.id in before:
+                    if (sequence > start and late) or _was_learnt(
+                        before, decision, ledger, position
+                    ):
                         unknown += self._follow(sequence, decision, outcome)
+                    else:
+                        self.learner_.log.as_said = False
                     self.ledger_position_ = int(sequence)
-        self._await_again(waiting)
-        return unknown
-
-    def _await_again(self, waiting: Iterable[Decision]) -> None:
-        """Wait for the decisions that were waited for before all was learnt anew."""
-        for decision in waiting:
-            if decision.id not in self.settled_:
+            if self.learner_.log.gone_until is not None:
+                # Else a retraction beyond the last pair is read, and nothing comes of
+                # it; but of what is gone, the ledger would say that it was learnt.
+                self.ledger_position_ = until
+        for decision in ledger.pending(newest=MOST_PENDING):
+            if decision.id in before.settled:  # it was taken back
                 self.learner_.await_reward(decision)
+        return unknown
 
     def _resume(self, ledger: Any) -> None:
         """Learn, wait for, and pay for what the ledger holds beyond a saved state."""
         self._start()
-        saved = max((_made(d) for d in self._known()), default=None)
-        self.catch_up(ledger)
+        saved, savings = self.learner_.log.newest(), self.savings_
+        unknown = self._read(ledger)
         log, encoder_hash = self.learner_.log, self.encoder_.projection_hash()
-        for decision in ledger.pending(newest=MOST_PENDING):
-            known = decision.id in log.pending or decision.id in log.settled
-            if not known and decision.encoder_hash == encoder_hash:
+        # A guard books every departure it cannot wait for, however many there were.
+        waits = ledger.pending(newest=None if savings else MOST_PENDING)
+        booked = set(savings.expired if savings else ())
+        for place, decision in enumerate(waits, start=MOST_PENDING - len(waits)):
+            known = any(decision.id in s for s in (log.pending, log.settled, booked))
+            old = place < 0 and saved is not None and _made(decision) <= saved
+            if not (known or old) and decision.encoder_hash == encoder_hash:
                 self.learner_.await_reward(decision)
         if self.mean_cost is not None:
-            for decision in sorted(self._known(), key=_made):
-                if saved is None or _made(decision) > saved:
-                    self.pacer_.spend(decision.relative_cost, self.mean_cost)
-
-    def _known(self) -> list[Decision]:
-        """Return the newest decisions, with a reward and without."""
-        log = self.learner_.log
-        return [*log.pending.values(), *(r.decision for r in log.learnt.values())]
+            for decision in ledger.decided_after(saved):
+                self.pacer_.spend(decision.relative_cost, self.mean_cost)
+        self._tell_of_ledger(unknown)
 
     def _id_of(self, decision: Decision | str) -> str:
         if isinstance(decision, str):
@@ -330,6 +387,23 @@ def _beginning(since: int | datetime | None) -> tuple[int, datetime | None]:
     raise TypeError(
         f"since is a sequence number of the ledger or a time, received {since!r}"
     )
+
+
+def _was_learnt(
+    before: FeedbackLog, decision: Decision, ledger: Any, position: int
+) -> bool:
+    """Whether a reward of a decision was learnt, from a ledger read up to a position.
+
+    Raises ValueError where too much is gone to know it.
+    """
+    if not before.may_be_gone(decision):
+        return decision.id in before.settled
+    if not before.as_said:
+        raise ValueError(
+            f"decision {decision.id!r} is so old that it is not known whether it was "
+            "learnt or passed over. Learn everything from the ledger: fit(ledger)"
+        )
+    return ledger.said_before(decision.id, position + 1) is not None
 
 
 def _made(decision: Decision) -> datetime:

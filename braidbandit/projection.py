@@ -20,6 +20,8 @@ _FEWEST_KINDS = 8
 _TASKS_PER_KIND = 5
 # Width of a cluster, in units of the mean squared distance to the nearest centre.
 _SOFTNESS = 0.2
+# Of values beyond this, or below one part in it, squares are lost in others.
+_LARGEST = 1e6
 
 
 class Projection(NamedTuple):
@@ -67,6 +69,13 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     (4, 2)
     """
     n, width = embeddings.shape
+    check_size(embeddings)
+    largest = float(np.abs(embeddings).max(initial=0.0))
+    if 0.0 < largest < 1.0 / _LARGEST:
+        raise ValueError(
+            f"the embeddings hold nothing beyond {largest:g}, expected values of about "
+            "1: their squares are lost. Scale them, for example to length 1"
+        )
     gates = np.zeros((0, width + 1))
     distinct = len(np.unique(embeddings, axis=0))
     kinds = min(k + 1, distinct // _TASKS_PER_KIND)
@@ -83,6 +92,18 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     signs = np.sign(vt[np.arange(k), np.abs(vt[:k]).argmax(axis=1)])
     components = vt[:k] * signs[:, None] / np.sqrt(variance or 1.0)
     return Projection(gates, mean, components)
+
+
+def check_size(embeddings: Array) -> None:
+    """Refuse embeddings (n, d) of which one column drowns all others."""
+    sizes = np.abs(embeddings).max(axis=0, initial=0.0)
+    if sizes.max(initial=0.0) > _LARGEST:
+        column = int(sizes.argmax())
+        raise ValueError(
+            f"column {column} of the embeddings holds {sizes[column]:g}, expected "
+            f"values of about 1, at most {_LARGEST:g}. Scale them: standardise the "
+            "columns, or bring each embedding to length 1"
+        )
 
 
 def random_projection(width: int, k: int, seed: int) -> Projection:

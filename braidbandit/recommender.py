@@ -69,6 +69,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         Watches for arms whose rewards have moved; none by default.
     random_state : None, int, Generator or RandomState
         For ``recommend``; 0 is a seed like any other. Another one takes effect at once.
+        With None, every process that was forked, or got a copy, draws for itself.
 
     Attributes
     ----------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from braidbandit.belief import Belief
 from braidbandit.choice import Choice, Policy
+from braidbandit.forking import process_id
 from braidbandit.naming import Labels, feature_names, in_columns, in_rows, ordered
 from braidbandit.policies import EpsilonGreedy
 from braidbandit.posterior import Posterior
@@ -24,6 +26,10 @@ Mask = NDArray[np.bool_]
 _FORGET_EVERY = 50
 # Prior scales are chosen again after so many updates, and whenever they double.
 _REFINE_FROM = 64
+# A column beyond the one drowns the others, one below the other does not count.
+_LARGEST, _SMALLEST = 150.0, 0.05
+# Of so many rows a column of any use has one that is not near 0.
+_ENOUGH_ROWS = 10
 
 
 class RowByRow:
@@ -42,11 +48,28 @@ class RowByRow:
     columns_: tuple[str, ...]
     Z_: Array
     posterior_: Posterior
-    rng_: np.random.Generator
     _seed: Any
     n_updates_: int
     clock_: int
     faded_: float
+    notices_: list[tuple[str, type[Warning]]]
+    _rng: np.random.Generator
+    _seeded_in: str | None
+
+    @property
+    def rng_(self) -> np.random.Generator:
+        """The random generator; nobody's seed is another one in each process."""
+        if self._seeded_in not in (None, process_id()):
+            self.seed()
+        return self._rng
+
+    @rng_.setter
+    def rng_(self, rng: np.random.Generator) -> None:
+        self._rng, self._seeded_in = rng, None
+
+    def seed(self) -> None:
+        """Draw from now on what nobody can foretell, nor another process draw too."""
+        self._rng, self._seeded_in = np.random.default_rng(), process_id()
 
     def open(self, arms: NDArray[Any]) -> None:
         """Create the arms and the random generator."""
@@ -54,7 +77,8 @@ class RowByRow:
         self.classes_ = arms
         self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
         self.columns_ = ("bias", *names)
-        self.rng_, self._seed = seeded(self.random_state), self.random_state
+        self._begin_sequence()
+        self.notices_, self._failed = [], False
         self.count_anew()
 
     def start(self, width: int) -> None:
@@ -71,7 +95,7 @@ class RowByRow:
     def reseed(self) -> None:
         """Begin a new random sequence, if ``random_state`` is another by now."""
         if not same(self.random_state, self._seed):
-            self.rng_, self._seed = seeded(self.random_state), self.random_state
+            self._begin_sequence()
 
     def count_anew(self) -> None:
         """No reward was learnt, and none forgotten."""
@@ -114,11 +138,12 @@ class RowByRow:
         posterior = self.posterior_.copy() if forgets or refines else self.posterior_
         surprise = posterior.update(arm, z, x, reward, weight)
         faded = self.faded_
-        if forgets:
-            posterior.forget(self.forgetting**_FORGET_EVERY)
+        if forgets and self._solved(
+            lambda: posterior.forget(self.forgetting**_FORGET_EVERY)
+        ):
             faded += _FORGET_EVERY * math.log(self.forgetting)
         if refines:
-            posterior.refine_scales()
+            self._solved(posterior.refine_scales)
         self.posterior_, self.clock_, self.faded_ = posterior, clock, faded
         self.n_updates_ += 1
         return surprise
@@ -138,7 +163,47 @@ class RowByRow:
         """
         return math.exp(self.faded_ - faded)
 
+    def notice(self, message: str, category: type[Warning] = UserWarning) -> None:
+        """Keep a warning until all is learnt; see :meth:`tell`."""
+        self.notices_ = [*self.notices_, (message, category)]
+
+    def tell(self, stacklevel: int = 3) -> None:
+        """Give the warnings that learning left, once all is learnt.
+
+        A filter may turn them into errors, and then nothing is to be done again.
+        """
+        told, self.notices_ = self.notices_, []
+        for message, category in dict.fromkeys(told):
+            warnings.warn(message, category, stacklevel=stacklevel)
+
     # ---- inside ----
+
+    def _begin_sequence(self) -> None:
+        self._seed = self.random_state
+        if self.random_state is None:
+            self.seed()
+        else:
+            self.rng_ = seeded(self.random_state)
+
+    def _solved(self, change: Callable[[], None]) -> bool:
+        """Change the posterior from all its sums, or leave it where rounding is all.
+
+        Then every later reward is still learnt, under the scales of before.
+        """
+        try:
+            change()
+        except np.linalg.LinAlgError:
+            if not self._failed:
+                message = (
+                    "prior scales could not be chosen again, or nothing be forgotten: "
+                    "rewards or features differ in size beyond what can be computed "
+                    "with. Rewards are learnt under the scales of before; standardise "
+                    "the features, and keep weights near 1"
+                )
+                self.notice(message)
+            self._failed = True
+            return False
+        return True
 
     def _shared(self, arms: NDArray[Any]) -> tuple[Array, list[str]]:
         n_arms, given, names = len(arms), self.descriptors, self.columns
@@ -163,8 +228,31 @@ class RowByRow:
         names = list(names or (f"feature:{j}" for j in range(shared.shape[1])))
         if len(set(names)) != shared.shape[1]:
             raise ValueError(f"expected {shared.shape[1]} column names, got {names}")
+        check_scale(shared, names, "descriptors")
         return shared, names
 
     def _policy(self) -> Policy:
         check_policy(self.policy)
         return self.policy if self.policy is not None else EpsilonGreedy()
+
+
+def check_scale(X: Array, names: Sequence[str] | None, what: str) -> None:
+    """Refuse columns that drown all others, shape (n, d); names the first of them."""
+    beyond = np.abs(X) > _LARGEST
+    if beyond.any():
+        column = int(beyond.any(axis=0).argmax())
+        name = column if names is None else repr(names[column])
+        raise ValueError(
+            f"column {name} of the {what} holds {X[beyond[:, column], column][0]:g}, "
+            f"expected values around 0 of about unit variance, at most {_LARGEST:g}. "
+            "Standardise, make_pipeline(StandardScaler(), LinearBandit()), and clip "
+            "what is far from all else"
+        )
+
+
+def too_small(X: Array) -> list[int]:
+    """Return the columns that are not all 0, but too small to count."""
+    if len(X) < _ENOUGH_ROWS:
+        return []
+    largest = np.abs(X).max(axis=0)
+    return np.flatnonzero((largest > 0) & (largest < _SMALLEST)).tolist()

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from braidbandit.catalogue import Catalogue
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.encoding import TaskEncoder
-from braidbandit.feedback import FeedbackLog, Learnt
+from braidbandit.feedback import FeedbackLog, Learnt, seconds
 from braidbandit.guard import Savings
 from braidbandit.guarding import Guarding
 from braidbandit.objectives import CostModel, Pacer
@@ -57,6 +57,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     arrays: dict[str, NDArray[Any]] = {
         "descriptors": bandit.Z_,
         "surprises": learner.surprises,
+        "origins": np.array(list(learner.log.origins.values())).reshape(-1, 2),
     }
     if learner.signatures is not None:
         arrays["signatures"] = learner.signatures
@@ -97,7 +98,7 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "clock": bandit.clock_,
         "faded": bandit.faded_,
         "baseline": agent.baseline_,
-        "savings": _asdict(agent.savings_),
+        **_saved(agent.savings_),
         "pacer": asdict(agent.pacer_),
         "measured": {name: model.n for name, model in learner.models.items()},
         "versions": learner.versions,
@@ -106,6 +107,8 @@ def take(agent: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "ledger_position": agent.ledger_position_,
         **_decisions(log),
         "settled": log.settled,
+        "gone_until": log.gone_until,
+        "as_said": log.as_said,
         "expired": log.expired,
         "counts": log.counts,
     }
@@ -122,10 +125,10 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
         log = FeedbackLog(pending={decision.id: decision for decision in made})
         log.forget(before)
         return {**manifest, "pending": _decisions(log)["pending"]}
-    log, guarding = _log(manifest), _guarding(manifest)
+    log, guarding = _log(manifest, {}), _guarding(manifest)
     for waited in log.forget(before):
         guarding.expire(policy_from_dict(manifest["policy"]), waited)
-    return {**manifest, **_decisions(log), "savings": _asdict(guarding.savings)}
+    return {**manifest, **_decisions(log), **_saved(guarding.savings)}
 
 
 def _decisions(log: FeedbackLog) -> dict[str, Any]:
@@ -134,6 +137,13 @@ def _decisions(log: FeedbackLog) -> dict[str, Any]:
         "learnt": [record.to_dict() for record in log.learnt.values()],
         "plain": log.plain,
     }
+
+
+def _saved(savings: Savings | None) -> dict[str, Any]:
+    # What older versions do not know is apart from the rest, which they read.
+    known, names = _asdict(savings), ("forgotten", "expired_until")
+    forgotten = {} if known is None else {name: known.pop(name) for name in names}
+    return {"savings": known, "forgotten": forgotten}
 
 
 def _asdict(record: Any) -> dict[str, Any] | None:
@@ -178,7 +188,7 @@ def fill(
     if resume_rng:
         bandit.rng_ = _generator(manifest["rng"])
     else:
-        bandit.rng_ = np.random.default_rng()
+        bandit.seed()
     if manifest["format"] == 1:
         _fill_from_format_1(learner, manifest)
         return
@@ -198,7 +208,7 @@ def fill(
     bandit.faded_ = manifest.get("faded", _faded(manifest, manifest["clock"]))
     agent.ledger_position_ = int(manifest["ledger_position"])
     agent.pacer_ = Pacer(**manifest["pacer"])
-    learner.log = _log(manifest)
+    learner.log = _log(manifest, arrays)
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:
@@ -277,23 +287,37 @@ def _guarding(manifest: Mapping[str, Any]) -> Guarding:
     data = manifest["savings"]
     if data is None:
         return Guarding(manifest["baseline"])
-    savings = Savings(**{**data, "expired": tuple(data.get("expired", ()))})
+    expired = tuple(data.get("expired", ()))
+    forgotten = manifest.get("forgotten", {})
+    savings = Savings(**{**data, "expired": expired, **forgotten})
     return Guarding(manifest["baseline"], savings)
 
 
-def _log(manifest: Mapping[str, Any]) -> FeedbackLog:
+def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
     pending = [Decision.from_dict(data) for data in manifest["pending"]]
     records = [_record(manifest, data) for data in manifest["learnt"]]
-    savings = manifest["savings"]
+    savings, counts = manifest["savings"], manifest["counts"]
+    settled = {key: float(value) for key, value in manifest["settled"].items()}
+    gone = counts["learnt"] - counts["retracted"] > len(settled)
+    # Older states do not say when the decisions were made: before the newest known.
+    known = [*pending, *(record.decision for record in records)]
+    newest = max(map(seconds, known), default=datetime.now(timezone.utc).timestamp())
+    origins = arrays.get("origins", np.tile([newest, 0.0], (len(settled), 1)))
     return FeedbackLog(
         pending={decision.id: decision for decision in pending},
         learnt={record.decision.id: record for record in records},
-        settled={key: float(value) for key, value in manifest["settled"].items()},
+        settled=settled,
         expired=dict(manifest["expired"]),
-        counts={key: int(value) for key, value in manifest["counts"].items()},
+        counts={key: int(value) for key, value in counts.items()},
         keep=None if savings is None else savings["baseline"],
         # Older states do not say it; only what was measured is known of them.
         plain=bool(manifest.get("plain", not manifest["measured"])),
+        origins={
+            key: (float(made), bool(said))
+            for key, (made, said) in zip(settled, origins, strict=True)
+        },
+        gone_until=manifest.get("gone_until", newest if gone else None),
+        as_said=bool(manifest.get("as_said", not gone)),
     )
 
 

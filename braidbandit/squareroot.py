@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from braidbandit import linalg
 from braidbandit.belief import Belief
+from braidbandit.logged import MOST_WEIGHT
 from braidbandit.prior import PriorScales
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Array = NDArray[np.float64]
+
+# Larger features leave too few digits to what they are added to.
+_LARGEST = 1e4
 
 
 class SquareRoot:
@@ -126,7 +130,7 @@ class SquareRoot:
         x : ndarray of shape (k,)
         r : float
         weight : float
-            Above 0; divides the noise variance.
+            Above 0, at most 1e6; divides the noise variance.
         kept : float
             The share of the reward that forgetting has left, in (0, 1].
 
@@ -143,7 +147,8 @@ class SquareRoot:
         # The arm's own parameters make the noise larger, and what is left of them
         # is a reward of the shared parameters alone: equations (5) to (8).
         spread = self.own_covariance[arm] @ x
-        noise = variance + float(x @ spread)
+        # Rounding must not leave a variance below 0.
+        noise = variance + max(float(x @ spread), 0.0)
         total, beta = linalg.potter(load, noise)
         residual = r - float(phi @ self.mean) - float(x @ self.own_mean[arm])
         self._move(load, residual / total, -beta)
@@ -176,7 +181,7 @@ class SquareRoot:
         slot = self._slot(arm)
         spread = self.own_covariance[arm] @ x
         left = variance - float(x @ spread)
-        if slot is None or not left > 1e-12 * variance:
+        if slot is None or not left > linalg.LEAST_LEFT * variance:
             raise ValueError(
                 f"this observation cannot be taken back: arm {arm} was never observed "
                 "like this. Take back only observations that were added, once"
@@ -209,10 +214,14 @@ class SquareRoot:
                 f"({self.groups.shape[0]},) and ({self.groups.shape[1]},)"
             )
         # One number that is finite only if all of them are: two passes less.
-        if not math.isfinite(z.dot(z) + x.dot(x) + r):
-            raise ValueError("features and reward must be finite, received NaN or inf")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"weight must be finite and above 0, received {weight!r}")
+        if not math.isfinite(z.dot(z) + r):
+            raise ValueError(
+                "descriptor and reward must be finite, received NaN or inf"
+            )
+        if not 0 < weight <= MOST_WEIGHT:
+            raise ValueError(
+                f"weight is above 0 and at most {MOST_WEIGHT:g}, received {weight!r}"
+            )
         phi = z[self._rows] * x[self._columns]
         return phi, x[: self.own_width], self.scales.noise**2 / weight
 
@@ -227,6 +236,14 @@ class SquareRoot:
             raise ValueError(
                 "the first feature of every task is the constant 1, which carries the "
                 f"intercepts; received {X[..., 0]}. Put a column of ones in front"
+            )
+        if not np.abs(X).max(initial=0.0) <= _LARGEST:  # also refuses NaN
+            sizes = np.nan_to_num(np.abs(X).reshape(-1, k), nan=np.inf).max(axis=0)
+            largest = int(sizes.argmax())
+            raise ValueError(
+                f"task features must be finite and at most {_LARGEST:g}, received "
+                f"{sizes[largest]:g} in feature {largest}. Scale what they are made "
+                "of (embeddings, columns) to about unit variance"
             )
         return X
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from braidbandit.decision import Decision
 from braidbandit.fitted import Fitted
 from braidbandit.learner import arm_ids_of
-from braidbandit.logged import as_floats, check_propensities, check_rewards
+from braidbandit.logged import (
+    as_floats,
+    check_propensities,
+    check_rewards,
+    check_weights,
+)
 from braidbandit.naming import in_columns, in_rows, ordered
 
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ class Tabular(Fitted):
         def catch_up(
             self, ledger: Any, since: int | datetime | None = None
         ) -> Self: ...
-        def _await_again(self, waiting: Iterable[Decision]) -> None: ...
+        def _read(self, ledger: Any) -> list[str]: ...
+        def _tell_of_ledger(self, unknown: Sequence[str]) -> None: ...
 
     def fit(
         self,
@@ -58,7 +63,7 @@ class Tabular(Fitted):
             Probability with which the logged arm was chosen; checked, and used by
             ``score`` only, as the posterior conditions on the arm that was chosen.
         sample_weight : array of shape (n,), optional
-            At least 0; divides the noise variance of a row.
+            From 1e-6 to 1e6, or 0 to leave a row out; divides its noise variance.
 
         Notes
         -----
@@ -68,13 +73,11 @@ class Tabular(Fitted):
         self._start(anew=True)
         if _is_ledger(X, y, reward, propensity, sample_weight):
             self._check_anew(("max_parameters",))
-            waiting, savings = list(self.pending_.values()), self.savings_
             with self._all_or_nothing():
                 self._adopt()
-                self._forget_rewards()
-                self.learner_.guarding.owe(savings)
-                self.catch_up(X)
-            self._await_again(waiting)
+                self._begin_anew()
+                unknown = self._read(X)
+            self._tell_of_ledger(unknown)
             return self
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         self._check_anew(())
@@ -83,8 +86,10 @@ class Tabular(Fitted):
         if self.learner_.start is None:
             self._adopt()
             self.learner_.describe(None)  # there may be other arms by now
-        self._forget_rewards()
-        self._learn_rows(features, rows)
+        with self._all_or_nothing():
+            self._forget_rewards()
+            self._learn_rows(features, rows)
+        self.learner_.bandit.tell()
         return self
 
     def partial_fit(
@@ -110,7 +115,10 @@ class Tabular(Fitted):
         rows = self._check_rows(X, y, reward, propensity, sample_weight)
         if first:
             self._fit_encoder(X)
-        self._learn_rows(self.encoder_._features(X), rows)
+        features = self.encoder_._features(X)
+        with self._all_or_nothing():
+            self._learn_rows(features, rows)
+        self.learner_.bandit.tell()
         return self
 
     def warm_start(self, X: Any, arm_ids: Sequence[str], table: Any) -> Self:
@@ -174,17 +182,7 @@ class Tabular(Fitted):
             )
         rewards = check_rewards(reward, len(rows))
         check_propensities(propensity, len(rows))
-        if sample_weight is None:
-            weights = np.ones(len(rows))
-        else:
-            weights = as_floats(sample_weight, "sample_weight")
-        finite = np.isfinite(weights) & (weights >= 0)
-        if weights.shape != rewards.shape or not finite.all():
-            raise ValueError(
-                f"sample_weight must be finite, at least 0 and of shape "
-                f"{rewards.shape}, received shape {weights.shape}"
-            )
-        return rows, rewards, weights
+        return rows, rewards, check_weights(sample_weight, len(rows))
 
     def _learn_rows(self, features: Array, rows: Rows) -> None:
         self.learner_.require(features.shape[1])

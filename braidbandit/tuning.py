@@ -192,6 +192,8 @@ def _candidate(agent: Any, alpha: float, forgetting: float) -> Any:
     other.set_params(policy=policy, forgetting=forgetting)
     other._start()
     other._forget_rewards()
+    # In other processes too, the draws are those of the agent.
+    other.learner_.bandit.rng_ = copy.deepcopy(agent.rng_)
     return other
 
 
@@ -224,7 +226,9 @@ def _replay(
         terms[row] -= agent.price * float(chances @ relative)
         weights[row] = factor
         if rng.random() < factor * ratio:
-            agent.update(replace(decision, x=tuple(X[row])), log.rewards[row])
+            # The ledger says each once: it is new, however old it is.
+            shorter = replace(decision, x=tuple(X[row]))
+            agent._learn(shorter, log.rewards[row], said=True)
             learnt += 1
         if ratio > 0:
             ratios.append(1.0 / ratio)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import sklearn
@@ -298,3 +300,112 @@ def test_learning_that_fails_has_changed_nothing(monkeypatch):
     with pytest.raises(ValueError, match="no scales"):
         bandit.learn(0, bandit.Z_[0], np.ones(X.shape[1] + 1), 0.5)
     assert fingerprint(bandit) == before
+
+
+UNSCALED = {
+    "a timestamp": lambda X: np.column_stack([X, 1.7e9 + np.arange(len(X))]),
+    "a constant": lambda X: np.column_stack([X, np.full(len(X), 1e9)]),
+    "all shifted": lambda X: X + 1e6,
+    "all shifted by less": lambda X: X + 1e3,
+    "one value": lambda X: np.where(np.arange(len(X))[:, None] == 3, 1e100, X),
+    "the other sign": lambda X: -1e4 * np.abs(X) - 1e4,
+}
+
+
+@pytest.mark.parametrize("change", UNSCALED.values(), ids=UNSCALED)
+def test_columns_that_drown_the_others_are_refused(change):
+    X, y, reward, _ = log()
+    with pytest.raises(ValueError, match=r"column \d of the contexts .* Standardise"):
+        LinearBandit().fit(change(X), y, reward=reward)
+    bandit = make_pipeline(StandardScaler(), LinearBandit(random_state=0))
+    bandit.fit(change(X), y, linearbandit__reward=reward)
+    width = change(X).shape[1] - 2
+    bandit = LinearBandit().fit(np.column_stack([X, X[:, :width]]), y, reward=reward)
+    before = fingerprint(bandit)
+    for call in (
+        lambda: bandit.partial_fit(change(X), y, reward=reward),
+        lambda: bandit.predict(change(X)),
+        lambda: bandit.predict_proba(change(X)),
+        lambda: bandit.decision_function(change(X)),
+        lambda: bandit.recommend(change(X)),
+        lambda: bandit.score(change(X), y),
+    ):
+        with pytest.raises(ValueError, match=r"column \d"):
+            call()
+    assert fingerprint(bandit) == before
+
+
+def test_a_column_that_drowns_the_others_is_named():
+    pandas = pytest.importorskip("pandas")
+    X, y, reward, _ = log()
+    frame = pandas.DataFrame({"size": X[:, 0], "asked_at": 1.7e9 + X[:, 1]})
+    with pytest.raises(ValueError, match="column 'asked_at' of the contexts"):
+        LinearBandit().fit(frame, y, reward=reward)
+    with pytest.raises(ValueError, match="column 'price' of the descriptors"):
+        LinearBandit(descriptors=[[1e9], [2e9]], columns=["price"]).fit(X, y)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-9, 1e-200])
+def test_a_column_too_small_to_count_is_told_of(scale):
+    X, y, reward, _ = log()
+    X = np.column_stack([X[:, 0], scale * X[:, 1], np.zeros(200)])
+    bandit = LinearBandit()
+    with pytest.warns(UserWarning, match=r"the columns \[1\] of the contexts"):
+        bandit.fit(X, y, reward=reward)
+    assert bandit.n_updates_ == 200
+    bandit.partial_fit(X[:1], y[:1], reward=reward[:1])  # a row may be near 0
+
+
+@pytest.mark.parametrize("weights", [[1e12], [1e-9], [-1.0], [np.nan]])
+def test_weights_beyond_their_range_change_nothing(weights):
+    X, y, reward, _ = log()
+    bandit = LinearBandit().fit(X, y, reward=reward)
+    before = fingerprint(bandit)
+    for learn in (bandit.fit, bandit.partial_fit):
+        with pytest.raises(ValueError, match=r"weight|NaN"):
+            learn(X[:1], y[:1], sample_weight=weights)
+        assert fingerprint(bandit) == before
+
+
+def test_weights_of_any_size_leave_scales_to_be_chosen():
+    rng = np.random.default_rng(0)
+    X, y, reward, _ = log(600)
+    bandit = LinearBandit().fit(
+        X, y, reward=reward, sample_weight=10 ** rng.uniform(-6, 6, 600)
+    )
+    assert np.isfinite(bandit.decision_function(X)).all()
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.99])
+def test_scales_that_cannot_be_chosen_are_kept_and_told_of_once(
+    forgetting, monkeypatch
+):
+    """At the 64th and the 128th reward; and every 50th forgets."""
+    X, y, reward, _ = log(160)
+    calm = LinearBandit(forgetting=1.0).fit(X[:40], y[:40], reward=reward[:40])
+    bandit = LinearBandit(forgetting=forgetting)
+    bandit.fit(X[:40], y[:40], reward=reward[:40])
+
+    def fails(*_):
+        raise np.linalg.LinAlgError("2-th leading minor")
+
+    monkeypatch.setattr("braidbandit.posterior.solve", fails)
+    with pytest.warns(UserWarning, match="standardise the features") as told:
+        bandit.partial_fit(X[40:], y[40:], reward=reward[40:])
+    assert len(told) == 1
+    assert bandit.posterior_.scales == calm.posterior_.scales
+    assert (bandit.n_updates_, bandit.clock_, bandit.faded_) == (160, 160, 0.0)
+    assert bandit.posterior_.count == 160
+    for _ in range(3):
+        bandit.partial_fit(X, y, reward=reward)
+    assert bandit.n_updates_ == 640
+
+
+def test_a_warning_that_is_an_error_comes_after_all_is_learnt():
+    X, y, reward, _ = log()
+    bandit = LinearBandit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="hardly count"):
+            bandit.fit(1e-9 * X, y, reward=reward)
+    assert bandit.n_updates_ == 200

@@ -20,6 +20,7 @@ FLOORS = {
     "drift": 0,
     "estimators": 0,
     "information": 0,
+    "forking": 0,
     "likelihood": 0,
     "linalg": 0,
     "logged": 0,

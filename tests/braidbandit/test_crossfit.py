@@ -131,3 +131,27 @@ def test_rows_of_one_cluster_see_the_same_past():
     found = from_the_past(X, arms, np.ones(30), 1, clusters)[:, 0]
     assert found.tolist() == [0.5] * 20 + [1.0] * 10
     assert run_starts(clusters).tolist() == [0, 20]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X: X * 1e200,
+        lambda X: X * 1e-200,
+        lambda X: X * [1e-160, 1e170],
+        lambda X: X + 1e6,
+        lambda X: 1.7e9 + 60.0 * X,
+        lambda X: np.column_stack([X, np.full(len(X), 0.1 * 1e9)]),
+    ],
+)
+def test_the_units_of_a_column_do_not_matter(rows, change):
+    X, arms, rewards, _ = rows
+    found = cross_fitted(change(X), arms, rewards, 3)
+    np.testing.assert_allclose(found, cross_fitted(X, arms, rewards, 3), atol=1e-6)
+
+
+def test_a_row_far_from_all_that_were_learnt_is_0_or_1(rows):
+    X, arms, rewards, _ = rows
+    far = np.array([[1e308, 0.0], [-1e308, 0.0]])
+    found = predict_rewards(1e-9 * X, arms, rewards, far, 3)
+    assert found.tolist() == [[1.0] * 3, [0.0] * 3]

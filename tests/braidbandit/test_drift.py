@@ -123,3 +123,45 @@ def test_sums_are_saved(catalogue, encoder, tmp_path):
 def test_bad_settings():
     with pytest.raises(ValueError, match="threshold"):
         DriftMonitor(threshold=0.0)
+
+
+def test_a_warning_that_is_an_error_comes_after_all_is_learnt(
+    catalogue, encoder, tmp_path
+):
+    """One reward at a time, many at once, or from a ledger: all the same."""
+
+    def new():
+        return BraidRecommender(
+            catalogue, encoder, drift=DriftMonitor(threshold=6.0), random_state=0
+        )
+
+    first, arm, ledger = new(), catalogue.ids[0], Ledger(tmp_path / "ledger.db")
+    rewards = [0.9] * 45 + [0.1] * 45
+    decisions = [first.recommend("x", eligible=[arm]) for _ in rewards]
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for decision, reward in zip(decisions, rewards, strict=True):
+            ledger.record_decision(decision)
+            ledger.record_outcome(Outcome(decision.id, reward))
+            try:
+                first.update(decision, reward)
+            except DriftWarning as warning:
+                told.append(warning)
+                assert first.settled_[decision.id] == reward
+                first.update(decision, reward)  # known already
+        assert told
+        assert first.n_updates_ == 90
+        second, third, fourth = new(), new(), new()
+        for learn in (
+            lambda: second.update_batch(zip(decisions, rewards, strict=True)),
+            lambda: third.catch_up(ledger),
+            lambda: fourth.fit(ledger),
+        ):
+            with pytest.raises(DriftWarning):
+                learn()
+    for other in (second, third, fourth):
+        assert other.learner_.alarms == first.learner_.alarms
+        np.testing.assert_allclose(other.posterior_.mean, first.posterior_.mean)
+        other.catch_up(ledger)
+        assert other.n_updates_ == 90

@@ -356,3 +356,15 @@ def test_the_real_model_knows_code_from_medicine(monkeypatch, capfd):
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert encoder.transform(tasks).shape == (3, 26)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_column_of_an_embedding_that_drowns_all_others_is_named(fitted):
+    X = np.random.default_rng(0).standard_normal((40, 4))
+    encoder = TaskEncoder(n_components=2)
+    if fitted:
+        encoder.fit(X)
+    X[3, 2] = 1.7e9
+    for call in (encoder.transform, encoder.fit):
+        with pytest.raises(ValueError, match="column 2 of the embeddings"):
+            call(X)

@@ -1,5 +1,6 @@
 """Explanations reconcile: every sum of parts is the whole."""
 
+import inspect
 import json
 from datetime import datetime, timezone
 
@@ -217,3 +218,8 @@ def test_explain_takes_what_recommend_takes(agent):
     limits = ("x", 1.0, Budget(flops=1e9), agent.catalogue.ids[:1])
     found = agent.explain(*limits)
     assert found.arm_id == agent.recommend(*limits).braid.id
+    names = [
+        [*inspect.signature(call).parameters.items()]
+        for call in (agent.explain, agent.recommend)
+    ]
+    assert names[0] == names[1]

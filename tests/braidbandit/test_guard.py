@@ -200,6 +200,64 @@ def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
     assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
 
 
+def test_departures_beyond_the_newest_that_expired_are_owed_and_told_of(
+    catalogue, encoder, tmp_path, monkeypatch
+):
+    """Four expired, two are known by name: all four are owed, live and learnt anew."""
+    monkeypatch.setattr("braidbandit.guarding._MOST_EXPIRED", 2)
+    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
+    for task in TASKS:
+        decision = agent.recommend(task, eligible=[agent.baseline_])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 1.0))
+    agent.catch_up(ledger)
+    other, departures = singles(catalogue)[0], []
+    while len(departures) < 4:
+        decision = agent.recommend("x", eligible=[agent.baseline_, other])
+        if decision.braid.id == other:
+            departures.append(decision)
+        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    agent.save(tmp_path / "state")
+    again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+    assert again.savings_ == agent.savings_
+    assert again.savings_.expired == tuple(d.id for d in departures[2:])
+    for one in (agent, again):
+        assert one.fit(ledger).savings_.amount == pytest.approx(0.0)
+        one.update(departures[3], 0.75)
+        assert one.savings_.amount == pytest.approx(0.75)
+        with pytest.warns(UserWarning, match="counts it twice"):
+            one.update(departures[0], 0.75)
+        assert one.savings_.amount == pytest.approx(0.5)
+        assert one.fit(ledger).savings_.amount == pytest.approx(1.0)
+
+
+def test_a_ledger_that_is_resumed_owes_for_all_that_are_open(
+    catalogue, encoder, tmp_path, monkeypatch
+):
+    """Of four departures two are waited for; the others count as 0, once."""
+    for place in ("feedback", "online"):
+        monkeypatch.setattr(f"braidbandit.{place}.MOST_PENDING", 2)
+    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
+    for task in TASKS:
+        decision = agent.recommend(task, eligible=[agent.baseline_])
+        ledger.record_decision(decision)
+        ledger.record_outcome(Outcome(decision.id, 1.0))
+    agent.catch_up(ledger).save(tmp_path / "state")
+    for _ in range(4):
+        decision = None
+        while decision is None or decision.braid.id == agent.baseline_:
+            decision = agent.recommend("x", excluded=())
+        ledger.record_decision(decision)
+    live = agent.savings_
+    for _ in range(2):
+        again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+        again._resume(ledger)
+        assert again.savings_.amount == pytest.approx(2.0)
+        assert len(again.pending_) == 2
+        again.save(tmp_path / "state")
+    assert again.savings_.expired == live.expired
+
+
 def test_removing_the_best_model_of_the_probe_leaves_another_baseline(
     catalogue, encoder
 ):

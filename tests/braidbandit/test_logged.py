@@ -8,6 +8,8 @@ from braidbandit.logged import (
     check_labels,
     check_propensities,
     check_rewards,
+    check_weight,
+    check_weights,
     logged_value,
 )
 
@@ -125,3 +127,25 @@ def test_bad_rewards(bad):
 def test_bad_propensities(bad):
     with pytest.raises(ValueError, match="propensity"):
         check_propensities(bad, 1)
+
+
+@pytest.mark.parametrize("bad", [1e12, 2e6, 1e-7, -1.0, np.nan, np.inf])
+def test_weights_beyond_their_range(bad):
+    with pytest.raises(ValueError, match="between 1e-06 and 1e"):
+        check_weights([1.0, bad], 2)
+    with pytest.raises(ValueError, match="between 1e-06 and 1e"):
+        logged_value(["a"], ["a"], sample_weight=[bad])
+    with pytest.raises(ValueError, match="between 1e-06 and 1e"):
+        check_weight(bad)
+
+
+def test_weights_within_their_range():
+    assert check_weights([0.0, 1e-6, 1e6], 3).tolist() == [0.0, 1e-6, 1e6]
+    assert check_weight(np.float32(2)) == 2.0
+    with pytest.raises(ValueError, match="shape"):
+        check_weights([1.0], 2)
+    with pytest.raises(ValueError, match="received 0"):
+        check_weight(0.0)
+    with pytest.raises(TypeError, match="number"):
+        check_weight("2")
+    assert np.isnan(logged_value(["a"], ["a"], sample_weight=[0.0]))

@@ -15,6 +15,7 @@ from braidbandit import (
     LinUCB,
     ModelCard,
     Outcome,
+    PriorScales,
     Uniform,
 )
 
@@ -676,3 +677,65 @@ def test_a_reward_from_before_an_arm_left_is_not_taken_from_the_one_that_came_ba
     for task in TASKS[:3]:
         got, want = agent.decision_function([task]), twin.decision_function([task])
         np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [1e12, 2e6, 1e-9, 0.0, float("inf")])
+def test_weights_beyond_their_range_change_nothing(agent, weight):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward)
+    decision = agent.recommend("y")
+    before = fingerprint(agent)
+    with pytest.raises(ValueError, match="weight"):
+        agent.update(decision, 0.5, weight=weight)
+    for learn in (agent.fit, agent.partial_fit):
+        with pytest.raises(ValueError, match="sample_weight"):
+            learn(TASKS[:1], [agent.catalogue.ids[0]], sample_weight=[weight or -1.0])
+    assert fingerprint(agent) == before
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1e6])
+def test_a_reward_of_the_least_or_most_weight_is_taken_back_exactly(
+    agent, twin, weight
+):
+    decisions = decide(agent)
+    agent.update(decisions[0], 0.9, weight=weight, latency_ms=5.0)
+    for decision, reward in zip(decisions[1:], REWARDS, strict=False):
+        agent.update(decision, reward)
+        twin.update(decision, reward)
+    assert_same(agent.retract(decisions[0]), twin, 1e-6)
+
+
+def test_heavy_rewards_end_no_later_ones(agent):
+    """Prior scales are chosen at the 64th and the 128th."""
+    rng = np.random.default_rng(0)
+    for i in range(130):
+        decision = agent.recommend(TASKS[i % 40])
+        agent.update(decision, rng.random(), weight=10 ** rng.uniform(-6, 6))
+    assert agent.n_updates_ == 130
+    assert np.isfinite(agent.decision_function(TASKS)).all()
+
+
+def test_what_cannot_be_taken_back_is_learnt_anew_from_the_ledger(
+    agent, twin, tmp_path
+):
+    """It was learnt with so much weight that rounding has swallowed the rest."""
+    agent.set_params(prior=PriorScales(noise=1e-3))
+    with Ledger(tmp_path / "l.db") as ledger:
+        decisions = decide(agent, 3)
+        for decision, reward in zip(decisions, REWARDS, strict=False):
+            ledger.record_decision(decision)
+            ledger.record_outcome(Outcome(decision.id, reward))
+        agent.update(decisions[0], REWARDS[0], weight=1e6, latency_ms=5.0)
+        before = fingerprint(agent)
+        with pytest.raises(ValueError, match=r"cannot be taken back.*fit\(ledger\)"):
+            agent.retract(decisions[0])
+        assert fingerprint(agent) == before
+        with pytest.raises(ValueError, match="cannot be taken back"):
+            agent.revise(decisions[0], 0.5)
+        assert fingerprint(agent) == before
+        ledger.retract(decisions[0].id)
+        assert agent.catch_up(ledger).n_updates_ == 2
+    twin.set_params(prior=PriorScales(noise=1e-3))
+    for decision, reward in zip(decisions[1:], REWARDS[1:], strict=False):
+        twin.update(decision, reward)
+    assert_same(agent, twin)

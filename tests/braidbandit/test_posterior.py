@@ -438,3 +438,60 @@ def test_features_without_the_constant_are_refused(first):
         with pytest.raises(ValueError, match="constant 1"):
             call()
     assert state(posterior) == before
+
+
+@pytest.mark.parametrize("size", [2e4, 1.7e9, 1e200, np.inf, np.nan])
+def test_features_that_leave_no_digits_are_refused(size):
+    posterior, x = make(), np.array([1.0, 0.3, size])
+    table, before = np.full((1, 3), 0.5), state(posterior)
+    for call in (
+        lambda: posterior.belief(Z, x),
+        lambda: posterior.means(Z, x[None]),
+        lambda: posterior.update(0, Z[0], x, 0.5),
+        lambda: posterior.downdate(0, Z[0], x, 0.5),
+        lambda: posterior.learn_table(range(3), Z, x[None], table),
+        lambda: posterior.start_from_table(range(3), Z, x[None], table),
+    ):
+        with pytest.raises(ValueError, match="feature 2"):
+            call()
+    assert state(posterior) == before
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1e3, 1e6])
+@pytest.mark.parametrize("back", [0, 20])
+def test_a_heavy_reward_is_taken_back_exactly(weight, back):
+    whole, without = make(), make()
+    for i, (arm, x, r) in enumerate(stream(make())):
+        whole.update(arm, Z[arm], x, r, weight if i == back else 1.0)
+        if i == back:
+            taken = (arm, Z[arm], x, r, weight)
+        else:
+            without.update(arm, Z[arm], x, r)
+    whole.downdate(*taken)
+    for key in ("mean", "own_mean", "own_covariance"):
+        np.testing.assert_allclose(
+            getattr(whole, key), getattr(without, key), atol=1e-6
+        )
+
+
+def test_what_rounding_has_swallowed_is_not_taken_back():
+    """A weight of 1e6 at a noise of 1e-3: of the prior variance 1e-11 is left."""
+    posterior, x = make(noise=1e-3), np.array([1.0, 0.3, -0.7])
+    posterior.update(0, Z[0], x, 0.9, 1e6)
+    before = state(posterior)
+    with pytest.raises(ValueError, match="cannot be taken back"):
+        posterior.downdate(0, Z[0], x, 0.9, 1e6)
+    assert state(posterior) == before
+    with pytest.raises(ValueError, match="at most 1e"):
+        posterior.update(0, Z[0], x, 0.9, 1e12)
+    assert state(posterior) == before
+
+
+def test_a_variance_that_rounding_left_below_nothing_counts_as_nothing():
+    posterior, x = make(), np.array([1.0, 0.0, 0.0])
+    posterior.own_covariance -= 1.0 * np.eye(3)
+    belief = posterior.belief(Z, x)
+    assert np.isfinite(belief.sd).all()
+    assert belief.sd_of(1) == belief.sd[1]
+    assert np.isfinite(belief.draw(8, np.random.default_rng(0))).all()
+    assert np.isfinite(posterior.update(0, Z[0], x, 0.5))

@@ -83,3 +83,10 @@ def test_the_seed_decides():
     one, same, other = (fit_projection(X, 9, seed=s).apply(X) for s in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e7, 1e-8, 1e-200])
+def test_embeddings_whose_squares_are_lost_are_refused(scale):
+    X, _ = clouds()
+    with pytest.raises(ValueError, match="Scale them"):
+        fit_projection(scale * X, 4, seed=0)

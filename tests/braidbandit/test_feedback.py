@@ -1,0 +1,265 @@
+"""What was learnt so long ago that its record is gone: all beyond 20 rewards here."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from braidbandit import BraidRecommender, Ledger, Outcome
+from braidbandit.decision import now
+
+REWARDS = np.random.default_rng(3).random(60).round(3)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr("braidbandit.feedback._MOST_SETTLED", 20)
+    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 5)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        yield ledger
+
+
+def moments(agent):
+    p = agent.posterior_
+    return [p.mean, p.factor @ p.factor.T, p.own_mean, p.own_covariance]
+
+
+def assert_as_the_ledger_says(agent, ledger):
+    """A new one, which learns what is true now, believes the same."""
+    new = BraidRecommender(agent.catalogue, agent.encoder_, prior=agent.prior)
+    pairs = list(ledger.pairs())
+    for _, decision, outcome in pairs:
+        new._learn(decision, outcome.reward, said=True)
+    assert agent.n_updates_ == new.n_updates_ == len(pairs)
+    new.posterior_._set(new.posterior_.information(), agent.posterior_.scales)
+    for one, two in zip(moments(agent), moments(new), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-9)
+
+
+def decide(agent, ledger, n=40):
+    decisions = [agent.recommend(f"task {i % 9}") for i in range(n)]
+    for decision in decisions:
+        ledger.record_decision(decision)
+    return decisions
+
+
+def say(ledger, decisions):
+    for decision, reward in zip(decisions, REWARDS, strict=False):
+        ledger.record_outcome(Outcome(decision.id, reward))
+
+
+@pytest.fixture
+def learnt(agent, ledger):
+    """An agent that has learnt 40 rewards from a ledger, and these decisions."""
+    decisions = decide(agent, ledger)
+    say(ledger, decisions)
+    agent.catch_up(ledger)
+    assert len(agent.settled_) == 20
+    return agent, decisions
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_retraction_in_the_ledger_is_looked_up_there(
+    learnt, ledger, tmp_path, loaded
+):
+    agent, decisions = learnt
+    if loaded:
+        agent.save(tmp_path / "state")
+        agent = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
+    ledger.retract(decisions[2].id)
+    assert agent.catch_up(ledger).n_updates_ == 39
+    assert_as_the_ledger_says(agent, ledger)
+    ledger.record_outcome(Outcome(decisions[2].id, 0.25))
+    assert agent.catch_up(ledger).n_updates_ == 40
+    assert_as_the_ledger_says(agent, ledger)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_revision_in_the_ledger_replaces_what_was_learnt(
+    learnt, ledger, tmp_path, loaded
+):
+    agent, decisions = learnt
+    if loaded:
+        agent.save(tmp_path / "state")
+        agent = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
+    for reward in (0.9, 0.1):
+        ledger.revise(decisions[2].id, reward)
+        agent.catch_up(ledger)
+        assert agent.settled_[decisions[2].id] == reward
+        assert_as_the_ledger_says(agent, ledger)
+
+
+def test_old_events_of_every_kind_one_after_the_other(learnt, ledger):
+    """Without learning anew: what the ledger said before is taken back exactly."""
+    agent, decisions = learnt
+    agent._learn_anew = None
+    ledger.revise(decisions[0].id, 0.5)
+    ledger.retract(decisions[0].id)
+    ledger.retract(decisions[1].id)
+    ledger.record_outcome(Outcome(decisions[1].id, 0.75))
+    ledger.revise(decisions[1].id, 0.125)
+    agent.catch_up(ledger)
+    assert_as_the_ledger_says(agent, ledger)
+
+
+def test_a_removed_arm_is_learnt_anew(learnt, ledger):
+    agent, decisions = learnt
+    agent.remove_arms([decisions[2].braid])
+    ledger.retract(decisions[2].id)
+    assert agent.catch_up(ledger).n_updates_ == 39
+
+
+def test_what_was_learnt_live_is_not_learnt_twice(agent, ledger):
+    """Of 40 rewards that the ledger says as well, 20 are known to be repeated."""
+    decisions = decide(agent, ledger)
+    say(ledger, decisions)
+    for decision, reward in zip(decisions, REWARDS, strict=False):
+        agent.update(decision, reward)
+    agent.catch_up(ledger)
+    assert_as_the_ledger_says(agent, ledger)
+    ledger.revise(decisions[0].id, 0.5)
+    assert_as_the_ledger_says(agent.catch_up(ledger), ledger)
+
+
+def test_a_live_change_that_the_ledger_does_not_know_is_found(learnt, ledger):
+    agent, decisions = learnt
+    agent.retract(decisions[-1])
+    agent.revise(decisions[-2], 0.9)
+    later = decide(agent, ledger)
+    say(ledger, later)
+    agent.catch_up(ledger)
+    ledger.revise(decisions[-2].id, 0.1)
+    ledger.retract(decisions[-1].id)
+    agent.catch_up(ledger)
+    assert_as_the_ledger_says(agent, ledger)
+
+
+def test_what_was_taken_back_when_all_was_learnt_anew_is_not_taken_back_again(
+    learnt, ledger
+):
+    agent, decisions = learnt
+    agent.retract(decisions[-1])
+    ledger.retract(decisions[-1].id)
+    ledger.retract(decisions[0].id)
+    ledger.retract(decisions[1].id)
+    for _ in range(2):
+        assert agent.catch_up(ledger).n_updates_ == 37
+        assert agent.ledger_position_ == ledger.last_sequence()
+    assert list(ledger.pairs(until=40))[0][1].id == decisions[0].id
+    assert_as_the_ledger_says(agent, ledger)
+
+
+def test_late_rewards_of_old_decisions_are_learnt_once(agent, ledger):
+    """Three of the first decisions get theirs after all others."""
+    decisions = decide(agent, ledger)
+    say(ledger, decisions[3:])
+    agent.pending_.clear()
+    agent.catch_up(ledger)
+    agent._learn_anew = None
+    say(ledger, decisions[:3])
+    assert agent.catch_up(ledger).n_updates_ == 40
+    assert_as_the_ledger_says(agent, ledger)
+
+
+def test_what_was_passed_over_is_not_taken_back(agent, ledger, encoder):
+    decisions = decide(agent, ledger)
+    say(ledger, decisions[:2])
+    skipped = ledger.last_sequence()
+    for decision in decisions[2:]:
+        ledger.record_outcome(Outcome(decision.id, 0.5))
+    new = BraidRecommender(agent.catalogue, encoder, random_state=0)
+    new.catch_up(ledger, since=skipped)
+    ledger.retract(decisions[0].id)
+    before = moments(new)
+    with pytest.raises(ValueError, match="passed over"):
+        new.catch_up(ledger, since=skipped)
+    for one, two in zip(moments(new), before, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert_as_the_ledger_says(new.fit(ledger), ledger)
+
+
+def test_in_memory_an_old_decision_is_refused(agent, tmp_path):
+    decisions = [agent.recommend(f"task {i % 9}") for i in range(40)]
+    for decision, reward in zip(decisions, REWARDS, strict=False):
+        agent.update(decision, reward)
+    agent.save(tmp_path / "state")
+    again = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
+    for one in (agent, again):
+        before = [part.copy() for part in moments(one)]
+        for change, *said in (
+            (one.update, 0.5),
+            (one.update, REWARDS[0]),
+            (one.revise, 0.5),
+            (one.retract,),
+        ):
+            with pytest.raises(ValueError, match="not known whether"):
+                change(decisions[0], *said)
+        with pytest.raises(KeyError, match="too old to be known"):
+            one.retract(decisions[0].id)
+        for part, want in zip(moments(one), before, strict=True):
+            np.testing.assert_array_equal(part, want)
+        assert one.n_updates_ == 40
+
+
+def test_in_memory_what_cannot_have_been_learnt_is_learnt(agent):
+    """A decision that still waits, however old; and new ones that never waited."""
+    waits = agent.recommend("waits")
+    decisions = [agent.recommend(f"task {i % 9}") for i in range(40)]
+    for decision, reward in zip(decisions, REWARDS, strict=False):
+        agent.update(decision, reward)
+    agent.update(waits, 0.5)
+    other = replace(agent.recommend("x"), id="of another process", created_at=now())
+    assert agent.update(other, 0.5).n_updates_ == 42
+
+
+def test_a_revised_reward_is_among_the_newest(agent):
+    decisions = [agent.recommend(f"task {i % 9}") for i in range(21)]
+    for decision in decisions[:20]:
+        agent.update(decision, 0.5)
+    agent.revise(decisions[0], 0.75)
+    agent.update(decisions[20], 0.5)
+    assert agent.settled_[decisions[0].id] == 0.75
+    assert decisions[1].id not in agent.settled_
+    assert agent.retract(decisions[0].id).n_updates_ == 20
+
+
+def test_older_states_do_not_say_how_old_their_rewards_are(agent, tmp_path, encoder):
+    import json
+
+    decisions = [agent.recommend(f"task {i % 9}") for i in range(40)]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    agent.save(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["gone_until"], manifest["as_said"]
+    path.write_text(json.dumps(manifest))
+    again = BraidRecommender.load(tmp_path, encoder=encoder)
+    with pytest.raises(ValueError, match="not known whether"):
+        again.update(decisions[0], 0.5)
+    assert again.update(again.recommend("new"), 0.5).n_updates_ == 41
+
+
+def test_every_decision_since_the_saved_state_is_paid_for(
+    agent, ledger, tmp_path, monkeypatch
+):
+    """Of 12, four wait and the records of five rewards are kept."""
+    for place in ("feedback", "online"):
+        monkeypatch.setattr(f"braidbandit.{place}.MOST_PENDING", 4)
+    agent.set_params(mean_cost=0.1)
+    first = decide(agent, ledger, 3)
+    say(ledger, first)
+    agent.catch_up(ledger).save(tmp_path)
+    decisions = decide(agent, ledger, 12)
+    say(ledger, decisions[:7])
+    again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
+    again._resume(ledger)
+    assert again.pacer_ == agent.pacer_
+    again.save(tmp_path)
+    again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
+    again._resume(ledger)
+    assert again.pacer_ == agent.pacer_

@@ -1,0 +1,184 @@
+"""Processes that were forked, as web servers do, or that got a copy by pickle."""
+
+import json
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from braidbandit import (
+    BraidRecommender,
+    Ledger,
+    LinearBandit,
+    MetaBraider,
+    Outcome,
+    ThompsonSampling,
+    Uniform,
+)
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here"),
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+]
+
+
+def in_child(function):
+    """Return what a function returns in a process of its own, through a pipe."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        found = answer.read()
+    os.waitpid(pid, 0)
+    assert found, "the process died"
+    return json.loads(found)
+
+
+def choices(agent):
+    return lambda: [agent.recommend(f"task {i}").braid.id for i in range(12)]
+
+
+def braids(catalogue, encoder, **settings):
+    return BraidRecommender(catalogue, encoder, Uniform(), **settings)
+
+
+def test_workers_do_not_explore_in_lockstep(catalogue, encoder):
+    agent = braids(catalogue, encoder)
+    agent.recommend("before the fork")
+    found = [in_child(choices(agent)) for _ in range(3)]
+    assert len({tuple(chosen) for chosen in found}) == 3
+    assert choices(agent)() not in found
+
+
+def test_a_seed_is_the_same_in_every_process(catalogue, encoder):
+    agent = braids(catalogue, encoder, random_state=0)
+    agent.recommend("before the fork")
+    assert in_child(choices(agent)) == in_child(choices(agent)) == choices(agent)()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_loaded_state_is_seeded_afresh_in_every_process_too(
+    catalogue, encoder, tmp_path, resume
+):
+    braids(catalogue, encoder, random_state=0).save(tmp_path)
+    agent = BraidRecommender.load(tmp_path, encoder=encoder, resume_rng=resume)
+    assert (in_child(choices(agent)) == in_child(choices(agent))) == resume
+
+
+def test_what_is_explained_in_a_worker_is_what_it_chooses(catalogue, encoder):
+    agent = braids(catalogue, encoder)
+    agent.recommend("before the fork")
+
+    def both():
+        return [
+            [agent.explain("x").arm_id, agent.recommend("x").braid.id] for _ in range(9)
+        ]
+
+    assert all(said == done for said, done in in_child(both))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_numeric_bandit_draws_for_itself_in_every_process(copied, monkeypatch):
+    X = np.random.default_rng(0).standard_normal((40, 2))
+    bandit = LinearBandit(ThompsonSampling(floor=1.0)).fit(X, [0, 1] * 20)
+    if not copied:
+        one, two = (in_child(lambda: bandit.recommend(X)[0].tolist()) for _ in "12")
+    else:
+        kept = pickle.dumps(bandit)
+        monkeypatch.setattr("braidbandit.forking._process", "another")
+        one, two = (pickle.loads(kept).recommend(X)[0].tolist() for _ in "12")
+    assert one != two
+
+
+def test_a_copy_in_the_same_process_goes_on_as_the_original(catalogue, encoder):
+    agent = braids(catalogue, encoder)
+    agent.recommend("x")
+    copy = pickle.loads(pickle.dumps(agent.learner_.bandit))
+    assert copy.rng_.random() == agent.rng_.random()
+
+
+def test_ids_of_decisions_differ(catalogue, encoder):
+    agent = braids(catalogue, encoder)
+    made = [in_child(lambda: agent.recommend("x").id) for _ in range(3)]
+    assert len({*made, agent.recommend("x").id}) == 4
+
+
+def test_workers_write_to_one_ledger(agent, tmp_path):
+    """Each with connections of its own: the parent's are left alone."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.record_decision(agent.recommend("before the fork"))
+        parent = ledger._engine.pool
+
+        def write():
+            for i in range(20):
+                decision = agent.recommend(f"task {i}")
+                ledger.record_decision(decision)
+                ledger.record_outcome(Outcome(decision.id, 0.5))
+            return [ledger._engine.pool is parent, ledger.counts()["decisions"]]
+
+        assert in_child(write) == [False, 21]
+        assert write() == [True, 41]
+        assert in_child(write) == [False, 61]
+        assert ledger.counts() == {"decisions": 61, "outcomes": 60, "pending": 1}
+
+
+def a_braider(agent, folder=None):
+    cards = list(agent.catalogue.cards.values())
+    return MetaBraider(cards, recommender=agent, folder=folder)
+
+
+def test_a_lock_that_another_thread_holds_is_free_in_the_worker(agent, tmp_path):
+    """A fork waits for the thread: nothing is half changed in the worker."""
+    braider = a_braider(agent, tmp_path)
+    held, go, lock = threading.Event(), threading.Event(), braider._lock
+
+    class Waits:
+        """Lets the thread go on when the fork asks for the lock."""
+
+        def acquire(self):
+            go.set()
+            return lock.acquire()
+
+        def release(self):
+            lock.release()
+
+    def change():
+        with lock:
+            held.set()
+            go.wait()
+            agent.recommend("in the thread")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    held.wait()
+    braider._lock = Waits()
+
+    def work():
+        return [len(agent.pending_), braider.forward("in the worker").task_hash]
+
+    assert in_child(work)[0] == 1
+    thread.join()
+    braider._lock = lock
+    braider.forward("in the parent")
+    braider.close()
+
+
+def test_a_worker_that_ends_leaves_the_parent_its_folder(agent):
+    braider = a_braider(agent)
+    kept = braider.forward("x")
+
+    def end():
+        braider.close()
+        return braider.folder.exists()
+
+    assert in_child(end)
+    assert braider.ledger.decision(kept.id) == kept
+    braider.close()
+    assert not braider.folder.exists()
