@@ -179,11 +179,11 @@ class RowByRow:
     # ---- inside ----
 
     def _begin_sequence(self) -> None:
-        self._seed = self.random_state
         if self.random_state is None:
             self.seed()
         else:
             self.rng_ = seeded(self.random_state)
+        self._seed = self.random_state
 
     def _solved(self, change: Callable[[], None]) -> bool:
         """Change the posterior from all its sums, or leave it where rounding is all.
