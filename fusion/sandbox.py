@@ -1,11 +1,27 @@
 """Runs code that a model wrote, in a process of its own with limits.
 
-Limits of time, memory, file size and open files hold on every POSIX system. On Linux
-a user, process and network namespace is made where the kernel allows one, and a system
-call filter refuses sockets and leaving the process group; `Run.held` says what held.
+What is stopped, on Linux:
 
-Against mistakes, not against an attacker: the code can read what this user can read.
-Run it as a user of its own, or in a container, if its author is not you.
+- Files: it cannot write, make, delete, rename, link, truncate or change the mode of
+  anything outside an empty folder of its own, ``/dev/null`` excepted (and, where
+  namespaces are made, a ``/dev/shm`` of its own). That is Landlock's doing, with a user
+  of its own where root judges, with mounts that can only be read where namespaces are
+  made, and else with a filter of system calls, under which `os.chmod`, `os.utime` and
+  `shutil.copy` fail inside the folder too.
+- Processes: no more than `Limits.processes` at once, threads among them. Of a user
+  whom no limit of processes binds, code may start threads, but no process.
+- Others: it sends other processes no signals, reads nothing of their memory or
+  environment, and has no socket and none of our environment. All that it starts ends
+  with it: it cannot leave its process group.
+
+Without a means for the first two it is not run, unless asked (`run_python`): Linux
+5.13 and later on x86-64 and ARM has them unless they were turned off. Limits of time,
+memory, file size and open files hold on every POSIX system; `Run.held` says what held.
+
+What is not stopped: it can read what this user can read. It can fill its folder with
+many files, and has memory and processor for each of its processes. Errors of the kernel
+are open to it. So this is for mistakes, not for an attacker: use a machine of its own
+if the author means harm.
 """
 
 from __future__ import annotations
@@ -14,74 +30,20 @@ import json
 import math
 import os
 import signal
+import site
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
-MEASURES = ("namespaces", "filter")
-
-# Runs first in the child and then becomes the program. It limits itself: code between
-# fork and exec in a process with threads, as this one is, may deadlock.
-_LAUNCHER = r"""
-import ctypes, json, os, platform, resource, struct, sys
-limits, measures, notes, program = json.loads(sys.argv[1])
-held = []
-for name, value in limits.items():
-    kind = getattr(resource, name, None)
-    if kind is not None:
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard < 0 else min(value, hard)
-        try:
-            resource.setrlimit(kind, (value, value))
-            held.append(name)
-        except (ValueError, OSError):
-            pass
-libc = ctypes.CDLL(None, use_errno=True)
-def follow(child):
-    if child:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os._exit(status if status >= 0 else 128 - status)
-def namespaces():
-    # CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC
-    if libc.unshare(0x10000000 | 0x20000000 | 0x40000000 | 0x08000000):
-        return False
-    follow(os.fork())
-    # The first process of the namespace, with which all others end. It does not heed
-    # the signals that would end any other, so the program is a child of it.
-    libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
-    follow(os.fork())
-    return True
-def system_calls():
-    # socket, io_uring_setup, setsid, setpgid
-    known = {"x86_64": (0xC000003E, (41, 425, 112, 109)),
-             "aarch64": (0xC00000B7, (198, 425, 157, 154))}
-    if platform.machine() not in known:
-        return False
-    arch, refused = known[platform.machine()]
-    n = len(refused)
-    code = [(0x20, 0, 0, 4), (0x15, 1, 0, arch), (0x06, 0, 0, 0x80000000),
-            (0x20, 0, 0, 0), (0x35, n + 1, 0, 0x40000000)]
-    code += [(0x15, n - i, 0, call) for i, call in enumerate(refused)]
-    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001)]
-    data = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *c) for c in code))
-    filters = struct.pack("HxxxxxxP", len(code), ctypes.addressof(data))
-    buffer = ctypes.create_string_buffer(filters)
-    # PR_SET_NO_NEW_PRIVS, then PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-    return not libc.prctl(38, 1, 0, 0, 0) and not libc.prctl(
-        22, 2, ctypes.c_void_p(ctypes.addressof(buffer)), 0, 0)
-if sys.platform == "linux":
-    for name, measure in (("namespaces", namespaces), ("filter", system_calls)):
-        if name in measures and measure():
-            held.append(name)
-with open(notes, "w") as file:  # closed before the program begins
-    json.dump(held, file)
-os.execv(sys.executable, [sys.executable, "-I", program])
-"""
+MEASURES = ("files", "processes", "namespaces", "filter")
+_PROMISED = ("files", "processes")
+_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
 
 @dataclass(frozen=True)
@@ -97,14 +59,17 @@ class Limits:
         Of address space, per process.
     file_mb : int
         Largest file it may write, what it prints included.
+    processes : int
+        At once, threads included.
     """
 
     seconds: float = 10.0
     memory_mb: int = 1024
     file_mb: int = 1
+    processes: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "memory_mb", "file_mb"):
+        for name in ("seconds", "memory_mb", "file_mb", "processes"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(
@@ -143,12 +108,14 @@ def run_python(
     code : str
     limits : Limits, optional
     measures : tuple of str
-        Of "namespaces" and "filter", which to try; without either the network is open.
+        "files" and "processes" must hold, or the code is not run; "namespaces" and
+        "filter" are tried (without either the network is open). To run code where the
+        first two cannot hold, leave them out.
 
     Raises
     ------
     RuntimeError
-        Where there is no POSIX system.
+        Where there is no POSIX system, or "files" or "processes" do not hold.
 
     Examples
     --------
@@ -157,6 +124,9 @@ def run_python(
     """
     if os.name != "posix":
         raise RuntimeError("run_python needs a POSIX system (Linux, macOS)")
+    unknown = sorted(set(measures) - set(MEASURES))
+    if unknown or isinstance(measures, str):
+        raise ValueError(f"measures is {measures!r}; expected a tuple of {MEASURES}")
     limits = Limits() if limits is None else limits
     largest = int(limits.file_mb * 2**20)
     numbers = {
@@ -166,8 +136,9 @@ def run_python(
         "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
     }
-    with _folder() as outer:
-        place, program = Path(outer) / "empty", Path(outer) / "program.py"
+    required = [name for name in _PROMISED if name in measures]
+    with _folder() as outer, _folder() as beside:
+        place, program = Path(outer) / "empty", Path(beside) / "program.py"
         place.mkdir()
         # Half a surrogate pair is a mistake of the code: Python refuses to run it.
         program.write_text(code, encoding="utf-8", errors="surrogatepass")
@@ -177,9 +148,18 @@ def run_python(
             tempfile.TemporaryFile() as err,
             tempfile.TemporaryFile() as notes,
         ):
-            task = json.dumps([numbers, measures, notes.fileno(), str(program)])
+            task = {
+                "limits": numbers,
+                "processes": limits.processes,
+                "measures": list(measures),
+                "required": required,
+                "notes": notes.fileno(),
+                "program": str(program),
+                "own": [str(place), outer, beside, str(program)],
+                "needed": [sys.executable, os.__file__, *_packages()],
+            }
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCHER, task],
+                [sys.executable, "-I", "-S", _LAUNCHER, json.dumps(task)],
                 cwd=place,
                 env=_environment(str(place)),
                 stdin=subprocess.DEVNULL,
@@ -190,8 +170,27 @@ def run_python(
             )
             returncode = _wait(process, limits.seconds)
             stdout, stderr = (_read(file, largest) for file in (out, err))
-            held = json.loads(_read(notes, largest) or "[]")
-    return Run(returncode, stdout, stderr, tuple(held))
+            noted = _read(notes, largest)
+    if not noted and returncode is not None:
+        raise RuntimeError(
+            f"the code was not run, as its limits could not be set under {limits}: "
+            f"{stderr.strip()[-500:]}"
+        )
+    held = tuple(json.loads(noted or "[]"))
+    missing = [name for name in required if noted and name not in held]
+    if missing:
+        raise RuntimeError(
+            f"the code was not run: this system has no means to hold {missing} (Linux "
+            "5.13 or later with Landlock and seccomp has). Judge elsewhere, or leave "
+            f"them out of measures={MEASURES} to run it all the same"
+        )
+    return Run(returncode, stdout, stderr, held)
+
+
+@cache
+def _packages() -> list[str]:
+    """Where the program finds installed packages."""
+    return [path for path in site.getsitepackages() if os.path.isdir(path)]
 
 
 @contextmanager
@@ -211,6 +210,7 @@ def _environment(home: str) -> dict[str, str]:
     """Nothing of ours: keys and tokens often are in the environment."""
     return {
         "HOME": home,
+        "USER": "nobody",  # the number it gets may have no name
         "TMPDIR": home,
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
