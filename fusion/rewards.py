@@ -7,52 +7,20 @@ For `MetaBraider.learn_from_feedback`, with what is right put in beforehand:
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .sandbox import Limits, run_python
+from .answers import code_of, codes_of, going_on, last_number, parses, same_number
+from .sandbox import MEASURES, Limits, run_python
 
-_FENCE = re.compile(r"(?:^([ \t]+))?```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.M)
-# A hyphen between two numbers is no sign; the other minus is the typographic one.
-_NUMBER = re.compile(
-    r"(?:(?<!\w)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-)
+__all__ = ["ExactMatch", "UnitTests", "code_of", "last_number", "normalised"]
 
 # The judged code is a module of this name, and the test goes on in it.
 _IMPORT = """__import__('sys').modules['answer'] = __import__('__main__')
 __name__ = 'answer'
 """
-
-
-def code_of(output: str) -> str:
-    """The first fenced block of a text, or the text itself.
-
-    A block in a list is indented; what its fence is indented by is taken off.
-
-    Examples
-    --------
-    >>> code_of("Here it is:\\n```python\\nx = 1\\n```\\nDone.")
-    'x = 1\\n'
-    """
-    found = _FENCE.search(output)
-    if found is None:
-        return output
-    return re.sub(rf"(?m)^[ \t]{{0,{len(found[1] or '')}}}", "", found[2])
-
-
-def last_number(output: str) -> str:
-    """The last number of a text, without commas, or "" where there is none.
-
-    Examples
-    --------
-    >>> last_number("5 and 7 make 12, so 1,200.50 in all.")
-    '1200.50'
-    """
-    found = _NUMBER.findall(output)
-    return found[-1].replace(",", "").replace("\u2212", "-") if found else ""
 
 
 def normalised(text: str) -> str:
@@ -63,6 +31,8 @@ def normalised(text: str) -> str:
 @dataclass(frozen=True)
 class ExactMatch:
     """1 if ``normalised(extract(output)) = normalised(reference)``, else 0.
+
+    Where both are numbers they are compared as numbers: 29 is $29.00, and 1,000 is 1e3.
 
     Parameters
     ----------
@@ -88,7 +58,8 @@ class ExactMatch:
         answer, right = output, self.reference
         if self.extract is not None:
             answer, right = self.extract(output), self.extract(right) or right
-        return float(normalised(answer) == normalised(right))
+        same = same_number(answer, right)
+        return float(normalised(answer) == normalised(right) if same is None else same)
 
 
 @dataclass(frozen=True)
@@ -106,6 +77,7 @@ class UnitTests:
     prefix : str
         Put in front of the output: a signature, if the output goes on from one.
     limits : Limits
+    measures : tuple of str
         Of each test; see `run_python`.
 
     Examples
@@ -118,6 +90,7 @@ class UnitTests:
     tests: Sequence[str]
     prefix: str = ""
     limits: Limits = field(default_factory=Limits)
+    measures: tuple[str, ...] = MEASURES
 
     def __post_init__(self) -> None:
         if isinstance(self.tests, str) or not self.tests:
@@ -126,13 +99,29 @@ class UnitTests:
             )
 
     def __call__(self, task: Any, output: str) -> float:
-        code = self.prefix + code_of(output)
-        return sum(self._passes(code, test) for test in self.tests) / len(self.tests)
+        for code in self._codes(output):
+            passed = sum(self._passes(code, test) for test in self.tests)
+            # The next reading only where this one is no module.
+            if passed or self._passes(code, ""):
+                return passed / len(self.tests)
+        return 0.0
+
+    def _codes(self, output: str) -> Iterator[str]:
+        """The readings of an output, each with the prefix if it goes on from it."""
+        body = going_on(self.prefix, output) if self.prefix else ""
+        if body:
+            yield self.prefix + body
+            return
+        for code in codes_of(output):
+            # A chat model writes the whole function anew where a signature was given.
+            whole = self.prefix + code, self.prefix.rstrip() + " pass\n" + code, code
+            yield next(filter(parses, whole), whole[0])
 
     def _passes(self, code: str, test: str) -> bool:
         end = secrets.token_hex(16)  # code does not print it by chance
         # Not by print: the code may have one of its own, or send its output elsewhere.
         last = f"__import__('os').write(1, b'{end}')"
         judged = f"exec(compile({code!r}, 'answer.py', 'exec'))"
-        run = run_python(f"{_IMPORT}{judged}\n{test}\n{last}\n", self.limits)
+        program = f"{_IMPORT}{judged}\n{test}\n{last}\n"
+        run = run_python(program, self.limits, self.measures)
         return run.returncode == 0 and end in run.stdout
