@@ -355,7 +355,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--cache",
-        default=str(Path.home() / ".cache/braidbandit"),
+        default="~/.cache/braidbandit",
         help="folder for the environment of the other libraries",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -378,7 +378,7 @@ def main(arguments: list[str] | None = None) -> None:
             played["orders"],
             widths,
             given.peers or sorted(PEERS),
-            Path(given.cache),
+            Path(given.cache).expanduser(),
         )
         played["runs"] |= runs
         played["mb"] |= sizes

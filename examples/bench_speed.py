@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=8.0, help="most per library")
     parser.add_argument("--long", type=int, metavar="UPDATES")
-    parser.add_argument("--cache", default=str(Path.home() / ".cache/braidbandit"))
+    parser.add_argument("--cache", default="~/.cache/braidbandit")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -330,7 +330,7 @@ def main() -> None:
         print(json.dumps(both, indent=1))
         return
     if not given.inside:
-        python = environment(Path(given.cache))
+        python = environment(Path(given.cache).expanduser())
         command = [str(python), __file__, *sys.argv[1:], "--inside"]
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         env = {**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(threads, "1")}

@@ -44,6 +44,25 @@ def _decoders(tokenizer: Any) -> str:
     return json.dumps(json.loads(backend.to_str()).get("decoder"))
 
 
+def _spaced(state: str) -> Tokenizer:
+    """A tokenizer from its text; one that puts a space in front always does so.
+
+    Byte-level ones leave it out before a text that begins with a space, and then
+    nobody can tell the two texts apart by their tokens.
+    """
+    tokenizer, told = Tokenizer.from_str(state), json.loads(state)
+    first = told.get("pre_tokenizer") or {}
+    for part in (first, *first.get("pretokenizers", [])):
+        if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"] = False
+            parts = [p for p in (told.get("normalizer"),) if p]
+            parts.append({"type": "Prepend", "prepend": " "})
+            told["normalizer"] = {"type": "Sequence", "normalizers": parts}
+            tokenizer = Tokenizer.from_str(json.dumps(told))
+            break
+    return tokenizer
+
+
 def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
     if byte_level:
         alphabet = _byte_alphabet()
@@ -81,6 +100,8 @@ class TokenBytes:
         ``table[i]`` is what token ``i`` writes; special tokens write nothing.
     specials : dict of str to int
         The special tokens by name.
+    state : str
+        The tokenizer as text, as it came.
 
     Raises
     ------
@@ -93,8 +114,13 @@ class TokenBytes:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         decoders = _decoders(tokenizer)
+        # A copy: who pads a batch with the tokenizer changes it for everybody.
+        plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        plain.no_padding()
+        plain.no_truncation()
+        self.state = plain.to_str()
         # Special tokens that are written out in a text are text to this one.
-        self.backend = self._copy()
+        self.backend = _spaced(self.state)
         self.backend.encode_special_tokens = True
         byte_level = "ByteLevel" in decoders
         if not byte_level and "\\u2581" not in decoders:
@@ -117,17 +143,10 @@ class TokenBytes:
         probe = tokenizer("a", add_special_tokens=False)["input_ids"]
         self.prepends_space = self.join(probe) == b" a"
 
-    def _copy(self) -> Tokenizer:
-        """A copy: who pads a batch with the tokenizer changes it for everybody."""
-        copy = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-        copy.no_padding()
-        copy.no_truncation()
-        return copy
-
     @cached_property
     def _parser(self) -> Tokenizer:
         """Takes special tokens that are written out in a text for what they name."""
-        return self._copy()
+        return _spaced(self.state)
 
     @cached_property
     def key(self) -> str:

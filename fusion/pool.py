@@ -26,7 +26,20 @@ def default_cache() -> Path:
     """``$BRAIDBANDIT_CACHE``, or a folder in the user's cache."""
     named = os.environ.get("BRAIDBANDIT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named or Path(base) / "braidbandit").expanduser()
+    try:
+        return Path(named or Path(base) / "braidbandit").expanduser()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "this user has no home folder to keep converted models in; set "
+            "BRAIDBANDIT_CACHE to a folder"
+        ) from error
+
+
+def _path(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # whose home, nobody knows here
+        return Path(source)
 
 
 def _smollm2(cache: Path) -> str | None:
@@ -73,10 +86,8 @@ def _convert_gguf(file: Path, target: Path) -> None:
             (Path(alone) / file.name).symlink_to(file.resolve())
         except OSError:  # Windows may refuse links
             shutil.copyfile(file, Path(alone) / file.name)
-        tokenizer = AutoTokenizer.from_pretrained(alone, **where)
-        model = AutoModelForCausalLM.from_pretrained(
-            alone, dtype=torch.float32, **where
-        )
+        tokenizer = _load(AutoTokenizer, alone, str(file), **where)
+        model = _load_model(alone, str(file), dtype=torch.float32, **where)
     # The loaded model still calls itself quantised and refuses to be saved.
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
@@ -95,6 +106,49 @@ def _convert_gguf(file: Path, target: Path) -> None:
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _load(kind: Any, folder: str, source: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # damaged files raise whatever their readers do
+        raise ValueError(
+            f"cannot load a model from {source!r}: {error}; give a hub id that "
+            "exists (and a network to reach it), a folder or a .gguf file"
+            f"{_pointers(source)}"
+        ) from error
+
+
+def _pointers(source: str) -> str:
+    """What to do about files that git-lfs left as pointers, if there are such."""
+    path = Path(source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and file.stat().st_size < 1024:
+            if file.read_bytes().startswith(b"version https://git-lfs"):
+                return f". {file.name} is a pointer to a file: run `git lfs pull`"
+    return ". A download may have been cut off: try it again" if path.exists() else ""
+
+
+def _load_model(folder: str, source: str, **options: Any) -> Any:
+    """A causal language model, all of whose weights are in its files.
+
+    transformers gives random values to those that are not.
+    """
+    # Told by the error below, which names them, rather than by that of transformers.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, told = _load(AutoModelForCausalLM, folder, source, **options)
+    without = sorted(str(name) for name in told["missing_keys"])
+    for name, stored, wanted in told["mismatched_keys"]:
+        without.append(f"{name} of shape {tuple(stored)} for {tuple(wanted)}")
+    if without:
+        raise ValueError(
+            f"cannot load a model from {source!r}: its files lack {len(without)} of "
+            f"the weights of a {type(model).__name__}: {', '.join(without[:5])}"
+            f"{', ...' if len(without) > 5 else ''}; give all files of the model, and "
+            f"those of a causal language model{_pointers(source)}"
+        )
+    return model
 
 
 class Pool(Mapping[str, Strand]):
@@ -147,7 +201,7 @@ class Pool(Mapping[str, Strand]):
         source = self.sources.get(name, name)
         if source in PACKAGED:
             source = PACKAGED[source][0](self.cache_dir) or source
-        path = Path(source).expanduser()
+        path = _path(source)
         if path.suffix == ".gguf" and path.is_file():
             s = path.stat()
             # By content: models of one shape come as files of one name and size.
@@ -165,11 +219,18 @@ class Pool(Mapping[str, Strand]):
             f"models {sorted(PACKAGED)} with its package installed"
         )
 
+    def _source(self, name: str) -> str:
+        """Where a strand comes from, in whatever folder a program later runs."""
+        source = self.sources.get(name, name)
+        path = _path(source)
+        known = source not in PACKAGED and path.exists()
+        return str(path.absolute()) if known else source
+
     def facts(self, name: str) -> dict[str, Any]:
         """Size and shape of a model, from its configuration alone."""
         source = self.sources.get(name, name)
         folder = self.folder(name)
-        config = self._load(AutoConfig, folder).get_text_config(decoder=True)
+        config = _load(AutoConfig, folder, folder).get_text_config(decoder=True)
         with torch.device("meta"):
             shape = AutoModelForCausalLM.from_config(config)
         return {
@@ -184,16 +245,6 @@ class Pool(Mapping[str, Strand]):
             "source": source,
         }
 
-    @staticmethod
-    def _load(kind: Any, folder: str, **options: Any) -> Any:
-        try:
-            return kind.from_pretrained(folder, trust_remote_code=False, **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"cannot load a model from {folder!r}: {error}; give a hub id that "
-                "exists (and a network to reach it), a folder or a .gguf file"
-            ) from error
-
     def __contains__(self, name: object) -> bool:
         return name in self.sources or name in self._strands
 
@@ -201,13 +252,10 @@ class Pool(Mapping[str, Strand]):
         with self._lock:
             if name not in self._strands:
                 folder = self.folder(name)
-                model = self._load(
-                    AutoModelForCausalLM,
-                    folder,
-                    dtype=self.dtype,
-                    use_safetensors=True,
+                model = _load_model(
+                    folder, folder, dtype=self.dtype, use_safetensors=True
                 )
-                tokenizer = self._load(AutoTokenizer, folder)
-                source = self.sources.get(name, name)
+                tokenizer = _load(AutoTokenizer, folder, folder)
+                source = self._source(name)
                 self._strands[name] = Strand(name, model, tokenizer, source)
             return self._strands[name]

@@ -106,7 +106,7 @@ def test_a_gguf_file_is_converted_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr("fusion.pool.AutoTokenizer.from_pretrained", look)
     (tmp_path / "model.gguf").write_text("weights")
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(OSError, match="enough"):
+    with pytest.raises(ValueError, match="enough"):
         Pool(cache_dir=tmp_path / "cache").folder(str(tmp_path / "model.gguf"))
     assert seen == ["model.gguf"]
 

@@ -107,3 +107,47 @@ def test_code_may_have_threads():
 def test_tests_are_a_list(tests):
     with pytest.raises(ValueError, match="at least one piece of code"):
         UnitTests(tests)
+
+
+@pytest.mark.parametrize(
+    ("right", "said", "wanted"),
+    [
+        ("29", "So it costs $29.00.", 1.0),
+        ("1000", "about 1e3", 1.0),
+        ("3/4", "The answer is 1/4.", 0.0),
+        ("3/4", "The answer is \\boxed{\\frac{3}{4}}.", 1.0),
+        ("0.5", "That is 50 %.", 1.0),
+        ("3:1", "in a ratio of 2:1", 0.0),
+    ],
+)
+def test_equal_numbers_are_right_and_others_wrong(right, said, wanted):
+    assert ExactMatch(right, extract=last_number)("", said) == wanted
+
+
+def test_numbers_need_no_extract():
+    assert ExactMatch("29")("", "$29.00") == 1.0
+    assert ExactMatch("29")("", "28") == 0.0
+
+
+def test_tests_that_the_model_added_do_not_hide_its_code():
+    """They import what is not there."""
+    tests = "from solution import add\nassert add(1, 2) == 3\n"
+    output = f"```python\n{ADD}```\nTests:\n```python\n{tests}```"
+    assert UnitTests(["assert add(1, 2) == 3", "assert not add(0, 1)"])("", output) == (
+        0.5
+    )
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["    return a + b\n\nThis adds.", ADD, f"Sure:\n```python\n{ADD}```"],
+    ids=["body and prose", "whole function", "fenced"],
+)
+def test_an_answer_to_a_signature(output):
+    judge = UnitTests(["assert add(1, 2) == 3"], prefix="def add(a, b):\n")
+    assert judge("", output) == 1.0
+
+
+def test_where_nothing_confines_code_it_can_be_asked_for():
+    judge = UnitTests(["assert add(1, 2) == 3"], measures=())
+    assert judge("", ADD) == 1.0
