@@ -13,6 +13,7 @@ from tokenizers import (
     decoders,
     models,
     normalizers,
+    pre_tokenizers,
     processors,
 )
 from transformers import PreTrainedTokenizerFast
@@ -326,3 +327,19 @@ def test_an_unknown_character_is_no_special_token():
     assert tokens.read_with_ends("a <unk>a")[1].tolist() == [1, 2, 7, 8]
     with pytest.raises(ValueError, match="cannot round-trip"):
         tokens.read_with_ends("a <unk>z")
+
+
+@pytest.mark.parametrize("text", ["a dog", " a dog", "  a", " ", "\n a", " 你好"])
+def test_a_space_in_front_of_a_space_is_told_apart(text):
+    """Byte-level tokenizers that put a space in front leave it out before another."""
+    backend = tiny._byte_level(tiny.TEXTS["gpt2"])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    tokens = TokenBytes(tokenizer)
+    ids = tokens.encode(text)
+    assert tokens.text(ids) == text.encode()
+    assert tokens.ends(ids)[-1] == len(text.encode())
+    rows, _ = tokens.encode_growing([text, f"{text} sleeps"])
+    assert rows == [ids, tokens.encode(f"{text} sleeps")]
+    if not text.startswith(" "):
+        assert ids == tokenizer(text)["input_ids"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from fusion.configuration import BraidConfig
 from fusion.modeling import BraidedLLM
@@ -206,3 +207,119 @@ def test_fifty_braids_hold_each_strand_once(tmp_path):
     assert len({id(m) for m in maps}) == 6
     fusers = storages(b.fusers for b in braids)
     assert not set(fusers) & set(once)
+
+
+def _without(folder, drop):
+    """Take tensors out of a folder's file, and shorten others."""
+    file = folder / "model.safetensors"
+    kept = {name: drop(name, tensor) for name, tensor in load_file(file).items()}
+    kept = {name: tensor for name, tensor in kept.items() if tensor is not None}
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        (lambda n, t: None if ".layers.2." in n else t, "layers.2.input_layernorm"),
+        (lambda n, t: None if n == "lm_head.weight" else t, "lm_head.weight"),
+        (lambda n, t: t[:5].clone() if n == "model.norm.weight" else t, "(5,) for (32"),
+    ],
+    ids=["a layer", "the head", "another shape"],
+)
+def test_weights_that_no_file_has_are_named(drop, told, tmp_path):
+    """transformers would give them random values."""
+    folder = tiny.tiny_folder("llama", tmp_path)
+    _without(folder, drop)
+    with pytest.raises(ValueError, match="cannot load a model from") as error:
+        Pool()[str(folder)]
+    assert told in str(error.value)
+
+
+def test_a_shard_that_is_missing_is_an_error(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    (folder / "model.safetensors").unlink()
+    tiny.tiny_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    assert Pool()[str(folder)].n_layers == 4
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+    with pytest.raises(ValueError, match="cannot load a model from"):
+        Pool()[str(folder)]
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    model = tiny.tiny_model("llama")
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path)
+    tiny.tiny_tokenizer("llama").save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    strand = Pool()[str(tmp_path)]
+    assert torch.equal(strand.head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_damaged_files_are_told(name, tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot load a model.* cut off: try it again"):
+        Pool()[str(folder)]
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9")
+    with pytest.raises(ValueError, match=f"{name} is a pointer .* run `git lfs pull`"):
+        Pool()[str(folder)]
+
+
+def test_a_gguf_file_that_is_none_is_told(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="cannot load a model.* run `git lfs pull`"):
+        Pool(cache_dir=tmp_path / "cache").folder(str(file))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_conversion_makes_no_weights_up(tmp_path, monkeypatch):
+    """The file's reader is a stand-in that has found no head."""
+    model = tiny.tiny_model("llama")
+    told = {"missing_keys": {"lm_head.weight"}, "mismatched_keys": set()}
+    name = "fusion.pool.{}.from_pretrained"
+    monkeypatch.setattr(name.format("AutoTokenizer"), lambda *_, **__: None)
+    monkeypatch.setattr(
+        name.format("AutoModelForCausalLM"), lambda *_, **__: (model, told)
+    )
+    (tmp_path / "model.gguf").write_text("weights")
+    with pytest.raises(ValueError, match="lack 1 of the weights .*: lm_head.weight"):
+        Pool(cache_dir=tmp_path / "cache").folder(str(tmp_path / "model.gguf"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_relative_source_is_found_from_anywhere(tmp_path, monkeypatch):
+    folder = tiny.tiny_folder("llama", tmp_path / "models" / "it")
+    monkeypatch.chdir(tmp_path)
+    pool = Pool({"it": "models/it"})
+    braid = BraidedLLM(BraidConfig("it", [], [1.0], []), pool=pool)
+    braid.save_pretrained(tmp_path / "braid")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = BraidedLLM.from_pretrained(tmp_path / "braid")
+    assert again.anchor.source == str(folder)
+    assert torch.equal(again(IDS).logits, braid(IDS).logits)
+
+
+def test_where_there_is_no_home(monkeypatch, tmp_path):
+    def no_home(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", _unless_home(no_home))
+    monkeypatch.setenv("BRAIDBANDIT_CACHE", str(tmp_path))
+    assert default_cache() == Pool().cache_dir == tmp_path
+    with pytest.raises(ValueError, match="unknown model source"):
+        Pool({"it": "~/models/it"})["it"]
+    monkeypatch.delenv("BRAIDBANDIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "braidbandit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(RuntimeError, match="set BRAIDBANDIT_CACHE to a folder"):
+        default_cache()
+
+
+def _unless_home(no_home):
+    return lambda path: no_home() if str(path).startswith("~") else path

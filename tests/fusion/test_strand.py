@@ -12,8 +12,12 @@ from transformers import (
     BloomConfig,
     DynamicCache,
     FalconConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -383,3 +387,83 @@ def test_what_a_strand_read_last_is_not_part_of_its_content():
     strand = tiny.long_rope_strand(16)
     strand.run(LONG, taps=["final"])
     assert strand.content == before
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_row_of_zeros_hides_no_head(pad):
+    """Logits of the padding token are all 0, whatever they are divided by."""
+    tokenizer = tiny.tiny_tokenizer("qwen2")
+    config = GraniteConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+        initializer_range=0.3,
+        pad_token_id=pad,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with pytest.raises(ValueError, match="between its final norm and its logits"):
+        Strand("granite", GraniteForCausalLM(config), tokenizer)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.0])
+def test_small_or_equal_logits_hide_no_head(size):
+    model = tiny.tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(size)
+    real = model.forward
+    model.forward = lambda *a, **k: _scaled(real(*a, **k))
+    with pytest.raises(ValueError, match="between its final norm and its logits"):
+        Strand("odd", model, tiny.tiny_tokenizer("llama"))
+
+
+@pytest.mark.parametrize("wrong", ["no states", "no run"])
+def test_a_body_that_is_none_is_refused(wrong, monkeypatch):
+    model = tiny.tiny_model("llama")
+
+    def forward(*_, **__):
+        if wrong == "no run":
+            raise RuntimeError("sizes differ")
+        return object()
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    with pytest.raises(ValueError, match="LlamaForCausalLM cannot be run as a body"):
+        Strand("odd", model, tiny.tiny_tokenizer("llama"))
+
+
+def test_layers_are_those_of_the_text_model():
+    """The image encoder has as many."""
+    tokenizer = tiny.tiny_tokenizer("llama")
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    image = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=image,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    strand = Strand("gemma", model, tokenizer)
+    got = strand.run(IDS, taps=[0, 1, "final"])
+    assert torch.equal(strand.logits(got["final"]), model(IDS).logits)
+    assert got[0].shape == (1, 5, 32)
