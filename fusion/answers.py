@@ -248,7 +248,7 @@ def codes_of(output: str) -> Iterator[str]:
 
 
 def going_on(prefix: str, output: str) -> str:
-    """As many lines of an output as go on from a prefix, or "" """
+    """As many lines of an output as go on from a prefix; none may."""
     lines = output.replace("\r\n", "\n").splitlines(keepends=True)
     if not lines or not lines[0][:1].isspace():
         return ""
@@ -346,10 +346,9 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             yield "", before  # the prompt has opened this block
             at += 1
             continue
-        bullet = _BULLET.match(opened["before"])
-        margin = len(opened["before"]) if bullet is not None else 0
-        if opened["before"].strip() and bullet and bullet[0] != opened["before"]:
-            margin = 0  # the fence ends a sentence
+        # Of a fence that ends a sentence there is no margin.
+        bullet = _BULLET.fullmatch(opened["before"])
+        margin = len(opened["before"]) if bullet else 0
         body = lines[at + 1 :]
         if opened["quote"]:
             body = [re.sub(r"^[ \t]*>[ ]?", "", line) for line in body]

@@ -177,8 +177,11 @@ def _namespaces(new_user: bool) -> bool:
             ("setgroups", "deny"),
             ("gid_map", f"{group} {group} 1"),
         ):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(line)
+            try:
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(line)
+            except OSError:  # it then has no /dev/shm
+                pass
     return True
 
 

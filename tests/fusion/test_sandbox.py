@@ -124,7 +124,7 @@ HARM = {
     "beside its folder": "open('../new', 'w')",
     "its own folder": "os.rename('../empty', '../other')",
     "its program": "open(sys.argv[0], 'a')",
-    "its Python": "os.chmod(sys.executable, 0o777)",
+    "its Python": "os.chmod(sys.executable, os.stat(sys.executable).st_mode)",
 }
 
 
