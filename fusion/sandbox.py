@@ -29,6 +29,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import signal
 import site
 import subprocess
@@ -229,7 +230,7 @@ def _read(file: IO[bytes], largest: int) -> str:
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     """Wait, then kill the whole group, whether it has ended or not."""
     try:
-        return process.wait(timeout=seconds)
+        return process.wait(timeout=_slept(process, seconds))
     except subprocess.TimeoutExpired:
         return None
     finally:
@@ -238,3 +239,21 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         except (ProcessLookupError, PermissionError):
             pass
         process.wait()
+
+
+def _slept(process: subprocess.Popen[bytes], seconds: float) -> float:
+    """Sleep until it ends or time is up, and say what is left to wait for.
+
+    Nothing, where the system can tell; `Popen.wait` only looks every now and then.
+    """
+    try:
+        ended = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        return seconds
+    try:
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        waiting.poll(min(1000 * seconds, 2**31 - 1))
+    finally:
+        os.close(ended)
+    return 0.0
