@@ -118,6 +118,14 @@ def test_tests_are_a_list(tests):
         ("3/4", "The answer is \\boxed{\\frac{3}{4}}.", 1.0),
         ("0.5", "That is 50 %.", 1.0),
         ("3:1", "in a ratio of 2:1", 0.0),
+        ("10", "5\u00d710\u00b3", 0.0),
+        ("3", "an area of 3 m^2", 1.0),
+        ("4", "\u03c0/4", 0.0),
+        ("2\\sqrt{3}", "so $5\\sqrt{3}$", 0.0),
+        ("(1, 2)", "It is at (3, 2).", 0.0),
+        ("(1,2)", "It is at $(1, 2)$.", 1.0),
+        ("6", "\\boxed{5, 6}", 0.0),
+        ("12345", "12 345 people", 1.0),
     ],
 )
 def test_equal_numbers_are_right_and_others_wrong(right, said, wanted):
