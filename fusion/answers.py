@@ -251,6 +251,9 @@ _THOUGHT = re.compile(rf"(?ms)^[ \t]*<({_TAGS})>.*?</\1>")
 _THOUGHT_END = re.compile(rf"(?ms)\A.*^[^\n'\"`]*</(?:{_TAGS})>")
 _THOUGHT_START = re.compile(rf"(?m)^[ \t]*<(?:{_TAGS})>")
 _END_OF_TEXT = re.compile(r"(?:(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
+# Quotes where a fence should be.
+_QUOTED = re.compile(r"(?ms)^('''|\"\"\")(?:python|py)\n(.*?)^\1[ \t]*$")
+_SPAN = re.compile(r"(`{1,2})([^`]+)\1")
 _OPENS = re.compile(
     r"(?P<quote>[ \t]*>[ \t]?)?(?P<before>.*?)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)"
 )
@@ -284,7 +287,7 @@ def code_of(output: str) -> str:
 def codes_of(output: str) -> Iterator[str]:
     """`code_of`, then other readings: all blocks, and each of them alone."""
     text = output.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
-    text = _END_OF_TEXT.sub("", text)
+    text = _QUOTED.sub(r"```python\n\2```", _END_OF_TEXT.sub("", text))
     # No-break spaces come from web pages, and are no indentation.
     text = re.sub("(?m)^[ \t\u00a0]+", lambda m: m[0].replace("\u00a0", " "), text)
     tree = _tree(text)
@@ -300,7 +303,8 @@ def codes_of(output: str) -> Iterator[str]:
             if code:
                 yield code
                 return
-        yield answer if answer.strip() else text
+        spans = [span for _, span in _SPAN.findall(answer) if _sets(span)]
+        yield "\n".join(spans) or (answer if answer.strip() else text)
         return
     seen = set()
     used = [
@@ -377,6 +381,12 @@ def _only_uses(code: str) -> bool:
     return any(isinstance(node, (ast.Call, ast.Assert)) for node in nodes) and not any(
         isinstance(node, (*kinds, *imports)) for node in nodes
     )
+
+
+def _sets(code: str) -> bool:
+    """Whether something is defined or assigned here."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
+    return any(isinstance(node, kinds) for node in (_tree(code) or ast.Module([], [])).body)
 
 
 def _python_blocks(text: str) -> list[str]:
@@ -470,6 +480,9 @@ def _mended(code: str) -> str:
     """Of a console session its input, of a mixture the code."""
     if parses(code):
         return code
+    code = code.replace("\u00a0", " ")
+    if parses(code):
+        return code
     lines = code.splitlines(keepends=True)
     typed = _typed(lines)
     if typed:
@@ -483,7 +496,11 @@ def _mended(code: str) -> str:
 
 def _is_code(statement: ast.stmt) -> bool:
     """Whether it is no word or two of prose that happen to be Python."""
-    kinds = (ast.Call, ast.Constant, ast.Await, ast.Compare)
+    if isinstance(statement, ast.AnnAssign):  # "Complexity: linear"
+        return statement.value is not None
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Compare):
+        return any(isinstance(node, ast.Call) for node in ast.walk(statement))
+    kinds = (ast.Call, ast.Constant, ast.Await)
     return not isinstance(statement, ast.Expr) or isinstance(statement.value, kinds)
 
 

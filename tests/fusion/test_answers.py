@@ -197,6 +197,14 @@ CHATS = {
     "marks around": f"[BEGIN]\n{ADD}[DONE]",
     "end of text": f"{ADD.rstrip()}<|im_end|>",
     "no-break spaces": block(ADD.replace("    ", "\u00a0" * 4)),
+    "no-break spaces within": block(ADD.replace(" ", "\u00a0")),
+    "words that are an annotation": f"{ADD}\nComplexity: O(1)",
+    "next turn": f"{ADD}\n\nHuman: thanks\n",
+    "words that compare": f"This is it\n\n{ADD}\nThis is linear",
+    "quotes for a fence": f"'''python\n{ADD}'''\nDone.",
+    "quotes alone": f'"""python\n{ADD}"""',
+    "a span": "Use `add = lambda a, b: a + b` for it.",
+    "a span alone": "``def add(a, b): return a + b``",
     "a tag in a string": f"{ADD}x = '<think>' + '</think>'\n",
 }
 
@@ -216,7 +224,9 @@ def test_other_readings_come_later():
     assert ADD in others
 
 
-@pytest.mark.parametrize("output", ["", "def add(a, b:", "I cannot do that."])
+@pytest.mark.parametrize(
+    "output", ["", "def add(a, b:", "I cannot do that.", "Call `add(1, 2)` or `x`."]
+)
 def test_what_is_no_code_stays_as_it_is(output):
     assert code_of(output) == output
 
