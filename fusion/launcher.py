@@ -30,17 +30,20 @@ _SHARED = "/dev/shm"  # semaphores of multiprocessing are files here
 _CALLS: dict[str, dict[str, Any]] = {
     "x86_64": {
         "mark": 0xC000003E,
-        # socket, io_uring_setup, setsid, setpgid
-        "leaves": [41, 425, 112, 109],
+        # socket, io_uring_setup, setsid, setpgid; the kernel's keys of this session:
+        # add_key, request_key, keyctl
+        "leaves": [41, 425, 112, 109, 248, 249, 250],
         # Forms of chmod, chown and utime; extended attributes, file_setattr.
         "modes": [90, 91, 92, 93, 94, 132, 235, 260, 261, 268, 280, 452],
         "labels": [188, 189, 190, 197, 198, 199, 463, 466, 469],
         "truncate": [76],
         "open": [(2, 1), (257, 2)],  # open, openat, and which argument has the flags
         "openat2": [437],
-        # rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal; shared memory,
-        # semaphores and message queues of System V; mq_unlink
-        "others": [129, 297, 424, 29, 31, 64, 66, 68, 71, 241],
+        # rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal
+        "others": [129, 297, 424],
+        # Shared memory, semaphores and message queues, which outlive who made them:
+        # shmget, shmctl, semget, semctl, msgget, msgctl, mq_open, mq_unlink
+        "kept": [29, 31, 64, 66, 68, 71, 240, 241],
         "to one": [62, 200, 234, 302],  # kill, tkill, tgkill, prlimit64
         "fork": [57, 58],
         "clone": [56],
@@ -48,12 +51,14 @@ _CALLS: dict[str, dict[str, Any]] = {
     },
     "aarch64": {
         "mark": 0xC00000B7,
-        "leaves": [198, 425, 157, 154],
-        "marks files": [52, 53, 54, 55, 88, 452] + [5, 6, 7, 14, 15, 16, 463, 466, 469],
+        "leaves": [198, 425, 157, 154, 217, 218, 219],
+        "modes": [52, 53, 54, 55, 88, 452],
+        "labels": [5, 6, 7, 14, 15, 16, 463, 466, 469],
         "truncate": [45],
         "open": [(56, 2)],
         "openat2": [437],
-        "others": [138, 240, 424, 194, 195, 190, 191, 186, 187, 181],
+        "others": [138, 240, 424],
+        "kept": [194, 195, 190, 191, 186, 187, 180, 181],
         "to one": [129, 130, 131, 261],
         "fork": [],
         "clone": [220],
@@ -83,7 +88,7 @@ def _filter(kinds: set[str]) -> bool:
     if calls is None or struct.calcsize("P") != 8:
         return False
     rules = []
-    for kind in kinds & {"leaves", "modes", "labels", "truncate", "others", "fork"}:
+    for kind in kinds:
         rules += [_rule(call) for call in calls[kind]]
     if "truncate" in kinds:
         # To open for reading with O_TRUNC empties a file too.
@@ -323,8 +328,8 @@ def _confine(task: dict[str, Any]) -> list[str]:
     if files and not read_only:
         kinds |= {"labels"} | ({"modes"} if user is None else set())
         kinds |= {"truncate"} if version < 3 else set()
-    if (files or processes) and user is None and "namespaces" not in held:
-        kinds.add("others")
+    if (files or processes) and "namespaces" not in held:
+        kinds |= {"kept"} | ({"others"} if user is None else set())
     if processes and not bounded:
         kinds.add("fork")
     filtered = _filter(kinds)

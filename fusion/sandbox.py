@@ -11,8 +11,9 @@ What is stopped, on Linux:
 - Processes: no more than `Limits.processes` at once, threads among them. Of a user
   whom no limit of processes binds, code may start threads, but no process.
 - Others: it sends other processes no signals, reads nothing of their memory or
-  environment, and has no socket and none of our environment. All that it starts ends
-  with it: it cannot leave its process group.
+  environment, and has no socket, none of the kernel's keys and none of our environment.
+  All that it starts ends with it: it cannot leave its process group, nor leave shared
+  memory behind.
 
 Without a means for the first two it is not run, unless asked (`run_python`): Linux
 5.13 and later on x86-64 and ARM has them unless they were turned off. Limits of time,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion import launcher
 from fusion.sandbox import MEASURES, Limits, run_python
 
 SHORT = Limits(seconds=1.0)
@@ -204,6 +205,31 @@ def test_other_processes_are_left_alone(judge, measures):
         other.kill()
     assert alive
     assert (run["returncode"], run["stdout"]) == (0, ""), run
+
+
+# Of each processor: shmget, semget, msgget, keyctl.
+CALLS = {"x86_64": (29, 64, 68, 250), "aarch64": (194, 190, 186, 219)}
+
+
+@linux
+@pytest.mark.skipif(os.uname().machine not in CALLS, reason="other numbers of calls")
+def test_nothing_is_left_in_the_kernel(judge):
+    """Shared memory of System V stays there, and keys are those of the session."""
+    shmget, semget, msgget, keyctl = CALLS[os.uname().machine]
+    run = judge(
+        "import ctypes\ncall = ctypes.CDLL(None).syscall\n"
+        f"print(call({shmget}, 0, 4096, 0o1600), call({semget}, 0, 1, 0o1600),\n"
+        f"      call({msgget}, 0, 0o1600), call({keyctl}, 0, -3, 0))\n",
+        tuple(m for m in MEASURES if m != "namespaces"),
+    )
+    assert run["stdout"] == "-1 -1 -1 -1\n", run
+    run = judge(f"import ctypes\nprint(ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0))", MEASURES)
+    assert run["stdout"] == "-1\n", run
+
+
+def test_every_processor_has_numbers_for_every_kind_of_call():
+    kinds = {frozenset(calls) for calls in launcher._CALLS.values()}
+    assert len(kinds) == 1
 
 
 @linux
