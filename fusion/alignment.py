@@ -44,25 +44,6 @@ def _decoders(tokenizer: Any) -> str:
     return json.dumps(json.loads(backend.to_str()).get("decoder"))
 
 
-def _spaced(state: str) -> Tokenizer:
-    """A tokenizer from its text; one that puts a space in front always does so.
-
-    Byte-level ones leave it out before a text that begins with a space, and then
-    nobody can tell the two texts apart by their tokens.
-    """
-    tokenizer, told = Tokenizer.from_str(state), json.loads(state)
-    first = told.get("pre_tokenizer") or {}
-    for part in (first, *first.get("pretokenizers", [])):
-        if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
-            part["add_prefix_space"] = False
-            parts = [p for p in (told.get("normalizer"),) if p]
-            parts.append({"type": "Prepend", "prepend": " "})
-            told["normalizer"] = {"type": "Sequence", "normalizers": parts}
-            tokenizer = Tokenizer.from_str(json.dumps(told))
-            break
-    return tokenizer
-
-
 def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
     if byte_level:
         alphabet = _byte_alphabet()
@@ -120,7 +101,7 @@ class TokenBytes:
         plain.no_truncation()
         self.state = plain.to_str()
         # Special tokens that are written out in a text are text to this one.
-        self.backend = _spaced(self.state)
+        self.backend = Tokenizer.from_str(self.state)
         self.backend.encode_special_tokens = True
         byte_level = "ByteLevel" in decoders
         if not byte_level and "\\u2581" not in decoders:
@@ -142,11 +123,15 @@ class TokenBytes:
         # Some SentencePiece models write a space before the text that is not in it.
         probe = tokenizer("a", add_special_tokens=False)["input_ids"]
         self.prepends_space = self.join(probe) == b" a"
+        # Most of these leave it out before a text that begins with one, and then nobody
+        # can tell the two texts apart by their tokens: such a text gets one more.
+        spaced = tokenizer(" a", add_special_tokens=False)["input_ids"]
+        self._spares_space = self.prepends_space and spaced == probe
 
     @cached_property
     def _parser(self) -> Tokenizer:
         """Takes special tokens that are written out in a text for what they name."""
-        return _spaced(self.state)
+        return Tokenizer.from_str(self.state)
 
     @cached_property
     def key(self) -> str:
@@ -183,9 +168,10 @@ class TokenBytes:
         ValueError
             When they do not: a normaliser changed the text, or pieces are unknown.
         """
-        ids: list[int] = self.backend.encode(text).ids
-        self._verify(self.text(ids), text)
-        return ids
+        return self._piece(text, True, True)
+
+    def _spaced(self, text: str) -> str:
+        return f" {text}" if self._spares_space and text.startswith(" ") else text
 
     def mentions_specials(self, text: str) -> bool:
         """Whether special tokens are written out in a text."""
@@ -226,8 +212,9 @@ class TokenBytes:
     def _parse(self, text: str) -> tuple[list[int], dict[int, tuple[int, int]]]:
         """Tokens, and which of them the text names: where, in characters."""
         if not self.mentions_specials(text):
-            return self.backend.encode(text).ids, {}
-        found = self._parser.encode(text)
+            return self.backend.encode(self._spaced(text)).ids, {}
+        spaced = self._spaced(text)
+        found = self._parser.encode(spaced)
         inside = [i for i, added in enumerate(found.special_tokens_mask) if not added]
         first, last = inside[0], inside[-1] + 1
         head, ids, tail = (
@@ -242,8 +229,9 @@ class TokenBytes:
             zip(ids, found.offsets[first:last], strict=True), len(head)
         ):
             # An unknown character is a special token too, but not by its name.
-            if token in names and names[token] in text[slice(*span)]:
-                marks[i] = span
+            if token in names and names[token] in spaced[slice(*span)]:
+                begin, end = (max(at - len(spaced) + len(text), 0) for at in span)
+                marks[i] = begin, end
         return [*head, *ids, *tail], marks
 
     def of_anchor(self, anchor: TokenBytes, ids: Sequence[int]) -> list[int]:
@@ -289,7 +277,7 @@ class TokenBytes:
             tail = self._piece(rest, not begin, verify)
             rows.append([*known, *tail])
             head = (begin, known) if begin else None
-        if len(texts) > 1 and head and rows[-1] != self.backend.encode(texts[-1]).ids:
+        if len(texts) > 1 and head and rows[-1] != self._piece(texts[-1], True, False):
             # What is known of the vocabulary does not tell all of this tokenizer.
             self._cut = None
             return self.encode_growing(texts, None, verify)
@@ -318,7 +306,7 @@ class TokenBytes:
     def _piece(self, text: str, first: bool, verify: bool) -> list[int]:
         """The tokens of a text, or of one that goes on behind a cut."""
         if first:
-            ids: list[int] = self.backend.encode(text).ids
+            ids: list[int] = self.backend.encode(self._spaced(text)).ids
             written = self.text(ids)
         else:
             # The space that such a tokenizer puts in front is the one in the text.

@@ -68,7 +68,8 @@ class UnitTests:
 
     A test passes if it runs to its end, so code that ends the program early fails.
     The code is imported, not run: what it keeps for ``__name__ == "__main__"`` is not
-    done.
+    done. It runs beside the test, so code that means to pass can, by answers that equal
+    everything or by reading the test.
 
     Parameters
     ----------

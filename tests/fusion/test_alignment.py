@@ -329,12 +329,25 @@ def test_an_unknown_character_is_no_special_token():
         tokens.read_with_ends("a <unk>z")
 
 
+def in_front_unless_there(kind):
+    """A tokenizer that puts a space in front of a text without one."""
+    if kind == "byte level":
+        backend = tiny._byte_level(tiny.TEXTS["gpt2"])
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    else:
+        backend = tiny._sentence_piece(tiny.TEXTS["neox"], in_front=True)
+        backend.normalizer = None
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", kind)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, additional_special_tokens=["<|turn|>"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["byte level", "first", "always"])
 @pytest.mark.parametrize("text", ["a dog", " a dog", "  a", " ", "\n a", " 你好"])
-def test_a_space_in_front_of_a_space_is_told_apart(text):
-    """Byte-level tokenizers that put a space in front leave it out before another."""
-    backend = tiny._byte_level(tiny.TEXTS["gpt2"])
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+def test_a_space_in_front_of_a_space_is_told_apart(text, kind):
+    """Such tokenizers leave theirs out before another."""
+    tokenizer = in_front_unless_there(kind)
     tokens = TokenBytes(tokenizer)
     ids = tokens.encode(text)
     assert tokens.text(ids) == text.encode()
@@ -343,3 +356,7 @@ def test_a_space_in_front_of_a_space_is_told_apart(text):
     assert rows == [ids, tokens.encode(f"{text} sleeps")]
     if not text.startswith(" "):
         assert ids == tokenizer(text)["input_ids"]
+    for chat in (f"{text}<|turn|>{text}", f"<|turn|> {text}<|turn|>"):
+        ids, ends = tokens.read_with_ends(chat)
+        assert ends[-1] == len(chat.encode())
+        assert chat.startswith(" ") or ids == tokenizer(chat)["input_ids"]
