@@ -33,13 +33,14 @@ _FACTORS = {
 }
 _SHORT = {"k": "thousand", "m": "million", "b": "billion"}
 # A hyphen between two numbers is no sign, and what stands behind a letter, as in CO2,
-# no number, but for money: USD29. Fractions, ratios, times and powers are one number, or
-# 1/4 would pass for 3/4; roots and multiples of pi are kept whole for the same reason.
+# no number, but for money: USD29. Fractions, ratios, times, powers, roots and multiples
+# of pi are one number, or 1/4 would pass for 3/4.
 _NUMBER = re.compile(
     rf"""
     (?:(?<![A-Za-z\d])(?P<sign>[{_MINUS}])(?:[{_CURRENCY}]\s?)?)?
     (?<!\d)(?:(?<![A-Za-z])|(?<=\bRs)|(?<=\bkr)|(?<=\b[A-Z]{{3}}))(?<![A-Za-z]/)
-    (?:(?P<root>(?:{_DIGITS}[ ]?)?[\u221a\u03c0](?:[\u221a\u03c0]|{_DIGITS})*(?:/{_DIGITS})?)
+    (?:(?P<root>
+      (?:{_DIGITS}[ ]?)?[\u221a\u03c0](?:[\u221a\u03c0]|{_DIGITS})*(?:/{_DIGITS})?)
     |(?:(?P<whole>\d+)[ ](?=\d+/\d))?
     (?P<digits>{_DIGITS})
     (?:[eE](?P<exponent>{_INTEGER})
@@ -92,7 +93,9 @@ def _listed(text: str, found: list[re.Match[str]]) -> str:
     before, after = text[: found[first].start()].rstrip(" $"), text[end:].strip(" $.")
     if first == len(found) - 1 or before[-1:] not in ("", *"([{"):
         return ""
-    return ", ".join(map(_written, found[first:])) if after[:1] in ("", *")]}\\") else ""
+    return (
+        ", ".join(map(_written, found[first:])) if after[:1] in ("", *")]}\\") else ""
+    )
 
 
 def same_number(one: str, other: str) -> bool | None:
@@ -386,7 +389,9 @@ def _only_uses(code: str) -> bool:
 def _sets(code: str) -> bool:
     """Whether something is defined or assigned here."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
-    return any(isinstance(node, kinds) for node in (_tree(code) or ast.Module([], [])).body)
+    return any(
+        isinstance(node, kinds) for node in (_tree(code) or ast.Module([], [])).body
+    )
 
 
 def _python_blocks(text: str) -> list[str]:

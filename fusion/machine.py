@@ -59,21 +59,23 @@ def fastest_dtype() -> Measured:
     scores in the two agree to 0.1 %.
     """
     here = [platform.node(), torch.__version__, torch.get_num_threads()]
-    folder = default_cache()
     try:
-        kept = json.loads((folder / "machine.json").read_text())
+        kept = json.loads((default_cache() / "machine.json").read_text())
         full, half = (float(kept["tokens_per_s"][name]) for name in _TYPES)
         known = kept["machine"] == here
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
-        known = False
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        known = False  # none yet, a damaged one, or no home
     if not known:
         rates = _rates()
         full, half = rates["float32"], rates["bfloat16"]
         try:
-            with replacing(folder) as work:
+            with replacing(default_cache()) as work:
                 kept = {"machine": here, "tokens_per_s": rates}
                 (work / "machine.json").write_text(json.dumps(kept))
-        except OSError:  # nowhere to keep it: measured again the next time
+        except (
+            OSError,
+            RuntimeError,
+        ):  # nowhere to keep it: measured again the next time
             pass
     name = "bfloat16" if half >= _WORTH * full else "float32"
     return Measured(

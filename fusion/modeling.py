@@ -212,6 +212,8 @@ class BraidedLLM(Braiding, GenerationMixin):
                 f"received cache_implementation={kind!r}; braids keep a cache of their "
                 "own, fusion.BraidCache: leave it out"
             )
+        if self._setting("stop_strings", generation_config, kwargs) is not None:
+            kwargs.setdefault("tokenizer", self.tokenizer)
         use_cache = self._setting("use_cache", generation_config, kwargs) is not False
         given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
         cache = _one_cache(*given)
@@ -299,7 +301,7 @@ class BraidedLLM(Braiding, GenerationMixin):
                 "give tensors: braid.tokenizer(prompt, return_tensors='pt')"
             )
         limits = ("max_new_tokens", "max_length")
-        if not any(self._setting(name, given, kwargs) for name in limits):
+        if all(self._setting(name, given, kwargs) is None for name in limits):
             kwargs["max_new_tokens"] = 128
         read = self.anchor.tokens.read(prompt)
         ids = torch.tensor([read], device=self.device)

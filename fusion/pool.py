@@ -175,10 +175,15 @@ class Pool(Mapping[str, Strand]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sources = dict(sources or {})
-        self.cache_dir = Path(cache_dir or default_cache()).expanduser()
+        self._cache_dir = cache_dir
         self.dtype = dtype
         self._strands: dict[str, Strand] = {}
         self._lock = threading.Lock()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where converted models go; looked up when there are some."""
+        return Path(self._cache_dir or default_cache()).expanduser()
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self.sources, *self._strands]))
@@ -238,9 +243,7 @@ class Pool(Mapping[str, Strand]):
             "layers": int(config.num_hidden_layers),
             "width": int(config.hidden_size),
             "vocab_size": int(config.vocab_size),
-            "quantisation": "gguf"
-            if Path(folder).parent == self.cache_dir / "strands"
-            else None,
+            "quantisation": None if folder in (source, str(_path(source))) else "gguf",
             "licence": PACKAGED[source][1] if source in PACKAGED else None,
             "source": source,
         }

@@ -229,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=("float32", "bfloat16"),
         help="of strands; default: the fastest of this machine",
     )
-    parser.add_argument("--store", type=Path, default=default_cache() / "calibration")
+    parser.add_argument(
+        "--store", type=Path, help="default: calibration, in the cache folder"
+    )
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a picture too")
     options = parser.parse_args(arguments)
@@ -239,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("fusion").setLevel(logging.INFO)
+    store = options.store or default_cache() / "calibration"
     torch.manual_seed(0)
     reuse_memory()
     found = read_texts(options.texts) if options.texts else packaged_texts()
@@ -255,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         held_out,
         options.seeds,
         options.positions,
-        options.store,
+        store,
         not options.json,
     )
     print(json.dumps(rows, indent=1) if options.json else table(rows))

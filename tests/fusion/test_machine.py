@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import tiny
 import torch
 
-from fusion import machine
+from fusion import BraidConfig, BraidedLLM, Pool, machine, report
 
 
 @pytest.fixture
@@ -67,6 +68,42 @@ def test_it_works_where_nothing_can_be_kept(measured, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BRAIDBANDIT_CACHE", str(tmp_path / "file" / "below"))
     assert machine.fastest_dtype().dtype is torch.bfloat16
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without a home folder, and nothing that names another one."""
+
+    def no_home(path):
+        if str(path).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    monkeypatch.delenv("BRAIDBANDIT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_it_works_without_a_home(measured, homeless):
+    assert machine.fastest_dtype().dtype is torch.bfloat16
+
+
+def test_models_in_folders_need_no_home(homeless, tmp_path):
+    folder = str(tiny.tiny_folder("llama", tmp_path / "m"))
+    pool = Pool({"m": folder})
+    assert pool.facts("m")["quantisation"] is None
+    assert BraidedLLM(BraidConfig(anchor="m"), pool=pool).anchor.source == folder
+    with pytest.raises(RuntimeError, match="set BRAIDBANDIT_CACHE to a folder"):
+        assert pool.cache_dir
+
+
+def test_a_report_with_a_store_needs_no_home(homeless, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fusion.report.rows_for", lambda *given: [str(given[6])])
+    monkeypatch.setattr("fusion.report.packaged_texts", lambda: ([], []))
+    folder = str(tiny.tiny_folder("llama", tmp_path / "m"))
+    given = ["--models", folder, "--dtype", "float32", "--json"]
+    report.main([*given, "--store", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out) == [str(tmp_path)]
 
 
 def test_both_types_are_measured_for_real():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import string
 
 import pytest
 import tiny
@@ -202,6 +203,24 @@ def test_a_generation_config_says_how_much_is_written(model):
         out = model.generate(tiny.PROSE, config)
         assert out == model.generate(tiny.PROSE, do_sample=False, **limit)
         assert out == model.generate(tiny.PROSE, max_new_tokens=3, do_sample=False)
+
+
+def test_no_number_of_tokens_is_passed_over(model):
+    """transformers refuses 0, in its own words."""
+    with pytest.raises(ValueError, match="0"):
+        model.generate("The quick", max_new_tokens=0)
+
+
+def test_a_braid_finds_stop_strings_with_its_own_tokenizer(model):
+    """Given with the call or in the configuration, as an anchor's may have it."""
+    letters = list(string.printable)
+    ids = ids_of(model)
+    short = model.generate(ids, stop_strings=letters, max_new_tokens=40)
+    assert short.shape[1] < ids.shape[1] + 40
+    model.generation_config.stop_strings = letters
+    assert torch.equal(model.generate(ids, max_new_tokens=40), short)
+    text = model.generate(tiny.PROSE, max_new_tokens=40)
+    assert text.endswith(tuple(letters))
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])

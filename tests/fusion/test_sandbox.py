@@ -223,7 +223,9 @@ def test_nothing_is_left_in_the_kernel(judge):
         tuple(m for m in MEASURES if m != "namespaces"),
     )
     assert run["stdout"] == "-1 -1 -1 -1\n", run
-    run = judge(f"import ctypes\nprint(ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0))", MEASURES)
+    run = judge(
+        f"import ctypes\nprint(ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0))", MEASURES
+    )
     assert run["stdout"] == "-1\n", run
 
 
