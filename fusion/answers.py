@@ -38,9 +38,10 @@ _SHORT = {"k": "thousand", "m": "million", "b": "billion"}
 _NUMBER = re.compile(
     rf"""
     (?:(?<![A-Za-z\d])(?P<sign>[{_MINUS}])(?:[{_CURRENCY}]\s?)?)?
-    (?<!\d)(?:(?<![A-Za-z])|(?<=\bRs)|(?<=\bkr)|(?<=\b[A-Z]{{3}}))(?<![A-Za-z]/)
+    (?<!\d)(?<!\d[.,])(?:(?<![A-Za-z])|(?<=\bRs)|(?<=\bkr)|(?<=\b[A-Z]{{3}}))(?<![A-Za-z]/)
     (?:(?P<root>
       (?:{_DIGITS}[ ]?)?[\u221a\u03c0](?:[\u221a\u03c0]|{_DIGITS})*(?:/{_DIGITS})?)
+    |(?P<date>\d{{4}}-\d{{2}}-\d{{2}})
     |(?:(?P<whole>\d+)[ ](?=\d+/\d))?
     (?P<digits>{_DIGITS})
     (?:[eE](?P<exponent>{_INTEGER})
@@ -51,9 +52,6 @@ _NUMBER = re.compile(
       |[ -](?:hundred|thousand|million|billion|trillion)\b)?)
     """,
     re.VERBOSE,
-)
-_NUMBER_OR_DATE = re.compile(
-    rf"(?P<date>\d{{4}}-\d{{2}}-\d{{2}})|{_NUMBER.pattern}", re.VERBOSE
 )
 _BETWEEN = re.compile(rf"\s*(?:[{_MINUS},;+*\u00b1]|and|or|to)\s*")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -77,7 +75,7 @@ def last_number(output: str) -> str:
     text = _plain(output)
     box = _boxed(text)
     for part in (text if box is None else box, text):
-        found = list(_NUMBER_OR_DATE.finditer(part))
+        found = list(_NUMBER.finditer(part))
         if found:
             return _listed(part, found) or _written(found[-1])
     return ""
@@ -91,11 +89,9 @@ def _listed(text: str, found: list[re.Match[str]]) -> str:
     ):
         first -= 1
     before, after = text[: found[first].start()].rstrip(" $"), text[end:].strip(" $.")
-    if first == len(found) - 1 or before[-1:] not in ("", *"([{"):
-        return ""
-    return (
-        ", ".join(map(_written, found[first:])) if after[:1] in ("", *")]}\\") else ""
-    )
+    alone = before[-1:] in ("", *"([{") and after[:1] in ("", *")]}\\")
+    several = alone and first < len(found) - 1
+    return ", ".join(map(_written, found[first:])) if several else ""
 
 
 def same_number(one: str, other: str) -> bool | None:
@@ -147,7 +143,7 @@ def _plain(text: str) -> str:
     )
     # Powers of units and letters, and what numbers variables, are no answers.
     text = re.sub(
-        rf"(?<=[A-Za-z])\s?(?:\^|\*\*)\{{?{_INTEGER}\}}?"
+        rf"(?<=[A-Za-z])\^\{{?{_INTEGER}\}}?"
         r"|(?:(?<=\b[A-Za-z])|(?<=\\log))_\{?\d+\}?",
         "",
         text,
@@ -187,7 +183,7 @@ def _digits(text: str) -> str | None:
 
 
 def _written(found: re.Match[str]) -> str:
-    if found.groupdict().get("date"):
+    if found["date"]:
         return found["date"]
     sign = "-" if found["sign"] else ""
     if found["root"]:
@@ -226,7 +222,7 @@ def _value(text: str) -> tuple[Fraction, Fraction] | None:
         rf"^([{_MINUS}]?){marks}+|(?:{marks}|\.(?=\s|$|\*|\$))+$", r"\1", text
     )
     found = _NUMBER.fullmatch(text)
-    if found is None or found["root"] or len(text) > _LARGEST:
+    if found is None or not found["digits"] or len(text) > _LARGEST:
         return None
     exponent = int(_signed(found["exponent"] or found["ten"] or "0"))
     power = int(_signed(found["power"] or "1"))
@@ -311,7 +307,9 @@ def codes_of(output: str) -> Iterator[str]:
         return
     seen = set()
     used = [
-        b for i, b in enumerate(found) if not (_only_uses(b) and _defines(found[:i]))
+        block
+        for i, block in enumerate(found)
+        if not _only_uses(block) or all(map(_only_uses, found[:i]))
     ]
     for blocks in (used, found, *([block] for block in found)):
         code = "\n".join(blocks)
@@ -370,10 +368,6 @@ def _tree(code: str) -> ast.Module | None:
         return _parsed(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-
-
-def _defines(blocks: list[str]) -> bool:
-    return any(not _only_uses(block) for block in blocks)
 
 
 def _only_uses(code: str) -> bool:

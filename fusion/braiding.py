@@ -72,6 +72,7 @@ def _generation_config(anchor: Strand) -> GenerationConfig:
     """How the anchor's model writes, but for its cache: braids keep their own."""
     found = copy.deepcopy(anchor.model.generation_config)
     found.cache_implementation = found.cache_config = None
+    found.output_attentions = found.output_hidden_states = None  # they show none
     tokenizer = anchor.tokenizer
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(found, key) is None:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from .strand import Strand
 
@@ -259,6 +265,9 @@ class Pool(Mapping[str, Strand]):
                     folder, folder, dtype=self.dtype, use_safetensors=True
                 )
                 tokenizer = _load(AutoTokenizer, folder, folder)
+                if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+                    # transformers passes over a damaged one.
+                    _load(GenerationConfig, folder, folder)
                 source = self._source(name)
                 self._strands[name] = Strand(name, model, tokenizer, source)
             return self._strands[name]

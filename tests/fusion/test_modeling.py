@@ -768,6 +768,14 @@ def test_a_braid_writes_as_its_anchors_model_does(tmp_path):
     assert model.generate(tiny.PROSE) == whole
 
 
+def test_an_anchor_that_shows_its_attention_does_not_in_a_braid():
+    strand = tiny.tiny_strand("llama")
+    strand.model.generation_config.output_attentions = True
+    strand.model.generation_config.output_hidden_states = True
+    braid = BraidedLLM(BraidConfig(anchor="llama"), [strand])
+    assert braid.generate(ids_of(braid), max_new_tokens=2).shape[0] == 1
+
+
 def test_token_ids_come_from_the_tokenizer_where_the_model_has_none(strands):
     config = BraidedLLM(BraidConfig("gemma"), [strands["gemma"]]).generation_config
     tokenizer = strands["gemma"].tokenizer

@@ -256,7 +256,10 @@ def test_tied_weights_are_stored_once(tmp_path):
     assert torch.equal(strand.head.weight, model.lm_head.weight)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "tokenizer.json", "config.json", "generation_config.json"],
+)
 def test_damaged_files_are_told(name, tmp_path):
     folder = tiny.tiny_folder("llama", tmp_path)
     file = folder / name
