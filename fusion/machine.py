@@ -72,11 +72,8 @@ def fastest_dtype() -> Measured:
             with replacing(default_cache()) as work:
                 kept = {"machine": here, "tokens_per_s": rates}
                 (work / "machine.json").write_text(json.dumps(kept))
-        except (
-            OSError,
-            RuntimeError,
-        ):  # nowhere to keep it: measured again the next time
-            pass
+        except (OSError, RuntimeError):
+            pass  # nowhere to keep it: measured again the next time
     name = "bfloat16" if half >= _WORTH * full else "float32"
     return Measured(
         getattr(torch, name),
