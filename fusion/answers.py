@@ -97,8 +97,7 @@ def _listed(text: str, found: list[re.Match[str]]) -> str:
 def same_number(one: str, other: str) -> bool | None:
     """Whether two texts are one number; None where one of them is no number.
 
-    A percentage is its number as well as its hundredth: 50 % is 50, and 0.5. So it is
-    with thousands and millions.
+    A percentage is its number as well as its hundredth: 50 % is 50, and 0.5.
 
     Examples
     --------
@@ -109,9 +108,8 @@ def same_number(one: str, other: str) -> bool | None:
     if None in numbers:
         return None
     (a, of_a), (b, of_b) = numbers  # type: ignore[misc]
-    if of_a == of_b:
-        return a == b
-    return a * of_a == b * of_b or (1 in (of_a, of_b) and a == b)
+    percentage = {of_a, of_b} == {Fraction(1), _FACTORS["%"]}
+    return a * of_a == b * of_b or (percentage and a == b)
 
 
 def _plain(text: str) -> str:
