@@ -69,8 +69,8 @@ class MetaBraider:
     calibration_texts : sequence, optional
         What fusers are trained on; by default the packaged texts.
     dtype : str, optional
-        Numbers that strands compute with: "float32" (default) or "bfloat16", about
-        twice as fast on CPUs that have it.
+        Numbers that strands compute with: "float32" (default) or "bfloat16", which is
+        faster on some processors; `fusion.machine.fastest_dtype` measures it.
     layer_sets, strategies, shares : sequences, optional
         Which braids of the pool to choose from; see :meth:`Catalogue.build`. Without
         effect on a folder that is resumed: where it has other braids, a warning says
