@@ -229,22 +229,24 @@ def _dsjson_rows(
             arms = [arm_of(action) for action in event["c"]["_multi"]]
             if len(set(arms)) != len(arms):
                 raise ValueError(f"two actions are named alike: {arms}")
-            action = int(event["_label_Action"])
-            if not 1 <= action <= len(arms):
-                raise ValueError(f"action {action} of {len(arms)}")
-            shared = {k: v for k, v in event["c"].items() if k != "_multi"}
+            action = event["_label_Action"]
+            if isinstance(action, bool) or action not in range(1, len(arms) + 1):
+                raise ValueError(f"action {action!r} of {len(arms)}")
+            shared = list(_flat({k: v for k, v in event["c"].items() if k != "_multi"}))
+            features = {
+                path: float(value) if isinstance(value, int | float) else str(value)
+                for path, value in shared
+            }
+            if len(features) < len(shared):
+                raise ValueError(f"two features are named alike, of {[name for name, _ in shared]}")
             p = float(event["_label_probability"])
             # A line may stand for many of its kind that were dropped on the way.
             if event.get("pdrop"):
                 raise ValueError("lines were dropped (pdrop); give the whole log")
             reward = -float(event["_label_cost"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"line {number} is damaged: {error!r}") from error
-        features = {
-            path: float(value) if isinstance(value, int | float) else str(value)
-            for path, value in _flat(shared)
-        }
-        rows.append((features, arms, arms[action - 1], reward, p))
+        rows.append((features, arms, arms[int(action) - 1], reward, p))
     return rows
 
 

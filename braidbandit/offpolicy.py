@@ -32,8 +32,9 @@ Array = NDArray[np.float64]
 _LEAST_ROWS = 10
 # Standard errors the mean weight may lie from 1.
 _WEIGHT_ERRORS = 4.0
-# How surely rows must be in another order than that of decisions.
-_ORDER_LEVEL = 0.9999
+# How surely rows must be in another order than that of decisions; the same in
+# standard errors.
+_ORDER_LEVEL, _TREND_ERRORS = 0.9999, 3.9
 
 
 def evaluate(
@@ -188,8 +189,9 @@ def _at_any_time(
 
     Rows of one cluster that follow each other are one step. Whatever the past, the arm
     of the row before has a chance of p to come again, so that what it comes over p is 1
-    at most on average: where it is more, as in a table that is sorted by arm, nobody
-    decided in this order, and there is no sequence.
+    at most on average, and a step is the policy's value on average, early and late:
+    where it is more, or steps rise or fall, as in a table that is sorted by arm or by
+    reward, nobody decided in this order, and there is no sequence.
     """
     again = np.append(False, log.columns[1:] == log.columns[:-1]) / log.propensities
     # Half of it, as the bounds are of means in [0, 1].
@@ -198,9 +200,16 @@ def _at_any_time(
     steps = np.add.reduceat(outcomes, starts)
     steps /= np.diff(np.append(starts, len(outcomes)))
     low, high = confidence_sequence(steps, least, level)
-    if often[-1] > 0.5 or low[-1] > high[-1]:
+    if often[-1] > 0.5 or _rises(steps) or low[-1] > high[-1]:
         return {}
     return {"sequence_low": float(low[-1]), "sequence_high": float(high[-1])}
+
+
+def _rises(steps: Array) -> bool:
+    """Whether steps rise, or fall, from the first to the last of them."""
+    time = np.arange(len(steps)) - (len(steps) - 1) / 2
+    off = time * (steps - steps.mean())
+    return bool(abs(off.sum()) > _TREND_ERRORS * np.sqrt((off**2).sum()))
 
 
 def compare(

@@ -325,11 +325,7 @@ class Online(Tabular):
                         unknown += self._follow(sequence, decision, outcome)
                     else:
                         self.learner_.log.as_said = False
-                    self.ledger_position_ = int(sequence)
-            if self.learner_.log.gone_until is not None:
-                # Else a retraction beyond the last pair is read, and nothing comes of
-                # it; but of what is gone, the ledger would say that it was learnt.
-                self.ledger_position_ = until
+            self.ledger_position_ = until
         for decision in ledger.pending(newest=MOST_PENDING):
             if decision.id in before.settled:  # it was taken back
                 self.learner_.await_reward(decision)

@@ -285,6 +285,23 @@ def test_no_sequence_where_nobody_decided_in_this_order():
     assert (mixed.sequence_low, mixed.sequence_high) == (None, None)
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_no_sequence_where_rewards_are_sorted(drawn):
+    """A table of five models, or choices drawn of these, in their own order and by
+    reward. Only the former has a sequence, and it holds the value."""
+    rng = np.random.default_rng(0)
+    quality = rng.beta(4.0, 4.0, size=(80, 5))
+    prompts, arms = np.repeat(np.arange(80), 5), np.tile(np.arange(5), 80)
+    if drawn:
+        arms = rng.integers(5, size=400)
+    X, reward = rng.random((80, 3))[prompts], quality[prompts, arms]
+    for order in (np.argsort(reward), np.argsort(-reward), np.arange(400)):
+        log = Log(X[order], arms[order], reward[order], np.full(400, 0.2))
+        found = by_name(evaluate(4, log))["DR"]
+        assert (found.sequence_low is None) == (order[0] > 0)
+    assert found.sequence_low <= quality[:, 4].mean() <= found.sequence_high
+
+
 def test_groups_of_any_size_cover():
     """1 to 6 rows a prompt, alike in luck. 95 % intervals cover 0.5 in at least
     95 - 3 x 2.2 = 88 of 100; taking rows for independent in far fewer."""
