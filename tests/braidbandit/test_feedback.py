@@ -227,6 +227,24 @@ def test_a_revised_reward_is_among_the_newest(agent):
     assert agent.retract(decisions[0].id).n_updates_ == 20
 
 
+def test_what_is_learnt_anew_leaves_nothing_to_read(agent, ledger):
+    """A reward that was retracted after the last of those that count is not learnt and
+    taken back once more: with forgetting, that would count for the others too."""
+    agent.set_params(forgetting=0.5)
+    decisions = decide(agent, ledger, 50)
+    say(ledger, decisions)
+    agent.catch_up(ledger)
+    for decision in decisions[20:]:
+        ledger.retract(decision.id)
+    agent.catch_up(ledger)
+    assert agent.ledger_position_ == ledger.last_sequence()
+    before, counts = moments(agent), dict(agent.feedback_counts_)
+    agent.catch_up(ledger)
+    assert agent.feedback_counts_ == counts
+    for one, two in zip(before, moments(agent), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_older_states_do_not_say_how_old_their_rewards_are(agent, tmp_path, encoder):
     import json
 
