@@ -15,6 +15,7 @@ from braidbandit.snapshot import without_decisions
 from braidbandit.state import LOCK, edit_state, is_manifest
 
 _SQLITE = b"SQLite format 3\0"
+_JOURNALS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _BEGUN = (".jsonl.part", ".parquet.part")
 
 
@@ -61,10 +62,19 @@ def purge_folder(
 
 
 def _is_left_over(file: Path) -> bool:
-    """Whether it is an embedding, or was begun and never finished."""
+    """Whether it is an embedding, was begun and never finished, or lost its ledger."""
     # With a lock beside it, somebody may be writing it now; a save clears these away.
     kept = KEPT.fullmatch(file.name) and not file.with_name(LOCK).exists()
-    return bool(kept) or file.name.endswith(_BEGUN)
+    return bool(kept) or file.name.endswith(_BEGUN) or _is_orphan(file)
+
+
+def _is_orphan(file: Path) -> bool:
+    """Whether it is the journal of an SQLite file that is not there."""
+    ledger, end = file.name[:-4], file.name[-4:]
+    if end != "-wal" or file.with_name(ledger).exists():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(4) in _JOURNALS
 
 
 def _purge_file(file: Path, before: datetime, records: bool) -> None:

@@ -167,10 +167,10 @@ def _url(sa: Any, url: str | Path) -> Any:
 
 
 def _is_in_memory(url: Any) -> bool:
+    if "uri" not in url.query:
+        return url.database in (None, "", ":memory:")
     name, _, query = (url.database or "").partition("?")
     settings = dict(url.query) | dict(re.findall(r"([^&=]+)=([^&]*)", query))
-    if "uri" not in settings:
-        return name in ("", ":memory:")
     memory = settings.get("mode") == "memory" or settings.get("vfs") == "memdb"
     return memory or name in ("file:", "file::memory:")
 

@@ -106,6 +106,8 @@ def copies(agent):
     with closing(sqlite3.connect(agent.folder / "old copies" / "l?1.db")) as copy:
         with closing(sqlite3.connect(agent.ledger.path)) as ledger:
             ledger.backup(copy)
+        journal = agent.ledger.path.with_name("ledger.sqlite-wal")
+        shutil.copyfile(journal, agent.folder / "old copies" / "lost.db-wal")
     (agent.folder / "embeddings").mkdir()
     vector = next((agent.folder / "kept").iterdir())
     shutil.copyfile(vector, agent.folder / "embeddings" / "tmp1234abcd")

@@ -143,6 +143,7 @@ def test_a_missing_driver_is_explained(monkeypatch):
 NAMES = [
     "run?seed=1", "run?seed=2", "run", "50%25", "50%", "a#b", "a b", "a&b=c", "a+b",
     "x:y", "file:x", "sqlite:", ":memory:", "é", "[a]*", "q'uo\"te",
+    "?", "x?mode=memory&uri=true",
 ]  # fmt: skip
 
 
