@@ -25,7 +25,7 @@ from braidbandit.logged import (
     check_weights,
     logged_value,
 )
-from braidbandit.naming import in_columns, in_rows, ordered
+from braidbandit.naming import few, in_columns, in_rows, ordered
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow, check_scale, too_small
 from braidbandit.settings import check_learning, same
@@ -45,8 +45,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     posterior over ``W`` and every ``b_a``, so that arms with similar descriptors
     inform each other (``docs/math.md``). The prior expects columns around 0 of about
     unit variance: standardise contexts, ``make_pipeline(StandardScaler(),
-    LinearBandit())``. Values beyond 150 are refused, and columns without any beyond
-    0.05 are warned of.
+    LinearBandit())``. Values beyond 150 are refused, and columns that do not reach 0.05
+    even together are warned of.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
             if small := too_small(X):
                 columns = small if names is None else names[small].tolist()
                 message = (
-                    f"the columns {columns} of the contexts hold nothing beyond "
+                    f"the columns {few(columns)} of the contexts hold nothing beyond "
                     f"{np.abs(X[:, small]).max():.2g} and will hardly count: the prior "
                     "expects about unit variance. Standardise: "
                     "make_pipeline(StandardScaler(), LinearBandit())"

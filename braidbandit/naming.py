@@ -87,12 +87,12 @@ def places(given: Names, names: Names, what: str) -> list[int] | None:
         return [place[name] for name in names]
     if given == list(range(len(given))):
         return None
-    missing = _few(name for name in names if name not in place)
-    extra = _few(name for name in place if name not in set(names))
-    twice = _few(name for at, name in enumerate(given) if place[name] != at)
+    missing = few(name for name in names if name not in place)
+    extra = few(name for name in place if name not in set(names))
+    twice = few(name for at, name in enumerate(given) if place[name] != at)
     raise ValueError(
         f"{what} is named by other labels than expected: missing {missing}, unknown "
-        f"{extra}, named twice {twice}. Give each of {_few(names)} once, or an array "
+        f"{extra}, named twice {twice}. Give each of {few(names)} once, or an array "
         "without names in this order"
     )
 
@@ -164,7 +164,7 @@ def in_rows(X: Any, values: Mapping[str, Any]) -> list[Any]:
             if labels is None and not set(texts) & set(given):
                 if named:
                     raise ValueError(
-                        f"{what} names its rows {_few(given)}, and the rows they are "
+                        f"{what} names its rows {few(given)}, and the rows they are "
                         "for have no names; give a list in their order"
                     )
                 labels = given
@@ -216,6 +216,7 @@ def as_array(values: Any) -> NDArray[Any]:
     return np.array(array.tolist()) if array.dtype == object else array
 
 
-def _few(names: Iterable[Any]) -> list[Any]:
+def few(names: Iterable[Any]) -> list[Any]:
+    """Return the first of many names, for a message."""
     found = list(names)
     return found if len(found) <= _SHOWN else [*found[:_SHOWN], "..."]

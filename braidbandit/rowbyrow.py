@@ -251,8 +251,10 @@ def check_scale(X: Array, names: Sequence[str] | None, what: str) -> None:
 
 
 def too_small(X: Array) -> list[int]:
-    """Return the columns that are not all 0, but too small to count."""
-    if len(X) < _ENOUGH_ROWS:
-        return []
+    """Return the columns that are not all 0, but too small to count, even together."""
     largest = np.abs(X).max(axis=0)
-    return np.flatnonzero((largest > 0) & (largest < _SMALLEST)).tolist()
+    small = (largest > 0) & (largest < _SMALLEST)
+    together = np.linalg.norm(X[:, small], axis=1).max()
+    if len(X) < _ENOUGH_ROWS or together >= _SMALLEST:
+        return []
+    return np.flatnonzero(small).tolist()

@@ -356,6 +356,18 @@ def test_a_column_too_small_to_count_is_told_of(scale):
     bandit.partial_fit(X[:1], y[:1], reward=reward[:1])  # a row may be near 0
 
 
+def test_small_columns_that_count_together_are_no_mistake():
+    """As those of an embedding of length 1; and of very many not all are named."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 2000))
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    small = np.abs(X).max(axis=0) < 0.05
+    assert small.any()
+    LinearBandit(max_parameters=0).fit(X[:, small], rng.integers(2, size=30))
+    with pytest.warns(UserWarning, match=r"columns \[0, 1, 2, 3, 4, '...'\] of"):
+        LinearBandit(max_parameters=0).fit(1e-3 * X[:, :50], rng.integers(2, size=30))
+
+
 @pytest.mark.parametrize("weights", [[1e12], [1e-9], [-1.0], [np.nan]])
 def test_weights_beyond_their_range_change_nothing(weights):
     X, y, reward, _ = log()
