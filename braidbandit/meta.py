@@ -243,7 +243,8 @@ class MetaBraider:
         Strands are loaded once and shared by all braids. Fusers are calibrated on
         first use, which can take minutes; everything trained is kept in the folder.
         A braid that calibration finds no better than its anchor is masked in the
-        catalogue, a warning is given, and the anchor alone is returned.
+        catalogue, a warning is given, and the anchor alone is returned; no feedback on
+        it is learnt of the braid.
 
         Parameters
         ----------
@@ -280,6 +281,8 @@ class MetaBraider:
         The outcome is written to the ledger first, then learnt; the policy is saved now
         and then, and by :meth:`close`. A crash at any point loses nothing: the next
         agent learns the rest from the ledger. The same feedback twice counts once.
+        Feedback on an unfit braid, in whose place its anchor answered, is not recorded:
+        a warning says so, and the decision waits until :meth:`expire`.
 
         Parameters
         ----------
@@ -323,6 +326,15 @@ class MetaBraider:
             if callable(performance) and output is None:
                 raise ValueError("a callable judges the output: give output=...")
             quality = as_quality(performance, task, output)
+            braid, unfit = found.braid, self.catalogue.unfit
+            if braid.id in unfit and found.id not in self.recommender.settled_:
+                warnings.warn(
+                    f"the reward of decision {found.id!r} is not learnt: "
+                    f"{braid.label()} is unfit ({unfit[braid.id]}) and was not shown, "
+                    f"{braid.anchor} alone answered. It is not chosen again",
+                    stacklevel=2,
+                )
+                return self
             self.ledger.record_outcome(
                 Outcome(found.id, quality, latency_ms, compute, source)
             )

@@ -121,20 +121,20 @@ def test_every_braid_can_be_built_and_strands_are_shared(make, tmp_path):
     assert any((tmp_path / "store").iterdir())
 
 
-def test_an_unfit_braid_is_masked_and_its_anchor_serves(make, tmp_path, monkeypatch):
+@pytest.fixture
+def all_unfit(monkeypatch):
+    """The real calibration, with the one verdict that cannot be forced by data."""
     import fusion
 
+    real = fusion.calibrate
+    monkeypatch.setattr(
+        fusion, "calibrate", lambda *a, **k: replace(real(*a, **k), fit=False)
+    )
+
+
+def test_an_unfit_braid_is_masked_and_its_anchor_serves(make, tmp_path, all_unfit):
     agent = make(tmp_path)
     braid = next(b for b in agent.catalogue if b.donors)
-    real = fusion.calibrate
-
-    def calibrate(model, texts, **options):
-        # The real calibration, with the one verdict that cannot be forced by data.
-        import dataclasses
-
-        return dataclasses.replace(real(model, texts, **options), fit=False)
-
-    monkeypatch.setattr(fusion, "calibrate", calibrate)
     with pytest.warns(UserWarning, match="alone answers instead"):
         served = agent.create_braided_model(braid)
     assert served.config.donors == []
@@ -146,6 +146,33 @@ def test_an_unfit_braid_is_masked_and_its_anchor_serves(make, tmp_path, monkeypa
     assert again.catalogue.unfit == agent.catalogue.unfit
     row = again.explain(TASK).rows[again.catalogue.index(braid.id)]
     assert row.reason.startswith("unfit")
+
+
+def test_what_the_anchor_earned_is_not_said_of_an_unfit_braid(
+    make, tmp_path, all_unfit
+):
+    """The braid was never shown: nothing is learnt of it, also not from the ledger.
+    What was known of it before stays, and can be taken back."""
+    agent = make(tmp_path)
+    braid = next(b for b in agent.catalogue if b.donors)
+    shown, never, other = (agent.forward(TASK, eligible=[braid.id]) for _ in range(3))
+    agent.learn_from_feedback(TASK, shown, 0.75)
+    with pytest.warns(UserWarning, match="alone answers instead"):
+        agent.create_braided_model(never)
+    mean = agent.recommender.posterior_.mean.copy()
+    agent.learn_from_feedback(TASK, shown, 0.75)  # once more
+    for decision in (never, other, never):
+        with pytest.warns(UserWarning, match=r"not learnt.*was not shown"):
+            assert agent.learn_from_feedback(TASK, decision, 0.5) is agent
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        agent.learn_from_feedback(TASK, never, 7.0)
+    np.testing.assert_array_equal(agent.recommender.posterior_.mean, mean)
+    counts = {"decisions": 3, "outcomes": 1, "pending": 2}
+    assert agent.ledger.counts() == counts
+    agent.close()
+    again = make(tmp_path)
+    assert again.recommender.settled_ == {shown.id: 0.75}
+    assert again.revise(shown, 0.25).retract(shown).recommender.n_updates_ == 0
 
 
 def test_resume_after_a_crash_between_ledger_and_state(make, tmp_path):
