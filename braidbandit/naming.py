@@ -125,6 +125,8 @@ def in_columns(values: Any, names: Names, what: str, rows: Any = None) -> NDArra
         return np.asarray(found, order="C")
     if getattr(values, "ndim", None) == 1 and row_labels(values) is not None:
         return as_array(_taken(values, places(row_labels(values) or [], names, what)))
+    if isinstance(values, list) and any(row_labels(row) is not None for row in values):
+        values = np.stack([in_columns(row, names, what) for row in values])
     given = column_names(values)
     order = None if given is None else places(given, names, f"{what} by column")
     (values,) = in_rows(rows, {what: values})

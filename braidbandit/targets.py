@@ -20,14 +20,7 @@ from braidbandit.logged import (
     check_propensities,
     check_rewards,
 )
-from braidbandit.naming import (
-    Labels,
-    column_names,
-    in_columns,
-    in_rows,
-    ordered,
-    places,
-)
+from braidbandit.naming import Labels, in_columns, in_rows, ordered, places
 from braidbandit.naming import feature_names as names_of
 from braidbandit.situation import Limits, assess
 
@@ -247,7 +240,7 @@ def target_probabilities(policy: Any, log: Log) -> Array:
     if callable(policy):
         return target_probabilities(policy(log), log)
     shape = (len(log.X), len(log.arm_ids))
-    if isinstance(policy, Mapping) or column_names(policy) is not None:
+    if isinstance(policy, Mapping) or np.ndim(policy) == 2:
         policy = in_columns(policy, log.arm_ids, "the policy", log.row_labels)
     (policy,) = in_rows(log.row_labels, {"the policy": policy})
     array = np.asarray(policy)

@@ -370,6 +370,20 @@ def test_mappings_are_read_by_name(place):
         place.call({"nobody": mapping.pop(place.names[0]), **mapping})
 
 
+TABLES = {k: place for k, place in BY_ARM.items() if place.values.ndim == 2}
+
+
+@pytest.mark.parametrize("place", TABLES.values(), ids=TABLES)
+def test_rows_of_a_table_may_each_be_a_series(place):
+    order = np.roll(np.arange(len(place.names)), 1)
+    names = [place.names[i] for i in order]
+    rows = [pd.Series(row[order], index=names) for row in place.values]
+    np.testing.assert_array_equal(place.call(rows), place.call(place.values))
+    rows[3] = rows[3].rename({names[0]: "nobody"})
+    with pytest.raises(ValueError, match="by other labels"):
+        place.call(rows)
+
+
 @pytest.mark.parametrize("names", [ROWS, TASKS], ids=["labels", "texts"])
 def test_values_of_rows_may_be_a_mapping(names):
     order = np.roll(np.arange(12), 1)
