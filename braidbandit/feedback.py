@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
@@ -256,18 +256,8 @@ class FeedbackLog:
 
     def copy(self) -> FeedbackLog:
         """Return an independent copy."""
-        return FeedbackLog(
-            dict(self.pending),
-            dict(self.learnt),
-            dict(self.settled),
-            dict(self.expired),
-            dict(self.counts),
-            self.keep,
-            self.plain,
-            dict(self.origins),
-            self.gone_until,
-            self.as_said,
-        )
+        records = {k: dict(v) for k, v in vars(self).items() if isinstance(v, dict)}
+        return replace(self, **records)
 
 
 def _time(text: str) -> datetime:
