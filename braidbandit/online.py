@@ -327,7 +327,8 @@ class Online(Tabular):
                         self.learner_.log.as_said = False
             self.ledger_position_ = until
         for decision in ledger.pending(newest=MOST_PENDING):
-            if decision.id in before.settled:  # it was taken back
+            # It was taken back, or waited for until too many came.
+            if decision.id in before.settled or before.may_be_gone(decision):
                 self.learner_.await_reward(decision)
         return unknown
 

@@ -245,6 +245,19 @@ def test_what_is_learnt_anew_leaves_nothing_to_read(agent, ledger):
         np.testing.assert_array_equal(one, two)
 
 
+def test_what_is_retracted_waits_again_however_old_it_is(agent, ledger):
+    """Learnt anew, as a measurement cannot be taken back without its record."""
+    decisions = decide(agent, ledger, 41)
+    ledger.record_outcome(Outcome(decisions[40].id, 0.5, latency_ms=9.0))
+    say(ledger, decisions[:40])
+    agent.catch_up(ledger)
+    for decision in (decisions[2], decisions[-5]):
+        ledger.retract(decision.id)
+        agent.catch_up(ledger)
+    assert agent.n_updates_ == 39
+    assert set(agent.pending_) == {decisions[2].id, decisions[-5].id}
+
+
 def test_older_states_do_not_say_how_old_their_rewards_are(agent, tmp_path, encoder):
     import json
 
