@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from braidbandit.decision import Decision, Outcome
 from braidbandit.forking import tell_of_forks
 from braidbandit.rows import Event, decision_of, in_utc, outcome_of
-from braidbandit.schema import Tables, open_engine, sqlite_file
+from braidbandit.schema import Tables, is_in_memory, open_engine, sqlite_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,7 +41,7 @@ class LedgerReader:
 
     def after_fork(self, in_child: bool) -> None:
         """Leave the parent its connections; a database in memory is copied whole."""
-        if in_child and isinstance(self._engine.pool, self._sa.pool.QueuePool):
+        if in_child and not is_in_memory(self._engine.url):
             # Kept, as SQLite must not even close a connection of the parent.
             self._of_parent.append(self._engine.pool)
             self._engine.dispose(close=False)

@@ -121,7 +121,7 @@ def open_engine(url: str | Path) -> Any:
             f"{parsed.get_backend_name()!r}"
         )
     options: dict[str, Any] = {}
-    in_memory = parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed)
+    in_memory = is_in_memory(parsed)
     if in_memory:
         # Such a database is its connection's: there is one, and threads take turns.
         options = {
@@ -166,7 +166,10 @@ def _url(sa: Any, url: str | Path) -> Any:
     return parsed.set(database=os.path.expanduser(parsed.database))
 
 
-def _is_in_memory(url: Any) -> bool:
+def is_in_memory(url: Any) -> bool:
+    """Whether a database is SQLite's and in no file."""
+    if url.get_backend_name() != "sqlite":
+        return False
     if "uri" not in url.query:
         return url.database in (None, "", ":memory:")
     name, _, query = (url.database or "").partition("?")
@@ -187,7 +190,7 @@ def writing(engine: Any, at_once: bool = True) -> Any:
 
 def sqlite_file(engine: Any) -> Path | None:
     """Return the file of an SQLite database, None of any other and in memory."""
-    if engine.dialect.name != "sqlite" or _is_in_memory(engine.url):
+    if engine.dialect.name != "sqlite" or is_in_memory(engine.url):
         return None
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("PRAGMA database_list").all()

@@ -129,6 +129,21 @@ def test_workers_write_to_one_ledger(agent, tmp_path):
         assert ledger.counts() == {"decisions": 61, "outcomes": 60, "pending": 1}
 
 
+@pytest.mark.parametrize("url", [":memory:", "file:forked?mode=memory&cache=shared"])
+def test_a_ledger_in_memory_is_copied_whole(agent, url):
+    """From then on each goes its own way."""
+    with Ledger(url) as ledger:
+        ledger.record_decision(agent.recommend("before the fork"))
+
+        def write():
+            ledger.record_decision(agent.recommend("x"))
+            return ledger.counts()["decisions"]
+
+        found = [in_child(write), in_child(write), write(), in_child(write)]
+        assert found == [2, 2, 2, 3]
+        assert ledger.counts()["decisions"] == 2
+
+
 def a_braider(agent, folder=None):
     cards = list(agent.catalogue.cards.values())
     return MetaBraider(cards, recommender=agent, folder=folder)
