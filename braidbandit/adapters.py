@@ -238,7 +238,9 @@ def _dsjson_rows(
                 for path, value in shared
             }
             if len(features) < len(shared):
-                raise ValueError(f"two features are named alike, of {[name for name, _ in shared]}")
+                raise ValueError(
+                    f"two features are named alike, of {[name for name, _ in shared]}"
+                )
             p = float(event["_label_probability"])
             # A line may stand for many of its kind that were dropped on the way.
             if event.get("pdrop"):

@@ -256,7 +256,9 @@ class FeedbackLog:
 
     def copy(self) -> FeedbackLog:
         """Return an independent copy."""
-        records = {k: dict(v) for k, v in vars(self).items() if isinstance(v, dict)}
+        records: dict[str, Any] = {
+            k: dict(v) for k, v in vars(self).items() if isinstance(v, dict)
+        }
         return replace(self, **records)
 
 
