@@ -20,7 +20,7 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 _WRITTEN_OUT = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
 
 
-def check_labels(labels: Any, of: str = "rows") -> list[Any]:
+def check_labels(labels: Any, of: str = "rows", what: str = "arm") -> list[Any]:
     """Return the labels of arms as a list; none is missing, all are of one kind.
 
     None, NaN, NaT, pandas' NA, masked entries and blank text are missing, and so is
@@ -37,29 +37,31 @@ def check_labels(labels: Any, of: str = "rows") -> list[Any]:
     """
     if isinstance(labels, str | bytes):
         raise ValueError(
-            f"expected a label of an arm for each row, received {labels!r}"
+            f"expected the label of its {what} for each row, received {labels!r}"
         )
     is_array = hasattr(labels, "__array__") and not np.ma.isMaskedArray(labels)
     entries = np.asarray(labels) if is_array else labels
     if getattr(entries, "ndim", 1) != 1:
-        raise ValueError(f"labels of arms have shape {entries.shape}, expected (n,)")
+        raise ValueError(
+            f"{what}s have shape {entries.shape}, expected (n,): one label a row"
+        )
     found = [_plain(label) for label in entries]
     missing = sum(map(is_missing, found))
     if missing:
         raise ValueError(
-            f"{missing} {of} have no arm, of {len(found)} (None, NaN, NaT, masked or "
-            "blank); leave them out, or say which arm they had"
+            f"{missing} {of} have no {what}, of {len(found)} (None, NaN, NaT, masked "
+            f"or blank); leave them out, or say which {what} they had"
         )
-    check_one_kind(found)
+    check_one_kind(found, what)
     return found
 
 
-def check_one_kind(labels: Iterable[Any]) -> None:
+def check_one_kind(labels: Iterable[Any], what: str = "arm") -> None:
     """Refuse labels of several kinds, which may be meant to be equal or not."""
     kinds = {_kind(label): label for label in labels}
     if len(kinds) > 1:
         raise ValueError(
-            f"labels of arms are of several kinds, such as {list(kinds.values())}; "
+            f"labels of {what}s are of several kinds, such as {list(kinds.values())}; "
             "make them all text, or all numbers"
         )
 
@@ -85,7 +87,7 @@ def is_missing(label: Any) -> bool:
 def _plain(label: Any) -> Any:
     """Return a label of NumPy as one of Python, which a dictionary can look up."""
     if isinstance(label, list | dict | np.ndarray) and label is not np.ma.masked:
-        raise ValueError(f"expected one label of an arm for each row, received {label}")
+        raise ValueError(f"expected one label for each row, received {label}")
     # Times of nanoseconds would become plain integers, and NaT one of them.
     is_time = isinstance(label, np.datetime64 | np.timedelta64)
     return label.item() if isinstance(label, np.generic) and not is_time else label

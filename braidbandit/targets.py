@@ -140,7 +140,7 @@ class Log:
             drawn = not is_table(self.contexts, columns, len(ids))
             self.clusters = np.arange(n) if drawn else self.contexts
         else:
-            labels = np.asarray(groups)
+            labels = np.asarray(check_labels(groups, what="group"))
             if labels.shape != (n,):
                 raise ValueError(
                     f"groups have shape {labels.shape}, expected ({n},): one label a "
