@@ -82,13 +82,13 @@ def places(given: Names, names: Names, what: str) -> list[int] | None:
     given, names = list(given), list(names)
     if given == names:
         return None
-    place = {name: at for at, name in enumerate(given)}
-    if len(given) == len(names) == len(place) and place.keys() == set(names):
+    place, known = {name: at for at, name in enumerate(given)}, set(names)
+    if len(given) == len(names) == len(place) and place.keys() == known:
         return [place[name] for name in names]
     if given == list(range(len(given))):
         return None
     missing = few(name for name in names if name not in place)
-    extra = few(name for name in place if name not in set(names))
+    extra = few(name for name in place if name not in known)
     twice = few(name for at, name in enumerate(given) if place[name] != at)
     raise ValueError(
         f"{what} is named by other labels than expected: missing {missing}, unknown "
