@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import os
 import time
 import warnings
 from collections import Counter
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,9 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
-    cards = [ModelCard.from_dict({**Pool().facts(m["model_name"]), **m}) for m in POOL]
+    with redirect_stderr(io.StringIO()):  # a bar of transformers while it converts
+        facts = [Pool().facts(m["model_name"]) for m in POOL]
+    cards = [ModelCard.from_dict({**f, **m}) for f, m in zip(facts, POOL, strict=True)]
     agent = MetaBraider(
         cards,
         catalogue=choose_braids(cards),
