@@ -134,7 +134,7 @@ class Catalogue:
         UserWarning
             Where the ``parameters`` of some models are known and of others not.
         """
-        cards = [_as_card(entry) for entry in pool]
+        cards = as_cards(pool)
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
         if max_strands < 1:
@@ -411,6 +411,16 @@ def _ids(arm_ids: Iterable[str]) -> Iterable[str]:
     if isinstance(arm_ids, str):
         raise TypeError(f"expected a collection of arm ids, received text {arm_ids!r}")
     return arm_ids
+
+
+def as_cards(pool: Iterable[ModelCard | Mapping[str, Any] | str]) -> list[ModelCard]:
+    """Return the cards of a pool; one model in place of a list is a TypeError."""
+    if isinstance(pool, str | Mapping | ModelCard):
+        raise TypeError(
+            f"a pool is a list of models, received one ({type(pool).__name__}); wrap "
+            "it: [model]"
+        )
+    return [_as_card(entry) for entry in pool]
 
 
 def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:

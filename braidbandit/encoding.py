@@ -526,7 +526,11 @@ def _is_numeric(X: Any) -> bool:
     if hasattr(X, "dtype"):
         return getattr(X.dtype, "kind", "O") in "iufc"
     first = X[0] if isinstance(X, list | tuple) and X else None
-    return isinstance(first, list | tuple | np.ndarray)
+    if hasattr(first, "dtype"):
+        return isinstance(first, np.ndarray) and first.dtype.kind not in "US"
+    return isinstance(first, list | tuple) and not any(
+        isinstance(value, str | Mapping) for value in first
+    )
 
 
 def _check_complexity(value: Any) -> None:

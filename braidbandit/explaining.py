@@ -100,7 +100,7 @@ class ChoiceView:
         if said:
             gains = " and ".join(f"{_WORDS[b]} ({v:+.2f})" for b, v in said)
             reasons.append(f"{gains} speak for it over the best single model")
-        if not reasons:
+        if not reasons or np.ptp(belief.mean) < 1e-9:
             reasons.append("nothing known yet speaks for another")
         cost = catalogue.relative_costs()[row]
         return (

@@ -55,12 +55,20 @@ class LedgerReader:
 
     def decision(self, decision_id: str) -> Decision:
         """Return one decision; an unknown id is a KeyError."""
+        if not isinstance(decision_id, str):
+            raise TypeError(
+                f"expected the id of a decision, which is text, received "
+                f"{decision_id!r} ({type(decision_id).__name__})"
+            )
         d = self._decisions
         query = self._sa.select(*self._columns()).where(d.c.id == decision_id)
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise KeyError(f"unknown decision {decision_id!r}")
+            raise KeyError(
+                f"unknown decision {decision_id!r}: it is not in this ledger; expected "
+                "the id of one that was made with it, and not purged since"
+            )
         return self._decision_of(row)
 
     def text(self, decision_id: str) -> str | None:
@@ -70,7 +78,10 @@ class LedgerReader:
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise KeyError(f"unknown decision {decision_id!r}")
+            raise KeyError(
+                f"unknown decision {decision_id!r}: it is not in this ledger; expected "
+                "the id of one that was made with it, and not purged since"
+            )
         return None if row.text is None else str(row.text)
 
     def pairs(

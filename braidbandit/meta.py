@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
-from braidbandit.catalogue import Braid, Catalogue, ModelCard, _as_card
+from braidbandit.catalogue import Braid, Catalogue, ModelCard, as_cards
 from braidbandit.decision import Decision, Outcome, is_hash_of
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
@@ -159,7 +159,7 @@ class MetaBraider:
         check_settings(calibration_texts, dtype)
         if recommender is not None:
             catalogue = recommender._catalogue()
-        cards = [_as_card(entry) for entry in model_pool]
+        cards = as_cards(model_pool)
         sources = {card.name: str(card.source) for card in cards}
         exact = catalogue is not None
         if catalogue is None:

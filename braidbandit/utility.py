@@ -31,7 +31,7 @@ def check_quality(value: Any) -> float:
     if not 0.0 <= quality <= 1.0:  # also refuses NaN
         raise ValueError(
             f"a reward lies in [0, 1], received {value!r}; convert it first, for "
-            "example with quality_from_stars or quality_from_bits"
+            "example a rating of 1 to 5 with stars / 5 (more ways: braidbandit.utility)"
         )
     return quality
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import logging as logging_of_transformers
 
 from .strand import Strand
 
@@ -82,6 +84,19 @@ def _digest(file: Path, stamp: tuple[int, ...]) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the bars of transformers off the screen: the logger tells what is done."""
+    shown = logging_of_transformers.is_progress_bar_enabled()
+    logging_of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging_of_transformers.enable_progress_bar()
+
+
+@_no_bars()
 def _convert_gguf(file: Path, target: Path) -> None:
     """Write a GGUF file's model and tokenizer as a folder of safetensors, once."""
     _LOG.info("converting %s to safetensors, once (20 to 60 s) ...", file.name)
@@ -143,7 +158,9 @@ def _load_model(folder: str, source: str, **options: Any) -> Any:
     """
     # Told by the error below, which names them, rather than by that of transformers.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, told = _load(AutoModelForCausalLM, folder, source, **options)
+    # A download may take its time, and keeps its bar.
+    with _no_bars() if Path(folder).is_dir() else nullcontext():
+        model, told = _load(AutoModelForCausalLM, folder, source, **options)
     without = sorted(str(name) for name in told["missing_keys"])
     for name, stored, wanted in told["mismatched_keys"]:
         without.append(f"{name} of shape {tuple(stored)} for {tuple(wanted)}")

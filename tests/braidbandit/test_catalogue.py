@@ -222,3 +222,9 @@ def test_a_budget_that_would_do_nothing_is_refused(catalogue):
         catalogue.mask(budget=0.3)
     with pytest.raises(TypeError, match="give it as budget="):
         catalogue.mask(Budget(flops=10.0))
+
+
+@pytest.mark.parametrize("pool", ["gemma-3-270m", {"model_name": "a"}, ModelCard("a")])
+def test_one_model_is_no_pool(pool):
+    with pytest.raises(TypeError, match="a pool is a list of models, received one"):
+        Catalogue.build(pool)

@@ -464,8 +464,11 @@ def test_bad_decisions_change_nothing(make):
     agent.learn_from_feedback(TASK, decision, 0.5)
     foreign = other.forward(TASK)
     before = state_of(agent)
-    with pytest.raises(KeyError, match="unknown decision"):
+    with pytest.raises(KeyError, match="unknown decision .* not in this ledger"):
         agent.learn_from_feedback(TASK, "no such decision", 0.5)
+    for no_id in (TASK, None, 7):
+        with pytest.raises(TypeError, match="the id of a decision, which is text"):
+            agent.learn_from_feedback(TASK, no_id, 0.5)
     with pytest.raises(KeyError, match="unknown decision"):
         agent.learn_from_feedback(TASK, foreign, 0.5)
     with pytest.raises(ValueError, match="another task"):

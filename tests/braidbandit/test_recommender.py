@@ -130,6 +130,20 @@ def test_explanations_add_up(agent, policy):
     assert "because the task is code-related (1.00)" in explanation.sentence
 
 
+def test_says_when_nothing_is_known_yet(agent):
+    unknown = "nothing known yet speaks for another"
+    assert unknown in agent.recommend(TASKS[0]).sentence
+    for task, reward in zip(TASKS[:10], [0.1, 0.9] * 5, strict=True):
+        agent.update(agent.recommend(task), reward)
+    assert unknown not in agent.recommend(TASKS[0]).sentence
+
+
+@pytest.mark.parametrize("task", [["a"], [{"type": "code"}], ("a", "b")])
+def test_a_list_is_no_task(agent, task):
+    with pytest.raises(TypeError, match="a task is text or a dict with"):
+        agent.recommend(task)
+
+
 def test_probabilities_and_predictions(agent):
     teach(agent)
     p = agent.predict_proba(TASKS[:4])

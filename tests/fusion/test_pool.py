@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from fusion.configuration import BraidConfig
 from fusion.modeling import BraidedLLM
@@ -24,6 +25,15 @@ def test_loads_a_folder(family, tmp_path):
     assert strand.tokens.table == tiny.tiny_strand(family).tokens.table
     # A name without a source is its own source.
     assert Pool()[str(folder)].name == str(folder)
+
+
+def test_loads_from_disk_without_a_bar(tmp_path, capfd):
+    pool = Pool({"it": str(tiny.tiny_folder("gpt2", tmp_path))})
+    capfd.readouterr()
+    shown = logging.is_progress_bar_enabled()
+    assert pool["it"]
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled() == shown
 
 
 def test_loads_once_from_many_threads(tmp_path):
