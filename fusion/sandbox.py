@@ -105,6 +105,10 @@ def run_python(
 ) -> Run:
     """Run Python code in a process of its own, in an empty folder that is then deleted.
 
+    It changes nothing outside that folder and starts a bounded number of processes. Not
+    stopped: reading what this user can read, filling the folder, using memory and
+    processor in each process; `help(fusion.sandbox)` says all of it.
+
     Parameters
     ----------
     code : str
