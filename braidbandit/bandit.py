@@ -295,7 +295,8 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         # Before y becomes an array, in which a missing label is text like any other.
         labels = check_labels(y) if _is_column(y) else []
         if not first:
-            check_one_kind([*labels, *self.classes_.tolist()])
+            # The arms are of one kind; one of them stands for all.
+            check_one_kind([*labels, *self.classes_[:1].tolist()])
         X, y = validate_data(work, X, y, dtype=np.float64, reset=first)
         names = getattr(work, "feature_names_in_", None)
         check_scale(X, names, "contexts")
