@@ -193,7 +193,7 @@ class MetaBraider:
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender._resume(self.ledger)
             self.save()
-            _LOG.info("%s: %s", self.folder, self.ledger.counts())
+            _LOG.info("%s: %d rewards learnt", self.folder, self.recommender.n_updates_)
         except BaseException:
             self.close()
             raise
