@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 
-from braidbandit.braid import content_hash
+from braidbandit._checks import as_floats, check_labels
+from braidbandit._json import content_hash
+from braidbandit._named import in_rows, ordered
 from braidbandit.decision import task_hash
-from braidbandit.logged import as_floats, check_labels
-from braidbandit.naming import in_rows, ordered
 from braidbandit.targets import Log, encoder_names
 
 Array = NDArray[np.float64]

@@ -16,19 +16,20 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from braidbandit.choice import Policy
-from braidbandit.logged import (
+from braidbandit._checks import (
     check_labels,
     check_one_kind,
     check_propensities,
     check_rewards,
     check_weights,
-    logged_value,
+    same,
 )
-from braidbandit.naming import few, in_columns, in_rows, ordered
+from braidbandit._named import few, in_columns, in_rows, ordered
+from braidbandit.choice import Policy
+from braidbandit.logged_value import logged_value
 from braidbandit.prior import PriorScales
 from braidbandit.rowbyrow import RowByRow, check_scale, too_small
-from braidbandit.settings import check_learning, same
+from braidbandit.settings import check_learning
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

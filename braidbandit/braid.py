@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from braidbandit.naming import in_columns
+from braidbandit._json import content_hash
+from braidbandit._named import in_columns
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 """How a fuser mixes strands."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the text that content hashes are of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def content_hash(value: Any, length: int = 16) -> str:
-    """First ``length`` hex digits of the SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.braid import STRATEGIES, Braid, ModelCard, content_hash
+from braidbandit._json import content_hash
+from braidbandit.braid import STRATEGIES, Braid, ModelCard
 from braidbandit.budget import Budget
 from braidbandit.descriptors import describe
 from braidbandit.enumeration import braids_of_pool, bytes_per_weight, cost_per_token

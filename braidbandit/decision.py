@@ -10,14 +10,15 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
-from braidbandit.braid import Braid, content_hash
-from braidbandit.naming import in_columns
+from braidbandit._json import content_hash, known_fields, plain, unboxed
+from braidbandit._named import in_columns
+from braidbandit.braid import Braid
 from braidbandit.tasks import what_is_read
 
 
@@ -47,7 +48,7 @@ def task_hash(task: Any) -> str:
     '1adfe38e16c204ba'
     """
     if isinstance(task, str | Mapping):
-        return content_hash({k: _plain(v) for k, v in what_is_read(task).items()})
+        return content_hash({k: unboxed(v) for k, v in what_is_read(task).items()})
     return _hash_of_numbers(np.asarray(task, np.float64) + 0.0)
 
 
@@ -59,7 +60,7 @@ def is_hash_of(found: str, task: Any) -> bool:
 def hash_as_given(task: Any) -> str:
     """Hash of a task key by key: what earlier versions recorded as its hash."""
     if isinstance(task, Mapping):
-        return content_hash({key: _plain(value) for key, value in task.items()})
+        return content_hash({key: unboxed(value) for key, value in task.items()})
     if isinstance(task, str):
         return content_hash(task)
     return _hash_of_numbers(np.asarray(task, np.float64))
@@ -224,7 +225,7 @@ class Outcome:
             raise ValueError(f"reward lies in [0, 1], received {self.reward!r}")
         object.__setattr__(self, "reward", float(self.reward))
         for key in ("latency_ms", "compute"):
-            value = _plain(getattr(self, key))
+            value = unboxed(getattr(self, key))
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be at least 0 or None, received {value}")
             object.__setattr__(self, key, value)
@@ -247,25 +248,3 @@ class Outcome:
 def dumps(record: Any) -> str:
     """Return a record as JSON text."""
     return json.dumps(record.to_dict(), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of NumPy as one of Python, which JSON can hold."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def plain(record: Any) -> dict[str, Any]:
-    """Return the fields of a record, tuples as lists."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-def known_fields(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for a record; unknown keys are a KeyError."""
-    known = {f.name for f in fields(cls)}
-    if set(data) - known:
-        raise KeyError(
-            f"unknown keys {sorted(set(data) - known)} for {cls.__name__}; known keys "
-            f"are {sorted(known)}"
-        )
-    return dict(data)

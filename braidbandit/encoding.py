@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from braidbandit.braid import canonical_json, content_hash
-from braidbandit.naming import in_rows, ordered
+from braidbandit._checks import check_whole, same
+from braidbandit._files import WRITING, write_atomic
+from braidbandit._json import canonical_json, content_hash
+from braidbandit._named import in_rows, ordered
 from braidbandit.projection import (
     Projection,
     check_size,
     fit_projection,
     random_projection,
 )
-from braidbandit.settings import check_whole, same
-from braidbandit.state import WRITING, _write
 from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
 
 Array = NDArray[np.float64]
@@ -513,7 +513,7 @@ def _store(file: Path | None, vector: Array) -> None:
     # Without waiting for the disk: what is cut off is made anew. And a purge in another
     # process may take it away.
     with suppress(FileNotFoundError):
-        _write(file, blob.getvalue(), durably=False)
+        write_atomic(file, blob.getvalue(), durably=False)
 
 
 def _is_one(X: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from braidbandit.decision import known_fields, plain
+from braidbandit._json import known_fields, plain
 
 
 @dataclass(frozen=True)

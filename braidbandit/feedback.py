@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
 
-from braidbandit.decision import Decision, plain
+from braidbandit._json import plain
+from braidbandit.decision import Decision
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from braidbandit._checks import same
 from braidbandit.bandit import LinearBandit
 from braidbandit.catalogue import Catalogue
 from braidbandit.choice import Policy
@@ -21,7 +22,7 @@ from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Pacer
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
-from braidbandit.settings import check_learning, check_policy, same
+from braidbandit.settings import check_learning, check_policy
 from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_labels
 from braidbandit.belief import Belief
 from braidbandit.braid import Braid
 from braidbandit.choice import Policy
@@ -26,7 +27,6 @@ from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.linalg import Repeats
-from braidbandit.logged import check_labels
 from braidbandit.objectives import CostModel
 from braidbandit.prior import PriorScales
 from braidbandit.roster import Roster

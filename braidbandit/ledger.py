@@ -14,12 +14,7 @@ from typing import Any
 
 from braidbandit.decision import Decision, Outcome, now
 from braidbandit.ledger_restoring import LedgerRestorer
-from braidbandit.rows import (
-    decision_row,
-    in_utc,
-    outcome_of,
-    outcome_row,
-)
+from braidbandit.rows import decision_row, in_utc, outcome_of, outcome_row
 from braidbandit.schema import wipe
 from braidbandit.snapshot import without_decisions
 from braidbandit.state import edit_manifest

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidbandit._forks import tell_of_forks
 from braidbandit.decision import Decision, Outcome
-from braidbandit.forking import tell_of_forks
 from braidbandit.rows import Event, decision_of, in_utc, outcome_of
 from braidbandit.schema import Tables, is_in_memory, open_engine, sqlite_file
 

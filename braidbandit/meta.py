@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
+from braidbandit._forks import process_id, tell_of_forks
 from braidbandit.catalogue import Braid, Catalogue, ModelCard, as_cards
 from braidbandit.decision import Decision, Outcome, is_hash_of
 from braidbandit.encoding import TaskEncoder
 from braidbandit.explanation import Explanation
-from braidbandit.forking import process_id, tell_of_forks
 from braidbandit.ledger import Ledger
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender

@@ -6,17 +6,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from braidbandit._checks import check_weight
 from braidbandit.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision, Outcome
-from braidbandit.feedback import (
-    MOST_PENDING,
-    FeedbackLog,
-    Learnt,
-    NotReversible,
-    _time,
-)
+from braidbandit.feedback import MOST_PENDING, FeedbackLog, Learnt, NotReversible, _time
 from braidbandit.learner import arm_ids_of
-from braidbandit.logged import check_weight
 from braidbandit.objectives import check_measurement
 from braidbandit.tabular import Tabular
 from braidbandit.utility import check_quality

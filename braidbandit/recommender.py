@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
+from braidbandit._named import in_rows
 from braidbandit.catalogue import Budget, Catalogue
 from braidbandit.choice import Choice, Policy
 from braidbandit.decision import Decision, new_id, task_hash
@@ -19,8 +20,7 @@ from braidbandit.explaining import ChoiceView
 from braidbandit.explanation import Explanation
 from braidbandit.guard import ConservativePolicy
 from braidbandit.learner import arm_ids_of
-from braidbandit.logged import logged_value
-from braidbandit.naming import in_rows
+from braidbandit.logged_value import logged_value
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
 from braidbandit.persistent import Persistent

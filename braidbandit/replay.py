@@ -18,10 +18,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_labels
+from braidbandit._named import column_names, in_columns, in_rows, ordered
 from braidbandit.catalogue import Braid, Catalogue, ModelCard
 from braidbandit.encoding import TaskEncoder
-from braidbandit.logged import check_labels
-from braidbandit.naming import column_names, in_columns, in_rows, ordered
 from braidbandit.recommender import BraidRecommender
 
 Array = NDArray[np.float64]

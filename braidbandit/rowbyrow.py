@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit._checks import same
+from braidbandit._forks import process_id
+from braidbandit._named import Labels, feature_names, in_columns, in_rows, ordered
 from braidbandit.belief import Belief
 from braidbandit.choice import Choice, Policy
-from braidbandit.forking import process_id
-from braidbandit.naming import Labels, feature_names, in_columns, in_rows, ordered
 from braidbandit.policies import EpsilonGreedy
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales, parameter_groups
-from braidbandit.settings import check_policy, same, seeded
+from braidbandit.settings import check_policy, seeded
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from braidbandit.braid import Braid, content_hash
-from braidbandit.decision import Decision, Outcome, known_fields
+from braidbandit._json import content_hash, known_fields
+from braidbandit.braid import Braid
+from braidbandit.decision import Decision, Outcome
 
 KINDS = ("outcome", "revision", "retraction")
 _APART = ("arm_ids", "scores", "eligible")

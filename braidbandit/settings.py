@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from braidbandit._checks import check_whole
 from braidbandit.prior import PriorScales
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two values of a setting are equal; arrays and lists by content.
-
-    Examples
-    --------
-    >>> same([1, 2], [1, 2]), same(1, np.int64(1)), same(1, 1.0)
-    (True, True, False)
-    """
-    one, other = (v.item() if isinstance(v, np.generic) else v for v in (one, other))
-    if one is other:
-        return True
-    equal = type(one) is type(other)
-    return equal and bool(np.array_equal(np.asarray(one), np.asarray(other)))
-
-
-def check_whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number that is at least so much.
-
-    Examples
-    --------
-    >>> check_whole("n_draws", np.int64(3), 1)
-    3
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} is a whole number, received {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, received {value!r}")
-    return int(value)
 
 
 def check_learning(forgetting: Any, prior: Any, max_parameters: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from braidbandit._named import as_array, in_columns
 from braidbandit.belief import Belief
 from braidbandit.catalogue import Budget, Catalogue
 from braidbandit.learner import ArmLearner
-from braidbandit.naming import as_array, in_columns
 from braidbandit.objectives import Preference, relative
 
 Array = NDArray[np.float64]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit import linalg
+from braidbandit._checks import MOST_WEIGHT
 from braidbandit.belief import Belief
-from braidbandit.logged import MOST_WEIGHT
 from braidbandit.prior import PriorScales
 
 if TYPE_CHECKING:

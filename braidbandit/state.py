@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,12 +23,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from braidbandit._files import LOCK, WRITING, write_atomic
+
 FORMAT = 3
 """Raised by one when older readers could not read a new file correctly."""
 
 _KIND = "braidbandit recommender"
-LOCK = ".lock"
-WRITING = ".writing-"
 # Seconds; a save takes milliseconds.
 _PATIENCE = 10.0
 
@@ -57,8 +56,8 @@ def write_state(
     name = _arrays_name(blob)
     # What is deleted here, another process could be about to name.
     with FileLock(folder / LOCK):
-        _write(folder / name, blob)
-        _write(folder / "manifest.json", text.encode())
+        write_atomic(folder / name, blob)
+        write_atomic(folder / "manifest.json", text.encode())
         for old in folder.glob("arrays-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
@@ -113,7 +112,7 @@ def edit_state(file: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> 
         old = file.read_text(encoding="utf-8")
         new = edit_manifest(old, str(file), edit)
         if json.loads(new) != json.loads(old):
-            _write(file, new.encode())
+            write_atomic(file, new.encode())
         _clear(file.parent)
 
 
@@ -204,24 +203,3 @@ def _clear(folder: Path) -> None:
     """Remove what was begun and never finished; with the lock, nobody is at it."""
     for left in folder.glob(f"{WRITING}*"):
         left.unlink(missing_ok=True)
-
-
-def _write(path: Path, blob: bytes, durably: bool = True) -> None:
-    """Write beside, flush to disk, rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(blob)
-            file.flush()
-            if durably:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if durably and os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from braidbandit.fitted import Fitted
-from braidbandit.learner import arm_ids_of
-from braidbandit.logged import (
+from braidbandit._checks import (
     as_floats,
     check_propensities,
     check_rewards,
     check_weights,
 )
-from braidbandit.naming import in_columns, in_rows, ordered
+from braidbandit._named import in_columns, in_rows, ordered
+from braidbandit.fitted import Fitted
+from braidbandit.learner import arm_ids_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.crossfit import contexts_of, is_table
-from braidbandit.decision import Decision, Outcome
-from braidbandit.fitted import Fitted
-from braidbandit.ledger import Ledger
-from braidbandit.logged import (
+from braidbandit._checks import (
     as_floats,
     check_labels,
     check_one_kind,
     check_propensities,
     check_rewards,
 )
-from braidbandit.naming import Labels, in_columns, in_rows, ordered, places
-from braidbandit.naming import feature_names as names_of
+from braidbandit._named import Labels, in_columns, in_rows, ordered, places
+from braidbandit._named import feature_names as names_of
+from braidbandit.crossfit import contexts_of, is_table
+from braidbandit.decision import Decision, Outcome
+from braidbandit.fitted import Fitted
+from braidbandit.ledger import Ledger
 from braidbandit.situation import Limits, assess
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidbandit._files import write_atomic
 from braidbandit.braid import Braid, ModelCard
-from braidbandit.state import _write
 from braidbandit.tasks import calibration_texts as packaged_texts
 
 if TYPE_CHECKING:
@@ -140,5 +140,5 @@ def _settings(
         "texts": list(kept if texts is None else texts),
     }
     if settings != known:
-        _write(file, json.dumps(settings).encode())
+        write_atomic(file, json.dumps(settings).encode())
     return settings["texts"], settings["dtype"]

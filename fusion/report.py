@@ -24,14 +24,7 @@ from tqdm import tqdm
 
 from .calibration import calibrate
 from .conformance import parity as parity_of
-from .controls import (
-    PLACES,
-    SHUFFLED,
-    STRATEGIES,
-    Plan,
-    Shuffled,
-    plans,
-)
+from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
 from .machine import dtype_of, reuse_memory
 from .modeling import BraidedLLM

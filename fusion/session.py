@@ -23,13 +23,7 @@ from torch import Tensor, nn
 
 from .modeling import BraidedLLM
 from .strand import Strand, memo_key
-from .training import (
-    SampledSoftmax,
-    TextFeatures,
-    mean_distribution,
-    read_texts,
-    train,
-)
+from .training import SampledSoftmax, TextFeatures, mean_distribution, read_texts, train
 
 FORMAT = 5
 HELD_OUT_EVERY = 6

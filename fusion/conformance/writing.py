@@ -11,16 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..modeling import BraidedLLM
-from .tools import (
-    ATOL,
-    TEXTS,
-    agree,
-    batch_of,
-    ids_of,
-    logits_of,
-    padded,
-    reported,
-)
+from .tools import ATOL, TEXTS, agree, batch_of, ids_of, logits_of, padded, reported
 
 BEAMS = 2
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy_embedder import embed
 
 from braidbandit import Decision, Explanation, Outcome, TaskEncoder
-from braidbandit.braid import content_hash
+from braidbandit._json import content_hash
 from braidbandit.decision import dumps, is_hash_of, task_hash
 
 

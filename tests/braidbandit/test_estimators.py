@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from braidbandit._checks import logged_value
 from braidbandit.estimators import (
     ESTIMATORS,
     bootstrap_intervals,
@@ -12,7 +13,6 @@ from braidbandit.estimators import (
     estimator_terms,
     switch_threshold,
 )
-from braidbandit.logged import logged_value
 
 W = np.array([4.0, 0.0, 1.0, 1.0])
 R = np.array([1.0, 1.0, 0.5, 0.0])

@@ -1,15 +1,13 @@
-"""Logged rows: checks of labels and numbers, and the value of other choices."""
+"""Checks of what people give: labels, rewards, weights, settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Number
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from braidbandit.naming import in_rows
 
 Array = NDArray[np.float64]
 
@@ -183,49 +181,31 @@ def check_weights(
     return weights
 
 
-def logged_value(
-    predicted: Any,
-    taken: Any,
-    reward: Any = None,
-    propensity: Any = None,
-    sample_weight: Any = None,
-) -> float:
-    """Self-normalised inverse propensity value of predicted arms on logged rows.
-
-    ``sum(w m r / p) / sum(w m / p)``, with m = 1 where the predicted arm is the one
-    that was taken. Without rewards the (weighted) share of such rows; without
-    propensities an arm's share of the rows. NaN when no row agrees.
-
-    References
-    ----------
-    Swaminathan and Joachims (2015), *The self-normalized estimator for
-    counterfactual learning*.
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a setting are equal; arrays and lists by content.
 
     Examples
     --------
-    Arm "a" was taken with probability 1/4 and 1/2, and earned 1 and 0:
-    (1 x 4 + 0 x 2) / (4 + 2).
-
-    >>> logged_value(["a", "a", "b"], ["a", "a", "a"], [1, 0, 1], [0.25, 0.5, 1.0])
-    0.6666666666666666
+    >>> same([1, 2], [1, 2]), same(1, np.int64(1)), same(1, 1.0)
+    (True, True, False)
     """
-    given = {"predicted": predicted, "taken": taken, "reward": reward}
-    given |= {"propensity": propensity, "sample_weight": sample_weight}
-    predicted, taken, reward, propensity, sample_weight = in_rows(None, given)
-    arms, chosen = check_labels(taken), np.asarray(predicted).tolist()
-    check_one_kind([*arms, *chosen])
-    y = np.asarray(arms)
-    match = (np.asarray(chosen) == y).astype(np.float64)
-    rewards = check_rewards(reward, len(y))
-    p = check_propensities(propensity, len(y))
-    weights = check_weights(sample_weight, len(y))
-    if not weights.any():
-        return float("nan")
-    if reward is None:
-        return float(weights @ match / weights.sum())
-    if p is None:
-        _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
-        p = counts[inverse] / len(y)
-    match = weights * match
-    total = float((match / p).sum())
-    return float((match * rewards / p).sum() / total) if total > 0 else float("nan")
+    one, other = (v.item() if isinstance(v, np.generic) else v for v in (one, other))
+    if one is other:
+        return True
+    equal = type(one) is type(other)
+    return equal and bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number that is at least so much.
+
+    Examples
+    --------
+    >>> check_whole("n_draws", np.int64(3), 1)
+    3
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, received {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, received {value!r}")
+    return int(value)

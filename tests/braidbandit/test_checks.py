@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from braidbandit.logged import (
+from braidbandit._checks import (
     check_labels,
     check_propensities,
     check_rewards,
     check_weight,
     check_weights,
-    logged_value,
 )
+from braidbandit.logged_value import logged_value
 
 # One label of four is missing in each, two in the last.
 MISSING = {

@@ -92,7 +92,7 @@ def test_the_numeric_bandit_draws_for_itself_in_every_process(copied, monkeypatc
         one, two = (in_child(lambda: bandit.recommend(X)[0].tolist()) for _ in "12")
     else:
         kept = pickle.dumps(bandit)
-        monkeypatch.setattr("braidbandit.forking._process", "another")
+        monkeypatch.setattr("braidbandit._forks._process", "another")
         one, two = (pickle.loads(kept).recommend(X)[0].tolist() for _ in "12")
     assert one != two
 
