@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
     from braidbandit.decision import Decision, Outcome
     from braidbandit.drift import DriftMonitor, DriftWarning
-    from braidbandit.encoding import TaskEncoder
     from braidbandit.exchange import export_ledger, import_ledger
     from braidbandit.explanation import Explanation
     from braidbandit.guard import ConservativePolicy
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from braidbandit.recommender import BraidRecommender
     from braidbandit.tabulating import build_table
     from braidbandit.targets import Log, UnderLimits
+    from braidbandit.tasks.encoder import TaskEncoder
     from braidbandit.tuning import tune
 
 __version__ = "0.1.0"
@@ -56,7 +56,7 @@ _MODULES = {
     "Outcome": "decision",
     "PriorScales": "prior",
     "SquareCB": "policies",
-    "TaskEncoder": "encoding",
+    "TaskEncoder": "tasks.encoder",
     "ThompsonSampling": "policies",
     "UnderLimits": "targets",
     "Uniform": "policies",

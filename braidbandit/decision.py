@@ -5,7 +5,6 @@ Records travel as JSON. Floats are written by ``repr`` and come back bit for bit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import uuid
@@ -16,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from braidbandit._json import content_hash, known_fields, plain, unboxed
+from braidbandit._json import known_fields, plain, unboxed
 from braidbandit._named import in_columns
 from braidbandit.braid import Braid
-from braidbandit.tasks import what_is_read
 
 
 def now() -> str:
@@ -30,44 +28,6 @@ def now() -> str:
 def new_id() -> str:
     """Return a fresh id, unique across processes whatever their seeds."""
     return uuid.uuid4().hex
-
-
-def task_hash(task: Any) -> str:
-    """Content hash of what of a task decides its features: equal tasks share it.
-
-    However a task is written: a text alone or in a dict, a number as 1 or 1.0, what is
-    None or left out; see :func:`what_is_read`. A numeric task is hashed by its float64
-    bytes. The text is not in the hash, but whoever guesses it can tell that it was this
-    one, and a short text is soon guessed.
-
-    Examples
-    --------
-    >>> task_hash({"type": "code", "complexity": 1.0, "capabilities": None})
-    '1adfe38e16c204ba'
-    >>> task_hash({"complexity": 1, "type": "code"})
-    '1adfe38e16c204ba'
-    """
-    if isinstance(task, str | Mapping):
-        return content_hash({k: unboxed(v) for k, v in what_is_read(task).items()})
-    return _hash_of_numbers(np.asarray(task, np.float64) + 0.0)
-
-
-def is_hash_of(found: str, task: Any) -> bool:
-    """Whether a hash is of this task, also one of an earlier version."""
-    return found in (task_hash(task), hash_as_given(task))
-
-
-def hash_as_given(task: Any) -> str:
-    """Hash of a task key by key: what earlier versions recorded as its hash."""
-    if isinstance(task, Mapping):
-        return content_hash({key: unboxed(value) for key, value in task.items()})
-    if isinstance(task, str):
-        return content_hash(task)
-    return _hash_of_numbers(np.asarray(task, np.float64))
-
-
-def _hash_of_numbers(values: np.ndarray) -> str:
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from braidbandit.catalogue import Catalogue
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
-from braidbandit.encoding import TaskEncoder
 from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Pacer
 from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.settings import check_learning, check_policy
+from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]

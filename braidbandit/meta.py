@@ -18,14 +18,15 @@ from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit.catalogue import Braid, Catalogue, ModelCard, as_cards
-from braidbandit.decision import Decision, Outcome, is_hash_of
-from braidbandit.encoding import TaskEncoder
+from braidbandit.decision import Decision, Outcome
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
 from braidbandit.settings import seeded
-from braidbandit.tasks import load_tasks, task_of
+from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.packaged import load_tasks, task_of
+from braidbandit.tasks.reading import is_hash_of
 from braidbandit.utility import as_quality, check_price
 from braidbandit.workshop import Workshop, check_settings, completed
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from braidbandit import snapshot
 from braidbandit.catalogue import Catalogue
-from braidbandit.encoding import TaskEncoder
 from braidbandit.fitted import Fitted
 from braidbandit.state import pack, read_state, unpack, write_state
+from braidbandit.tasks.encoder import TaskEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self

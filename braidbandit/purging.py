@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from braidbandit._files import LOCK
-from braidbandit.encoding import KEPT
 from braidbandit.exchange import is_export, purge_export
 from braidbandit.ledger import Ledger
 from braidbandit.snapshot import without_decisions
 from braidbandit.state import edit_state, is_manifest
+from braidbandit.tasks.encoder import KEPT
 
 _SQLITE = b"SQLite format 3\0"
 _JOURNALS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")

@@ -13,9 +13,8 @@ from sklearn.base import BaseEstimator
 from braidbandit._named import in_rows
 from braidbandit.catalogue import Budget, Catalogue
 from braidbandit.choice import Choice, Policy
-from braidbandit.decision import Decision, new_id, task_hash
+from braidbandit.decision import Decision, new_id
 from braidbandit.drift import DriftMonitor
-from braidbandit.encoding import TaskEncoder
 from braidbandit.explaining import ChoiceView
 from braidbandit.explanation import Explanation
 from braidbandit.guard import ConservativePolicy
@@ -26,6 +25,8 @@ from braidbandit.online import Online
 from braidbandit.persistent import Persistent
 from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
+from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.reading import task_hash
 
 Array = NDArray[np.float64]
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from braidbandit._checks import check_labels
 from braidbandit._named import column_names, in_columns, in_rows, ordered
 from braidbandit.catalogue import Braid, Catalogue, ModelCard
-from braidbandit.encoding import TaskEncoder
 from braidbandit.recommender import BraidRecommender
+from braidbandit.tasks.encoder import TaskEncoder
 
 Array = NDArray[np.float64]
 

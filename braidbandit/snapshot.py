@@ -21,7 +21,6 @@ from sklearn.base import clone
 from braidbandit.catalogue import Catalogue
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
-from braidbandit.encoding import TaskEncoder
 from braidbandit.feedback import FeedbackLog, Learnt, seconds
 from braidbandit.guard import Savings
 from braidbandit.guarding import Guarding
@@ -31,6 +30,7 @@ from braidbandit.posterior import Posterior
 from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
 from braidbandit.rowbyrow import _FORGET_EVERY
+from braidbandit.tasks.encoder import TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from braidbandit.braid import Braid
 from braidbandit.catalogue import Catalogue
-from braidbandit.decision import hash_as_given
+from braidbandit.tasks.reading import hash_as_given
 from braidbandit.utility import check_quality
 
 Array = NDArray[np.float64]

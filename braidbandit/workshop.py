@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidbandit._files import write_atomic
 from braidbandit.braid import Braid, ModelCard
-from braidbandit.tasks import calibration_texts as packaged_texts
+from braidbandit.tasks.packaged import calibration_texts as packaged_texts
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool

@@ -26,7 +26,7 @@ from demo import Scorer, calibrate, open_agent, prepare, write_json
 
 from braidbandit import BraidRecommender, Catalogue, TaskEncoder, build_table
 from braidbandit.replay import Shuffle, Table, replay, shuffles
-from braidbandit.tasks import load_tasks, task_of
+from braidbandit.tasks.packaged import load_tasks, task_of
 
 
 def main() -> None:

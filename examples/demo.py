@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from braidbandit import Braid, Catalogue, MetaBraider, ModelCard
-from braidbandit.tasks import calibration_texts, load_tasks, task_of
+from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
 from braidbandit.utility import quality_from_bits, utility
 
 POOL = [
@@ -289,7 +289,7 @@ def learn(
     agent: MetaBraider, scorer: Scorer, tasks: list[Any], options: Any
 ) -> list[dict[str, Any]]:
     """Run what is left of this pass over the tasks; return every round ever run."""
-    from braidbandit.decision import hash_as_given, task_hash
+    from braidbandit.tasks.reading import hash_as_given, task_hash
 
     # A folder of an earlier version has the other hash.
     by_hash = {

@@ -41,7 +41,7 @@ def packaged_texts() -> tuple[list[Text], list[Text]]:
         raise ValueError(
             "the packaged texts are not installed; pass --texts FILE.jsonl"
         )
-    data = Path(spec.submodule_search_locations[0]) / "data"
+    data = Path(spec.submodule_search_locations[0]) / "tasks" / "data"
     rows = [row for _, row in _lines(data / "tasks.jsonl")]
     held_out = [{**r, "domain": r["type"]} for r in rows if r["split"] == "test"]
     return [row for _, row in _lines(data / "calibration.jsonl")], list(held_out)

@@ -12,7 +12,8 @@ from toy_embedder import embed
 
 from braidbandit import Decision, Explanation, Outcome, TaskEncoder
 from braidbandit._json import content_hash
-from braidbandit.decision import dumps, is_hash_of, task_hash
+from braidbandit.decision import dumps
+from braidbandit.tasks.reading import is_hash_of, task_hash
 
 
 def test_decision_round_trips_exactly(agent):

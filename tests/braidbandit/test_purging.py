@@ -22,7 +22,7 @@ from braidbandit import (
     export_ledger,
     import_ledger,
 )
-from braidbandit.decision import task_hash
+from braidbandit.tasks.reading import task_hash
 
 SIZE = {"parameters": 10**8, "layers": 12, "width": 64, "vocab_size": 1000}
 POOL = [

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from braidbandit.encoding import TaskEncoder
 from braidbandit.replay import (
     BraidPlayer,
     Shuffle,
@@ -11,6 +10,7 @@ from braidbandit.replay import (
     shuffles,
     table_of,
 )
+from braidbandit.tasks.encoder import TaskEncoder
 
 REWARDS = np.array([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.5, 0.5]])
 ROUNDS = np.arange(4)

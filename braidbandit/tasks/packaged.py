@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
-from numbers import Real
 from typing import Any
-
-MOST_CAPABILITIES = 4
-"""More of them say no more about a task."""
 
 _TASK_KEYS = ("prompt", "type", "complexity", "capabilities")
 
@@ -83,48 +79,6 @@ def task_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in _TASK_KEYS}
 
 
-def what_is_read(task: Any) -> dict[str, Any]:
-    """Return what of a task, text or dict, decides its features.
-
-    Parameters
-    ----------
-    task : str or dict
-
-    Returns
-    -------
-    dict
-        "text", which without a text or prompt is made of type and capabilities, and
-        where they are given "type", "complexity" as a float and "capabilities" as
-        their number. What is None is left out; other keys stay as they are.
-
-    Examples
-    --------
-    >>> what_is_read({"type": "code", "complexity": 1})
-    {'type': 'code', 'complexity': 1.0, 'text': 'A code task'}
-    >>> what_is_read({"text": "hello", "capabilities": ["tact", "wit"]})
-    {'text': 'hello', 'capabilities': 2}
-    >>> what_is_read({"prompt": "hello", "type": None}) == what_is_read("hello")
-    True
-    """
-    if isinstance(task, str):
-        return {"text": task}
-    read = {key: value for key, value in task.items() if value is not None}
-    names = read.pop("capabilities", ())
-    if "text" not in read:
-        read["text"] = read.pop("prompt", None) or _described(read.get("type"), names)
-    if isinstance(read.get("complexity"), Real):
-        # Without the sign of a zero, which JSON by way of JavaScript drops.
-        read["complexity"] = float(read["complexity"]) + 0.0
-    if names:
-        read["capabilities"] = min(len(names), MOST_CAPABILITIES)
-    return read
-
-
-def _described(kind: str | None, names: Sequence[str]) -> str:
-    needs = f" that needs {', '.join(names)}" if names else ""
-    return f"A {kind or 'general'} task{needs}"
-
-
 def _read(name: str) -> list[dict[str, Any]]:
-    text = (files("braidbandit") / "data" / name).read_text(encoding="utf-8")
+    text = (files("braidbandit.tasks") / "data" / name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]

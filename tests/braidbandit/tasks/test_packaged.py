@@ -7,8 +7,8 @@ import pytest
 from toy_embedder import embed
 
 from braidbandit import TaskEncoder
-from braidbandit.encoding import TYPES
-from braidbandit.tasks import calibration_texts, load_tasks, task_of
+from braidbandit.tasks.encoder import TYPES
+from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
 
 
 def test_every_domain_has_as_many_tasks_and_both_splits():

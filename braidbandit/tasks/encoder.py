@@ -20,13 +20,13 @@ from braidbandit._checks import check_whole, same
 from braidbandit._files import WRITING, write_atomic
 from braidbandit._json import canonical_json, content_hash
 from braidbandit._named import in_rows, ordered
-from braidbandit.projection import (
+from braidbandit.tasks.projection import (
     Projection,
     check_size,
     fit_projection,
     random_projection,
 )
-from braidbandit.tasks import MOST_CAPABILITIES, what_is_read
+from braidbandit.tasks.reading import MOST_CAPABILITIES, what_is_read
 
 Array = NDArray[np.float64]
 

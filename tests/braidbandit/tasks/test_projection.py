@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from braidbandit.projection import fit_projection, memberships, random_projection
+from braidbandit.tasks.projection import fit_projection, memberships, random_projection
 
 
 def clouds(per=20, kinds=9, width=12, seed=0):

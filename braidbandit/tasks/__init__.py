@@ -1,0 +1,16 @@
+"""What comes in: a task, as text or as a dict, becomes the feature row ``x``."""
+
+from __future__ import annotations
+
+from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
+from braidbandit.tasks.reading import task_hash, what_is_read
+
+__all__ = [
+    "TaskEncoder",
+    "calibration_texts",
+    "load_tasks",
+    "task_hash",
+    "task_of",
+    "what_is_read",
+]
