@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from braidbandit.bandit import LinearBandit
-    from braidbandit.catalogue import Braid, Budget, Catalogue, ModelCard
+    from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
     from braidbandit.decision import Decision, Outcome
     from braidbandit.drift import DriftMonitor, DriftWarning
     from braidbandit.exchange import export_ledger, import_ledger
@@ -36,10 +36,10 @@ __version__ = "0.1.0"
 # A name brings its module when it is first used (scientific Python's SPEC 1): what only
 # asks for help or the version does not wait a second for scikit-learn.
 _MODULES = {
-    "Braid": "catalogue",
+    "Braid": "catalogue.catalogue",
     "BraidRecommender": "recommender",
-    "Budget": "catalogue",
-    "Catalogue": "catalogue",
+    "Budget": "catalogue.catalogue",
+    "Catalogue": "catalogue.catalogue",
     "ConservativePolicy": "guard",
     "Decision": "decision",
     "DriftMonitor": "drift",
@@ -52,7 +52,7 @@ _MODULES = {
     "LinearBandit": "bandit",
     "Log": "targets",
     "MetaBraider": "meta",
-    "ModelCard": "catalogue",
+    "ModelCard": "catalogue.catalogue",
     "Outcome": "decision",
     "PriorScales": "prior",
     "SquareCB": "policies",

@@ -17,7 +17,7 @@ import numpy as np
 
 from braidbandit._json import known_fields, plain, unboxed
 from braidbandit._named import in_columns
-from braidbandit.braid import Braid
+from braidbandit.catalogue.braid import Braid
 
 
 def now() -> str:

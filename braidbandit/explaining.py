@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.catalogue.features import block_of
 from braidbandit.choice import Choice
 from braidbandit.counterfactual import nearest_change
-from braidbandit.descriptors import block_of
 from braidbandit.explanation import ArmRow, Explanation, KnownTask
 from braidbandit.learner import ArmLearner
 from braidbandit.posterior import Posterior

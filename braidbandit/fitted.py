@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from braidbandit._checks import same
 from braidbandit.bandit import LinearBandit
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor

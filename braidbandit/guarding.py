@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.feedback import seconds

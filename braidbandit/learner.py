@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from braidbandit._checks import check_labels
 from braidbandit.belief import Belief
-from braidbandit.braid import Braid
+from braidbandit.catalogue.braid import Braid
 from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
-from braidbandit.catalogue import Braid, Catalogue, ModelCard, as_cards
+from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
 from braidbandit.decision import Decision, Outcome
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._checks import check_weight
-from braidbandit.catalogue import Braid, ModelCard
+from braidbandit.catalogue.catalogue import Braid, ModelCard
 from braidbandit.decision import Decision, Outcome
 from braidbandit.feedback import MOST_PENDING, FeedbackLog, Learnt, NotReversible, _time
 from braidbandit.learner import arm_ids_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit import snapshot
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.fitted import Fitted
 from braidbandit.state import pack, read_state, unpack, write_state
 from braidbandit.tasks.encoder import TaskEncoder

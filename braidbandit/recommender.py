@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from braidbandit._named import in_rows
-from braidbandit.catalogue import Budget, Catalogue
+from braidbandit.catalogue.catalogue import Budget, Catalogue
 from braidbandit.choice import Choice, Policy
 from braidbandit.decision import Decision, new_id
 from braidbandit.drift import DriftMonitor

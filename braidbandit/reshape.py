@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.braid import Braid
+from braidbandit.catalogue.braid import Braid
 from braidbandit.posterior import Posterior
 from braidbandit.prior import GROUPS
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.bandit import LinearBandit
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.features import with_gains
 from braidbandit.choice import Policy
-from braidbandit.descriptors import with_gains
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog
 from braidbandit.guard import ConservativePolicy

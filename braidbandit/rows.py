@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from braidbandit._json import content_hash, known_fields
-from braidbandit.braid import Braid
+from braidbandit.catalogue.braid import Braid
 from braidbandit.decision import Decision, Outcome
 
 KINDS = ("outcome", "revision", "retraction")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog, Learnt, seconds

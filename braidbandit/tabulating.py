@@ -12,8 +12,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from braidbandit.braid import Braid
-from braidbandit.catalogue import Catalogue
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.tasks.reading import hash_as_given
 from braidbandit.utility import check_quality
 

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._json import content_hash
-from braidbandit.braid import STRATEGIES, Braid, ModelCard
-from braidbandit.budget import Budget
-from braidbandit.descriptors import describe
-from braidbandit.enumeration import braids_of_pool, bytes_per_weight, cost_per_token
+from braidbandit.catalogue.braid import STRATEGIES, Braid, ModelCard
+from braidbandit.catalogue.enumeration import (
+    braids_of_pool,
+    bytes_per_weight,
+    cost_per_token,
+)
+from braidbandit.catalogue.features import describe
+from braidbandit.catalogue.limits import Budget
 
 __all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
 

@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from braidbandit.braid import Braid, ModelCard
+from braidbandit.catalogue.braid import Braid, ModelCard
 
 # Bytes per weight by the start of the quantisation's name, block scales included.
 _BYTES = {"q2": 0.36, "q3": 0.46, "q4": 0.58, "q5": 0.70, "q6": 0.82, "q8": 1.07}

@@ -1,7 +1,7 @@
 import numpy as np
 
 from braidbandit import Catalogue
-from braidbandit.descriptors import block_of
+from braidbandit.catalogue.features import block_of
 
 
 def test_columns_of_a_pair(catalogue):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._named import in_columns
-from braidbandit.braid import STRATEGIES, Braid, ModelCard
+from braidbandit.catalogue.braid import STRATEGIES, Braid, ModelCard
 
 DENSE_LAYERS = 9
 """Fusion layers of the densest named layer set; density is counted in these."""

@@ -1,0 +1,9 @@
+"""What can be chosen: model cards, braids, and the catalogue with costs and limits."""
+
+from __future__ import annotations
+
+from braidbandit.catalogue.braid import Braid, ModelCard
+from braidbandit.catalogue.catalogue import Catalogue, as_cards
+from braidbandit.catalogue.limits import Budget
+
+__all__ = ["Braid", "Budget", "Catalogue", "ModelCard", "as_cards"]
