@@ -6,17 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from braidbandit.bandit import LinearBandit
-    from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
-    from braidbandit.decision import Decision, Outcome
-    from braidbandit.drift import DriftMonitor, DriftWarning
-    from braidbandit.exchange import export_ledger, import_ledger
-    from braidbandit.explanation import Explanation
-    from braidbandit.guard import ConservativePolicy
-    from braidbandit.ledger import Ledger
-    from braidbandit.meta import MetaBraider
-    from braidbandit.offpolicy import compare, evaluate
-    from braidbandit.policies import (
+    from braidbandit.bandit.guard import ConservativePolicy
+    from braidbandit.bandit.linear_bandit import LinearBandit
+    from braidbandit.bandit.policies import (
         EpsilonGreedy,
         Greedy,
         LinUCB,
@@ -24,7 +16,15 @@ if TYPE_CHECKING:
         ThompsonSampling,
         Uniform,
     )
-    from braidbandit.prior import PriorScales
+    from braidbandit.bandit.prior import PriorScales
+    from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
+    from braidbandit.decision import Decision, Outcome
+    from braidbandit.drift import DriftMonitor, DriftWarning
+    from braidbandit.exchange import export_ledger, import_ledger
+    from braidbandit.explanation import Explanation
+    from braidbandit.ledger import Ledger
+    from braidbandit.meta import MetaBraider
+    from braidbandit.offpolicy import compare, evaluate
     from braidbandit.recommender import BraidRecommender
     from braidbandit.tabulating import build_table
     from braidbandit.targets import Log, UnderLimits
@@ -40,26 +40,26 @@ _MODULES = {
     "BraidRecommender": "recommender",
     "Budget": "catalogue.catalogue",
     "Catalogue": "catalogue.catalogue",
-    "ConservativePolicy": "guard",
+    "ConservativePolicy": "bandit.guard",
     "Decision": "decision",
     "DriftMonitor": "drift",
     "DriftWarning": "drift",
-    "EpsilonGreedy": "policies",
+    "EpsilonGreedy": "bandit.policies",
     "Explanation": "explanation",
-    "Greedy": "policies",
+    "Greedy": "bandit.policies",
     "Ledger": "ledger",
-    "LinUCB": "policies",
-    "LinearBandit": "bandit",
+    "LinUCB": "bandit.policies",
+    "LinearBandit": "bandit.linear_bandit",
     "Log": "targets",
     "MetaBraider": "meta",
     "ModelCard": "catalogue.catalogue",
     "Outcome": "decision",
-    "PriorScales": "prior",
-    "SquareCB": "policies",
+    "PriorScales": "bandit.prior",
+    "SquareCB": "bandit.policies",
     "TaskEncoder": "tasks.encoder",
-    "ThompsonSampling": "policies",
+    "ThompsonSampling": "bandit.policies",
     "UnderLimits": "targets",
-    "Uniform": "policies",
+    "Uniform": "bandit.policies",
     "build_table": "tabulating",
     "compare": "offpolicy",
     "evaluate": "offpolicy",

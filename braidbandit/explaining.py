@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.bandit.choice import Choice
+from braidbandit.bandit.posterior import Posterior
 from braidbandit.catalogue.features import block_of
-from braidbandit.choice import Choice
 from braidbandit.counterfactual import nearest_change
 from braidbandit.explanation import ArmRow, Explanation, KnownTask
 from braidbandit.learner import ArmLearner
-from braidbandit.posterior import Posterior
 from braidbandit.situation import Situation
 
 Array = NDArray[np.float64]

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from braidbandit._checks import same
-from braidbandit.bandit import LinearBandit
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.guard import ConservativePolicy, Savings
+from braidbandit.bandit.linear_bandit import LinearBandit
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales
+from braidbandit.bandit.settings import check_learning, check_policy
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
-from braidbandit.guard import ConservativePolicy, Savings
 from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Pacer
-from braidbandit.posterior import Posterior
-from braidbandit.prior import PriorScales
-from braidbandit.settings import check_learning, check_policy
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.utility import check_price
 

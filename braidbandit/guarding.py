@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.guard import ConservativePolicy, Savings
+from braidbandit.bandit.policies import ThompsonSampling
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.feedback import seconds
-from braidbandit.guard import ConservativePolicy, Savings
-from braidbandit.policies import ThompsonSampling
 
 _MOST_EXPIRED = 500
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.posterior import Posterior
+from braidbandit.bandit.posterior import Posterior
 
 Array = NDArray[np.float64]
 Pull = tuple[int, Array, Array]

@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._checks import check_labels
-from braidbandit.belief import Belief
+from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.linalg import Repeats
+from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.braid import Braid
-from braidbandit.choice import Policy
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
-from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.prior import PriorScales
 from braidbandit.roster import Roster
 
 Array = NDArray[np.float64]

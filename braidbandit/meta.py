@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
+from braidbandit.bandit.settings import seeded
 from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
 from braidbandit.decision import Decision, Outcome
 from braidbandit.explanation import Explanation
 from braidbandit.ledger import Ledger
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
-from braidbandit.settings import seeded
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.packaged import load_tasks, task_of
 from braidbandit.tasks.reading import is_hash_of

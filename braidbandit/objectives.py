@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.posterior import Posterior
-from braidbandit.prior import GROUPS, PriorScales, parameter_groups
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]

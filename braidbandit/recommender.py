@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from braidbandit._named import in_rows
+from braidbandit.bandit.choice import Choice, Policy
+from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit.bandit.logged_value import logged_value
+from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Budget, Catalogue
-from braidbandit.choice import Choice, Policy
 from braidbandit.decision import Decision, new_id
 from braidbandit.drift import DriftMonitor
 from braidbandit.explaining import ChoiceView
 from braidbandit.explanation import Explanation
-from braidbandit.guard import ConservativePolicy
 from braidbandit.learner import arm_ids_of
-from braidbandit.logged_value import logged_value
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
 from braidbandit.persistent import Persistent
-from braidbandit.prior import PriorScales
 from braidbandit.situation import Limits, Situation, assess, cost_terms
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.reading import task_hash

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from braidbandit.choice import Policy
-from braidbandit.guard import ConservativePolicy
-from braidbandit.policies import (
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit.bandit.policies import (
     EpsilonGreedy,
     Greedy,
     LinUCB,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import GROUPS
 from braidbandit.catalogue.braid import Braid
-from braidbandit.posterior import Posterior
-from braidbandit.prior import GROUPS
 
 Array = NDArray[np.float64]
 

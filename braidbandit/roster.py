@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.bandit import LinearBandit
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit.bandit.linalg import Repeats
+from braidbandit.bandit.linear_bandit import LinearBandit
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import parameter_groups
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.features import with_gains
-from braidbandit.choice import Policy
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog
-from braidbandit.guard import ConservativePolicy
 from braidbandit.guarding import Guarding
 from braidbandit.inflight import InFlight
-from braidbandit.linalg import Repeats
 from braidbandit.objectives import CostModel
-from braidbandit.posterior import Posterior
-from braidbandit.prior import parameter_groups
 from braidbandit.reshape import extend_descriptors, new_groups, with_columns
 
 Array = NDArray[np.float64]

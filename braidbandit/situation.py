@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from braidbandit._named import as_array, in_columns
-from braidbandit.belief import Belief
+from braidbandit.bandit.belief import Belief
 from braidbandit.catalogue.catalogue import Budget, Catalogue
 from braidbandit.learner import ArmLearner
 from braidbandit.objectives import Preference, relative

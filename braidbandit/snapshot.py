@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from braidbandit.bandit.guard import Savings
+from braidbandit.bandit.policies import ThompsonSampling
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales
+from braidbandit.bandit.rowbyrow import _FORGET_EVERY
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog, Learnt, seconds
-from braidbandit.guard import Savings
 from braidbandit.guarding import Guarding
 from braidbandit.objectives import CostModel, Pacer
-from braidbandit.policies import ThompsonSampling
-from braidbandit.posterior import Posterior
-from braidbandit.prior import PriorScales
 from braidbandit.registry import policy_from_dict, policy_to_dict
-from braidbandit.rowbyrow import _FORGET_EVERY
 from braidbandit.tasks.encoder import TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]

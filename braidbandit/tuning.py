@@ -15,10 +15,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from braidbandit.bandit.policies import LinUCB, ThompsonSampling
 from braidbandit.crossfit import cross_fitted
 from braidbandit.decision import Decision
 from braidbandit.ledger import Ledger
-from braidbandit.policies import LinUCB, ThompsonSampling
 from braidbandit.targets import Log, row_probabilities
 
 Array = NDArray[np.float64]

@@ -45,8 +45,8 @@ class Ours:
 
     def __init__(self, width: int, arms: int, policy: str) -> None:
         import braidbandit
-        from braidbandit.posterior import Posterior
-        from braidbandit.prior import parameter_groups
+        from braidbandit.bandit.posterior import Posterior
+        from braidbandit.bandit.prior import parameter_groups
 
         rng = np.random.default_rng(0)
         self.project = projection(width)
@@ -214,8 +214,8 @@ def long_run(updates: int, rounds: int = 8) -> dict[str, Any]:
     """Stream many rewards; compare with one solve, and the cost of early and late."""
     from tqdm import tqdm
 
-    from braidbandit.posterior import Posterior
-    from braidbandit.prior import PriorScales, parameter_groups
+    from braidbandit.bandit.posterior import Posterior
+    from braidbandit.bandit.prior import PriorScales, parameter_groups
 
     rng = np.random.default_rng(0)
     names, arms, k = ["bias", "share:a", "share:b", "strands"], 12, 9
@@ -262,8 +262,8 @@ def long_run(updates: int, rounds: int = 8) -> dict[str, Any]:
 
 def long_forgetting(updates: int, gamma: float = 0.995) -> dict[str, Any]:
     """Stream rewards on contexts of rank 8 while forgetting; count the surprises."""
-    from braidbandit.posterior import Posterior
-    from braidbandit.prior import PriorScales, parameter_groups
+    from braidbandit.bandit.posterior import Posterior
+    from braidbandit.bandit.prior import PriorScales, parameter_groups
 
     rng = np.random.default_rng(0)
     k, arms, every = 17, 4, 50

@@ -11,7 +11,7 @@ from braidbandit._checks import (
     check_weight,
     check_weights,
 )
-from braidbandit.logged_value import logged_value
+from braidbandit.bandit.logged_value import logged_value
 
 # One label of four is missing in each, two in the last.
 MISSING = {

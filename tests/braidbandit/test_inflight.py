@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import parameter_groups
 from braidbandit.inflight import InFlight
-from braidbandit.posterior import Posterior
-from braidbandit.prior import parameter_groups
 
 
 @pytest.fixture

@@ -257,7 +257,7 @@ def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
 
     After 64 rewards the prior's scales are chosen again.
     """
-    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 32)
+    monkeypatch.setattr("braidbandit.bandit.rowbyrow._REFINE_FROM", 32)
     singles = Catalogue(cards, map(Braid, ("big", "small")))
     agent = BraidRecommender(singles, encoder, Uniform(), random_state=0)
     ledger = Ledger(tmp_path / "ledger.db")
@@ -589,7 +589,7 @@ def test_each_reward_fades_at_the_rates_of_its_time(
     agent, twin, rates, tmp_path, monkeypatch
 ):
     """0.1 is revised to 0.5 after a change of rate: as if 0.5 had come first."""
-    monkeypatch.setattr("braidbandit.rowbyrow._REFINE_FROM", 10**9)
+    monkeypatch.setattr("braidbandit.bandit.rowbyrow._REFINE_FROM", 10**9)
     decisions = [agent.recommend(task) for task in TASKS * 3]
     for one in (agent, twin):
         for i, decision in enumerate(decisions):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from braidbandit import Braid, Catalogue, ModelCard
-from braidbandit.posterior import Posterior
-from braidbandit.prior import parameter_groups
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import parameter_groups
 from braidbandit.reshape import extend_descriptors, with_columns
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit import linalg
 from braidbandit._checks import MOST_WEIGHT
-from braidbandit.belief import Belief
-from braidbandit.prior import PriorScales
+from braidbandit.bandit import linalg
+from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.prior import PriorScales
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,15 +13,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.information import (
+from braidbandit.bandit.evidence import (
     Information,
     find_scales,
     solve,
     symmetric,
     task_precision,
 )
-from braidbandit.prior import GROUPS, USUAL_SPREAD, PriorScales
-from braidbandit.squareroot import SquareRoot, consecutive
+from braidbandit.bandit.prior import GROUPS, USUAL_SPREAD, PriorScales
+from braidbandit.bandit.squareroot import SquareRoot, consecutive
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from braidbandit._checks import check_whole
-from braidbandit.prior import PriorScales
+from braidbandit.bandit.prior import PriorScales
 
 
 def check_learning(forgetting: Any, prior: Any, max_parameters: Any) -> None:

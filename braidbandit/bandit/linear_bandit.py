@@ -25,11 +25,11 @@ from braidbandit._checks import (
     same,
 )
 from braidbandit._named import few, in_columns, in_rows, ordered
-from braidbandit.choice import Policy
-from braidbandit.logged_value import logged_value
-from braidbandit.prior import PriorScales
-from braidbandit.rowbyrow import RowByRow, check_scale, too_small
-from braidbandit.settings import check_learning
+from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.logged_value import logged_value
+from braidbandit.bandit.prior import PriorScales
+from braidbandit.bandit.rowbyrow import RowByRow, check_scale, too_small
+from braidbandit.bandit.settings import check_learning
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from braidbandit.information import (
+from braidbandit.bandit.evidence import (
     HYPER_SD,
     Information,
     find_scales,
     negative_log_evidence,
     task_precision,
 )
-from braidbandit.posterior import Posterior
-from braidbandit.prior import PriorScales, parameter_groups
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales, parameter_groups
 
 LABELS = np.array([0, 1, 1])
 OWN_LABELS = np.array([2, 3])

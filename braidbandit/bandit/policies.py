@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._checks import check_whole
-from braidbandit.belief import MANY_ARMS, Belief
-from braidbandit.choice import Array, Choice, Mask, check_share, mix, pick
+from braidbandit.bandit.belief import MANY_ARMS, Belief
+from braidbandit.bandit.choice import Array, Choice, Mask, check_share, mix, pick
 
 # More than MANY_ARMS are drawn in two stages: a few draws of all of them, and the arms
 # that come nearest to the best in any of these go on to the draws that decide. Eight

@@ -1,6 +1,6 @@
 import pytest
 
-from braidbandit.prior import GROUPS, PriorScales, parameter_groups
+from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 
 
 def test_what_has_slopes_and_what_has_none():

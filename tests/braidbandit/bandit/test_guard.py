@@ -12,7 +12,7 @@ from braidbandit import (
     Outcome,
     Uniform,
 )
-from braidbandit.guard import Savings
+from braidbandit.bandit.guard import Savings
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
 TASKS = [f"task {i}" for i in range(40)]

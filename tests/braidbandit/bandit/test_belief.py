@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from braidbandit.belief import Belief
+from braidbandit.bandit.belief import Belief
 
 RNG = np.random.default_rng(0)
 Z, HALF = RNG.standard_normal((80, 3)), RNG.standard_normal((3, 70)) / 8

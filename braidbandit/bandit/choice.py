@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.belief import Belief
+from braidbandit.bandit.belief import Belief
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.linalg import Repeats, gaussian_draws, root
+from braidbandit.bandit.linalg import Repeats, gaussian_draws, root
 
 Array = NDArray[np.float64]
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from braidbandit import linalg
+from braidbandit.bandit import linalg
 
 
 def problem(seed, p=5, n=12):

@@ -295,7 +295,7 @@ def test_learning_that_fails_has_changed_nothing(monkeypatch):
     def fails(posterior):
         raise ValueError("no scales")
 
-    monkeypatch.setattr("braidbandit.posterior.Posterior.refine_scales", fails)
+    monkeypatch.setattr("braidbandit.bandit.posterior.Posterior.refine_scales", fails)
     before = fingerprint(bandit)
     with pytest.raises(ValueError, match="no scales"):
         bandit.learn(0, bandit.Z_[0], np.ones(X.shape[1] + 1), 0.5)
@@ -401,7 +401,7 @@ def test_scales_that_cannot_be_chosen_are_kept_and_told_of_once(
     def fails(*_):
         raise np.linalg.LinAlgError("2-th leading minor")
 
-    monkeypatch.setattr("braidbandit.posterior.solve", fails)
+    monkeypatch.setattr("braidbandit.bandit.posterior.solve", fails)
     with pytest.warns(UserWarning, match="standardise the features") as told:
         bandit.partial_fit(X[40:], y[40:], reward=reward[40:])
     assert len(told) == 1

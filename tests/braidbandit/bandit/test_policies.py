@@ -10,7 +10,7 @@ from braidbandit import (
     ThompsonSampling,
     Uniform,
 )
-from braidbandit.belief import Belief
+from braidbandit.bandit.belief import Belief
 from braidbandit.registry import policy_from_dict, policy_to_dict
 
 POLICIES = [

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from braidbandit.posterior import Posterior
-from braidbandit.prior import GROUPS, PriorScales, parameter_groups
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 
 NAMES = ["bias", "share:a", "cost"]
 Z = np.array([[1, 0.5, -0.2], [1, -0.5, 0.2], [1, 0.1, 0.0]])

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from braidbandit.belief import Belief
-from braidbandit.choice import Array, Choice, Mask, Policy
-from braidbandit.policies import ThompsonSampling
-from braidbandit.settings import check_policy
+from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.choice import Array, Choice, Mask, Policy
+from braidbandit.bandit.policies import ThompsonSampling
+from braidbandit.bandit.settings import check_policy
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from braidbandit._checks import same
 from braidbandit._forks import process_id
 from braidbandit._named import Labels, feature_names, in_columns, in_rows, ordered
-from braidbandit.belief import Belief
-from braidbandit.choice import Choice, Policy
-from braidbandit.policies import EpsilonGreedy
-from braidbandit.posterior import Posterior
-from braidbandit.prior import PriorScales, parameter_groups
-from braidbandit.settings import check_policy, seeded
+from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.choice import Choice, Policy
+from braidbandit.bandit.policies import EpsilonGreedy
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales, parameter_groups
+from braidbandit.bandit.settings import check_policy, seeded
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

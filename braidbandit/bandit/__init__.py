@@ -1,0 +1,30 @@
+"""Numbers only: what is believed, how it is learnt, and which arm a policy picks."""
+
+from __future__ import annotations
+
+from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit.bandit.linear_bandit import LinearBandit
+from braidbandit.bandit.policies import (
+    EpsilonGreedy,
+    Greedy,
+    LinUCB,
+    SquareCB,
+    ThompsonSampling,
+    Uniform,
+)
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales, parameter_groups
+
+__all__ = [
+    "ConservativePolicy",
+    "EpsilonGreedy",
+    "Greedy",
+    "LinUCB",
+    "LinearBandit",
+    "Posterior",
+    "PriorScales",
+    "SquareCB",
+    "ThompsonSampling",
+    "Uniform",
+    "parameter_groups",
+]
