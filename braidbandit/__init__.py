@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     )
     from braidbandit.bandit.prior import PriorScales
     from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
-    from braidbandit.decision import Decision, Outcome
     from braidbandit.drift import DriftMonitor, DriftWarning
-    from braidbandit.exchange import export_ledger, import_ledger
     from braidbandit.explanation import Explanation
-    from braidbandit.ledger import Ledger
+    from braidbandit.ledger.ledger import Ledger
+    from braidbandit.ledger.records import Decision, Outcome
+    from braidbandit.ledger.transfer import export_ledger, import_ledger
     from braidbandit.meta import MetaBraider
     from braidbandit.offpolicy import compare, evaluate
     from braidbandit.recommender import BraidRecommender
@@ -41,19 +41,19 @@ _MODULES = {
     "Budget": "catalogue.catalogue",
     "Catalogue": "catalogue.catalogue",
     "ConservativePolicy": "bandit.guard",
-    "Decision": "decision",
+    "Decision": "ledger.records",
     "DriftMonitor": "drift",
     "DriftWarning": "drift",
     "EpsilonGreedy": "bandit.policies",
     "Explanation": "explanation",
     "Greedy": "bandit.policies",
-    "Ledger": "ledger",
+    "Ledger": "ledger.ledger",
     "LinUCB": "bandit.policies",
     "LinearBandit": "bandit.linear_bandit",
     "Log": "targets",
     "MetaBraider": "meta",
     "ModelCard": "catalogue.catalogue",
-    "Outcome": "decision",
+    "Outcome": "ledger.records",
     "PriorScales": "bandit.prior",
     "SquareCB": "bandit.policies",
     "TaskEncoder": "tasks.encoder",
@@ -63,8 +63,8 @@ _MODULES = {
     "build_table": "tabulating",
     "compare": "offpolicy",
     "evaluate": "offpolicy",
-    "export_ledger": "exchange",
-    "import_ledger": "exchange",
+    "export_ledger": "ledger.transfer",
+    "import_ledger": "ledger.transfer",
     "tune": "tuning",
 }
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from braidbandit._json import plain
-from braidbandit.decision import Decision
+from braidbandit.ledger.records import Decision
 
 T = TypeVar("T")
 

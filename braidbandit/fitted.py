@@ -18,9 +18,9 @@ from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.bandit.settings import check_learning, check_policy
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.learner import ArmLearner
+from braidbandit.ledger.records import Decision
 from braidbandit.objectives import Pacer
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.utility import check_price

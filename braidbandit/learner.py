@@ -24,10 +24,10 @@ from braidbandit.bandit.choice import Policy
 from braidbandit.bandit.linalg import Repeats
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.braid import Braid
-from braidbandit.decision import Decision
 from braidbandit.drift import DriftWarning
 from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.inflight import MOST_IN_FLIGHT, Pull
+from braidbandit.ledger.records import Decision
 from braidbandit.objectives import CostModel
 from braidbandit.roster import Roster
 

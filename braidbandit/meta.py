@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from sklearn.base import clone
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit.bandit.settings import seeded
 from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
-from braidbandit.decision import Decision, Outcome
 from braidbandit.explanation import Explanation
-from braidbandit.ledger import Ledger
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.purging import purge_folder
 from braidbandit.recommender import BraidRecommender
+from braidbandit.snapshot import purged
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.packaged import load_tasks, task_of
 from braidbandit.tasks.reading import is_hash_of
@@ -417,7 +419,9 @@ class MetaBraider:
         """
         with self._lock:
             try:
-                gone = self.ledger.purge(before, records=records)
+                gone = self.ledger.purge(
+                    before, records=records, edit_policy=partial(purged, before=before)
+                )
             except OSError:
                 self._purge_folder(before, records)
                 raise

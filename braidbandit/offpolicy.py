@@ -22,7 +22,7 @@ from braidbandit.estimators import (
     effective_sample_size,
     estimator_terms,
 )
-from braidbandit.ledger import Ledger
+from braidbandit.ledger.ledger import Ledger
 from braidbandit.likelihood import likelihood_interval
 from braidbandit.targets import Log, rows_learnt, target_probabilities
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from braidbandit._checks import check_weight
 from braidbandit.catalogue.catalogue import Braid, ModelCard
-from braidbandit.decision import Decision, Outcome
 from braidbandit.feedback import MOST_PENDING, FeedbackLog, Learnt, NotReversible, _time
 from braidbandit.learner import arm_ids_of
+from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.objectives import check_measurement
 from braidbandit.tabular import Tabular
 from braidbandit.utility import check_quality

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from braidbandit._files import LOCK
-from braidbandit.exchange import is_export, purge_export
-from braidbandit.ledger import Ledger
-from braidbandit.snapshot import without_decisions
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.transfer import is_export, purge_export
+from braidbandit.snapshot import purged, without_decisions
 from braidbandit.state import edit_state, is_manifest
 from braidbandit.tasks.encoder import KEPT
 
@@ -83,7 +83,9 @@ def _purge_file(file: Path, before: datetime, records: bool) -> None:
         head = opened.read(64)
     if head.startswith(_SQLITE) and _is_ledger(file):
         with Ledger(file) as copy:
-            copy.purge(before, records=records)
+            copy.purge(
+                before, records=records, edit_policy=partial(purged, before=before)
+            )
     elif is_export(file, head):
         purge_export(file, before, records=records)
     elif records and is_manifest(head):

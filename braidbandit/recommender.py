@@ -16,11 +16,11 @@ from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Budget, Catalogue
-from braidbandit.decision import Decision, new_id
 from braidbandit.drift import DriftMonitor
 from braidbandit.explaining import ChoiceView
 from braidbandit.explanation import Explanation
 from braidbandit.learner import arm_ids_of
+from braidbandit.ledger.records import Decision, new_id
 from braidbandit.objectives import Preference
 from braidbandit.online import Online
 from braidbandit.persistent import Persistent

@@ -24,12 +24,13 @@ from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.bandit.rowbyrow import _FORGET_EVERY
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.decision import Decision
 from braidbandit.drift import DriftMonitor
 from braidbandit.feedback import FeedbackLog, Learnt, seconds
 from braidbandit.guarding import Guarding
+from braidbandit.ledger.records import Decision
 from braidbandit.objectives import CostModel, Pacer
 from braidbandit.registry import policy_from_dict, policy_to_dict
+from braidbandit.state import edit_manifest
 from braidbandit.tasks.encoder import TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -129,6 +130,15 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
     for waited in log.forget(before):
         guarding.expire(policy_from_dict(manifest["policy"]), waited)
     return {**manifest, **_decisions(log), **_saved(guarding.savings)}
+
+
+def purged(text: str, before: datetime) -> str:
+    """Return the text of a saved manifest without the decisions made before a time."""
+    return edit_manifest(
+        text,
+        "a snapshot in the ledger",
+        lambda manifest: without_decisions(manifest, before),
+    )
 
 
 def _decisions(log: FeedbackLog) -> dict[str, Any]:

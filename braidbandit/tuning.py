@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from braidbandit.bandit.policies import LinUCB, ThompsonSampling
 from braidbandit.crossfit import cross_fitted
-from braidbandit.decision import Decision
-from braidbandit.ledger import Ledger
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.records import Decision
 from braidbandit.targets import Log, row_probabilities
 
 Array = NDArray[np.float64]

@@ -8,8 +8,8 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from braidbandit.decision import Decision, Outcome
-from braidbandit.ledger import Ledger
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.records import Decision, Outcome
 
 
 def main():

@@ -20,7 +20,7 @@ from braidbandit import (
     ThompsonSampling,
     Uniform,
 )
-from braidbandit.decision import dumps
+from braidbandit.ledger.records import dumps
 
 TYPES = ("code", "medical", "creative")
 TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(40)]

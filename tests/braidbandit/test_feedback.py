@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braidbandit import BraidRecommender, Ledger, Outcome
-from braidbandit.decision import now
+from braidbandit.ledger.records import now
 
 REWARDS = np.random.default_rng(3).random(60).round(3)
 

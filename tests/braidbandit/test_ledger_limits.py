@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from braidbandit import Ledger, Outcome
-from braidbandit.decision import dumps
+from braidbandit.ledger.records import dumps
 
 WRITER = Path(__file__).with_name("ledger_writer.py")
 

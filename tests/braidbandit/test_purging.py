@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from braidbandit import (
     export_ledger,
     import_ledger,
 )
+from braidbandit.snapshot import purged
 from braidbandit.tasks.reading import task_hash
 
 SIZE = {"parameters": 10**8, "layers": 12, "width": 64, "vocab_size": 1000}
@@ -180,7 +182,7 @@ def test_records_are_gone_from_every_file(used):
 @pytest.mark.parametrize("records", [False, True])
 def test_with_a_reader_it_says_what_remains(used, monkeypatch, records):
     agent, between, _, rated = used
-    monkeypatch.setattr("braidbandit.schema._BRIEFLY", 0.05)
+    monkeypatch.setattr("braidbandit.ledger.schema._BRIEFLY", 0.05)
     found = traces(rated.x if records else ())
     with closing(sqlite3.connect(agent.ledger.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -202,7 +204,7 @@ def test_with_a_reader_it_says_what_remains(used, monkeypatch, records):
 
 
 def test_a_ledger_without_a_folder_is_wiped_too(agent, tmp_path, monkeypatch):
-    monkeypatch.setattr("braidbandit.schema._BRIEFLY", 0.05)
+    monkeypatch.setattr("braidbandit.ledger.schema._BRIEFLY", 0.05)
     file = tmp_path / "l.db"
     with Ledger(file) as ledger:
         decision = agent.recommend(SECRET)
@@ -299,7 +301,10 @@ def test_a_guard_takes_what_is_forgotten_for_nothing_earned(tmp_path, encoder):
     with Ledger(tmp_path / "l.db") as ledger:
         agent.save(ledger)
         before = datetime.now(timezone.utc) + timedelta(days=1)
-        ledger.purge(before, records=True)
+        with pytest.raises(ValueError, match="edit_policy"):
+            ledger.purge(before, records=True)
+        edit = partial(purged, before=before)
+        ledger.purge(before, records=True, edit_policy=edit)
         saved = BraidRecommender.load(ledger, encoder=encoder)
     amount = agent.savings_.amount
     assert agent.learner_.log.plain

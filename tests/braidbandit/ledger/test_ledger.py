@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import clone
 
 from braidbandit import Braid, Ledger, ModelCard, Outcome
-from braidbandit.decision import now as now_text
+from braidbandit.ledger.records import now as now_text
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
 
@@ -400,7 +400,7 @@ def test_many_arms_are_kept_once(agent, ledger):
 def test_pairs_are_of_one_time(agent, ledger, monkeypatch):
     """What is revised, taken back or said between two pages counts next time: nothing
     is given twice."""
-    monkeypatch.setattr("braidbandit.ledger_reading._PAGE", 3)
+    monkeypatch.setattr("braidbandit.ledger.ledger_reading._PAGE", 3)
     decisions = live(agent, ledger)
     expected = [(s, d.id, o.reward) for s, d, o in ledger.pairs()]
     waiting, found = ledger.pending()[0], []

@@ -13,7 +13,7 @@ import numpy as np
 
 from braidbandit._json import content_hash, known_fields
 from braidbandit.catalogue.braid import Braid
-from braidbandit.decision import Decision, Outcome
+from braidbandit.ledger.records import Decision, Outcome
 
 KINDS = ("outcome", "revision", "retraction")
 _APART = ("arm_ids", "scores", "eligible")

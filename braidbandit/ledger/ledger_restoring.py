@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from braidbandit.decision import Decision, Outcome
-from braidbandit.ledger_reading import LedgerReader
-from braidbandit.rows import arms_hash, decision_row, outcome_row
-from braidbandit.schema import writing
+from braidbandit.ledger.ledger_reading import LedgerReader
+from braidbandit.ledger.records import Decision, Outcome
+from braidbandit.ledger.rows import arms_hash, decision_row, outcome_row
+from braidbandit.ledger.schema import writing
 
 
 class LedgerRestorer(LedgerReader):

@@ -12,7 +12,7 @@ from toy_embedder import embed
 
 from braidbandit import Decision, Explanation, Outcome, TaskEncoder
 from braidbandit._json import content_hash
-from braidbandit.decision import dumps
+from braidbandit.ledger.records import dumps
 from braidbandit.tasks.reading import is_hash_of, task_hash
 
 

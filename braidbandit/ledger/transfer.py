@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from braidbandit.decision import Decision
-from braidbandit.ledger import Ledger
-from braidbandit.rows import KINDS, in_utc, outcome_of
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.records import Decision
+from braidbandit.ledger.rows import KINDS, in_utc, outcome_of
 
 FORMAT = 1
 _WORD = "braidbandit ledger"

@@ -12,9 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sklearn.base import clone
 
-from braidbandit import Ledger, Outcome, schema
+from braidbandit import Ledger, Outcome
+from braidbandit.ledger import schema
 
-OLD = Path(__file__).parents[1] / "data" / "ledger-0.1.0.json"
+OLD = Path(__file__).parents[2] / "data" / "ledger-0.1.0.json"
 
 
 def make_old(url, monkeypatch):

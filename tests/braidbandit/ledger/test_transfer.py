@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import clone
 
 from braidbandit import Ledger, Outcome
-from braidbandit.exchange import export_ledger, import_ledger
+from braidbandit.ledger.transfer import export_ledger, import_ledger
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._forks import tell_of_forks
-from braidbandit.decision import Decision, Outcome
-from braidbandit.rows import Event, decision_of, in_utc, outcome_of
-from braidbandit.schema import Tables, is_in_memory, open_engine, sqlite_file
+from braidbandit.ledger.records import Decision, Outcome
+from braidbandit.ledger.rows import Event, decision_of, in_utc, outcome_of
+from braidbandit.ledger.schema import Tables, is_in_memory, open_engine, sqlite_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,12 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from braidbandit.decision import Decision, Outcome, now
-from braidbandit.ledger_restoring import LedgerRestorer
-from braidbandit.rows import decision_row, in_utc, outcome_of, outcome_row
-from braidbandit.schema import wipe
-from braidbandit.snapshot import without_decisions
-from braidbandit.state import edit_manifest
+from braidbandit.ledger.ledger_restoring import LedgerRestorer
+from braidbandit.ledger.records import Decision, Outcome, now
+from braidbandit.ledger.rows import decision_row, in_utc, outcome_of, outcome_row
+from braidbandit.ledger.schema import wipe
 
 _SNAPSHOTS = 3
 
@@ -184,7 +182,13 @@ class Ledger(LedgerRestorer):
         with self._writing(ordered=True) as connection:
             return int(connection.execute(query).rowcount)
 
-    def purge(self, before: datetime, *, records: bool = False) -> int:
+    def purge(
+        self,
+        before: datetime,
+        *,
+        records: bool = False,
+        edit_policy: Callable[[str], str] | None = None,
+    ) -> int:
         """Delete what is old: the texts of tasks, or the whole records.
 
         From an SQLite file it is gone when this returns, from its journal and from
@@ -205,6 +209,10 @@ class Ledger(LedgerRestorer):
             it hash and features of a task stay; who guesses a text can tell by its
             hash that it was this one. A recommender keeps what it has learnt from
             records that are gone; one that learns from this ledger anew does not.
+        edit_policy : callable, optional
+            The text of a saved policy without the old decisions: needed with
+            ``records`` where this ledger holds saved policies. See
+            :func:`braidbandit.recommender.saving.purged`.
 
         Returns
         -------
@@ -213,6 +221,8 @@ class Ledger(LedgerRestorer):
 
         Raises
         ------
+        ValueError
+            When ``edit_policy`` is needed; nothing was deleted.
         OSError
             When it is deleted, but could not be wiped from the files that are named,
             as somebody else is reading them, or the disk is full. Purge again.
@@ -224,7 +234,7 @@ class Ledger(LedgerRestorer):
                 ids = sa.select(d.c.id).where(old)
                 connection.execute(o.delete().where(o.c.decision_id.in_(ids)))
                 gone = connection.execute(d.delete().where(old)).rowcount
-                self._purge_snapshots(connection, before)
+                self._purge_snapshots(connection, edit_policy)
             else:
                 texts = d.update().where(old & d.c.text.is_not(None)).values(text=None)
                 gone = connection.execute(texts).rowcount
@@ -250,15 +260,18 @@ class Ledger(LedgerRestorer):
 
     # ---- inside ----
 
-    def _purge_snapshots(self, connection: Any, before: datetime) -> None:
+    def _purge_snapshots(
+        self, connection: Any, edit: Callable[[str], str] | None
+    ) -> None:
         s = self._snapshots
         kept = self._sa.select(s.c.sequence, s.c.manifest)
         for row in connection.execute(kept).all():
-            text = edit_manifest(
-                row.manifest,
-                "a snapshot in the ledger",
-                lambda manifest: without_decisions(manifest, before),
-            )
+            if edit is None:
+                raise ValueError(
+                    "saved policies in this ledger hold decisions too: purge it with "
+                    "its agent (MetaBraider.purge), or give edit_policy=..."
+                )
+            text = edit(row.manifest)
             new = s.update().where(s.c.sequence == row.sequence).values(manifest=text)
             connection.execute(new)
 
