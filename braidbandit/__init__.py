@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     )
     from braidbandit.bandit.prior import PriorScales
     from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
-    from braidbandit.drift import DriftMonitor, DriftWarning
-    from braidbandit.explanation import Explanation
     from braidbandit.ledger.ledger import Ledger
     from braidbandit.ledger.records import Decision, Outcome
     from braidbandit.ledger.transfer import export_ledger, import_ledger
     from braidbandit.meta import MetaBraider
     from braidbandit.offpolicy import compare, evaluate
-    from braidbandit.recommender import BraidRecommender
+    from braidbandit.recommender.drift import DriftMonitor, DriftWarning
+    from braidbandit.recommender.explanation import Explanation
+    from braidbandit.recommender.recommender import BraidRecommender
     from braidbandit.tabulating import build_table
     from braidbandit.targets import Log, UnderLimits
     from braidbandit.tasks.encoder import TaskEncoder
@@ -37,15 +37,15 @@ __version__ = "0.1.0"
 # asks for help or the version does not wait a second for scikit-learn.
 _MODULES = {
     "Braid": "catalogue.catalogue",
-    "BraidRecommender": "recommender",
+    "BraidRecommender": "recommender.recommender",
     "Budget": "catalogue.catalogue",
     "Catalogue": "catalogue.catalogue",
     "ConservativePolicy": "bandit.guard",
     "Decision": "ledger.records",
-    "DriftMonitor": "drift",
-    "DriftWarning": "drift",
+    "DriftMonitor": "recommender.drift",
+    "DriftWarning": "recommender.drift",
     "EpsilonGreedy": "bandit.policies",
-    "Explanation": "explanation",
+    "Explanation": "recommender.explanation",
     "Greedy": "bandit.policies",
     "Ledger": "ledger.ledger",
     "LinUCB": "bandit.policies",

@@ -20,16 +20,16 @@ from sklearn.base import clone
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit.bandit.settings import seeded
 from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
-from braidbandit.explanation import Explanation
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.purging import purge_folder
-from braidbandit.recommender import BraidRecommender
-from braidbandit.snapshot import purged
+from braidbandit.recommender.explanation import Explanation
+from braidbandit.recommender.recommender import BraidRecommender
+from braidbandit.recommender.saving import purged
+from braidbandit.recommender.utility import as_quality, check_price
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.packaged import load_tasks, task_of
 from braidbandit.tasks.reading import is_hash_of
-from braidbandit.utility import as_quality, check_price
 from braidbandit.workshop import Workshop, check_settings, completed
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 from braidbandit._files import LOCK
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.transfer import is_export, purge_export
-from braidbandit.snapshot import purged, without_decisions
-from braidbandit.state import edit_state, is_manifest
+from braidbandit.recommender.saving import purged, without_decisions
+from braidbandit.recommender.state import edit_state, is_manifest
 from braidbandit.tasks.encoder import KEPT
 
 _SQLITE = b"SQLite format 3\0"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from braidbandit._checks import check_labels
 from braidbandit._named import column_names, in_columns, in_rows, ordered
 from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard
-from braidbandit.recommender import BraidRecommender
+from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.tasks.encoder import TaskEncoder
 
 Array = NDArray[np.float64]

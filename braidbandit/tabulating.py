@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.recommender.utility import check_quality
 from braidbandit.tasks.reading import hash_as_given
-from braidbandit.utility import check_quality
 
 Array = NDArray[np.float64]
 Cell = tuple[str, str]

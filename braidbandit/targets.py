@@ -19,10 +19,10 @@ from braidbandit._checks import (
 from braidbandit._named import Labels, in_columns, in_rows, ordered, places
 from braidbandit._named import feature_names as names_of
 from braidbandit.crossfit import contexts_of, is_table
-from braidbandit.fitted import Fitted
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Outcome
-from braidbandit.situation import Limits, assess
+from braidbandit.recommender.fitted import Fitted
+from braidbandit.recommender.scoring import Limits, assess
 
 Array = NDArray[np.float64]
 

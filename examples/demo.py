@@ -31,8 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from braidbandit import Braid, Catalogue, MetaBraider, ModelCard
+from braidbandit.recommender.utility import quality_from_bits, utility
 from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
-from braidbandit.utility import quality_from_bits, utility
 
 POOL = [
     {"model_name": "SmolLM2-135M-Instruct", "domain": "general", "role": "instruction"},

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from braidbandit import MetaBraider
+from braidbandit.recommender.utility import quality_from_bits
 from braidbandit.tasks.packaged import calibration_texts
-from braidbandit.utility import quality_from_bits
 from fusion import BraidedLLM, bits_per_byte
 
 POOL = [

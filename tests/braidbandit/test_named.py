@@ -28,7 +28,7 @@ from braidbandit._named import column_names, ordered, places
 from braidbandit.adapters import log_from_battles, log_from_frame, log_from_scores
 from braidbandit.catalogue.features import describe, with_gains
 from braidbandit.ledger.records import Decision
-from braidbandit.objectives import Preference
+from braidbandit.recommender.objectives import Preference
 from braidbandit.replay import table_of
 from braidbandit.targets import target_probabilities
 

@@ -23,7 +23,7 @@ from braidbandit import (
     export_ledger,
     import_ledger,
 )
-from braidbandit.snapshot import purged
+from braidbandit.recommender.saving import purged
 from braidbandit.tasks.reading import task_hash
 
 SIZE = {"parameters": 10**8, "layers": 12, "width": 64, "vocab_size": 1000}

@@ -13,7 +13,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.guard import Savings
-from braidbandit.registry import policy_from_dict, policy_to_dict
+from braidbandit.recommender.registry import policy_from_dict, policy_to_dict
 
 TASKS = [f"task {i}" for i in range(40)]
 
@@ -148,7 +148,7 @@ def test_a_departure_among_too_many_to_wait_for_is_booked_as_nothing_earned(
     catalogue, encoder, monkeypatch
 ):
     """40 rounds at 1 and a share of 0.1 save 4; then three rounds are waited for."""
-    monkeypatch.setattr("braidbandit.feedback.MOST_PENDING", 3)
+    monkeypatch.setattr("braidbandit.recommender.feedback.MOST_PENDING", 3)
     agent = guarded(catalogue, encoder)
     for task in TASKS:
         agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
@@ -204,7 +204,7 @@ def test_departures_beyond_the_newest_that_expired_are_owed_and_told_of(
     catalogue, encoder, tmp_path, monkeypatch
 ):
     """Four expired, two are known by name: all four are owed, live and learnt anew."""
-    monkeypatch.setattr("braidbandit.guarding._MOST_EXPIRED", 2)
+    monkeypatch.setattr("braidbandit.recommender.guarding._MOST_EXPIRED", 2)
     agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
     for task in TASKS:
         decision = agent.recommend(task, eligible=[agent.baseline_])

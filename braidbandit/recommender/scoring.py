@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from braidbandit._named import as_array, in_columns
 from braidbandit.bandit.belief import Belief
 from braidbandit.catalogue.catalogue import Budget, Catalogue
-from braidbandit.learner import ArmLearner
-from braidbandit.objectives import Preference, relative
+from braidbandit.recommender.arm_model import ArmLearner
+from braidbandit.recommender.objectives import Preference, relative
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -18,12 +18,12 @@ from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.bandit.settings import check_learning, check_policy
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.drift import DriftMonitor
-from braidbandit.learner import ArmLearner
 from braidbandit.ledger.records import Decision
-from braidbandit.objectives import Pacer
+from braidbandit.recommender.arm_model import ArmLearner
+from braidbandit.recommender.drift import DriftMonitor
+from braidbandit.recommender.objectives import Pacer
+from braidbandit.recommender.utility import check_price
 from braidbandit.tasks.encoder import TaskEncoder
-from braidbandit.utility import check_price
 
 Array = NDArray[np.float64]
 Rows = tuple[list[int], Array, Array]

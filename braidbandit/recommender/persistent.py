@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from braidbandit import snapshot
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.fitted import Fitted
-from braidbandit.state import pack, read_state, unpack, write_state
+from braidbandit.recommender import saving as snapshot
+from braidbandit.recommender.fitted import Fitted
+from braidbandit.recommender.state import pack, read_state, unpack, write_state
 from braidbandit.tasks.encoder import TaskEncoder
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
-from braidbandit.utility import check_price
+from braidbandit.recommender.utility import check_price
 
 Array = NDArray[np.float64]
 

@@ -144,7 +144,7 @@ def test_a_retracted_reward_never_came(agent, twin):
 
 
 def test_an_old_record_needs_the_decision(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
     decisions = decide(agent, 4)
     before = None
     for decision in decisions:
@@ -538,7 +538,7 @@ def test_the_uncertainty_of_a_decision_is_its_arms_width(agent):
 
 def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
     """Of at most 200, two more are kept until the oldest three go together."""
-    monkeypatch.setattr("braidbandit.feedback._MOST_SETTLED", 200)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_SETTLED", 200)
     ids, sizes = [], []
     for i in range(206):
         decision = agent.recommend(TASKS[i % 40])
@@ -550,7 +550,7 @@ def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
 
 
 def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
     decisions = decide(agent, 6)
     for decision in decisions:
         agent.update(decision, 0.5)
@@ -604,7 +604,7 @@ def test_each_reward_fades_at_the_rates_of_its_time(
 
 
 def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
     agent.set_params(forgetting=0.98)
     decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
     for decision in decisions:
@@ -617,7 +617,7 @@ def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
 def test_an_old_record_is_gone_once_one_said_more_than_a_reward(
     agent, monkeypatch, said
 ):
-    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
     decisions = decide(agent, 4)
     agent.update(decisions[0], 0.4, **said)
     for decision in decisions[1:]:

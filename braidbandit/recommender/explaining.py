@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from braidbandit.bandit.choice import Choice
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.catalogue.features import block_of
-from braidbandit.counterfactual import nearest_change
-from braidbandit.explanation import ArmRow, Explanation, KnownTask
-from braidbandit.learner import ArmLearner
-from braidbandit.situation import Situation
+from braidbandit.recommender.arm_model import ArmLearner
+from braidbandit.recommender.counterfactual import nearest_change
+from braidbandit.recommender.explanation import ArmRow, Explanation, KnownTask
+from braidbandit.recommender.scoring import Situation
 
 Array = NDArray[np.float64]
 

@@ -24,12 +24,12 @@ from braidbandit.bandit.choice import Policy
 from braidbandit.bandit.linalg import Repeats
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.braid import Braid
-from braidbandit.drift import DriftWarning
-from braidbandit.feedback import FeedbackLog, Learnt, NotReversible
-from braidbandit.inflight import MOST_IN_FLIGHT, Pull
 from braidbandit.ledger.records import Decision
-from braidbandit.objectives import CostModel
-from braidbandit.roster import Roster
+from braidbandit.recommender.drift import DriftWarning
+from braidbandit.recommender.feedback import FeedbackLog, Learnt, NotReversible
+from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, Pull
+from braidbandit.recommender.objectives import CostModel
+from braidbandit.recommender.roster import Roster
 
 Array = NDArray[np.float64]
 

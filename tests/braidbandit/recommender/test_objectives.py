@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from braidbandit import BraidRecommender, Budget, LinUCB, Uniform
-from braidbandit.objectives import (
+from braidbandit.recommender.objectives import (
     CostModel,
     Pacer,
     Preference,

@@ -3,7 +3,7 @@ import pytest
 
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
-from braidbandit.inflight import InFlight
+from braidbandit.recommender.lookahead import InFlight
 
 
 @pytest.fixture

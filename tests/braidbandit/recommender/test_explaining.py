@@ -65,7 +65,7 @@ def test_the_mean_splits_by_known_tasks(agent):
 @pytest.mark.parametrize("forgetting", [1.0, 0.98])
 def test_every_known_task_together_is_all_there_is(agent, monkeypatch, forgetting):
     """With all 55 tasks quoted nothing is left: prior + contributions = mean."""
-    monkeypatch.setattr("braidbandit.explaining._NEAREST", 100)
+    monkeypatch.setattr("braidbandit.recommender.explaining._NEAREST", 100)
     agent.set_params(forgetting=forgetting)
     teach(teach(agent, 15))
     explanation = agent.explain("a new task")

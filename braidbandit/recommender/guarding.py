@@ -9,8 +9,8 @@ from braidbandit.bandit.choice import Policy
 from braidbandit.bandit.guard import ConservativePolicy, Savings
 from braidbandit.bandit.policies import ThompsonSampling
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.feedback import seconds
 from braidbandit.ledger.records import Decision
+from braidbandit.recommender.feedback import seconds
 
 _MOST_EXPIRED = 500
 

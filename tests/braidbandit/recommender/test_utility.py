@@ -1,6 +1,6 @@
 import pytest
 
-from braidbandit.utility import (
+from braidbandit.recommender.utility import (
     as_quality,
     quality_from_bits,
     quality_from_stars,

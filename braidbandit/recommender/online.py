@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from braidbandit._checks import check_weight
 from braidbandit.catalogue.catalogue import Braid, ModelCard
-from braidbandit.feedback import MOST_PENDING, FeedbackLog, Learnt, NotReversible, _time
-from braidbandit.learner import arm_ids_of
 from braidbandit.ledger.records import Decision, Outcome
-from braidbandit.objectives import check_measurement
-from braidbandit.tabular import Tabular
-from braidbandit.utility import check_quality
+from braidbandit.recommender.arm_model import arm_ids_of
+from braidbandit.recommender.feedback import (
+    MOST_PENDING,
+    FeedbackLog,
+    Learnt,
+    NotReversible,
+    _time,
+)
+from braidbandit.recommender.objectives import check_measurement
+from braidbandit.recommender.tabular import Tabular
+from braidbandit.recommender.utility import check_quality
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -4,7 +4,7 @@ import pytest
 from braidbandit import Braid, Catalogue, ModelCard
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
-from braidbandit.reshape import extend_descriptors, with_columns
+from braidbandit.recommender.reshape import extend_descriptors, with_columns
 
 
 def taught():

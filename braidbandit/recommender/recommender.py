@@ -16,15 +16,15 @@ from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Budget, Catalogue
-from braidbandit.drift import DriftMonitor
-from braidbandit.explaining import ChoiceView
-from braidbandit.explanation import Explanation
-from braidbandit.learner import arm_ids_of
 from braidbandit.ledger.records import Decision, new_id
-from braidbandit.objectives import Preference
-from braidbandit.online import Online
-from braidbandit.persistent import Persistent
-from braidbandit.situation import Limits, Situation, assess, cost_terms
+from braidbandit.recommender.arm_model import arm_ids_of
+from braidbandit.recommender.drift import DriftMonitor
+from braidbandit.recommender.explaining import ChoiceView
+from braidbandit.recommender.explanation import Explanation
+from braidbandit.recommender.objectives import Preference
+from braidbandit.recommender.online import Online
+from braidbandit.recommender.persistent import Persistent
+from braidbandit.recommender.scoring import Limits, Situation, assess, cost_terms
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.reading import task_hash
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braidbandit import Budget, Ledger
-from braidbandit.situation import Limits
+from braidbandit.recommender.scoring import Limits
 
 
 def test_limits_are_recorded_as_plain_numbers():

@@ -13,8 +13,8 @@ REWARDS = np.random.default_rng(3).random(60).round(3)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr("braidbandit.feedback._MOST_SETTLED", 20)
-    monkeypatch.setattr("braidbandit.feedback._MOST_LEARNT", 5)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_SETTLED", 20)
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 5)
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.explanation import Counterfactual
-from braidbandit.learner import ArmLearner
-from braidbandit.objectives import relative
-from braidbandit.situation import Situation
+from braidbandit.recommender.arm_model import ArmLearner
+from braidbandit.recommender.explanation import Counterfactual
+from braidbandit.recommender.objectives import relative
+from braidbandit.recommender.scoring import Situation
 
 Array = NDArray[np.float64]
 

@@ -220,7 +220,7 @@ def test_replicas_do_not_explore_in_lockstep(agent, encoder, tmp_path):
 
 @pytest.mark.parametrize("part", ["descriptors", "posterior.own_load"])
 def test_arrays_of_the_wrong_shape_are_refused(used, encoder, tmp_path, part):
-    from braidbandit.state import read_state, write_state
+    from braidbandit.recommender.state import read_state, write_state
 
     used.save(tmp_path / "s")
     manifest, arrays = read_state(tmp_path / "s")

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from braidbandit.state import read_state, write_state
+from braidbandit.recommender.state import read_state, write_state
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_savers_at_once_take_turns(tmp_path):
 
 
 def test_a_reader_without_the_lock_sees_a_state(saved, monkeypatch):
-    from braidbandit import state
+    from braidbandit.recommender import state
 
     def refuse(path, timeout):
         raise PermissionError(f"read-only: {path}")

@@ -16,8 +16,8 @@ from braidbandit._checks import (
     check_weights,
 )
 from braidbandit._named import in_columns, in_rows, ordered
-from braidbandit.fitted import Fitted
-from braidbandit.learner import arm_ids_of
+from braidbandit.recommender.arm_model import arm_ids_of
+from braidbandit.recommender.fitted import Fitted
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -24,13 +24,13 @@ from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.bandit.rowbyrow import _FORGET_EVERY
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.drift import DriftMonitor
-from braidbandit.feedback import FeedbackLog, Learnt, seconds
-from braidbandit.guarding import Guarding
 from braidbandit.ledger.records import Decision
-from braidbandit.objectives import CostModel, Pacer
-from braidbandit.registry import policy_from_dict, policy_to_dict
-from braidbandit.state import edit_manifest
+from braidbandit.recommender.drift import DriftMonitor
+from braidbandit.recommender.feedback import FeedbackLog, Learnt, seconds
+from braidbandit.recommender.guarding import Guarding
+from braidbandit.recommender.objectives import CostModel, Pacer
+from braidbandit.recommender.registry import policy_from_dict, policy_to_dict
+from braidbandit.recommender.state import edit_manifest
 from braidbandit.tasks.encoder import TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]
