@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     )
     from braidbandit.bandit.prior import PriorScales
     from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
+    from braidbandit.evaluation.log import Log, UnderLimits
+    from braidbandit.evaluation.offpolicy import compare, evaluate
+    from braidbandit.evaluation.reward_table import build_table
+    from braidbandit.evaluation.tuning import tune
     from braidbandit.ledger.ledger import Ledger
     from braidbandit.ledger.records import Decision, Outcome
     from braidbandit.ledger.transfer import export_ledger, import_ledger
     from braidbandit.meta import MetaBraider
-    from braidbandit.offpolicy import compare, evaluate
     from braidbandit.recommender.drift import DriftMonitor, DriftWarning
     from braidbandit.recommender.explanation import Explanation
     from braidbandit.recommender.recommender import BraidRecommender
-    from braidbandit.tabulating import build_table
-    from braidbandit.targets import Log, UnderLimits
     from braidbandit.tasks.encoder import TaskEncoder
-    from braidbandit.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ _MODULES = {
     "Ledger": "ledger.ledger",
     "LinUCB": "bandit.policies",
     "LinearBandit": "bandit.linear_bandit",
-    "Log": "targets",
+    "Log": "evaluation.log",
     "MetaBraider": "meta",
     "ModelCard": "catalogue.catalogue",
     "Outcome": "ledger.records",
@@ -58,14 +58,14 @@ _MODULES = {
     "SquareCB": "bandit.policies",
     "TaskEncoder": "tasks.encoder",
     "ThompsonSampling": "bandit.policies",
-    "UnderLimits": "targets",
+    "UnderLimits": "evaluation.log",
     "Uniform": "bandit.policies",
-    "build_table": "tabulating",
-    "compare": "offpolicy",
-    "evaluate": "offpolicy",
+    "build_table": "evaluation.reward_table",
+    "compare": "evaluation.offpolicy",
+    "evaluate": "evaluation.offpolicy",
     "export_ledger": "ledger.transfer",
     "import_ledger": "ledger.transfer",
-    "tune": "tuning",
+    "tune": "evaluation.tuning",
 }
 
 __all__ = [

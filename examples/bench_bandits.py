@@ -34,7 +34,7 @@ from braidbandit import (
     ModelCard,
     TaskEncoder,
 )
-from braidbandit.replay import (
+from braidbandit.evaluation.replay import (
     BraidPlayer,
     Player,
     Run,

@@ -29,8 +29,8 @@ from braidbandit import (
     Uniform,
     evaluate,
 )
-from braidbandit.crossfit import predict_rewards
-from braidbandit.replay import read_table
+from braidbandit.evaluation.replay import read_table
+from braidbandit.evaluation.reward_model import predict_rewards
 
 LOGGERS = {
     "uniform": Uniform(),

@@ -336,7 +336,7 @@ def run_peers(
     What one has played is kept in ``cache``: an hour's work that ends early goes on
     with the next library. Delete ``peers-runs`` there to time them anew.
     """
-    from braidbandit.replay import score, shuffles
+    from braidbandit.evaluation.replay import score, shuffles
 
     python = environment(cache)
     rounds, after = min(TUNING_ROUNDS, len(orders[0].run)), 100 + len(orders)

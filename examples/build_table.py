@@ -25,7 +25,7 @@ import numpy as np
 from demo import Scorer, calibrate, open_agent, prepare, write_json
 
 from braidbandit import BraidRecommender, Catalogue, TaskEncoder, build_table
-from braidbandit.replay import Shuffle, Table, replay, shuffles
+from braidbandit.evaluation.replay import Shuffle, Table, replay, shuffles
 from braidbandit.tasks.packaged import load_tasks, task_of
 
 

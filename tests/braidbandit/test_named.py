@@ -25,12 +25,16 @@ from braidbandit import (
 )
 from braidbandit._checks import logged_value
 from braidbandit._named import column_names, ordered, places
-from braidbandit.adapters import log_from_battles, log_from_frame, log_from_scores
 from braidbandit.catalogue.features import describe, with_gains
+from braidbandit.evaluation.importers import (
+    log_from_battles,
+    log_from_frame,
+    log_from_scores,
+)
+from braidbandit.evaluation.log import target_probabilities
+from braidbandit.evaluation.replay import table_of
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.objectives import Preference
-from braidbandit.replay import table_of
-from braidbandit.targets import target_probabilities
 
 RNG = np.random.default_rng(0)
 CATALOGUE = Catalogue(map(ModelCard, "abc"), map(Braid, "abc"))

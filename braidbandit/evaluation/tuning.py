@@ -16,10 +16,10 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from braidbandit.bandit.policies import LinUCB, ThompsonSampling
-from braidbandit.crossfit import cross_fitted
+from braidbandit.evaluation.log import Log, row_probabilities
+from braidbandit.evaluation.reward_model import cross_fitted
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision
-from braidbandit.targets import Log, row_probabilities
 
 Array = NDArray[np.float64]
 

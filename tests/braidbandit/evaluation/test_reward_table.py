@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from braidbandit import Braid, Catalogue, ModelCard
-from braidbandit.tabulating import build_table
+from braidbandit.evaluation.reward_table import build_table
 
 CATALOGUE = Catalogue(map(ModelCard, "abc"), map(Braid, "abc"))
 TASKS = [{"prompt": f"task {i}"} for i in range(4)]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from braidbandit.replay import (
+from braidbandit.evaluation.replay import (
     BraidPlayer,
     Shuffle,
     read_table,

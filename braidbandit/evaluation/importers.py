@@ -16,7 +16,7 @@ from sklearn.feature_extraction import DictVectorizer
 from braidbandit._checks import as_floats, check_labels
 from braidbandit._json import content_hash
 from braidbandit._named import in_rows, ordered
-from braidbandit.targets import Log, encoder_names
+from braidbandit.evaluation.log import Log, encoder_names
 from braidbandit.tasks.reading import task_hash
 
 Array = NDArray[np.float64]

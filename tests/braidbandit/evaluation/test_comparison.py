@@ -1,6 +1,6 @@
 import pytest
 
-from braidbandit.comparison import Comparison, Estimate
+from braidbandit.evaluation.comparison import Comparison, Estimate
 
 ROWS = tuple(
     Estimate(name, "DR", value, value - 0.1, value + 0.1, 9, 5.0, 1.0, 3.0, 0.1, 0.9)

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit.comparison import Comparison, Estimate
-from braidbandit.crossfit import cross_fitted, from_the_past, run_starts
-from braidbandit.estimators import (
+from braidbandit.evaluation.comparison import Comparison, Estimate
+from braidbandit.evaluation.estimators import (
     bootstrap_intervals,
     cluster_terms,
     confidence_sequence,
     effective_sample_size,
     estimator_terms,
 )
+from braidbandit.evaluation.intervals import likelihood_interval
+from braidbandit.evaluation.log import Log, rows_learnt, target_probabilities
+from braidbandit.evaluation.reward_model import cross_fitted, from_the_past, run_starts
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.likelihood import likelihood_interval
-from braidbandit.targets import Log, rows_learnt, target_probabilities
 
 Array = NDArray[np.float64]
 

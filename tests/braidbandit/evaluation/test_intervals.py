@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from braidbandit.likelihood import likelihood_interval
+from braidbandit.evaluation.intervals import likelihood_interval
 
 EDGES = np.array([[0.0, 1.0], [1.0, 1.0]])
 

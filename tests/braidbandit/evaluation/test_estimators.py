@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braidbandit._checks import logged_value
-from braidbandit.estimators import (
+from braidbandit.evaluation.estimators import (
     ESTIMATORS,
     bootstrap_intervals,
     cluster_terms,

@@ -3,7 +3,7 @@ import pytest
 from sklearn.base import clone
 
 from braidbandit import Greedy, Ledger, LinearBandit, Log, Outcome, UnderLimits
-from braidbandit.targets import target_probabilities
+from braidbandit.evaluation.log import target_probabilities
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
 

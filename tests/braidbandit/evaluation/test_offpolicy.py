@@ -11,8 +11,8 @@ from braidbandit import (
     compare,
     evaluate,
 )
-from braidbandit.adapters import log_from_scores
-from braidbandit.offpolicy import check_support
+from braidbandit.evaluation.importers import log_from_scores
+from braidbandit.evaluation.offpolicy import check_support
 
 
 def make_log(n=600, seed=0, floor=0.3):

@@ -19,8 +19,8 @@ from braidbandit import (
     ThompsonSampling,
     Uniform,
 )
-from braidbandit.crossfit import cross_fitted
-from braidbandit.tuning import _replay, tune
+from braidbandit.evaluation.reward_model import cross_fitted
+from braidbandit.evaluation.tuning import _replay, tune
 
 
 @pytest.fixture

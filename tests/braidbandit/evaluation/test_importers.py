@@ -6,7 +6,7 @@ import pytest
 from test_logged import COLLIDING, MISSING
 
 from braidbandit import compare, evaluate
-from braidbandit.adapters import (
+from braidbandit.evaluation.importers import (
     log_from_battles,
     log_from_dsjson,
     log_from_frame,

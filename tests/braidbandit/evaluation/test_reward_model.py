@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from braidbandit.crossfit import (
+from braidbandit.evaluation.reward_model import (
     FOLDS,
     contexts_of,
     cross_fitted,

@@ -1,0 +1,10 @@
+"""What would have been: other policies on a log, settings, whole tables of rewards."""
+
+from __future__ import annotations
+
+from braidbandit.evaluation.log import Log, UnderLimits
+from braidbandit.evaluation.offpolicy import compare, evaluate
+from braidbandit.evaluation.reward_table import build_table
+from braidbandit.evaluation.tuning import tune
+
+__all__ = ["Log", "UnderLimits", "build_table", "compare", "evaluate", "tune"]
