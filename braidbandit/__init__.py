@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from braidbandit.agent.meta_braider import MetaBraider
     from braidbandit.bandit.guard import ConservativePolicy
     from braidbandit.bandit.linear_bandit import LinearBandit
     from braidbandit.bandit.policies import (
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from braidbandit.ledger.ledger import Ledger
     from braidbandit.ledger.records import Decision, Outcome
     from braidbandit.ledger.transfer import export_ledger, import_ledger
-    from braidbandit.meta import MetaBraider
     from braidbandit.recommender.drift import DriftMonitor, DriftWarning
     from braidbandit.recommender.explanation import Explanation
     from braidbandit.recommender.recommender import BraidRecommender
@@ -51,7 +51,7 @@ _MODULES = {
     "LinUCB": "bandit.policies",
     "LinearBandit": "bandit.linear_bandit",
     "Log": "evaluation.log",
-    "MetaBraider": "meta",
+    "MetaBraider": "agent.meta_braider",
     "ModelCard": "catalogue.catalogue",
     "Outcome": "ledger.records",
     "PriorScales": "bandit.prior",

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
+from braidbandit.agent.braid_builder import Workshop, check_settings, completed
+from braidbandit.agent.purging import purge_folder
 from braidbandit.bandit.settings import seeded
 from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Outcome
-from braidbandit.purging import purge_folder
 from braidbandit.recommender.explanation import Explanation
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.recommender.saving import purged
@@ -30,7 +31,6 @@ from braidbandit.recommender.utility import as_quality, check_price
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.packaged import load_tasks, task_of
 from braidbandit.tasks.reading import is_hash_of
-from braidbandit.workshop import Workshop, check_settings, completed
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from braidbandit import Braid, ModelCard
-from braidbandit.workshop import Workshop, completed
+from braidbandit.agent.braid_builder import Workshop, completed
 
 tiny = pytest.importorskip("tiny")
 TEXTS = [f"The dog number {i} sleeps beside {i + 1} strands." for i in range(12)]
