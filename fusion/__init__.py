@@ -7,7 +7,6 @@ except ModuleNotFoundError as error:
         "fusion needs torch and transformers: pip install 'braidbandit[full]'"
     ) from error
 
-from .alignment import TokenBytes
 from .cache import BraidCache
 from .calibration import CalibrationReport, calibrate
 from .configuration import BraidConfig
@@ -16,6 +15,7 @@ from .pool import Pool
 from .rewards import ExactMatch, UnitTests
 from .scoring import bits_per_byte, choose, multiple_choice
 from .strand import Strand
+from .tokens.alignment import TokenBytes
 
 # So that `AutoModelForCausalLM.from_pretrained` and pipelines know saved braids.
 AutoConfig.register(BraidConfig.model_type, BraidConfig, exist_ok=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +17,6 @@ WEIGHTS = "model.safetensors"
 
 # What AutoModel and pipelines pass along whatever the model.
 _PASSED_ALONG = {"_from_auto", "adapter_kwargs"}
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to write to; its files replace those of ``folder`` once all are there.
-
-    After an error nothing has changed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as work:
-        yield Path(work)
-        for file in sorted(Path(work).iterdir()):
-            os.replace(file, folder / file.name)
 
 
 def write_weights(

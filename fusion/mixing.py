@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .fusers import unit_rms, zero_linear
 from .strand import Strand
-from .vocabulary import VocabularyMap
+from .tokens.vocabulary import VocabularyMap
 
 BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast
 

@@ -15,11 +15,12 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from ._files import replacing
 from .braiding import Braiding, BraidStates
 from .cache import BraidCache
 from .configuration import BraidConfig
 from .donors import crop_layers
-from .files import load_weights, refuse_options, replacing, write_weights
+from .files import load_weights, refuse_options, write_weights
 from .pool import Pool
 from .strand import CACHE
 

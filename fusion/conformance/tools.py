@@ -10,10 +10,10 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
-from ..alignment import common_prefix, complete_text
 from ..cache import BraidCache
 from ..modeling import BraidedLLM
 from ..strand import Strand
+from ..tokens.alignment import common_prefix, complete_text
 
 # Code, prose, emoji and CJK: where tokenisations disagree in different ways.
 TEXTS = (

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fusion.mixing import OutputMixer
-from fusion.vocabulary import VocabularyMap
+from fusion.tokens.vocabulary import VocabularyMap
 
 TABLE = [b"a", b"b"]
 HERE, ABSENT = torch.tensor([True]), torch.tensor([False])

@@ -19,7 +19,7 @@ from braidbandit import (
     TaskEncoder,
 )
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 TYPES = ("code", "medical", "creative")
 TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(12)]
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.alignment import TokenBytes
-from fusion.vocabulary import FEW, VocabularyMap
+from fusion.tokens.alignment import TokenBytes
+from fusion.tokens.vocabulary import FEW, VocabularyMap
 
 
 def test_by_hand():

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from fusion.alignment import TokenBytes, common_prefix, complete_text
+from fusion.tokens.alignment import TokenBytes, common_prefix, complete_text
 
 TOKENS = {
     family: TokenBytes(tiny.tiny_tokenizer(family))

@@ -1,0 +1,1 @@
+"""Bytes of tokens: two tokenisations of one text, and their vocabularies."""
