@@ -20,8 +20,8 @@ from typing import Any
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
 from fusion.controls import STRATEGIES, layers_at
 from fusion.held_out import packaged_texts, read_texts
-from fusion.machine import dtype_of, reuse_memory
-from fusion.pool import PACKAGED
+from fusion.strands.machine import dtype_of, reuse_memory
+from fusion.strands.pool import PACKAGED
 
 
 def recipes(anchor: Strand, donor: Strand) -> list[BraidConfig]:

@@ -25,8 +25,8 @@ import torch
 from tqdm import tqdm
 
 from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, Strand
-from fusion.machine import dtype_of, reuse_memory
-from fusion.pool import PACKAGED
+from fusion.strands.machine import dtype_of, reuse_memory
+from fusion.strands.pool import PACKAGED
 
 PROMPT = "Write a short story about a rope maker who learns to braid.\n\n"
 SHARES = [0.7, 0.3]

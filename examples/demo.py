@@ -109,7 +109,7 @@ def prepare() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
-    from fusion.machine import reuse_memory
+    from fusion.strands.machine import reuse_memory
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -123,7 +123,7 @@ def prepare() -> None:
 
 def open_agent(options: argparse.Namespace) -> MetaBraider:
     from fusion import Pool
-    from fusion.machine import dtype_of
+    from fusion.strands.machine import dtype_of
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")

@@ -11,10 +11,10 @@ from .cache import BraidCache
 from .calibration import CalibrationReport, calibrate
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
-from .pool import Pool
 from .rewards import ExactMatch, UnitTests
 from .scoring import bits_per_byte, choose, multiple_choice
-from .strand import Strand
+from .strands.pool import Pool
+from .strands.strand import Strand
 from .tokens.alignment import TokenBytes
 
 # So that `AutoModelForCausalLM.from_pretrained` and pipelines know saved braids.

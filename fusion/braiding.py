@@ -15,8 +15,8 @@ from .cache import BraidCache, DonorStates, Step, advance, gather_rows
 from .configuration import BraidConfig, bridge_layer, by_hand
 from .fusers import FUSERS
 from .mixing import OutputMixer, vocabulary_map
-from .pool import Pool
-from .strand import Strand, Tap, memo_key
+from .strands.pool import Pool
+from .strands.strand import Strand, Tap, memo_key
 
 
 def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:

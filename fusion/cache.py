@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from .donors import DonorPath, DonorStates, walk
-from .strand import Strand, Tap
+from .strands.strand import Strand, Tap
 from .tokens.alignment import Head, common_prefix, complete_text
 
 

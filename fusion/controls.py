@@ -18,7 +18,7 @@ from torch import Tensor
 from .configuration import BraidConfig
 from .modeling import BraidedLLM
 from .scoring import bits_per_byte, scored_bytes
-from .strand import Strand, Tap
+from .strands.strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 PLACES = ("output", "final", "final+output", "sparse")

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from .strand import Strand, Tap
+from .strands.strand import Strand, Tap
 from .tokens.alignment import common_prefix
 
 

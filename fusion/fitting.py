@@ -18,7 +18,7 @@ from .cache import DonorStates
 from .fusers import CrossAttention, LearnedWeighted
 from .modeling import BraidedLLM
 from .session import Session, who
-from .strand import Strand
+from .strands.strand import Strand
 from .training import donor_view, read_layers, ridge
 
 RATE = 5e-4

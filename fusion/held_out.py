@@ -17,7 +17,7 @@ from .controls import PromptWeighted
 from .modeling import BraidedLLM
 from .scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
 from .session import who
-from .strand import Strand
+from .strands.strand import Strand
 
 Text = Mapping[str, str]
 

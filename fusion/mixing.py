@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .fusers import unit_rms, zero_linear
-from .strand import Strand
+from .strands.strand import Strand
 from .tokens.vocabulary import VocabularyMap
 
 BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast

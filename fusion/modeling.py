@@ -21,8 +21,8 @@ from .cache import BraidCache
 from .configuration import BraidConfig
 from .donors import crop_layers
 from .files import load_weights, refuse_options, write_weights
-from .pool import Pool
-from .strand import CACHE
+from .strands.pool import Pool
+from .strands.strand import CACHE
 
 __all__ = ["BraidStates", "BraidedLLM"]
 

@@ -26,9 +26,9 @@ from .calibration import calibrate
 from .conformance import parity as parity_of
 from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
-from .machine import dtype_of, reuse_memory
 from .modeling import BraidedLLM
-from .pool import PACKAGED, Pool, default_cache
+from .strands.machine import dtype_of, reuse_memory
+from .strands.pool import PACKAGED, Pool, default_cache
 
 _LOG = logging.getLogger("fusion.report")  # also where this is the program
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .modeling import BraidedLLM
-from .strand import Strand, memo_key
+from .strands.strand import Strand, memo_key
 
 
 class StateCache(dict[Any, Any]):

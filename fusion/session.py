@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .modeling import BraidedLLM
-from .strand import Strand, memo_key
+from .strands.strand import Strand, memo_key
 from .training import SampledSoftmax, TextFeatures, mean_distribution, read_texts, train
 
 FORMAT = 5

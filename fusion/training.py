@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .cache import DonorStates
-from .strand import Strand, Tap
+from .strands.strand import Strand, Tap
 
 ACTIVE = 4096
 SAMPLED = 2048

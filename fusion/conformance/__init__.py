@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ..modeling import BraidedLLM
-from ..pool import Pool
+from ..strands.pool import Pool
 from .parity import Parity, parity
 from .reading import (
     check_batch,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache import BraidCache
 from ..modeling import BraidedLLM
-from ..strand import Strand
+from ..strands.strand import Strand
 from ..tokens.alignment import common_prefix, complete_text
 
 # Code, prose, emoji and CJK: where tokenisations disagree in different ways.

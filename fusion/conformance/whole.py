@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..modeling import BraidedLLM
-from ..strand import CACHE
+from ..strands.strand import CACHE
 from .tools import (
     ATOL,
     TEXTS,

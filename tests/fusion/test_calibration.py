@@ -17,7 +17,7 @@ from fusion.modeling import BraidedLLM
 from fusion.report import score
 from fusion.scoring import bits_per_byte
 from fusion.session import HELD_OUT_EVERY, Session
-from fusion.strand import Strand
+from fusion.strands.strand import Strand
 from fusion.training import donor_view, read_texts, ridge
 
 WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import fusion.strand
 import pytest
 import tiny
 import torch
@@ -11,14 +12,13 @@ import fusion.braiding
 import fusion.cache
 import fusion.donors
 import fusion.modeling
-import fusion.strand
 from fusion import conformance
 from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
 from fusion.donors import DonorPath
 from fusion.fusers import FUSERS, CrossAttention
 from fusion.modeling import BraidedLLM
-from fusion.pool import Pool
+from fusion.strands.pool import Pool
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 LAYERS = {

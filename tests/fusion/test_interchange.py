@@ -12,7 +12,7 @@ from transformers.utils.generic import TransformersKwargs
 
 from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, modeling
 from fusion.conformance import randomise
-from fusion.strand import CACHE
+from fusion.strands.strand import CACHE
 
 AUTO = AutoModelForCausalLM
 PROMPT = "The dog"

@@ -21,8 +21,8 @@ from fusion.configuration import BraidConfig
 from fusion.conformance import randomise, sibling
 from fusion.mixing import special_pairs, vocabulary_map
 from fusion.modeling import BraidedLLM
-from fusion.pool import Pool
-from fusion.strand import Strand
+from fusion.strands.pool import Pool
+from fusion.strands.strand import Strand
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from fusion.cache import BraidCache
 from fusion.configuration import BraidConfig
 from fusion.conformance import check_identity, randomise, resegmented, sibling
 from fusion.modeling import BraidedLLM
-from fusion.pool import Pool
+from fusion.strands.pool import Pool
 
 NAMES = ("SmolLM2-135M-Instruct", "gemma-3-270m")
 TEXTS = {

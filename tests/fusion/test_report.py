@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from fusion import controls, report
-from fusion.pool import Pool
+from fusion.strands.pool import Pool
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from fusion.scoring import (
     scored_tokens,
     target_log_probs,
 )
-from fusion.strand import Strand
+from fusion.strands.strand import Strand
 
 
 def by_definition(strand, logits, text, before):

@@ -30,7 +30,7 @@ from transformers import (
 from fusion.configuration import BraidConfig
 from fusion.modeling import BraidedLLM
 from fusion.scoring import bits_per_byte
-from fusion.strand import Strand, decoder_layers
+from fusion.strands.strand import Strand, decoder_layers
 
 FAMILY = pytest.mark.parametrize("family", tiny.FAMILIES)
 IDS = torch.tensor([[5, 50, 150, 250, 300]])

@@ -17,9 +17,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from .configuration import in_order
+from ..configuration import in_order
+from ..tokens.alignment import TokenBytes
 from .pool import Pool
-from .tokens.alignment import TokenBytes
 
 # Method -> whether it counts from a common ancestor.
 METHODS = {"linear": False, "slerp": False, "ties": True, "dare_ties": True,

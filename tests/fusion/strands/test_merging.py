@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from fusion.merging import merge
-from fusion.pool import Pool
+from fusion.strands.merging import merge
+from fusion.strands.pool import Pool
 
 INSTALLED = importlib.util.find_spec("mergekit") is not None
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ._files import replacing
+from .._files import replacing
 from .pool import default_cache
 
 _LOG = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""One frozen model: loaded, read layer by layer, merged."""
