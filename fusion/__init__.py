@@ -7,10 +7,10 @@ except ModuleNotFoundError as error:
         "fusion needs torch and transformers: pip install 'braidbandit[full]'"
     ) from error
 
-from .cache import BraidCache
+from .braid.cache import BraidCache
+from .braid.configuration import BraidConfig
+from .braid.model import BraidedLLM
 from .calibration import CalibrationReport, calibrate
-from .configuration import BraidConfig
-from .modeling import BraidedLLM
 from .rewards import ExactMatch, UnitTests
 from .scoring import bits_per_byte, choose, multiple_choice
 from .strands.pool import Pool

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .braid.model import BraidedLLM, BraidStates
+from .braid.output_mixture import BLOCK
 from .fitting import fit_final, fit_mid, own_map
-from .mixing import BLOCK
-from .modeling import BraidedLLM, BraidStates
 from .session import Session, plain_text, who
 
 MIN_TEXTS = 12

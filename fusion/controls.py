@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .configuration import BraidConfig
-from .modeling import BraidedLLM
+from .braid.configuration import BraidConfig
+from .braid.model import BraidedLLM
 from .scoring import bits_per_byte, scored_bytes
 from .strands.strand import Strand, Tap
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .cache import DonorStates
-from .fusers import CrossAttention, LearnedWeighted
-from .modeling import BraidedLLM
+from .braid.cache import DonorStates
+from .braid.fusers import CrossAttention, LearnedWeighted
+from .braid.model import BraidedLLM
 from .session import Session, who
 from .strands.strand import Strand
 from .training import donor_view, read_layers, ridge

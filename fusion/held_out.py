@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .braid.model import BraidedLLM
 from .controls import PromptWeighted
-from .modeling import BraidedLLM
 from .scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
 from .session import who
 from .strands.strand import Strand

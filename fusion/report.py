@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .braid.model import BraidedLLM
 from .calibration import calibrate
 from .conformance import parity as parity_of
 from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
-from .modeling import BraidedLLM
 from .strands.machine import dtype_of, reuse_memory
 from .strands.pool import PACKAGED, Pool, default_cache
 

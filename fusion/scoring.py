@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .modeling import BraidedLLM
+from .braid.model import BraidedLLM
 from .strands.strand import Strand, memo_key
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .modeling import BraidedLLM
+from .braid.model import BraidedLLM
 from .strands.strand import Strand, memo_key
 from .training import SampledSoftmax, TextFeatures, mean_distribution, read_texts, train
 

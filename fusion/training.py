@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .cache import DonorStates
+from .braid.cache import DonorStates
 from .strands.strand import Strand, Tap
 
 ACTIVE = 4096

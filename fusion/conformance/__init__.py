@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..modeling import BraidedLLM
+from ..braid.model import BraidedLLM
 from ..strands.pool import Pool
 from .parity import Parity, parity
 from .reading import (

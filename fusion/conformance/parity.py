@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..modeling import BraidedLLM
+from ..braid.model import BraidedLLM
 from .tools import TEXTS, cached_logits, ids_of, logits_of, prompt_of, resegmented
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import BraidCache, DonorStates, advance, gather_rows
-from ..modeling import BraidedLLM
+from ..braid.cache import BraidCache, DonorStates, advance, gather_rows
+from ..braid.model import BraidedLLM
 from .tools import (
     ATOL,
     TEXTS,

@@ -10,8 +10,8 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
-from ..cache import BraidCache
-from ..modeling import BraidedLLM
+from ..braid.cache import BraidCache
+from ..braid.model import BraidedLLM
 from ..strands.strand import Strand
 from ..tokens.alignment import common_prefix, complete_text
 

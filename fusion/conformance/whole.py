@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..modeling import BraidedLLM
+from ..braid.model import BraidedLLM
 from ..strands.strand import CACHE
 from .tools import (
     ATOL,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..modeling import BraidedLLM
+from ..braid.model import BraidedLLM
 from .tools import ATOL, TEXTS, agree, batch_of, ids_of, logits_of, padded, reported
 
 BEAMS = 2

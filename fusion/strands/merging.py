@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from ..configuration import in_order
+from ..braid.configuration import in_order
 from ..tokens.alignment import TokenBytes
 from .pool import Pool
 

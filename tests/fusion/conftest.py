@@ -4,9 +4,9 @@ import pytest
 import tiny
 import torch
 
-from fusion.configuration import BraidConfig
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.conformance import randomise
-from fusion.modeling import BraidedLLM
 
 # Tiny tensors: a second thread only waits, badly so when the other core is busy.
 torch.set_num_threads(1)

@@ -8,12 +8,12 @@ import torch
 from elsewhere import elsewhere
 
 from fusion import fitting
-from fusion.cache import advance, gather_rows
+from fusion.braid.cache import advance, gather_rows
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.calibration import MIN_TEXTS, calibrate
-from fusion.configuration import BraidConfig
 from fusion.conformance import check_frozen, resegmented
 from fusion.controls import PromptWeighted
-from fusion.modeling import BraidedLLM
 from fusion.report import score
 from fusion.scoring import bits_per_byte
 from fusion.session import HELD_OUT_EVERY, Session

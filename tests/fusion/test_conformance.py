@@ -3,21 +3,21 @@
 import copy
 from dataclasses import replace
 
+import fusion.braiding
+import fusion.cache
+import fusion.donors
+import fusion.modeling
 import fusion.strand
 import pytest
 import tiny
 import torch
 
-import fusion.braiding
-import fusion.cache
-import fusion.donors
-import fusion.modeling
 from fusion import conformance
-from fusion.cache import BraidCache
-from fusion.configuration import BraidConfig
-from fusion.donors import DonorPath
-from fusion.fusers import FUSERS, CrossAttention
-from fusion.modeling import BraidedLLM
+from fusion.braid.cache import BraidCache
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.donors import DonorPath
+from fusion.braid.fusers import FUSERS, CrossAttention
+from fusion.braid.model import BraidedLLM
 from fusion.strands.pool import Pool
 
 STRATEGIES = ("learned_weighted", "router", "attention")

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from fusion.configuration import BraidConfig
+from fusion.braid.configuration import BraidConfig
 from fusion.controls import PromptWeighted, Shuffled, plans
 from fusion.scoring import bits_per_byte
 

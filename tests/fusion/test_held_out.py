@@ -4,8 +4,8 @@ import pytest
 import tiny
 
 from fusion import held_out
-from fusion.configuration import BraidConfig
-from fusion.modeling import BraidedLLM
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.scoring import bits_per_byte
 
 

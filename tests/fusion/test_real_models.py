@@ -7,10 +7,10 @@ with a quarter of a million tokens, real scales of states and real sliding windo
 import pytest
 import torch
 
-from fusion.cache import BraidCache
-from fusion.configuration import BraidConfig
+from fusion.braid.cache import BraidCache
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.conformance import check_identity, randomise, resegmented, sibling
-from fusion.modeling import BraidedLLM
 from fusion.strands.pool import Pool
 
 NAMES = ("SmolLM2-135M-Instruct", "gemma-3-270m")

@@ -6,8 +6,8 @@ import tiny
 import torch
 from tokenizers import AddedToken
 
-from fusion.configuration import BraidConfig
-from fusion.modeling import BraidedLLM
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.scoring import (
     StateCache,
     bits_per_byte,

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from fusion.configuration import BraidConfig
-from fusion.modeling import BraidedLLM
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.strands.pool import Pool, default_cache
 
 IDS = torch.tensor([[5, 50, 150]])

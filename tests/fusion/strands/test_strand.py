@@ -27,8 +27,8 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from fusion.configuration import BraidConfig
-from fusion.modeling import BraidedLLM
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
 from fusion.scoring import bits_per_byte
 from fusion.strands.strand import Strand, decoder_layers
 

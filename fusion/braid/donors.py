@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from .strands.strand import Strand, Tap
-from .tokens.alignment import common_prefix
+from ..strands.strand import Strand, Tap
+from ..tokens.alignment import common_prefix
 
 
 @dataclass

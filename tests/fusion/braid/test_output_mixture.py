@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusion.mixing import OutputMixer
+from fusion.braid.output_mixture import OutputMixer
 from fusion.tokens.vocabulary import VocabularyMap
 
 TABLE = [b"a", b"b"]

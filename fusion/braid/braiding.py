@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from ..strands.pool import Pool
+from ..strands.strand import Strand, Tap, memo_key
 from .cache import BraidCache, DonorStates, Step, advance, gather_rows
 from .configuration import BraidConfig, bridge_layer, by_hand
 from .fusers import FUSERS
-from .mixing import OutputMixer, vocabulary_map
-from .strands.pool import Pool
-from .strands.strand import Strand, Tap, memo_key
+from .output_mixture import OutputMixer, vocabulary_map
 
 
 def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:

@@ -15,14 +15,14 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from ._files import replacing
+from .._files import replacing
+from ..strands.pool import Pool
+from ..strands.strand import CACHE
 from .braiding import Braiding, BraidStates
 from .cache import BraidCache
+from .checkpoint import load_weights, refuse_options, write_weights
 from .configuration import BraidConfig
 from .donors import crop_layers
-from .files import load_weights, refuse_options, write_weights
-from .strands.pool import Pool
-from .strands.strand import CACHE
 
 __all__ = ["BraidStates", "BraidedLLM"]
 

@@ -2,7 +2,7 @@ import pytest
 import tiny
 
 from fusion import BraidConfig, BraidedLLM, Pool
-from fusion.files import replacing
+from fusion.braid.checkpoint import replacing
 
 
 def test_files_are_replaced_together(tmp_path):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .strands.strand import Strand
+from ..strands.strand import Strand
 
 WEIGHTS = "model.safetensors"
 

@@ -16,11 +16,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fusion.cache import BraidCache
-from fusion.configuration import BraidConfig
+from fusion.braid.cache import BraidCache
+from fusion.braid.configuration import BraidConfig
+from fusion.braid.model import BraidedLLM
+from fusion.braid.output_mixture import special_pairs, vocabulary_map
 from fusion.conformance import randomise, sibling
-from fusion.mixing import special_pairs, vocabulary_map
-from fusion.modeling import BraidedLLM
 from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ..strands.strand import Strand, Tap
+from ..tokens.alignment import Head, common_prefix, complete_text
 from .donors import DonorPath, DonorStates, walk
-from .strands.strand import Strand, Tap
-from .tokens.alignment import Head, common_prefix, complete_text
 
 
 @dataclass

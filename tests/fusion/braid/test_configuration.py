@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.configuration import BraidConfig, bridge_layer, by_hand
+from fusion.braid.configuration import BraidConfig, bridge_layer, by_hand
 
 
 def config(**changes):

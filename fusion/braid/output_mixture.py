@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..strands.strand import Strand
+from ..tokens.vocabulary import VocabularyMap
 from .fusers import unit_rms, zero_linear
-from .strands.strand import Strand
-from .tokens.vocabulary import VocabularyMap
 
 BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast
 

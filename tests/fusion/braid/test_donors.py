@@ -2,8 +2,8 @@ import pytest
 import tiny
 import torch
 
-from fusion.cache import Row
-from fusion.donors import DonorPath, DonorStates, walk
+from fusion.braid.cache import Row
+from fusion.braid.donors import DonorPath, DonorStates, walk
 
 
 def test_aligned_by_hand():

@@ -1,7 +1,7 @@
 import tiny
 import torch
 
-from fusion.cache import BraidCache, Row, advance, gather_rows
+from fusion.braid.cache import BraidCache, Row, advance, gather_rows
 from fusion.conformance import resegmented
 
 

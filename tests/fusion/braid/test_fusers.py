@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from fusion.cache import DonorStates
-from fusion.fusers import FUSERS, CrossAttention, LearnedWeighted, Router, unit_rms
+from fusion.braid.cache import DonorStates
+from fusion.braid.fusers import (
+    FUSERS,
+    CrossAttention,
+    LearnedWeighted,
+    Router,
+    unit_rms,
+)
 
 STRATEGY = pytest.mark.parametrize("strategy", FUSERS)
 ADD = pytest.mark.parametrize("add", [False, True], ids=["pull", "add"])

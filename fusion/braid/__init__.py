@@ -1,0 +1,1 @@
+"""The model: strands, fusers between them, and what a request remembers."""
