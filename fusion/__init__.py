@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
 from .braid.cache import BraidCache
 from .braid.configuration import BraidConfig
 from .braid.model import BraidedLLM
-from .calibration import CalibrationReport, calibrate
+from .calibration.calibrate import CalibrationReport, calibrate
 from .rewards import ExactMatch, UnitTests
 from .scoring import bits_per_byte, choose, multiple_choice
 from .strands.pool import Pool

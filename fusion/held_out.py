@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .braid.model import BraidedLLM
+from .calibration.store import who
 from .controls import PromptWeighted
 from .scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
-from .session import who
 from .strands.strand import Strand
 
 Text = Mapping[str, str]

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from .braid.model import BraidedLLM
-from .calibration import calibrate
+from .calibration.calibrate import calibrate
 from .conformance import parity as parity_of
 from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole

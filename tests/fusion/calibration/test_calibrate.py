@@ -11,14 +11,14 @@ from fusion import fitting
 from fusion.braid.cache import advance, gather_rows
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.calibration import MIN_TEXTS, calibrate
+from fusion.calibration.calibrate import MIN_TEXTS, calibrate
+from fusion.calibration.store import HELD_OUT_EVERY, Session
+from fusion.calibration.training import donor_view, read_texts, ridge
 from fusion.conformance import check_frozen, resegmented
 from fusion.controls import PromptWeighted
 from fusion.report import score
 from fusion.scoring import bits_per_byte
-from fusion.session import HELD_OUT_EVERY, Session
 from fusion.strands.strand import Strand
-from fusion.training import donor_view, read_texts, ridge
 
 WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()
 TEXTS = [
@@ -164,7 +164,7 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     third = fit(other, store=tmp_path)
     assert (third.trained, third.reused) == (("final", "attention"), ("own",))
     # Another split is another calibration, of the same features.
-    monkeypatch.setattr("fusion.session.read_texts", None)
+    monkeypatch.setattr("fusion.calibration.store.read_texts", None)
     assert fit(again, store=tmp_path, seed=1).reused == ()
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -198,7 +198,7 @@ def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
 def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
     model = braid("llama", "gemma", layers=("final", "output"), std=0)
     monkeypatch.setattr(
-        "fusion.calibration._fit_gate",
+        "fusion.calibration.calibrate._fit_gate",
         lambda *a: (_ for _ in ()).throw(OSError("power")),
     )
     with pytest.raises(OSError, match="power"):

@@ -4,7 +4,7 @@ import tiny
 import torch
 from torch import nn
 
-from fusion.training import (
+from fusion.calibration.training import (
     SampledSoftmax,
     donor_view,
     mean_distribution,

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .braid.cache import DonorStates
-from .braid.fusers import CrossAttention, LearnedWeighted
-from .braid.model import BraidedLLM
-from .session import Session, who
-from .strands.strand import Strand
+from ..braid.cache import DonorStates
+from ..braid.fusers import CrossAttention, LearnedWeighted
+from ..braid.model import BraidedLLM
+from ..strands.strand import Strand
+from .store import Session, who
 from .training import donor_view, read_layers, ridge
 
 RATE = 5e-4

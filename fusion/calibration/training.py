@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .braid.cache import DonorStates
-from .strands.strand import Strand, Tap
+from ..braid.cache import DonorStates
+from ..strands.strand import Strand, Tap
 
 ACTIVE = 4096
 SAMPLED = 2048

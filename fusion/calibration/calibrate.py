@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .braid.model import BraidedLLM, BraidStates
-from .braid.output_mixture import BLOCK
+from ..braid.model import BraidedLLM, BraidStates
+from ..braid.output_mixture import BLOCK
 from .fitting import fit_final, fit_mid, own_map
-from .session import Session, plain_text, who
+from .store import Session, plain_text, who
 
 MIN_TEXTS = 12
 GATE_POSITIONS = 1536

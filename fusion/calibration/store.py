@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .braid.model import BraidedLLM
-from .strands.strand import Strand, memo_key
+from ..braid.model import BraidedLLM
+from ..strands.strand import Strand, memo_key
 from .training import SampledSoftmax, TextFeatures, mean_distribution, read_texts, train
 
 FORMAT = 5

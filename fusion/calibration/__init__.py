@@ -1,0 +1,1 @@
+"""Training: strands read the text once, then the small parts are fitted."""
