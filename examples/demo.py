@@ -209,7 +209,7 @@ class Scorer:
 
     def bits(self, braid: Braid, task: dict[str, Any]) -> float:
         from fusion import bits_per_byte
-        from fusion.scoring import StateCache
+        from fusion.judging.scoring import StateCache
 
         key = self._key(braid)
         if (key, task["id"]) not in self.known:

@@ -11,8 +11,8 @@ from .braid.cache import BraidCache
 from .braid.configuration import BraidConfig
 from .braid.model import BraidedLLM
 from .calibration.calibrate import CalibrationReport, calibrate
-from .rewards import ExactMatch, UnitTests
-from .scoring import bits_per_byte, choose, multiple_choice
+from .judging.rewards import ExactMatch, UnitTests
+from .judging.scoring import bits_per_byte, choose, multiple_choice
 from .strands.pool import Pool
 from .strands.strand import Strand
 from .tokens.alignment import TokenBytes

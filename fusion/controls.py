@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .braid.configuration import BraidConfig
 from .braid.model import BraidedLLM
-from .scoring import bits_per_byte, scored_bytes
+from .judging.scoring import bits_per_byte, scored_bytes
 from .strands.strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")

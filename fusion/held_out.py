@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .braid.model import BraidedLLM
 from .calibration.store import who
 from .controls import PromptWeighted
-from .scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
+from .judging.scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
 from .strands.strand import Strand
 
 Text = Mapping[str, str]

@@ -6,7 +6,7 @@ import torch
 
 from fusion.braid.configuration import BraidConfig
 from fusion.controls import PromptWeighted, Shuffled, plans
-from fusion.scoring import bits_per_byte
+from fusion.judging.scoring import bits_per_byte
 
 
 def test_every_pair_has_its_controls():

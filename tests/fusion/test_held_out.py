@@ -6,7 +6,7 @@ import tiny
 from fusion import held_out
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.scoring import bits_per_byte
+from fusion.judging.scoring import bits_per_byte
 
 
 @pytest.fixture

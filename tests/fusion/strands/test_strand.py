@@ -29,7 +29,7 @@ from transformers import (
 
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.scoring import bits_per_byte
+from fusion.judging.scoring import bits_per_byte
 from fusion.strands.strand import Strand, decoder_layers
 
 FAMILY = pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -1,7 +1,7 @@
 import pytest
 
-from fusion.rewards import ExactMatch, UnitTests, code_of, last_number
-from fusion.sandbox import Limits
+from fusion.judging.rewards import ExactMatch, UnitTests, code_of, last_number
+from fusion.judging.sandbox import Limits
 
 ADD = "def add(a, b):\n    return a + b\n"
 

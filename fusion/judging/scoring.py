@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .braid.model import BraidedLLM
-from .strands.strand import Strand, memo_key
+from ..braid.model import BraidedLLM
+from ..strands.strand import Strand, memo_key
 
 
 class StateCache(dict[Any, Any]):

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.scoring import (
+from fusion.judging.scoring import (
     StateCache,
     bits_per_byte,
     choose,

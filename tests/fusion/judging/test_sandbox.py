@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fusion import launcher
-from fusion.sandbox import MEASURES, Limits, run_python
+from fusion.judging.sandbox import MEASURES, Limits, run_python
 
 SHORT = Limits(seconds=1.0)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="these measures are Linux's")
@@ -38,7 +38,7 @@ def judge(request):
     python = shutil.which("python3", path="/usr/bin:/bin:/usr/local/bin")
     if os.geteuid() or python is None:
         pytest.skip("takes root, and a Python that others can read")
-    spec = importlib.util.find_spec("fusion.sandbox")
+    spec = importlib.util.find_spec("fusion.judging.sandbox")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         for name in ("sandbox.py", "launcher.py"):
@@ -252,7 +252,7 @@ def test_without_a_means_it_is_not_run(monkeypatch, tmp_path):
         "open(task['notes'], 'w').write('[\"RLIMIT_CPU\"]')\n"
         "if not task['required']:\n    print('ran')\n"
     )
-    monkeypatch.setattr("fusion.sandbox._LAUNCHER", str(launcher))
+    monkeypatch.setattr("fusion.judging.sandbox._LAUNCHER", str(launcher))
     with pytest.raises(
         RuntimeError, match=r"no means to hold \['files', 'processes'\]"
     ):
@@ -263,7 +263,7 @@ def test_without_a_means_it_is_not_run(monkeypatch, tmp_path):
 def test_limits_that_cannot_be_set_are_no_fault_of_the_code(monkeypatch, tmp_path):
     launcher = tmp_path / "launcher.py"
     launcher.write_text("raise MemoryError")
-    monkeypatch.setattr("fusion.sandbox._LAUNCHER", str(launcher))
+    monkeypatch.setattr("fusion.judging.sandbox._LAUNCHER", str(launcher))
     with pytest.raises(RuntimeError, match="(?s)not run, as its limits .*MemoryError"):
         run_python("x = 1")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.answers import code_of, codes_of, going_on, last_number, same_number
+from fusion.judging.answers import code_of, codes_of, going_on, last_number, same_number
 
 FENCE = "`" * 3
 ADD = "def add(a, b):\n    return a + b\n"

@@ -1,0 +1,1 @@
+"""Scores and rewards: bits per byte, right answers, code that runs."""
