@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
-from fusion.controls import STRATEGIES, layers_at
-from fusion.held_out import packaged_texts, read_texts
+from fusion.report.controls import STRATEGIES, layers_at
+from fusion.report.held_out import packaged_texts, read_texts
 from fusion.strands.machine import dtype_of, reuse_memory
 from fusion.strands.pool import PACKAGED
 

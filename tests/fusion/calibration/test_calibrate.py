@@ -15,9 +15,9 @@ from fusion.calibration.calibrate import MIN_TEXTS, calibrate
 from fusion.calibration.store import HELD_OUT_EVERY, Session
 from fusion.calibration.training import donor_view, read_texts, ridge
 from fusion.conformance import check_frozen, resegmented
-from fusion.controls import PromptWeighted
 from fusion.judging.scoring import bits_per_byte
-from fusion.report import score
+from fusion.report.controls import PromptWeighted
+from fusion.report.report import score
 from fusion.strands.strand import Strand
 
 WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()

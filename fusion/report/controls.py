@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .braid.configuration import BraidConfig
-from .braid.model import BraidedLLM
-from .judging.scoring import bits_per_byte, scored_bytes
-from .strands.strand import Strand, Tap
+from ..braid.configuration import BraidConfig
+from ..braid.model import BraidedLLM
+from ..judging.scoring import bits_per_byte, scored_bytes
+from ..strands.strand import Strand, Tap
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 PLACES = ("output", "final", "final+output", "sparse")

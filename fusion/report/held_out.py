@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .braid.model import BraidedLLM
-from .calibration.store import who
+from ..braid.model import BraidedLLM
+from ..calibration.store import who
+from ..judging.scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
+from ..strands.strand import Strand
 from .controls import PromptWeighted
-from .judging.scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
-from .strands.strand import Strand
 
 Text = Mapping[str, str]
 

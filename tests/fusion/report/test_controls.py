@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from fusion.braid.configuration import BraidConfig
-from fusion.controls import PromptWeighted, Shuffled, plans
 from fusion.judging.scoring import bits_per_byte
+from fusion.report.controls import PromptWeighted, Shuffled, plans
 
 
 def test_every_pair_has_its_controls():

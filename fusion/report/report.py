@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .braid.model import BraidedLLM
-from .calibration.calibrate import calibrate
-from .conformance import parity as parity_of
+from ..braid.model import BraidedLLM
+from ..calibration.calibrate import calibrate
+from ..conformance import parity as parity_of
+from ..strands.machine import dtype_of, reuse_memory
+from ..strands.pool import PACKAGED, Pool, default_cache
 from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
-from .strands.machine import dtype_of, reuse_memory
-from .strands.pool import PACKAGED, Pool, default_cache
 
-_LOG = logging.getLogger("fusion.report")  # also where this is the program
+_LOG = logging.getLogger("fusion.report.report")  # also where this is the program
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:

@@ -1,0 +1,1 @@
+"""What fusing two models brings, beside every control: ``python -m fusion.report``."""
