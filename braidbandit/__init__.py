@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Modules that were shown under another name are found under it too.
+__path__.append(f"{__path__[0]}/_former")
+
 # A name brings its module when it is first used (scientific Python's SPEC 1): what only
 # asks for help or the version does not wait a second for scikit-learn.
 _MODULES = {

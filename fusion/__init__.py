@@ -17,6 +17,9 @@ from .strands.pool import Pool
 from .strands.strand import Strand
 from .tokens.alignment import TokenBytes
 
+# Modules that were shown under another name are found under it too.
+__path__.append(f"{__path__[0]}/_former")
+
 # So that `AutoModelForCausalLM.from_pretrained` and pipelines know saved braids.
 AutoConfig.register(BraidConfig.model_type, BraidConfig, exist_ok=True)
 AutoModelForCausalLM.register(BraidConfig, BraidedLLM, exist_ok=True)

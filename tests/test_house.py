@@ -1,6 +1,7 @@
 """The house: which folder may import which, and that the table is kept."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,10 @@ def test_a_breach_is_found(tmp_path, file, line):
     planted.parent.mkdir(parents=True)
     planted.write_text(line + "\n")
     assert len(breaches(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_former_modules_are_found_where_they_were(package):
+    for file in (ROOT / package / "_former").glob("*.py"):
+        module = import_module(f"{package}.{file.stem}")
+        assert [name for name in vars(module) if not name.startswith("_")]

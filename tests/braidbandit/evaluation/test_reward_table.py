@@ -66,7 +66,7 @@ def test_a_kill_loses_the_running_cell_only(tmp_path):
     """Each cell says when it starts; the one that was killed is measured again."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from test_tabulating import CATALOGUE, TASKS, score, build_table\n"
+        "from test_reward_table import CATALOGUE, TASKS, score, build_table\n"
         "def slow(braid, task):\n"
         "    print('.', flush=True); time.sleep(0.05); return score(braid, task)\n"
         "build_table(CATALOGUE, TASKS, slow, path=sys.argv[2], progress=False)\n"

@@ -17,7 +17,7 @@ from fusion.calibration.training import donor_view, read_texts, ridge
 from fusion.conformance import check_frozen, resegmented
 from fusion.judging.scoring import bits_per_byte
 from fusion.report.controls import PromptWeighted
-from fusion.report.report import score
+from fusion.report.table import score
 from fusion.strands.strand import Strand
 
 WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()

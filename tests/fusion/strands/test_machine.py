@@ -98,8 +98,8 @@ def test_models_in_folders_need_no_home(homeless, tmp_path):
 
 
 def test_a_report_with_a_store_needs_no_home(homeless, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fusion.report.report.rows_for", lambda *given: [str(given[6])])
-    monkeypatch.setattr("fusion.report.report.packaged_texts", lambda: ([], []))
+    monkeypatch.setattr("fusion.report.table.rows_for", lambda *given: [str(given[6])])
+    monkeypatch.setattr("fusion.report.table.packaged_texts", lambda: ([], []))
     folder = str(tiny.tiny_folder("llama", tmp_path / "m"))
     given = ["--models", folder, "--dtype", "float32", "--json"]
     report.main([*given, "--store", str(tmp_path)])

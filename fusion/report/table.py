@@ -30,7 +30,7 @@ from ..strands.pool import PACKAGED, Pool, default_cache
 from .controls import PLACES, SHUFFLED, STRATEGIES, Plan, Shuffled, plans
 from .held_out import Text, first_of_each, packaged_texts, read_texts, score, whole
 
-_LOG = logging.getLogger("fusion.report.report")  # also where this is the program
+_LOG = logging.getLogger("fusion.report")
 
 
 def speed(braid: BraidedLLM, tokens: int = 32) -> float:
@@ -257,7 +257,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(rows, indent=1) if options.json else table(rows))
     if options.plot:
         plot(rows, options.plot)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+"""Moved to ``braidbandit.evaluation.importers``."""
+
+from braidbandit.evaluation.importers import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Moved to ``braidbandit.bandit.prior``."""
+
+from braidbandit.bandit.prior import *  # noqa: F403

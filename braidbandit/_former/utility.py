@@ -1,0 +1,3 @@
+"""Moved to ``braidbandit.recommender.utility``."""
+
+from braidbandit.recommender.utility import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Moved to ``fusion.report.controls``."""
+
+from fusion.report.controls import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Moved to ``fusion.report.held_out``."""
+
+from fusion.report.held_out import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Moved to ``fusion.strands.machine``."""
+
+from fusion.strands.machine import *  # noqa: F403

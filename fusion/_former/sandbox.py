@@ -1,0 +1,3 @@
+"""Moved to ``fusion.judging.sandbox``."""
+
+from fusion.judging.sandbox import *  # noqa: F403

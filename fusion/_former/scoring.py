@@ -1,0 +1,3 @@
+"""Moved to ``fusion.judging.scoring``."""
+
+from fusion.judging.scoring import *  # noqa: F403
