@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from braidbandit.catalogue.braid import Braid, ModelCard
 from braidbandit.catalogue.catalogue import Catalogue, as_cards
-from braidbandit.catalogue.limits import Budget
+from braidbandit.catalogue.limits import Budget, Limits
 
-__all__ = ["Braid", "Budget", "Catalogue", "ModelCard", "as_cards"]
+__all__ = ["Braid", "Budget", "Catalogue", "Limits", "ModelCard", "as_cards"]

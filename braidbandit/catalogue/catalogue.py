@@ -18,7 +18,7 @@ from braidbandit.catalogue.enumeration import (
     cost_per_token,
 )
 from braidbandit.catalogue.features import describe
-from braidbandit.catalogue.limits import Budget
+from braidbandit.catalogue.limits import Budget, Limits
 
 __all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
 
@@ -330,7 +330,7 @@ class Catalogue:
         KeyError
             When an excluded arm is unknown.
         """
-        eligible = self._allowed(compute_budget, excluded, budget)
+        eligible = self._allowed(Limits(compute_budget, budget, excluded))
         if not eligible.any():
             cheapest = int(np.argmin(self._costs))
             raise ValueError(
@@ -349,8 +349,8 @@ class Catalogue:
         budget: Budget | None = None,
     ) -> list[str]:
         """Return why each arm is masked; empty text where it is eligible."""
-        excluded = list(excluded)
-        allowed = self._allowed(compute_budget, excluded, budget)
+        limits = Limits(compute_budget, budget, excluded)
+        allowed, excluded = self._allowed(limits), limits.excluded
         reasons = []
         for row, arm_id in enumerate(self.ids):
             if allowed[row]:
@@ -366,18 +366,8 @@ class Catalogue:
                 reasons.append("beyond the absolute budget")
         return reasons
 
-    def _allowed(
-        self, compute_budget: float, excluded: Iterable[str], budget: Budget | None
-    ) -> NDArray[np.bool_]:
-        if isinstance(compute_budget, Budget):
-            raise TypeError(
-                "compute_budget is a number, received a Budget; give it as budget="
-            )
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(
-                f"budget is a Budget, received {budget!r}; a share of the dearest arm "
-                "is compute_budget"
-            )
+    def _allowed(self, limits: Limits) -> NDArray[np.bool_]:
+        budget = limits.budget
         if budget is not None and budget.memory is not None:
             unsized = [c.name for c in self.cards.values() if c.parameters is None]
             if unsized:
@@ -385,18 +375,13 @@ class Catalogue:
                     f"the cards of {unsized} have no parameters, so that their memory "
                     "is unknown: give ModelCard(parameters=), or no budget of memory"
                 )
-        if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
-            raise ValueError(
-                f"compute_budget must lie between 0 (only the cheapest arms) and 1 "
-                f"(all arms), received {compute_budget!r}"
-            )
-        allowed = self._relative <= compute_budget
+        allowed = self._relative <= limits.compute_budget
         if budget is not None and budget.flops is not None:
             allowed &= self._costs <= budget.flops
         if budget is not None and budget.memory is not None:
             allowed &= self._memory <= budget.memory
         allowed[self._unfit_rows] = False
-        for arm_id in _ids(excluded):
+        for arm_id in limits.excluded:
             allowed[self.index(arm_id)] = False
         return allowed
 

@@ -1,9 +1,17 @@
-"""Absolute limits of one decision."""
+"""Limits: what one call allows and prefers, and the absolute budget that is part of it.
+
+Whatever takes limits (``recommend``, ``explain``, ``forward``, ``UnderLimits``) makes
+one :class:`Limits` of them, which checks all that can be checked without a catalogue.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -38,3 +46,104 @@ class Budget:
     def to_dict(self) -> dict[str, float | None]:
         """Return the limits as JSON-able data."""
         return dict(vars(self))
+
+
+_NO_BUDGET = Budget()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Everything that one call allows and prefers.
+
+    Parameters
+    ----------
+    compute_budget : float in [0, 1]
+        Highest relative cost: 0 allows the cheapest arms only.
+    budget : Budget, optional
+        Absolute limits.
+    excluded : iterable of arm ids
+        Kept as a tuple, so that what can be read only once can be read again.
+    eligible : collection of arm ids, or array of bool of shape (A,), optional
+        The only arms that may be chosen; also a Series or a dict of bool by arm id.
+        Sets and iterators are kept as a tuple.
+    preference : mapping from objective to weight, optional
+        What counts, such as ``{"quality": 1, "latency": 0.2}``.
+    accuracy_target : float in [0, 1], optional
+        Quality that an arm should reach.
+
+    Raises
+    ------
+    TypeError
+        On a ``budget`` that is a number, a ``compute_budget`` that is a
+        :class:`Budget`, or text in place of arm ids.
+    ValueError
+        On a ``compute_budget`` or ``accuracy_target`` outside [0, 1].
+
+    Examples
+    --------
+    >>> limits = Limits(0.5, Budget(memory=2e9), excluded=(arm for arm in ("a", "b")))
+    >>> limits.excluded
+    ('a', 'b')
+    >>> limits.to_dict()["memory"]
+    2000000000.0
+    >>> Limits(compute_budget=2.0)
+    Traceback (most recent call last):
+    ValueError: compute_budget must lie between 0 (only the cheapest arms) and 1 ...
+    """
+
+    compute_budget: float = 1.0
+    budget: Budget | None = None
+    excluded: Iterable[str] = ()
+    eligible: ArrayLike | None = None
+    preference: Mapping[str, float] | None = None
+    accuracy_target: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_budgets(self.compute_budget, self.budget)
+        if isinstance(self.excluded, str):
+            raise TypeError(
+                f"excluded is a collection of arm ids, received text {self.excluded!r}"
+            )
+        object.__setattr__(self, "excluded", tuple(self.excluded))
+        if isinstance(self.eligible, str):
+            raise TypeError(
+                f"eligible is arm ids or booleans, received text {self.eligible!r}"
+            )
+        if isinstance(self.eligible, Set | Iterator):
+            object.__setattr__(self, "eligible", tuple(self.eligible))
+        target = self.accuracy_target
+        if target is not None and not 0.0 <= target <= 1.0:  # also refuses NaN
+            raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a decision records, as JSON-able data.
+
+        ``excluded`` and ``eligible`` are left out: a decision records which arms were
+        eligible in the end.
+        """
+        prefers, target = self.preference, self.accuracy_target
+        if prefers is not None:
+            prefers = {key: float(weight) for key, weight in prefers.items()}
+        return {
+            "compute_budget": float(self.compute_budget),
+            **(self.budget or _NO_BUDGET).to_dict(),
+            "preference": prefers,
+            "accuracy_target": None if target is None else float(target),
+        }
+
+
+def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
+    if isinstance(compute_budget, Budget):
+        raise TypeError(
+            "compute_budget is a number, received a Budget; give it as budget="
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(
+            f"budget is a Budget, received {budget!r}; a share of the dearest arm is "
+            "compute_budget"
+        )
+    if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
+        raise ValueError(
+            "compute_budget must lie between 0 (only the cheapest arms) and 1 (all "
+            f"arms), received {compute_budget!r}"
+        )

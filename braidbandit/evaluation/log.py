@@ -18,11 +18,12 @@ from braidbandit._checks import (
 )
 from braidbandit._named import Labels, in_columns, in_rows, ordered, places
 from braidbandit._named import feature_names as names_of
+from braidbandit.catalogue.limits import Limits
 from braidbandit.evaluation.reward_model import contexts_of, is_table
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.recommender.fitted import Fitted
-from braidbandit.recommender.scoring import Limits, assess
+from braidbandit.recommender.scoring import assess
 
 Array = NDArray[np.float64]
 

@@ -16,6 +16,7 @@ from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Budget, Catalogue
+from braidbandit.catalogue.limits import Limits
 from braidbandit.ledger.records import Decision, new_id
 from braidbandit.recommender.arm_model import arm_ids_of
 from braidbandit.recommender.drift import DriftMonitor
@@ -24,7 +25,7 @@ from braidbandit.recommender.explanation import Explanation
 from braidbandit.recommender.objectives import Preference
 from braidbandit.recommender.online import Online
 from braidbandit.recommender.persistent import Persistent
-from braidbandit.recommender.scoring import Limits, Situation, assess, cost_terms
+from braidbandit.recommender.scoring import Situation, assess, cost_terms
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.reading import task_hash
 

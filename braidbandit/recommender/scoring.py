@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from braidbandit._named import as_array, in_columns
 from braidbandit.bandit.belief import Belief
-from braidbandit.catalogue.catalogue import Budget, Catalogue
+from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.limits import Limits
 from braidbandit.recommender.arm_model import ArmLearner
 from braidbandit.recommender.objectives import Preference, relative
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-_NO_BUDGET = Budget()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one call allows and prefers; see :meth:`BraidRecommender.recommend`."""
-
-    compute_budget: float = 1.0
-    budget: Budget | None = None
-    excluded: Iterable[str] = ()
-    eligible: ArrayLike | None = None
-    preference: Mapping[str, float] | None = None
-    accuracy_target: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a decision records, JSON-able."""
-        prefers, target = self.preference, self.accuracy_target
-        if prefers is not None:
-            prefers = {key: float(weight) for key, weight in prefers.items()}
-        return {
-            "compute_budget": float(self.compute_budget),
-            **(self.budget or _NO_BUDGET).to_dict(),
-            "preference": prefers,
-            "accuracy_target": None if target is None else float(target),
-        }
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""What one call allows and prefers: read once, checked at once."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+
+from braidbandit import Budget
+from braidbandit.catalogue.limits import Limits
+
+
+def test_limits_are_recorded_as_plain_numbers():
+    limits = Limits(
+        compute_budget=np.float32(0.5),
+        budget=Budget(flops=np.int64(10), memory=float("inf")),
+        preference={"quality": 1, "compute": np.float32(0.25)},
+        accuracy_target=np.float32(0.5),
+    )
+    assert json.loads(json.dumps(limits.to_dict(), allow_nan=False)) == {
+        "compute_budget": 0.5,
+        "flops": 10.0,
+        "memory": None,
+        "latency_ms": None,
+        "preference": {"quality": 1.0, "compute": 0.25},
+        "accuracy_target": 0.5,
+    }
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), np.float32(0)])
+def test_budgets_that_make_no_sense(value):
+    with pytest.raises(ValueError, match="flops must be above 0"):
+        Budget(flops=value)
+    with pytest.raises(TypeError):
+        Budget(flops="10")
+
+
+def test_what_can_be_read_only_once_is_kept():
+    limits = Limits(excluded=iter("ab"), eligible=iter(["c"]))
+    for _ in range(2):
+        assert list(limits.excluded) == ["a", "b"]
+        assert list(limits.eligible) == ["c"]
+    mask = np.ones(3, bool)
+    assert Limits(eligible=mask).eligible is mask
+    assert Limits(eligible={"c"}).eligible == ("c",)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"compute_budget": 1.01}, ValueError, "between 0 .* and 1"),
+        ({"compute_budget": -0.01}, ValueError, "between 0 .* and 1"),
+        ({"compute_budget": float("nan")}, ValueError, "between 0 .* and 1"),
+        ({"compute_budget": Budget()}, TypeError, "give it as budget="),
+        ({"budget": 0.5}, TypeError, "is compute_budget"),
+        ({"excluded": "abc"}, TypeError, "received text 'abc'"),
+        ({"eligible": "abc"}, TypeError, "received text 'abc'"),
+        ({"accuracy_target": 1.5}, ValueError, "lies in .0, 1"),
+        ({"accuracy_target": float("nan")}, ValueError, "lies in .0, 1"),
+    ],
+)
+def test_limits_that_make_no_sense(given, error, message):
+    with pytest.raises(error, match=message):
+        Limits(**given)
+
+
+def test_the_bounds_themselves_are_allowed():
+    for bound in (0.0, 1.0, 0, 1, np.float32(1)):
+        limits = Limits(compute_budget=bound, accuracy_target=bound)
+        assert limits.to_dict()["compute_budget"] == bound
+
+
+def test_limits_do_not_change():
+    limits, budget = Limits(), Budget(flops=1.0)
+    with pytest.raises(FrozenInstanceError):
+        limits.compute_budget = 0.5
+    with pytest.raises(FrozenInstanceError):
+        budget.flops = 2.0
+
+
+def test_a_budget_without_limits_is_no_budget():
+    assert Limits(budget=Budget()).to_dict() == Limits().to_dict()
