@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from .._files import replacing
+from .._files import write_atomic
 from .pool import default_cache
 
 _LOG = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ def fastest_dtype() -> Measured:
         rates = _rates()
         full, half = rates["float32"], rates["bfloat16"]
         try:
-            with replacing(default_cache()) as work:
-                kept = {"machine": here, "tokens_per_s": rates}
-                (work / "machine.json").write_text(json.dumps(kept))
+            kept = {"machine": here, "tokens_per_s": rates}
+            write_atomic(default_cache() / "machine.json", json.dumps(kept))
         except (OSError, RuntimeError):
             pass  # nowhere to keep it: measured again the next time
     name = "bfloat16" if half >= _WORTH * full else "float32"

@@ -8,15 +8,13 @@ in a catalogue it is one more model.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from .._files import making
 from ..braid.configuration import in_order
 from ..tokens.alignment import TokenBytes
 from .pool import Pool
@@ -91,13 +89,8 @@ def merge(
             "elsewhere and use the folder as a strand"
         )
     recipe = _recipe(models, folders, method, shares, base, share)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        _run(recipe, work, seed or 0)
-        os.replace(work, target)  # whole or not at all
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with making(target) as folder:
+        _run(recipe, folder, seed or 0)
     return target
 
 

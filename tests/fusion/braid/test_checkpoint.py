@@ -2,18 +2,6 @@ import pytest
 import tiny
 
 from fusion import BraidConfig, BraidedLLM, Pool
-from fusion.braid.checkpoint import replacing
-
-
-def test_files_are_replaced_together(tmp_path):
-    (tmp_path / "kept").write_text("old")
-    (tmp_path / "a").write_text("old")
-    with replacing(tmp_path) as work:
-        (work / "a").write_text("new")
-        (work / "b").write_text("new")
-        assert (tmp_path / "a").read_text() == "old"
-    found = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert found == {"a": "new", "b": "new", "kept": "old"}
 
 
 def test_a_save_that_fails_leaves_the_braid_that_was_there(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ import pytest
 import tiny
 import torch
 
-from fusion import BraidConfig, BraidedLLM, Pool, machine, report
+from fusion import BraidConfig, BraidedLLM, Pool
+from fusion.report.table import main
+from fusion.strands import machine
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_a_report_with_a_store_needs_no_home(homeless, tmp_path, monkeypatch, ca
     monkeypatch.setattr("fusion.report.table.packaged_texts", lambda: ([], []))
     folder = str(tiny.tiny_folder("llama", tmp_path / "m"))
     given = ["--models", folder, "--dtype", "float32", "--json"]
-    report.main([*given, "--store", str(tmp_path)])
+    main([*given, "--store", str(tmp_path)])
     assert json.loads(capsys.readouterr().out) == [str(tmp_path)]
 
 
