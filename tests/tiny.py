@@ -44,7 +44,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fusion.strands.strand import Strand
+from fusion import Strand
 
 FAMILIES = ("llama", "gemma", "gpt2")
 MORE_FAMILIES = ("qwen2", "opt", "neox")  # for the battery only
