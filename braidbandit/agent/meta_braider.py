@@ -512,7 +512,7 @@ class MetaBraider:
             self.save()
 
     def _amend(
-        self, decision: Decision | str, write: Callable[[str], bool]
+        self, decision: Decision | str, write: Callable[[str], object]
     ) -> MetaBraider:
         with self._lock:
             decision_id = decision.id if isinstance(decision, Decision) else decision

@@ -7,13 +7,13 @@ PostgreSQL by its URL.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from braidbandit.ledger.ledger_restoring import LedgerRestorer
-from braidbandit.ledger.records import Decision, Outcome, now
+from braidbandit.ledger.records import Decision, Event, Outcome, now
 from braidbandit.ledger.rows import decision_row, in_utc, outcome_of, outcome_row
 from braidbandit.ledger.schema import wipe
 
@@ -96,43 +96,66 @@ class Ledger(LedgerRestorer):
             ) from error
         return True
 
-    def record_outcome(self, outcome: Outcome) -> bool:
+    def record_outcome(
+        self, outcome: Outcome, decision: Decision | None = None
+    ) -> Event | None:
         """Write an outcome; call it before the update.
+
+        Parameters
+        ----------
+        outcome : Outcome
+        decision : Decision, optional
+            The decision of the outcome, if it is in hand: it is then not read again,
+            and taken as it is.
 
         Returns
         -------
-        bool
-            True when written, False when the same outcome was there already.
+        Event or None
+            What was written; None when the same outcome was there already.
 
         Raises
         ------
         KeyError
             When the decision is unknown or has expired.
         ValueError
-            When the decision has a different outcome.
+            When the decision has a different outcome, or ``decision`` is another one.
         OSError
             When the disk is full; nothing was written.
         """
+        if decision is not None and decision.id != outcome.decision_id:
+            raise ValueError(
+                f"the outcome is of decision {outcome.decision_id!r}, received "
+                f"decision {decision.id!r} with it"
+            )
         with self._writing(ordered=True) as connection:
-            last = self._last_event(connection, outcome.decision_id)
-            if last.kind in ("outcome", "revision"):
-                known = outcome_of(last.body)
-                if known.same_measurement(outcome):
-                    return False
-                raise ValueError(
-                    f"decision {outcome.decision_id!r} has an outcome already: "
-                    f"{known}; received {outcome}. Call revise to replace it"
-                )
-            self._append(connection, outcome, last, "outcome")
-        return True
+            last = self._last(connection, decision or outcome.decision_id)
+            known = last.in_force
+            if known is None:
+                return self._append(connection, last, "outcome", outcome)
+            if known.same_measurement(outcome):
+                return None
+        raise ValueError(
+            f"decision {outcome.decision_id!r} has an outcome already: {known}; "
+            f"received {outcome}. Call revise to replace it"
+        )
 
-    def revise(self, decision_id: str, reward: float, *, source: str = "user") -> bool:
+    def revise(
+        self, decision: Decision | str, reward: float, *, source: str = "user"
+    ) -> Event | None:
         """Replace the reward of an outcome; the one before stays in the history.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, which is then not read again, or its id.
+        reward : float in [0, 1]
+        source : str
+            Who measured.
 
         Returns
         -------
-        bool
-            False when this was its reward already.
+        Event or None
+            What was written; None when this was its reward already.
 
         Raises
         ------
@@ -142,20 +165,29 @@ class Ledger(LedgerRestorer):
             When the reward is outside [0, 1].
         """
         with self._writing(ordered=True) as connection:
-            last, known = self._outcome_in_force(connection, decision_id)
+            last = self._last(connection, decision)
+            known = last.to_change()
             outcome = replace(known, reward=reward, source=source, created_at=now())
             if outcome.reward == known.reward:
-                return False
-            self._append(connection, outcome, last, "revision")
-        return True
+                return None
+            return self._append(connection, last, "revision", outcome)
 
-    def retract(self, decision_id: str, *, source: str = "user") -> bool:
+    def retract(
+        self, decision: Decision | str, *, source: str = "user"
+    ) -> Event | None:
         """Take an outcome back; the decision then waits for one again.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, which is then not read again, or its id.
+        source : str
+            Who takes it back.
 
         Returns
         -------
-        bool
-            False when it was taken back already.
+        Event or None
+            What was written; None when it was taken back already.
 
         Raises
         ------
@@ -163,13 +195,11 @@ class Ledger(LedgerRestorer):
             When the decision is unknown or never had an outcome.
         """
         with self._writing(ordered=True) as connection:
-            last = self._last_event(connection, decision_id)
+            last = self._last(connection, decision)
             if last.kind == "retraction":
-                return False
-            last, known = self._outcome_in_force(connection, decision_id)
-            outcome = replace(known, source=source, created_at=now())
-            self._append(connection, outcome, last, "retraction")
-        return True
+                return None
+            outcome = replace(last.to_change(), source=source, created_at=now())
+            return self._append(connection, last, "retraction", outcome)
 
     def expire(self, before: datetime) -> int:
         """Stop waiting for decisions made before a time; returns how many.
@@ -275,18 +305,37 @@ class Ledger(LedgerRestorer):
             new = s.update().where(s.c.sequence == row.sequence).values(manifest=text)
             connection.execute(new)
 
-    def _append(self, connection: Any, outcome: Outcome, last: Any, kind: str) -> None:
-        revision = 0 if last.revision is None else last.revision + 1
-        row = outcome_row(outcome, revision, kind)
-        connection.execute(self._outcomes.insert().values(row))
+    def _append(
+        self, connection: Any, last: _Last, kind: str, outcome: Outcome
+    ) -> Event:
+        """Write an event; of a retraction, the outcome that is taken back."""
+        row = outcome_row(outcome, last.revision + 1, kind)
+        written = connection.execute(self._outcomes.insert().values(row))
+        return Event(
+            sequence=int(written.inserted_primary_key[0]),
+            decision=last.decision,
+            kind=kind,
+            outcome=None if kind == "retraction" else outcome,
+            before=last.in_force,
+            follows=last.sequence,
+        )
 
-    def _last_event(self, connection: Any, decision_id: str) -> Any:
-        """Return the last thing said of a decision; its columns are None if none."""
-        d, o = self._decisions, self._outcomes
+    def _last(self, connection: Any, decision: Decision | str) -> _Last:
+        """Read what was said last of a decision, and the decision if it is an id."""
+        d, o, sa = self._decisions, self._outcomes, self._sa
+        any_ = o.alias()
+        decision_id = decision.id if isinstance(decision, Decision) else decision
+        columns = (
+            d.c.created_at,
+            d.c.expired_at,
+            o.c.revision,
+            o.c.kind,
+            o.c.body.label("said"),
+            sa.select(sa.func.max(any_.c.sequence)).scalar_subquery().label("newest"),
+            *(() if isinstance(decision, Decision) else self._columns()),
+        )
         row = connection.execute(
-            self._sa.select(
-                d.c.created_at, d.c.expired_at, o.c.revision, o.c.kind, o.c.body
-            )
+            sa.select(*columns)
             .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
             .where(d.c.id == decision_id)
             .order_by(o.c.revision.desc())
@@ -302,12 +351,38 @@ class Ledger(LedgerRestorer):
                 f"decision {decision_id!r} of {row.created_at} expired before its "
                 "outcome came; decide anew"
             )
-        return row
+        if not isinstance(decision, Decision):
+            # By the same connection: a database in memory has no other.
+            self._read_arms(connection, [row.arms] if row.arms else [])
+            decision = self._decision_of(row)
+        return _Last(
+            decision,
+            -1 if row.revision is None else row.revision,
+            row.kind,
+            None if row.said is None else outcome_of(row.said),
+            int(row.newest or 0),
+        )
 
-    def _outcome_in_force(
-        self, connection: Any, decision_id: str
-    ) -> tuple[Any, Outcome]:
-        last = self._last_event(connection, decision_id)
-        if last.kind in (None, "retraction"):
-            raise KeyError(f"decision {decision_id!r} has no outcome to change")
-        return last, outcome_of(last.body)
+
+@dataclass(frozen=True)
+class _Last:
+    """What was said last of a decision, before something more is said of it.
+
+    ``sequence`` is the number of the last event of the whole ledger.
+    """
+
+    decision: Decision
+    revision: int
+    kind: str | None
+    said: Outcome | None
+    sequence: int
+
+    @property
+    def in_force(self) -> Outcome | None:
+        return None if self.kind == "retraction" else self.said
+
+    def to_change(self) -> Outcome:
+        """Return the outcome in force; a KeyError where there is none."""
+        if self.in_force is None:
+            raise KeyError(f"decision {self.decision.id!r} has no outcome to change")
+        return self.in_force

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._forks import tell_of_forks
-from braidbandit.ledger.records import Decision, Outcome
-from braidbandit.ledger.rows import Event, decision_of, in_utc, outcome_of
+from braidbandit.ledger.records import Decision, Event, Outcome
+from braidbandit.ledger.rows import decision_of, in_force, in_utc
 from braidbandit.ledger.schema import Tables, is_in_memory, open_engine, sqlite_file
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ class LedgerReader:
         )
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
-        if row is None or row.kind == "retraction":
-            return None
-        return outcome_of(row.body)
+        return None if row is None else in_force(row.kind, row.body)
 
     def last_sequence(self) -> int:
         """Return the sequence number of what was said last, 0 before anything."""
@@ -261,17 +259,38 @@ class LedgerReader:
     def _events(self, after: int, until: int | None = None) -> Iterator[Event]:
         """Iterate over events; with ``until``, over the last of each decision then."""
         d, o = self._decisions, self._outcomes
-        query = self._sa.select(
-            o.c.sequence, o.c.kind, o.c.body.label("outcome"), *self._columns()
-        ).join_from(o, d, d.c.id == o.c.decision_id)
+        past = o.alias()
+        query = (
+            self._sa.select(
+                o.c.sequence,
+                o.c.kind,
+                o.c.body.label("said"),
+                past.c.kind.label("kind_before"),
+                past.c.body.label("said_before"),
+                *self._columns(),
+            )
+            .join_from(o, d, d.c.id == o.c.decision_id)
+            .join(
+                past,
+                (past.c.decision_id == o.c.decision_id)
+                & (past.c.revision == o.c.revision - 1),
+                isouter=True,
+            )
+        )
         if until is not None:
             query = query.where(o.c.sequence <= until, self._is_last(o, until))
         while True:
             page = self._page(query.where(o.c.sequence > after).order_by(o.c.sequence))
             for row in page:
-                after, taken_back = row.sequence, row.kind == "retraction"
-                outcome = None if taken_back else outcome_of(row.outcome)
-                yield Event(after, self._decision_of(row), row.kind, outcome)
+                yield Event(
+                    row.sequence,
+                    self._decision_of(row),
+                    row.kind,
+                    in_force(row.kind, row.said),
+                    in_force(row.kind_before, row.said_before),
+                    after,
+                )
+                after = row.sequence
             if len(page) < _PAGE:
                 return
 

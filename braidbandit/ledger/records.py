@@ -205,6 +205,37 @@ class Outcome:
         return cls(**known_fields(cls, data))
 
 
+@dataclass(frozen=True)
+class Event:
+    """One thing that was said of a decision, in the one order in which it counts.
+
+    Writing to a ledger returns the event that was written, so that it can be learnt
+    without being read back.
+
+    Attributes
+    ----------
+    sequence : int
+        Its place in the order.
+    decision : Decision
+    kind : str
+        "outcome", "revision" or "retraction".
+    outcome : Outcome or None
+        What is true from here on; None after a retraction.
+    before : Outcome or None
+        What was true of the decision until now; None if nothing was.
+    follows : int
+        There is no other event between this place and ``sequence``. Whoever has learnt
+        everything up to it, or beyond, has missed nothing in between.
+    """
+
+    sequence: int
+    decision: Decision
+    kind: str
+    outcome: Outcome | None
+    before: Outcome | None = None
+    follows: int = 0
+
+
 def dumps(record: Any) -> str:
     """Return a record as JSON text."""
     return json.dumps(record.to_dict(), allow_nan=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -17,27 +17,6 @@ from braidbandit.ledger.records import Decision, Outcome
 
 KINDS = ("outcome", "revision", "retraction")
 _APART = ("arm_ids", "scores", "eligible")
-
-
-@dataclass(frozen=True)
-class Event:
-    """One thing that was said about a decision: an outcome, a revision, a retraction.
-
-    Attributes
-    ----------
-    sequence : int
-        Its place in the one order in which events count.
-    decision : Decision
-    kind : str
-        "outcome", "revision" or "retraction".
-    outcome : Outcome or None
-        What is true from here on; None after a retraction.
-    """
-
-    sequence: int
-    decision: Decision
-    kind: str
-    outcome: Outcome | None
 
 
 def arms_hash(arm_ids: tuple[str, ...]) -> str:
@@ -104,6 +83,13 @@ def outcome_of(body: str) -> Outcome:
     """Build an outcome from its column."""
     data: Mapping[str, Any] = json.loads(body)
     return Outcome.from_dict(data)
+
+
+def in_force(kind: str | None, body: str | None) -> Outcome | None:
+    """Return what is true after an event with these columns, None without one."""
+    if body is None or kind == "retraction":
+        return None
+    return outcome_of(body)
 
 
 def in_utc(time: str | datetime) -> str:

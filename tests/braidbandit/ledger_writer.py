@@ -17,17 +17,21 @@ def main():
     decision = Decision.from_dict(json.loads(template))
     with Ledger(url) as ledger, ThreadPoolExecutor(8) as pool:
 
+        def say(outcome):
+            return ledger.record_outcome(outcome) is not None
+
         def write(thread):
             wrote = {"decision": 0, "outcome": 0, "shared": 0, "revision": 0}
             for number in range(3):
                 name = f"{process}-{thread}-{number}"
                 mine = dataclasses.replace(decision, id=name)
                 wrote["decision"] += ledger.record_decision(mine)
-                wrote["outcome"] += ledger.record_outcome(Outcome(name, 0.5))
-                wrote["shared"] += ledger.record_outcome(Outcome(shared, 1.0))
-                wrote["outcome"] += ledger.record_outcome(Outcome(name, 0.5))
+                wrote["outcome"] += say(Outcome(name, 0.5))
+                wrote["shared"] += say(Outcome(shared, 1.0))
+                wrote["outcome"] += say(Outcome(name, 0.5))
             reward = (8 * int(process) + thread) / 100
-            wrote["revision"] += ledger.revise(f"{process}-{thread}-0", reward)
+            revised = ledger.revise(f"{process}-{thread}-0", reward)
+            wrote["revision"] += revised is not None
             return wrote
 
         done = list(pool.map(write, range(8)))

@@ -220,6 +220,74 @@ def test_events_are_the_history(agent, ledger):
     assert [(s, o.reward) for s, _, o in ledger.pairs()] == [(4, 0.75)]
 
 
+def test_what_is_written_is_returned_as_it_is_read(agent, ledger):
+    """Nobody has to read back what was just written, or what it replaced."""
+    one, other = agent.recommend("a"), agent.recommend("b")
+    for decision in (one, other):
+        ledger.record_decision(decision)
+    written = [
+        ledger.record_outcome(Outcome(one.id, 0.5, latency_ms=2)),
+        ledger.record_outcome(Outcome(other.id, True, compute=3.0), other),
+        ledger.revise(one, 0.25, source="judge"),
+        ledger.retract(one.id),
+        ledger.record_outcome(Outcome(one.id, 0.75), one),
+    ]
+    assert written == list(ledger.events())
+    assert [event.sequence for event in written] == [1, 2, 3, 4, 5]
+    assert [event.follows for event in written] == [0, 1, 2, 3, 4]
+    said = [event.before and event.before.reward for event in written]
+    assert said == [None, None, 0.5, 0.25, None]
+    assert [event.decision for event in written] == [one, other, one, one, one]
+    assert list(ledger.events(after=3)) == written[3:]
+    for event in written:
+        known = ledger.said_before(event.decision.id, event.sequence)
+        assert known == event.before
+
+
+def test_a_decision_in_hand_is_not_read_again(agent, ledger):
+    decision, other = agent.recommend("a"), agent.recommend("b")
+    ledger.record_decision(decision)
+    assert ledger.record_outcome(Outcome(decision.id, 0.5), decision).decision is (
+        decision
+    )
+    assert ledger.revise(decision, 0.75).decision is decision
+    assert ledger.retract(decision).decision is decision
+    with pytest.raises(ValueError, match=f"received decision '{other.id}'"):
+        ledger.record_outcome(Outcome(decision.id, 0.5), other)
+    with pytest.raises(KeyError, match="unknown decision"):
+        ledger.record_outcome(Outcome(other.id, 0.5), other)
+    assert ledger.last_sequence() == 3
+
+
+def test_an_event_tells_whether_others_wrote_before_it(agent, ledger_url):
+    """Two that share a ledger: each sees that the other one was there in between."""
+    with Ledger(ledger_url) as mine, Ledger(ledger_url) as theirs:
+        decisions = [agent.recommend(f"task {i}") for i in range(4)]
+        for decision in decisions:
+            mine.record_decision(decision)
+        ledgers = (mine, mine, theirs, mine)
+        written = [
+            ledger.record_outcome(Outcome(decision.id, 0.5))
+            for ledger, decision in zip(ledgers, decisions, strict=True)
+        ]
+        position, missed = 0, []
+        for ledger, event in zip(ledgers, written, strict=True):
+            if ledger is mine:
+                missed.append(event.follows > position)
+                position = event.sequence
+        assert missed == [False, False, True]
+
+
+def test_a_number_that_was_purged_is_followed_all_the_same(agent, ledger):
+    old, new = agent.recommend("old"), agent.recommend("new")
+    ledger.record_decision(old)
+    ledger.record_outcome(Outcome(old.id, 0.5))
+    ledger.purge(before=datetime.now(timezone.utc), records=True)
+    ledger.record_decision(new)
+    event = ledger.record_outcome(Outcome(new.id, 0.5))
+    assert (event.sequence, event.follows) == (2, 0)
+
+
 def test_since_skips_the_beginning(agent, ledger):
     decisions = live(agent, ledger)
     fresh = clone(agent)
