@@ -357,6 +357,15 @@ def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
 
 
 # Prompt and reference of two domains, as a report reads them.
+_WORDS = (
+    "the dog sleeps and the cat reads a book about strands of other strands".split()
+)
+# As few texts as can be calibrated on, no two alike.
+CALIBRATION_TEXTS = [
+    f"{_WORDS[i % 5]} {' '.join(_WORDS[i % 3 :: 2])} {text}"
+    for i, text in enumerate([*SAMPLES.values()] * 3)
+]
+
 SPLIT_TEXTS = [
     {"domain": d, "split": s, "prompt": f"{t[:9]}{i}\u2028", "reference": t[9:]}
     for d, t in (("prose", PROSE), ("code", CODE))

@@ -1,30 +1,27 @@
 """Calibration: strands read the text once, then the small parts are trained.
 
-Trained parts are a strand's own adapter, a fuser, a gate; `session` stores them, so
-that braids share what they have in common.
+Trained parts are a strand's own adapter, a fuser, a gate. `store` keeps them, so that
+braids share what they have in common.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from ..braid.model import BraidedLLM, BraidStates
-from ..braid.output_mixture import BLOCK
-from .fitting import fit_final, fit_mid, own_map
-from .store import Session, plain_text, who
+from ..braid.model import BraidedLLM
+from .final import fit_final, own_map
+from .gate import active_gate, fit_gate
+from .middle import fit_middle
+from .sample import bits_per_token, sample_states
+from .store import CalibrationStore, braid_key
+from .texts import plain_texts, within_budget
 
-MIN_TEXTS = 12
-GATE_POSITIONS = 1536
-GATE_PRIOR = 0.2  # standard deviation of a gate's weights before it sees any text
 SCORE_POSITIONS = 768
 
 
@@ -53,109 +50,6 @@ class CalibrationReport:
     seconds: float
     trained: tuple[str, ...]
     reused: tuple[str, ...]
-
-
-@dataclass
-class _Sample:
-    states: BraidStates  # (1, N, ...) at sampled positions
-    before: Tensor  # (N, width) the anchor's own states there
-    targets: Tensor  # (N,)
-    bytes_per_token: float
-
-
-@torch.no_grad()
-def _sample(
-    session: Session, model: BraidedLLM, texts: Sequence[int], count: int
-) -> _Sample:
-    """The braid's states at about ``count`` positions of some texts, as it is served.
-
-    Between a donor's token ends, serving cuts the donor's text anew, and what it says
-    there is worth less: a gate has to see those positions to mistrust them.
-    """
-    own = session.features(model.anchor)
-    per_text = math.ceil(count / len(texts))
-    generator = np.random.default_rng(session.seed)
-    hidden, before, donors, present, targets = [], [], [], [], []
-    n_bytes = n_tokens = 0
-    for i in texts:
-        read = model.encode(own[i].ids[None], memo=session.memo(model, i))
-        at = generator.permutation(len(own[i].ids) - 1)[:per_text]
-        hidden.append(read.hidden[0, at])
-        before.append(own[i].hidden[at])
-        donors.append([d[0, at] for d in read.donors])
-        present.append([p[0, at] for p in read.present])
-        targets.append(own[i].targets[at])
-        n_bytes += int(own[i].ends[-1] - own[i].ends[0])
-        n_tokens += len(own[i].ids) - 1
-    states = BraidStates(
-        torch.cat(hidden)[None],
-        [torch.cat(d)[None] for d in zip(*donors, strict=True)],
-        [torch.cat(p)[None] for p in zip(*present, strict=True)],
-    )
-    return _Sample(states, torch.cat(before), torch.cat(targets), n_bytes / n_tokens)
-
-
-def _key(model: BraidedLLM, epochs: int) -> list[Any]:
-    """What belongs to one braid alone depends on its whole recipe."""
-    config = model.config
-    key = [who(model.anchor), [who(d) for d in model.donors], config.strategy,
-           config.fusion_layers, config.shares, epochs]  # fmt: skip
-    return [*key, config.donor_layers] if config.donor_layers else key
-
-
-def _gate(model: BraidedLLM) -> nn.Linear | None:
-    """The gate of the output mixture, where there is something to weigh."""
-    return model.mixer.gate if model.mixer is not None and model.active else None
-
-
-def _fit_gate(session: Session, model: BraidedLLM, epochs: int) -> None:
-    mixer, gate = model.mixer, _gate(model)
-    if mixer is None or gate is None:
-        return
-
-    def fit() -> None:
-        # Not the training texts: fusers that know a text by heart look too certain.
-        sample = _sample(session, model, session.held_out[1::2], GATE_POSITIONS)
-        states, targets = sample.states, sample.targets
-        rows, picked = [], []
-        with torch.no_grad():
-            for low in range(0, len(targets), BLOCK):
-                at = slice(low, low + BLOCK)
-                parts, seen = model.distributions(states, (slice(None), at))
-                assert seen is not None  # a gate sees something
-                rows.append(seen)
-                chosen = [p.gather(1, targets[at, None]) for p in parts]
-                picked.append(torch.cat(chosen, dim=1))
-        x, p = torch.cat(rows), torch.cat(picked)
-        present = [p[0] for p in states.present]
-        # The posterior mode: with few positions the shares stay what they are.
-        optimiser = torch.optim.LBFGS(
-            gate.parameters(), max_iter=100, line_search_fn="strong_wolfe"
-        )
-
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            weights = mixer.log_weights(x, present, model.config.shares).exp()
-            nats = -(weights * p).sum(-1).clamp(min=1e-30).log().sum()
-            prior = sum(w.pow(2).sum() for w in gate.parameters()) / 2 / GATE_PRIOR**2
-            total = (nats + prior) / len(p)
-            total.backward()
-            return total
-
-        optimiser.step(loss)
-
-    session.part("gate", _key(model, epochs), gate, fit)
-
-
-@torch.no_grad()
-def _bits(logits: Callable[[slice], Tensor], targets: Tensor) -> float:
-    """Exact mean bits per token."""
-    total = 0.0
-    for low in range(0, len(targets), 64):
-        at = slice(low, low + 64)
-        log_p = logits(at).float().log_softmax(-1)
-        total -= float(log_p.gather(1, targets[at, None]).sum())
-    return total / len(targets) / math.log(2)
 
 
 def calibrate(
@@ -207,59 +101,46 @@ def calibrate(
         Within ``torch.inference_mode()``.
     """
     started = time.monotonic()
-    if isinstance(texts, str) or hasattr(texts, "columns"):
-        raise TypeError(
-            f"texts is a {type(texts).__name__}; give a list of texts, or the column "
-            "of a table that holds them"
-        )
-    if len(texts) < MIN_TEXTS:
-        raise ValueError(
-            f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
-        )
+    plain = plain_texts(texts)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("calibrate trains; call it outside torch.inference_mode()")
     if epochs < 1:
         raise ValueError(f"received epochs={epochs}; give at least 1")
-    plain = [plain_text(text) for text in texts]
-    empty = [i for i, text in enumerate(plain) if not text.strip()]
-    if empty:
-        raise ValueError(f"calibration text {empty[0]} is empty; leave it out")
     if budget is not None:
-        plain = _within(plain, model, budget)
-    session = Session(
-        plain, Path(store).expanduser() if store else None, seed, progress
-    )
+        plain = within_budget(plain, model.anchor, budget)
+    folder = Path(store).expanduser() if store else None
+    parts = CalibrationStore(plain, folder, seed, progress)
     cards = [model.device] if model.device.type == "cuda" else []
     # The caller's generator stays as it is; so does what it does without gradients.
     with torch.random.fork_rng(devices=cards), torch.enable_grad():
         torch.manual_seed(seed)
-        _fit(session, model, epochs)
-        return _report(session, model, epochs, started)
+        _fit(parts, model, epochs)
+        return _report(parts, model, epochs, started)
 
 
-def _fit(session: Session, model: BraidedLLM, epochs: int) -> None:
+def _fit(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
     # Every strand reads the texts before anything is changed: one may refuse them.
     for donor in model.donors:
-        session.features(donor, model.anchor)
-    _check_positions(session, model)
+        store.features(donor, model.anchor)
+    _check_positions(store, model)
     # Anew: parts in the store must not depend on what this braid learnt before.
     model._build()
     if model.layers():
-        fit_mid(session, model, epochs)
+        fit_middle(store, model, epochs)
     if "final" in model.fusers:
-        fit_final(session, model, epochs)
+        fit_final(store, model, epochs)
     if model.mixer is not None:
         for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
-            adapter.load_state_dict(own_map(session, donor, epochs))
-        _fit_gate(session, model, epochs)
+            adapter.load_state_dict(own_map(store, donor, epochs))
+        fit_gate(store, model, epochs)
 
 
-def _check_positions(session: Session, model: BraidedLLM) -> None:
+def _check_positions(store: CalibrationStore, model: BraidedLLM) -> None:
     """Refuse texts that leave nothing to train on, to judge by, or for a gate."""
-    texts = session.features(model.anchor)
-    parts = [session.training, session.held_out[::2]]
-    if _gate(model) is not None:
-        parts.append(session.held_out[1::2])
+    texts = store.features(model.anchor)
+    parts = [store.training, store.held_out[::2]]
+    if active_gate(model) is not None:
+        parts.append(store.held_out[1::2])
     for part in parts:
         if not any(len(texts[i].targets) for i in part):
             raise ValueError(
@@ -268,45 +149,28 @@ def _check_positions(session: Session, model: BraidedLLM) -> None:
             )
 
 
-def _within(texts: Sequence[str], model: BraidedLLM, budget: int) -> list[str]:
-    """Some of the texts, in their order, that come to at most so many tokens."""
-    if not budget >= 1:
-        raise ValueError(f"received a budget of {budget} tokens; give at least 1")
-    left, chosen = budget, []
-    for i in np.random.default_rng(0).permutation(len(texts)).tolist():
-        left -= len(model.anchor.tokens.read(texts[i]))
-        if left < 0:
-            break
-        chosen.append(i)
-    if len(chosen) < MIN_TEXTS:
-        raise ValueError(
-            f"a budget of {budget} tokens pays for {len(chosen)} of {len(texts)} "
-            f"texts; give more, or shorter texts: at least {MIN_TEXTS} are needed"
-        )
-    return [texts[i] for i in sorted(chosen)]
-
-
 def _report(
-    session: Session, model: BraidedLLM, epochs: int, started: float
+    store: CalibrationStore, model: BraidedLLM, epochs: int, started: float
 ) -> CalibrationReport:
     def measure() -> list[float]:
-        sample = _sample(session, model, session.held_out[::2], SCORE_POSITIONS)
+        sample = sample_states(store, model, store.held_out[::2], SCORE_POSITIONS)
         return [
-            _bits(logits, sample.targets) / sample.bytes_per_token
+            bits_per_token(logits, sample.targets) / sample.bytes_per_token
             for logits in (
                 lambda at: model.anchor.logits(sample.before[at]),
                 lambda at: model.head(sample.states, (slice(None), at)),
             )
         ]
 
-    before, after = session.figures("report", _key(model, epochs), measure)
-    texts = session.features(model.anchor)
+    key = braid_key(model, epochs)
+    before, after = store.load_or_measure("report", key, measure)
+    texts = store.features(model.anchor)
     return CalibrationReport(
         bits_before=before,
         bits_after=after,
         fit=after < before or not model.config.fusion_layers,
-        tokens=sum(len(texts[i].ids) for i in session.training),
+        tokens=sum(len(texts[i].ids) for i in store.training),
         seconds=time.monotonic() - started,
-        trained=tuple(session.trained),
-        reused=tuple(session.reused),
+        trained=tuple(store.trained),
+        reused=tuple(store.reused),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..braid.model import BraidedLLM
-from ..calibration.store import who
+from ..calibration.store import identity
 from ..judging.scoring import StateCache, scored_bytes, scored_tokens, target_log_probs
 from ..strands.strand import Strand
 from .controls import PromptWeighted
@@ -184,7 +184,7 @@ def _key(braids: Sequence[BraidedLLM], held_out: Sequence[Text], positions: int)
     """What scores depend on, as text: recipes, weights, texts, positions."""
     digest = hashlib.sha256()
     for braid in braids:
-        strands = [who(strand) for strand in (braid.anchor, *braid.donors)]
+        strands = [identity(strand) for strand in (braid.anchor, *braid.donors)]
         recipe = [type(braid).__name__, braid.config.to_dict(), strands]
         digest.update(json.dumps(recipe, default=str).encode())
         for name, weights in sorted(braid.state_dict().items()):

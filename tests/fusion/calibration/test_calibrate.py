@@ -1,30 +1,23 @@
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
 from elsewhere import elsewhere
 
-from fusion import fitting
-from fusion.braid.cache import advance, gather_rows
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.calibration.calibrate import MIN_TEXTS, calibrate
-from fusion.calibration.store import HELD_OUT_EVERY, Session
-from fusion.calibration.training import donor_view, read_texts, ridge
-from fusion.conformance import check_frozen, resegmented
+from fusion.calibration.calibrate import calibrate
+from fusion.calibration.store import CalibrationStore
+from fusion.calibration.texts import HELD_OUT_EVERY, MIN_TEXTS
+from fusion.conformance import check_frozen
 from fusion.judging.scoring import bits_per_byte
 from fusion.report.controls import PromptWeighted
-from fusion.report.table import score
+from fusion.report.held_out import score
 from fusion.strands.strand import Strand
 
-WORDS = "the dog sleeps and the cat reads a book about strands of other strands".split()
-TEXTS = [
-    f"{WORDS[i % 5]} {' '.join(WORDS[i % 3 :: 2])} {text}"
-    for i, text in enumerate([*tiny.SAMPLES.values()] * 3)
-]
+TEXTS = tiny.CALIBRATION_TEXTS
 LAYERS = {"mid": (1,), "final": ("final",), "all": (1, "final", "output")}
 STRATEGIES = ("learned_weighted", "router", "attention")
 
@@ -83,7 +76,7 @@ def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, st
         model = BraidedLLM(config, strands)
         fitted = calibrate(model, texts, epochs=1, progress=False, store=store)
         weighted = PromptWeighted(config, strands)
-        text = {"domain": "prose", "prompt": WORDS[0], "reference": tiny.PROSE}
+        text = {"domain": "prose", "prompt": "the", "reference": tiny.PROSE}
         scores = score([model, weighted], [text], 20, tmp_path)
         return [fitted.bits_before, fitted.bits_after, *(s["prose"] for s in scores)]
 
@@ -92,23 +85,6 @@ def test_calibrates_and_scores_on_the_device_of_its_strands(tmp_path, layers, st
         for _ in range(2):  # strands anew: the second time all parts are in the store
             got = figures(device, tmp_path)
             assert got == pytest.approx(wanted, rel=1e-3)
-
-
-def test_a_strand_that_has_changed_reads_anew():
-    strand = tiny.tiny_strand("llama")
-    session = Session(TEXTS, None, 0, False)
-    assert session.features(strand)[0].hidden.dtype == torch.float32
-    strand.model.to(torch.bfloat16)
-    assert session.features(strand)[0].hidden.dtype == torch.bfloat16
-
-
-def test_a_strand_whose_weights_have_changed_reads_anew(tmp_path):
-    strand = tiny.tiny_strand("llama")
-    before = Session(TEXTS, tmp_path, 0, False).features(strand)[0].hidden
-    with torch.no_grad():
-        strand.model.model.norm.weight.mul_(2)
-    after = Session(TEXTS, tmp_path, 0, False).features(strand)[0].hidden
-    torch.testing.assert_close(after, 2 * before)
 
 
 def test_a_plain_strand_has_nothing_to_learn(braid):
@@ -122,7 +98,7 @@ def test_bits_are_exact_where_every_position_counts(braid):
     """Few texts and no donor: nothing is sampled, so the figure can be recomputed."""
     model = braid("llama", layers=("final",), strategy="learned_weighted", std=0)
     report = fit(model)
-    held_out = Session(TEXTS, None, 0, False).held_out
+    held_out = CalibrationStore(TEXTS, None, 0, False).held_out
     assert len(held_out) == math.ceil(len(TEXTS) / HELD_OUT_EVERY)
     held_out = held_out[::2]  # the others are for gates
     for braided, bits in ((False, report.bits_before), (True, report.bits_after)):
@@ -164,9 +140,9 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     third = fit(other, store=tmp_path)
     assert (third.trained, third.reused) == (("final", "attention"), ("own",))
     # Another split is another calibration, of the same features.
-    monkeypatch.setattr("fusion.calibration.store.read_texts", None)
+    monkeypatch.setattr("fusion.calibration.store.compute_features", None)
     assert fit(again, store=tmp_path, seed=1).reused == ()
-    assert not list(tmp_path.glob("*.tmp"))
+    assert all(p.suffix == ".safetensors" for p in tmp_path.iterdir())
 
 
 def test_a_calibrated_braid_is_calibrated_from_the_beginning(braid, tmp_path):
@@ -179,8 +155,12 @@ def test_a_calibrated_braid_is_calibrated_from_the_beginning(braid, tmp_path):
 
 def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
     def run():
-        Session._memory.clear()
-        model = braid("llama", "gemma", layers=("final", "output"), std=0)
+        # Strands that this process has not read the texts with.
+        strands = [tiny.tiny_strand(name) for name in ("llama", "gemma")]
+        config = BraidConfig(
+            "llama", ["gemma"], [0.6, 0.4], ("final", "output"), "router"
+        )
+        model = BraidedLLM(config, strands)
         return calibrate(model, TEXTS, store=tmp_path, epochs=1, progress=False)
 
     wanted = run()
@@ -198,7 +178,7 @@ def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
 def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
     model = braid("llama", "gemma", layers=("final", "output"), std=0)
     monkeypatch.setattr(
-        "fusion.calibration.calibrate._fit_gate",
+        "fusion.calibration.calibrate.fit_gate",
         lambda *a: (_ for _ in ()).throw(OSError("power")),
     )
     with pytest.raises(OSError, match="power"):
@@ -235,26 +215,6 @@ def test_a_budget_of_tokens_takes_as_many_texts_as_it_pays_for(braid, tmp_path):
     with pytest.raises(ValueError, match="budget of nan tokens"):
         calibrate(model, texts, budget=math.nan)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_middle_layers_are_trained_on_texts_of_all_parts(braid, monkeypatch):
-    """A file may be sorted by domain; its first texts are of one domain then."""
-    monkeypatch.setattr(fitting, "MID_TEXTS", 12)
-    texts = [f"{part} {text}" for part in "abc" for text in TEXTS]
-    model = braid("llama", "gemma", layers=(1,), std=0)
-    chosen = []
-
-    def note(module, loss, items, *rest):
-        chosen.append(items)
-
-    monkeypatch.setattr(Session, "train", lambda self, *args: note(*args))
-    for _ in range(2):
-        calibrate(model, texts, progress=False)
-    assert chosen[0] == chosen[1]
-    parts = [{texts[i][0] for i in part} for part in chosen[0]]
-    assert parts[0] == set("abc")
-    assert len(parts[1]) > 1
-    assert not set(chosen[0][0]) & set(chosen[0][1])
 
 
 def test_gradients_may_be_off_around_it(braid):
@@ -296,7 +256,7 @@ def test_held_out_texts_of_one_token_are_refused(braid, half):
     model = braid("llama", "gemma", layers=("final", "output"))
     start = state(model)
     texts = list(TEXTS)
-    texts[Session(TEXTS, None, 0, False).held_out[half]] = "a"
+    texts[CalibrationStore(TEXTS, None, 0, False).held_out[half]] = "a"
     with pytest.raises(ValueError, match="one token alone predicts nothing"):
         calibrate(model, texts, progress=False)
     assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
@@ -325,39 +285,6 @@ def test_a_text_of_one_token_does_no_harm(braid):
     report = calibrate(model, [*TEXTS, *["a"] * 6], epochs=1, progress=False)
     assert math.isfinite(report.bits_before)
     assert math.isfinite(report.bits_after)
-
-
-def test_the_donors_view_is_the_served_one_but_where_text_is_cut_again(strands):
-    llama, gemma = strands["llama"], strands["gemma"]
-    for text in tiny.SAMPLES.values():
-        [a], [d] = read_texts(llama, [text]), read_texts(gemma, [text])
-        view = donor_view(a, d, d.hidden)
-        ids = a.ids.tolist()
-        step = advance(a.ids[None], None, None)
-        served = gather_rows(step, llama, gemma, ["final"])["final"]
-        got, wanted = view.aligned()[0][0], served.aligned()[0][0]
-        cut = resegmented(llama, gemma, ids)
-        # Half a character is no text: what is served waits for the rest of it.
-        whole = {len(text[:n].encode()) for n in range(len(text) + 1)}
-        same = [t for t in range(len(ids)) if t not in cut and a.ends[t] in whole]
-        assert len(same) >= len(ids) / 4
-        torch.testing.assert_close(got[same], wanted[same], atol=1e-4, rtol=1e-4)
-
-
-def test_ridge_is_least_squares_without_a_penalty():
-    g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(40, 3, generator=g), torch.randn(40, 2, generator=g)
-    weight, bias = ridge(x, y, penalty=0.0)
-    wanted = np.linalg.lstsq(np.c_[x, np.ones(40)], y.numpy(), rcond=None)[0]
-    np.testing.assert_allclose(weight.T, wanted[:3], atol=1e-5)
-    np.testing.assert_allclose(bias, wanted[3], atol=1e-5)
-
-
-def test_ridge_shrinks_and_bears_fewer_rows_than_columns():
-    x, y = torch.randn(4, 9), torch.randn(4, 2)
-    small, large = (ridge(x, y, penalty=p)[0].norm() for p in (0.01, 10.0))
-    assert torch.isfinite(small)
-    assert large < small
 
 
 def test_special_tokens_are_calibrated_on_as_they_are_read(braid):

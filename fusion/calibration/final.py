@@ -1,0 +1,206 @@
+"""Fitting of fusers after the final norm, and of each strand's own adapter.
+
+There nothing runs through a model any more: the states are features of the texts, and
+what is trained is a map of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..braid.cache import DonorStates
+from ..braid.fusers import CrossAttention, LearnedWeighted
+from ..braid.model import BraidedLLM
+from ..strands.strand import Strand
+from .features import TextFeatures, donor_view
+from .store import CalibrationStore, identity
+from .training import train_part
+
+POSITION_GROUP = 512  # positions of a step
+TEXT_GROUP = 3  # about as many, in whole texts
+
+
+class Positions:
+    """All texts as one list of N positions: what a fuser without context needs.
+
+    Neighbouring positions tell nearly the same; steps over shuffled positions of all
+    texts learn far more than steps over whole texts.
+
+    Parameters
+    ----------
+    store : CalibrationStore
+    anchor : Strand
+    donors : sequence of Strand
+
+    Attributes
+    ----------
+    hidden : Tensor (N, width)
+        The anchor's states after the final norm.
+    targets : Tensor (N,), int64
+        The tokens that come next.
+    sources : list of (Tensor (M, width), Tensor (N,))
+        For each donor its states, and which of them is beside each position: -1 where
+        the donor has read nothing yet.
+    training, held_out : list of int
+        Positions of the texts to train on, and of those held out.
+    """
+
+    def __init__(
+        self, store: CalibrationStore, anchor: Strand, donors: Sequence[Strand]
+    ) -> None:
+        texts = store.features(anchor)
+        self.softmax = store.sampled_softmax(anchor)
+        self.hidden = torch.cat([t.hidden[:-1] for t in texts])
+        self.targets = torch.cat([t.targets for t in texts])
+        self.sources = [_source(texts, store.features(d, anchor)) for d in donors]
+        text = np.repeat(np.arange(len(texts)), [len(t.targets) for t in texts])
+        self.training: list[int] = np.flatnonzero(
+            np.isin(text, store.training)
+        ).tolist()
+        self.held_out: list[int] = np.flatnonzero(
+            np.isin(text, store.held_out)
+        ).tolist()
+
+    def loss(self, fuser: nn.Module, group: Sequence[int]) -> Tensor:
+        """Mean loss (nats per token) of a fuser at some positions."""
+        at = torch.tensor(group, device=self.hidden.device)
+        count = torch.arange(len(at), device=self.hidden.device)
+        views = []
+        for states, index in self.sources:
+            last = index[at]
+            rows = states[last.clamp(min=0)]
+            last = torch.where(last >= 0, count, -1)
+            visible = (count == last[:, None])[None]
+            views.append(DonorStates(rows[None], last[None], visible))
+        shares = [1.0] * len(views)
+        fused = fuser(self.hidden[at][None].float(), views, shares)[0]
+        return self.softmax.loss(fused, self.targets[at])
+
+
+def _source(
+    texts: Sequence[TextFeatures], others: Sequence[TextFeatures]
+) -> tuple[Tensor, Tensor]:
+    """The donor's states, and beside each position which one (-1: none yet)."""
+    index, offset = [], 0
+    for text, other in zip(texts, others, strict=True):
+        last = donor_view(text, other, other.hidden).last[0, :-1]
+        index.append(torch.where(last >= 0, last + offset, -1))
+        offset += len(other.ids)
+    return torch.cat([o.hidden for o in others]), torch.cat(index)
+
+
+def fit_final(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
+    """Fit the fuser after the final norm in place, or take it from the store.
+
+    Parameters
+    ----------
+    store : CalibrationStore
+    model : BraidedLLM
+        With "final" among its fusion layers.
+    epochs : int
+    """
+    fuser, anchor = model.fusers["final"], model.anchor
+    aligned = fuser.aligned if isinstance(fuser, CrossAttention) else fuser
+    assert isinstance(aligned, LearnedWeighted)  # for the type checker
+    if not model.donors:
+        _start_from_own(store, aligned, anchor, epochs)
+        return
+    _fit_aligned(store, aligned, anchor, model.donors, epochs)
+    if isinstance(fuser, CrossAttention):
+        _fit_attention(store, fuser, anchor, model.donors, epochs)
+
+
+def own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, Tensor]:
+    """The strand's own adapter, fitted or taken from the store.
+
+    It is the linear map that the matched control has for a fuser, and the best start
+    for the fusers of braids.
+
+    Parameters
+    ----------
+    store : CalibrationStore
+    strand : Strand
+    epochs : int
+
+    Returns
+    -------
+    dict of Tensor
+        ``weight`` (width, width) and ``bias`` (width,), if it has one.
+    """
+    module = LearnedWeighted(strand.width, [], add=True).to(strand.device)
+    _fit_aligned(store, module, strand, [], epochs)
+    state = module.state_dict()
+    return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
+
+
+def _start_from_own(
+    store: CalibrationStore, fuser: LearnedWeighted, anchor: Strand, epochs: int
+) -> None:
+    own = own_map(store, anchor, epochs)
+    start = {f"own.{k}": v for k, v in own.items()}
+    fuser.load_state_dict({**fuser.state_dict(), **start})
+
+
+def _fit_aligned(
+    store: CalibrationStore,
+    fuser: LearnedWeighted,
+    anchor: Strand,
+    donors: Sequence[Strand],
+    epochs: int,
+) -> None:
+    """A fuser that adds the states beside each position; without donors, an adapter."""
+    # Every strand reads the texts before anything is changed: one may refuse them.
+    positions = Positions(store, anchor, donors)
+    names = [identity(d) for d in donors]
+
+    def fit() -> None:
+        label = f"{anchor.name}: own adapter"
+        if donors:
+            # The own adapter is the best start: what is left to learn is the donor.
+            _start_from_own(store, fuser, anchor, epochs)
+            label = f"{anchor.name} + {', '.join(d.name for d in donors)}: final"
+        items = (positions.training, positions.held_out)
+        loss = partial(positions.loss, fuser)
+        train_part(
+            store, fuser, loss, items, epochs=epochs, group=POSITION_GROUP, label=label
+        )
+
+    key = [identity(anchor), names, type(fuser).__name__ if donors else "own", epochs]
+    store.load_or_fit("final" if donors else "own", key, fuser, fit)
+
+
+def _fit_attention(
+    store: CalibrationStore,
+    fuser: CrossAttention,
+    anchor: Strand,
+    donors: Sequence[Strand],
+    epochs: int,
+) -> None:
+    """What earlier donor tokens bring on top of the aligned one: whole texts."""
+    texts, softmax = store.features(anchor), store.sampled_softmax(anchor)
+    others = [store.features(d, anchor) for d in donors]
+    shares = [1.0] * len(others)
+
+    def loss(group: Sequence[int]) -> Tensor:
+        fused = []
+        for i in group:
+            views = [donor_view(texts[i], o[i], o[i].hidden) for o in others]
+            hidden = texts[i].hidden[None].float()
+            fused.append(fuser(hidden, views, shares)[0, :-1])
+        targets = torch.cat([texts[i].targets for i in group])
+        return softmax.loss(torch.cat(fused), targets)
+
+    def fit() -> None:
+        label = f"{anchor.name}: attention after the final norm"
+        items = (store.training, store.held_out)
+        train_part(
+            store, fuser, loss, items, epochs=epochs, group=TEXT_GROUP, label=label
+        )
+
+    key = [identity(anchor), [identity(d) for d in donors], epochs]
+    store.load_or_fit("attention", key, fuser, fit)

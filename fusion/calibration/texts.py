@@ -1,0 +1,148 @@
+"""The texts of a calibration: what may be given, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..strands.strand import Strand
+
+MIN_TEXTS = 12
+HELD_OUT_EVERY = 6
+
+
+def plain_text(text: str | Mapping[str, Any]) -> str:
+    """One calibration text as a string.
+
+    Parameters
+    ----------
+    text : str, or dict with ``prompt`` and ``reference``
+
+    Returns
+    -------
+    str
+        Of a dict, the prompt and the reference with a line break between them.
+
+    Raises
+    ------
+    TypeError
+        For what is neither a string nor a mapping.
+    KeyError
+        For a mapping without ``prompt`` or ``reference``.
+
+    Examples
+    --------
+    >>> plain_text({"prompt": "6 * 7?", "reference": "42"})
+    '6 * 7?\\n42'
+    """
+    if isinstance(text, str):
+        return text
+    if not isinstance(text, Mapping):
+        raise TypeError(
+            f"a calibration text is a string or a mapping, received {text!r}"
+        )
+    try:
+        return f"{text['prompt']}\n{text['reference']}"
+    except KeyError as error:
+        raise KeyError(
+            f"a calibration text is a string or has 'prompt' and 'reference'; "
+            f"received {sorted(text)}"
+        ) from error
+
+
+def plain_texts(texts: Sequence[str | Mapping[str, Any]]) -> list[str]:
+    """All calibration texts as strings.
+
+    Parameters
+    ----------
+    texts : sequence of str, or of dicts with ``prompt`` and ``reference``
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    TypeError
+        For one text or a whole table in place of a list, and as `plain_text`.
+    ValueError
+        For fewer than `MIN_TEXTS` texts, or an empty one.
+    """
+    if isinstance(texts, str) or hasattr(texts, "columns"):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}; give a list of texts, or the column "
+            "of a table that holds them"
+        )
+    if len(texts) < MIN_TEXTS:
+        raise ValueError(
+            f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
+        )
+    plain = [plain_text(text) for text in texts]
+    empty = [i for i, text in enumerate(plain) if not text.strip()]
+    if empty:
+        raise ValueError(f"calibration text {empty[0]} is empty; leave it out")
+    return plain
+
+
+def within_budget(texts: Sequence[str], anchor: Strand, budget: int) -> list[str]:
+    """Some of the texts that together have at most so many tokens of the anchor.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    anchor : Strand
+        Whose tokens are counted.
+    budget : int
+        Tokens at most.
+
+    Returns
+    -------
+    list of str
+        Drawn at random, always the same ones, in the order in which they were given.
+
+    Raises
+    ------
+    ValueError
+        Where the budget does not pay for `MIN_TEXTS` texts.
+    """
+    if not budget >= 1:
+        raise ValueError(f"received a budget of {budget} tokens; give at least 1")
+    left, chosen = budget, []
+    for i in np.random.default_rng(0).permutation(len(texts)).tolist():
+        left -= len(anchor.tokens.read(texts[i]))
+        if left < 0:
+            break
+        chosen.append(i)
+    if len(chosen) < MIN_TEXTS:
+        raise ValueError(
+            f"a budget of {budget} tokens pays for {len(chosen)} of {len(texts)} "
+            f"texts; give more, or shorter texts: at least {MIN_TEXTS} are needed"
+        )
+    return [texts[i] for i in sorted(chosen)]
+
+
+def split(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the texts to train on, and of those that are held out.
+
+    Parameters
+    ----------
+    count : int
+        How many texts there are.
+    seed : int
+
+    Returns
+    -------
+    training, held_out : list of int
+        In ascending order; one text in `HELD_OUT_EVERY` is held out.
+
+    Examples
+    --------
+    >>> training, held_out = split(12, seed=0)
+    >>> len(training), len(held_out), sorted(training + held_out) == list(range(12))
+    (10, 2, True)
+    """
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    held_out = sorted(order[::HELD_OUT_EVERY])
+    return sorted(set(order) - set(held_out)), held_out

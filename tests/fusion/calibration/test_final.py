@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from fusion.calibration.final import Positions, fit_final, own_map
+from fusion.calibration.store import CalibrationStore
+
+STRATEGIES = ("learned_weighted", "router", "attention")
+
+
+@pytest.mark.parametrize(
+    "names", [("llama", "gemma"), ("gemma", "llama")], ids="+".join
+)
+def test_beside_each_position_is_the_donors_last_token_by_then(store, strands, names):
+    anchor, donor = (strands[name] for name in names)
+    positions = Positions(store, anchor, [donor])
+    [(states, index)] = positions.sources
+    texts, others = store.features(anchor), store.features(donor, anchor)
+    at = offset = 0
+    for text, other in zip(texts, others, strict=True):
+        for end in text.ends[:-1]:
+            seen = int((other.ends <= end).sum())
+            assert int(index[at]) == (offset + seen - 1 if seen else -1)
+            at += 1
+        assert torch.equal(states[offset : offset + len(other.ids)], other.hidden)
+        offset += len(other.ids)
+    assert at == len(index) == len(positions.hidden) == len(positions.targets)
+
+
+def test_positions_belong_to_the_texts_of_their_half(store, strands):
+    positions = Positions(store, strands["llama"], [])
+    counts = [len(t.targets) for t in store.features(strands["llama"])]
+    assert len(positions.training) == sum(counts[i] for i in store.training)
+    assert len(positions.held_out) == sum(counts[i] for i in store.held_out)
+    both = sorted(positions.training + positions.held_out)
+    assert both == list(range(sum(counts)))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_loss_at_positions_is_that_of_the_fuser_on_whole_texts(
+    store, braid, strategy
+):
+    """A fuser without context sees the same beside a position either way."""
+    model = braid("llama", "gemma", strategy=strategy)
+    fuser = model.fusers["final"]
+    aligned = fuser.aligned if strategy == "attention" else fuser
+    positions = Positions(store, model.anchor, model.donors)
+    every = list(range(len(positions.targets)))
+    parts = [every[i : i + 7] for i in range(0, len(every), 7)]
+    with torch.no_grad():
+        whole = float(positions.loss(aligned, every))
+        mean = sum(float(positions.loss(aligned, p)) * len(p) for p in parts)
+    assert whole == pytest.approx(mean / len(every), rel=1e-4)
+
+
+def test_the_own_map_is_what_the_fuser_of_the_matched_control_gets(store, braid):
+    model = braid("llama", strategy="learned_weighted", std=0)
+    own = own_map(store, model.anchor, epochs=1)
+    assert own["weight"].shape == (model.anchor.width, model.anchor.width)
+    fit_final(store, model, epochs=1)
+    for key, value in own.items():
+        assert torch.equal(model.fusers["final"].state_dict()[f"own.{key}"], value)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_parts_of_a_pair_are_found_again(braid, texts, tmp_path, strategy):
+    """learned_weighted and the aligned part of attention are one; router is its own."""
+    wanted = ["own", "final", *(["attention"] if strategy == "attention" else [])]
+    states = []
+    for trained, reused in ((wanted, []), ([], wanted[1:])):
+        model = braid("llama", "gemma", strategy=strategy, std=0)
+        store = CalibrationStore(texts, tmp_path, 0, False)
+        fit_final(store, model, epochs=1)
+        assert (store.trained, store.reused) == (trained, reused)
+        states.append(model.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
