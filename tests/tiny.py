@@ -356,7 +356,6 @@ def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
     return path
 
 
-# Prompt and reference of two domains, as a report reads them.
 _WORDS = (
     "the dog sleeps and the cat reads a book about strands of other strands".split()
 )
@@ -366,6 +365,7 @@ CALIBRATION_TEXTS = [
     for i, text in enumerate([*SAMPLES.values()] * 3)
 ]
 
+# Prompt and reference of two domains, as a report reads them.
 SPLIT_TEXTS = [
     {"domain": d, "split": s, "prompt": f"{t[:9]}{i}\u2028", "reference": t[9:]}
     for d, t in (("prose", PROSE), ("code", CODE))

@@ -81,7 +81,7 @@ def test_bridges_begin_as_the_ridge_map_with_a_small_weight(store, braid, monkey
     )
     assert store.trained == ["mid"]
     [bridge] = fuser.bridges.children()
-    assert float(bridge.weight.norm()) > 0
+    assert bridge.weight.any()
 
 
 def test_no_weight_for_a_donor_with_share_0(store, braid, monkeypatch):

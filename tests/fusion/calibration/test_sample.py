@@ -31,7 +31,7 @@ def test_the_states_are_those_of_the_braid_as_it_is_served(store, braid, strateg
 
 
 def test_positions_are_shared_out_among_the_texts(store, braid):
-    model = braid("llama", layers=())
+    model = braid("llama", layers=(), strategy=None, std=0)
     sample = sample_states(store, model, [0, 3, 4], 10)
     assert len(sample.targets) == 3 * math.ceil(10 / 3)
     assert sample.states.donors == []

@@ -79,7 +79,8 @@ def test_the_memo_is_one_for_all_braids_of_the_same_strands(store, braid):
     assert store.memo(one, 0) is not store.memo(braid("llama", "opt"), 0)
     ids = store.features(one.anchor)[0].ids[None]
     found = one.encode(ids, memo=store.memo(one, 0))
-    assert torch.equal(found.hidden, one.encode(ids).hidden)
+    wanted = one.encode(ids).hidden
+    torch.testing.assert_close(found.hidden, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_the_loss_is_made_once_for_a_strand(store, strands):
