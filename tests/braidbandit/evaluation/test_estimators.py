@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from braidbandit._checks import logged_value
+from braidbandit.bandit.logged_value import logged_value
 from braidbandit.evaluation.estimators import (
     ESTIMATORS,
     bootstrap_intervals,

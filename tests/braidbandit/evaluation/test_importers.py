@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_logged import COLLIDING, MISSING
+from test_checks import COLLIDING, MISSING
 
 from braidbandit import compare, evaluate
 from braidbandit.evaluation.importers import (
