@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     )
     from braidbandit.bandit.prior import PriorScales
     from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
-    from braidbandit.evaluation.log import Log, UnderLimits
+    from braidbandit.evaluation.log import Log
     from braidbandit.evaluation.offpolicy import compare, evaluate
     from braidbandit.evaluation.reward_table import build_table
+    from braidbandit.evaluation.target_policies import UnderLimits
     from braidbandit.evaluation.tuning import tune
     from braidbandit.ledger.ledger import Ledger
     from braidbandit.ledger.records import Decision, Outcome
@@ -61,7 +62,7 @@ _MODULES = {
     "SquareCB": "bandit.policies",
     "TaskEncoder": "tasks.encoder",
     "ThompsonSampling": "bandit.policies",
-    "UnderLimits": "evaluation.log",
+    "UnderLimits": "evaluation.target_policies",
     "Uniform": "bandit.policies",
     "build_table": "evaluation.reward_table",
     "compare": "evaluation.offpolicy",

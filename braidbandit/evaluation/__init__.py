@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from braidbandit.evaluation.log import Log, UnderLimits
+from braidbandit.evaluation.log import Log
 from braidbandit.evaluation.offpolicy import compare, evaluate
 from braidbandit.evaluation.reward_table import build_table
+from braidbandit.evaluation.target_policies import UnderLimits
 from braidbandit.evaluation.tuning import tune
 
 __all__ = ["Log", "UnderLimits", "build_table", "compare", "evaluate", "tune"]

@@ -1,38 +1,49 @@
-"""A reward model fitted to some rows of a log and asked about others."""
+"""A reward model that is fitted to some rows of a log and asked about others."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.linear_model import Ridge, ridge_regression
+from sklearn.preprocessing import StandardScaler
+
+from braidbandit.evaluation.contexts import FOLDS, contexts_of, run_starts
 
 Array = NDArray[np.float64]
-Arms = NDArray[np.intp]
+Ints = NDArray[np.intp]
 
-FOLDS = 5
-# Rows of a context for each arm beyond which it is a kind of task.
-_OFTEN = 2
-# Prior variances relative to the noise: the level and the slopes common to all arms
-# are learnt freely, an arm's own level and slopes are held back.
+# Prior variances relative to the noise: what all arms have in common is learnt freely,
+# an arm's own level and slopes are held back.
 _COMMON, _OWN_LEVEL, _OWN_SLOPE = 1.0, 0.1, 0.02
+# Spreads from the mean beyond which a prediction is 0 or 1 anyway.
+_FAR = 1e9
+# Rows that are predicted without having learnt anything; after them, learning begins.
+_FIRST = 16
 
 
 def predict_rewards(
-    X: Array, arms: Arms, rewards: Array, new: Array, n_arms: int
+    X: Array, arms: Ints, rewards: Array, new: Array, n_arms: int
 ) -> Array:
-    """Predict the reward of every arm in new contexts, in [0, 1], shape (n, A).
+    """Predict the reward of every arm in new contexts.
 
-    Ridge regression common to all arms, then one on what is left for each arm, held
-    back toward the common one; an arm that was never taken is predicted by the common
-    one alone.
+    One ridge regression for all arms together, then for each arm a second one on what
+    the first leaves unexplained, held back more. An arm that was never taken is
+    predicted by the first one alone.
 
     Parameters
     ----------
     X : ndarray of shape (m, d)
-        Contexts of the rows that are learnt; none predicts 1/2.
+        Contexts of the rows to learn from. With none, all predictions are 1/2.
     arms : ndarray of int, shape (m,)
     rewards : ndarray of shape (m,) in [0, 1]
     new : ndarray of shape (n, d)
     n_arms : int
+
+    Returns
+    -------
+    ndarray of shape (n, n_arms)
+        In [0, 1].
 
     Examples
     --------
@@ -41,83 +52,58 @@ def predict_rewards(
     >>> predict_rewards(X, arms, arms * 1.0, X[:1], 3).round(1).tolist()
     [[0.2, 0.8, 0.5]]
     """
-    if not len(X):
+    if not len(X) or not len(new):
         return np.full((len(new), n_arms), 0.5)
-    rows, asked = map(_design, _standardised(X, new))
-    level = rewards.mean()
-    left = rewards - level
-    common = _ridge(rows, left, np.full(rows.shape[1], _COMMON))
-    left = left - rows @ common
-    predicted = np.repeat((level + asked @ common)[:, None], n_arms, axis=1)
-    variances = np.full(rows.shape[1], _OWN_SLOPE)
-    variances[0] = _OWN_LEVEL
-    for arm in np.unique(arms):
-        taken = arms == arm
-        predicted[:, arm] += asked @ _ridge(rows[taken], left[taken], variances)
+    # A log is checked once, when it is made: checking it again for each of the many
+    # small fits would take longer than the fits.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        rows, asked = _designs(X, new)
+        common = Ridge(alpha=1.0 / _COMMON).fit(rows, rewards)
+        left = rewards - common.predict(rows)
+        predicted = np.repeat(common.predict(asked)[:, None], n_arms, axis=1)
+        for arm in np.unique(arms):
+            taken = arms == arm
+            predicted[:, arm] += _own(rows[taken], left[taken], asked)
     return np.clip(predicted, 0.0, 1.0)
-
-
-def contexts_of(X: Array, arms: Arms, n_arms: int) -> Arms:
-    """Number the rows by context: rows with equal features have one number.
-
-    Unless these are kinds of tasks rather than tasks, of which none can be spared:
-    fewer than two for each fold, or each again and again with arms that were drawn.
-    Then every row has a number of its own.
-
-    Examples
-    --------
-    >>> X, arms = np.repeat(np.arange(10.0), 2)[:, None], np.arange(20) % 2
-    >>> contexts_of(X, arms, 2)[:6].tolist()
-    [0, 0, 1, 1, 2, 2]
-    """
-    known: dict[bytes, int] = {}
-    # Adding 0 makes one number of 0.0 and -0.0.
-    rows = [known.setdefault(row.tobytes(), len(known)) for row in X + 0.0]
-    contexts = np.array(rows, dtype=np.intp)
-    again = len(X) > _OFTEN * n_arms * len(known)
-    if len(known) < 2 * FOLDS or again and not is_table(contexts, arms, n_arms):
-        return np.arange(len(X))
-    return contexts
-
-
-def is_table(contexts: Arms, arms: Arms, n_arms: int) -> bool:
-    """Whether each context met its arms equally often, so that they were not drawn.
-
-    Examples
-    --------
-    >>> is_table(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), 2)
-    True
-    >>> is_table(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 0]), 2)
-    False
-    """
-    cells, counts = np.unique(contexts * n_arms + arms, return_counts=True)
-    first = run_starts(cells // n_arms)
-    least, most = (f.reduceat(counts, first) for f in (np.minimum, np.maximum))
-    return bool((least == most).all())
 
 
 def cross_fitted(
     X: Array,
-    arms: Arms,
+    arms: Ints,
     rewards: Array,
     n_arms: int,
-    contexts: Arms | None = None,
+    contexts: Ints | None = None,
 ) -> Array:
-    """Predict every arm in every row from the other fifths of the log, shape (n, A).
+    """Predict every arm in every row from the other four fifths of the log.
 
-    Whole contexts are dealt to the folds, at random and always alike: in any other
-    order a fold could hold the very rows that its model lacks, such as all of one arm.
+    Whole contexts are dealt to the folds, in a random order that is always the same. In
+    the order of the log, a fold could hold the very rows that its model lacks, such as
+    all of one arm.
 
     Parameters
     ----------
-    X, arms, rewards, n_arms
-        As for :func:`predict_rewards`.
+    X : ndarray of shape (n, d)
+    arms : ndarray of int, shape (n,)
+    rewards : ndarray of shape (n,) in [0, 1]
+    n_arms : int
     contexts : ndarray of int, shape (n,), optional
-        Numbers of the contexts; by default :func:`contexts_of`.
+        Number of each row's context; by default :func:`contexts_of`.
+
+    Returns
+    -------
+    ndarray of shape (n, n_arms)
 
     References
     ----------
     Chernozhukov et al. (2018), *Double/debiased machine learning*.
+
+    Examples
+    --------
+    Every row earns 1, so the others say 1 of each of them:
+
+    >>> X, arms = np.arange(20.0)[:, None], np.zeros(20, dtype=int)
+    >>> cross_fitted(X, arms, np.ones(20), 1).min().round(6)
+    np.float64(1.0)
     """
     contexts = contexts_of(X, arms, n_arms) if contexts is None else contexts
     dealt = np.random.default_rng(0).permutation(int(contexts.max()) + 1) % FOLDS
@@ -132,20 +118,42 @@ def cross_fitted(
 
 def from_the_past(
     X: Array,
-    arms: Arms,
+    arms: Ints,
     rewards: Array,
     n_arms: int,
-    clusters: Arms | None = None,
+    clusters: Ints | None = None,
 ) -> Array:
-    """Predict every arm in every row from earlier rows only, shape (n, A).
+    """Predict every arm in every row from earlier rows only.
 
-    The model is fitted again whenever the rows have doubled; rows of one cluster that
-    follow each other see the same past.
+    The model is fitted again whenever the number of rows has doubled. Neighbouring rows
+    of one cluster are predicted from the same past.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        In the order in which the rows were decided.
+    arms : ndarray of int, shape (n,)
+    rewards : ndarray of shape (n,) in [0, 1]
+    n_arms : int
+    clusters : ndarray of int, shape (n,), optional
+        By default every row is a cluster of its own.
+
+    Returns
+    -------
+    ndarray of shape (n, n_arms)
+
+    Examples
+    --------
+    Of the first 16 rows nothing is known, and 1/2 is as good a guess as any.
+
+    >>> X, arms = np.zeros((20, 1)), np.zeros(20, dtype=int)
+    >>> from_the_past(X, arms, np.ones(20), 1)[[0, 15, 16], 0].tolist()
+    [0.5, 0.5, 1.0]
     """
     clusters = np.arange(len(X)) if clusters is None else clusters
     ends = np.append(run_starts(clusters)[1:], len(X))
     predicted = np.empty((len(X), n_arms))
-    start, stop = 0, 16
+    start, stop = 0, _FIRST
     while start < len(X):
         stop = int(ends[min(int(np.searchsorted(ends, stop)), len(ends) - 1)])
         predicted[start:stop] = predict_rewards(
@@ -155,38 +163,29 @@ def from_the_past(
     return predicted
 
 
-def run_starts(labels: Arms) -> Arms:
-    """Return where a row has another label than the row before it.
+def _own(rows: Array, left: Array, asked: Array) -> Array:
+    """Return what one arm earns more than all arms do, in the contexts asked about."""
+    # A ridge penalty of 1 gives every column the prior variance 1: a column that is
+    # multiplied by the root of another variance has that one.
+    roots = np.full(rows.shape[1], np.sqrt(_OWN_SLOPE))
+    roots[0] = np.sqrt(_OWN_LEVEL)
+    slopes = ridge_regression(rows * roots, left, 1.0, solver="cholesky")
+    return np.asarray(asked @ (roots * slopes))
 
-    Examples
-    --------
-    >>> run_starts(np.array([3, 3, 1, 3])).tolist()
-    [0, 2, 3]
-    """
-    return np.append(0, np.flatnonzero(np.diff(labels)) + 1)
 
+def _designs(X: Array, new: Array) -> tuple[Array, Array]:
+    """Return a column of ones and the standardised contexts, for both, (m, 1 + d).
 
-def _standardised(X: Array, new: Array) -> tuple[Array, Array]:
-    """Return both in deviations from X's means, whatever the units of a column.
-
-    By its largest value first, so that no square is too large or too small: a constant
-    is then 1 exactly, and has no spread. Beyond 1e9 of these, predictions are 0 or 1.
+    Each column is divided by its largest value first, so that no square in its variance
+    overflows or vanishes, whatever its units.
     """
     unit = np.abs(X).max(axis=0)
     unit = np.where(unit > 0, unit, 1.0)
-    X = X / unit
-    mean, spread = X.mean(axis=0), X.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    # The ones are there from the start: a scaler refuses contexts without any column.
     with np.errstate(over="ignore"):
-        asked = (new / unit - mean) / spread
-    return (X - mean) / spread, np.clip(asked, -1e9, 1e9)
-
-
-def _design(X: Array) -> Array:
-    return np.column_stack([np.ones(len(X)), X])
-
-
-def _ridge(rows: Array, targets: Array, variances: Array) -> Array:
-    gram = rows.T @ rows
-    gram[np.diag_indices_from(gram)] += 1.0 / variances
-    return np.linalg.solve(gram, rows.T @ targets)
+        rows, asked = (np.insert(Z / unit, 0, 1.0, axis=1) for Z in (X, new))
+        # Arrays, whatever output the caller has set for scikit-learn as a whole.
+        scaler = StandardScaler().set_output(transform="default").fit(rows)
+        rows, asked = scaler.transform(rows), scaler.transform(asked)
+    rows[:, 0] = asked[:, 0] = 1.0
+    return rows, np.clip(asked, -_FAR, _FAR)

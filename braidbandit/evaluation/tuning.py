@@ -16,8 +16,9 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from braidbandit.bandit.policies import LinUCB, ThompsonSampling
-from braidbandit.evaluation.log import Log, row_probabilities
+from braidbandit.evaluation.log import Log
 from braidbandit.evaluation.reward_model import cross_fitted
+from braidbandit.evaluation.target_policies import row_probabilities
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision
 

@@ -31,8 +31,8 @@ from braidbandit.evaluation.importers import (
     log_from_frame,
     log_from_scores,
 )
-from braidbandit.evaluation.log import target_probabilities
 from braidbandit.evaluation.replay import table_of
+from braidbandit.evaluation.target_policies import target_probabilities
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.objectives import Preference
 

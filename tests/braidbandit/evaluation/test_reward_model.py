@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 
+from braidbandit.evaluation.contexts import FOLDS, contexts_of
 from braidbandit.evaluation.reward_model import (
-    FOLDS,
-    contexts_of,
     cross_fitted,
     from_the_past,
-    is_table,
     predict_rewards,
-    run_starts,
 )
 
 
@@ -103,20 +100,6 @@ def test_kinds_of_tasks_are_no_tasks(n_kinds):
     assert (found[:, 1] > found[:, 0]).tolist() == good[kinds].tolist()
 
 
-def test_a_table_with_repetitions_has_contexts():
-    """12 prompts, 3 arms, 10 times each: however often, these arms were not drawn.
-    With 9 prompts none can be spared."""
-    arms = np.tile(np.arange(3), 120)
-    X = np.repeat(np.arange(12.0), 30)[:, None]
-    assert contexts_of(X, arms, 3).tolist() == X[:, 0].tolist()
-    assert is_table(contexts_of(X, arms, 3), arms, 3)
-    few = X[:, 0] < 9
-    assert len(set(contexts_of(X[few], arms[few], 3).tolist())) == 270
-    arms[0] = 1
-    assert not is_table(X[:, 0].astype(int), arms, 3)
-    assert len(set(contexts_of(X, arms, 3).tolist())) == 360
-
-
 def test_contexts_may_be_given():
     """Rows of equal features in two groups of their own: each is told of the other."""
     X, arms = np.zeros((4, 1)), np.zeros(4, dtype=int)
@@ -130,7 +113,6 @@ def test_rows_of_one_cluster_see_the_same_past():
     clusters = np.repeat([4, 2], [20, 10])
     found = from_the_past(X, arms, np.ones(30), 1, clusters)[:, 0]
     assert found.tolist() == [0.5] * 20 + [1.0] * 10
-    assert run_starts(clusters).tolist() == [0, 20]
 
 
 @pytest.mark.parametrize(
