@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from braidbandit import BraidRecommender, Catalogue, Ledger, Outcome, TaskEncoder
+from braidbandit.ledger.transfer import restore
 
 MODELS = ("general", "coder", "medic")
 BATCH = 1000
@@ -50,7 +51,7 @@ def fill(ledger: Ledger, agent: BraidRecommender, n: int, quiet: bool) -> None:
         ]
         rated = [d for d, _ in decisions[::2]]
         events = [("outcome", 0, Outcome(d.id, 0.5)) for d in rated]
-        ledger.restore(decisions, events)
+        restore(ledger, decisions, events)
         bar.update(len(batch))
     bar.close()
 
@@ -88,10 +89,10 @@ def measure(
         "record_outcome": milliseconds(lambda i=i: rate(i) for i in range(rounds)),
     }
     found["disk_alone"] = milliseconds(disk_waits(rounds))
-    position = max(sequence for sequence in _last(ledger))
+    position = ledger.last_sequence()
     pending = islice((d for d, _ in ledger.decisions()), 1, 2 * outcomes, 2)
     batch = [("outcome", 0, Outcome(d.id, 0.25)) for d in pending]
-    ledger.restore([], batch)
+    restore(ledger, [], batch)
     start = time.perf_counter()
     agent.partial_fit(ledger, since=position)
     found["catch_up"] = {
@@ -113,13 +114,6 @@ def disk_waits(rounds: int) -> Iterator[Callable[[], None]]:
             os.fsync(file.fileno())
 
         yield from [wait] * rounds
-
-
-def _last(ledger: Ledger) -> list[int]:
-    """The number of the last event, and 0 for an empty ledger."""
-    query = ledger._sa.select(ledger._sa.func.max(ledger._outcomes.c.sequence))
-    with ledger._engine.connect() as connection:
-        return [0, connection.execute(query).scalar_one() or 0]
 
 
 def main() -> None:

@@ -6,21 +6,32 @@ PostgreSQL by its URL.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from braidbandit.ledger.ledger_restoring import LedgerRestorer
+from braidbandit.ledger.database import Database
 from braidbandit.ledger.records import Decision, Event, Outcome, now
-from braidbandit.ledger.rows import decision_row, in_utc, outcome_of, outcome_row
-from braidbandit.ledger.schema import wipe
+from braidbandit.ledger.rows import (
+    ArmSets,
+    decision_row,
+    in_force,
+    in_utc,
+    kept_text,
+    outcome_of,
+    outcome_row,
+)
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PAGE = 500
 _SNAPSHOTS = 3
 
 
-class Ledger(LedgerRestorer):
+class Ledger:
     """Record of decisions and outcomes.
 
     What a call has written outlives the process when it returns, and is written once
@@ -38,6 +49,11 @@ class Ledger(LedgerRestorer):
     redact : callable, optional
         ``text -> text``, applied to every task's text before it is kept, also to one
         that is imported.
+
+    Attributes
+    ----------
+    database : Database
+    arm_sets : ArmSets
 
     Raises
     ------
@@ -59,8 +75,30 @@ class Ledger(LedgerRestorer):
     def __init__(
         self, url: str | Path, *, redact: Callable[[str], str] | None = None
     ) -> None:
-        super().__init__(url)
         self.redact = redact
+        self.database = Database(url)
+        self.arm_sets = ArmSets(self.database)
+        import sqlalchemy as sa
+
+        self._sa = sa
+        tables = self.database.tables
+        self._decisions, self._outcomes = tables.decisions, tables.outcomes
+        self._snapshots, self._record = tables.snapshots, tables.record
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the ledger; None of PostgreSQL and in memory."""
+        return self.database.file
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     # ---- writing ----
 
@@ -82,12 +120,14 @@ class Ledger(LedgerRestorer):
         OSError
             When the disk is full; nothing was written.
         """
-        row = decision_row(decision, self._redacted(text))
-        row["arms"] = self._keep_arms(decision.arm_ids)
+        from sqlalchemy.exc import IntegrityError
+
+        text = kept_text(text, self.redact)
+        row = decision_row(decision, self.arm_sets.key_of(decision.arm_ids), text)
         try:
-            with self._writing(at_once=False) as connection:
+            with self.database.writing(at_once=False) as connection:
                 connection.execute(self._decisions.insert().values(row))
-        except self._sa.exc.IntegrityError as error:
+        except IntegrityError as error:
             if self.decision(decision.id) == decision:
                 return False
             raise ValueError(
@@ -127,7 +167,7 @@ class Ledger(LedgerRestorer):
                 f"the outcome is of decision {outcome.decision_id!r}, received "
                 f"decision {decision.id!r} with it"
             )
-        with self._writing(ordered=True) as connection:
+        with self.database.writing(ordered=True) as connection:
             last = self._last(connection, decision or outcome.decision_id)
             known = last.in_force
             if known is None:
@@ -164,7 +204,7 @@ class Ledger(LedgerRestorer):
         ValueError
             When the reward is outside [0, 1].
         """
-        with self._writing(ordered=True) as connection:
+        with self.database.writing(ordered=True) as connection:
             last = self._last(connection, decision)
             known = last.to_change()
             outcome = replace(known, reward=reward, source=source, created_at=now())
@@ -194,7 +234,7 @@ class Ledger(LedgerRestorer):
         KeyError
             When the decision is unknown or never had an outcome.
         """
-        with self._writing(ordered=True) as connection:
+        with self.database.writing(ordered=True) as connection:
             last = self._last(connection, decision)
             if last.kind == "retraction":
                 return None
@@ -209,7 +249,7 @@ class Ledger(LedgerRestorer):
         d = self._decisions
         late = (d.c.created_at < in_utc(before)) & d.c.expired_at.is_(None)
         query = d.update().where(late & self._waits()).values(expired_at=now())
-        with self._writing(ordered=True) as connection:
+        with self.database.writing(ordered=True) as connection:
             return int(connection.execute(query).rowcount)
 
     def purge(
@@ -259,7 +299,7 @@ class Ledger(LedgerRestorer):
         """
         d, o, sa = self._decisions, self._outcomes, self._sa
         old = d.c.created_at < in_utc(before)
-        with self._writing(ordered=True) as connection:
+        with self.database.writing(ordered=True) as connection:
             if records:
                 ids = sa.select(d.c.id).where(old)
                 connection.execute(o.delete().where(o.c.decision_id.in_(ids)))
@@ -268,8 +308,150 @@ class Ledger(LedgerRestorer):
             else:
                 texts = d.update().where(old & d.c.text.is_not(None)).values(text=None)
                 gone = connection.execute(texts).rowcount
-        wipe(self._engine)
+        self.database.wipe()
         return int(gone)
+
+    # ---- reading ----
+
+    def decision(self, decision_id: str) -> Decision:
+        """Return one decision; an unknown id is a KeyError."""
+        if not isinstance(decision_id, str):
+            raise TypeError(
+                f"expected the id of a decision, which is text, received "
+                f"{decision_id!r} ({type(decision_id).__name__})"
+            )
+        query = self._sa.select(*self._record)
+        found = self._read(query.where(self._decisions.c.id == decision_id))
+        if not found:
+            raise _unknown(decision_id)
+        return found[0][1]
+
+    def text(self, decision_id: str) -> str | None:
+        """Return the text that was kept of a decision's task, if any."""
+        d = self._decisions
+        query = self._sa.select(d.c.text).where(d.c.id == decision_id)
+        with self.database.engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise _unknown(decision_id)
+        return None if row.text is None else str(row.text)
+
+    def decisions(self) -> Iterator[tuple[Decision, str | None]]:
+        """Iterate over every decision and its text, if it was kept, oldest first."""
+        return self._decided(self._sa.true())
+
+    def decided_after(self, time: datetime | None) -> Iterator[Decision]:
+        """Iterate over the decisions made after a time, or all, in their order."""
+        which = self._sa.true()
+        if time is not None:
+            which = self._decisions.c.created_at > in_utc(time)
+        return (decision for decision, _ in self._decided(which))
+
+    def pending(self, newest: int | None = None) -> list[Decision]:
+        """Return the decisions that wait for an outcome, oldest first.
+
+        ``newest`` leaves out all but so many.
+        """
+        d = self._decisions
+        query = (
+            self._sa.select(*self._record)
+            .where(self._waits() & d.c.expired_at.is_(None))
+            .order_by(d.c.sequence.desc())
+            .limit(newest)
+        )
+        return [decision for _, decision in reversed(self._read(query))]
+
+    def pairs(
+        self, after: int = 0, until: int | None = None
+    ) -> Iterator[tuple[int, Decision, Outcome]]:
+        """Iterate over (sequence, decision, outcome): what is true now, in order.
+
+        Outcomes that were taken back are left out; revised ones are given once, as
+        they are now. What is said while this is read counts next time.
+
+        Parameters
+        ----------
+        after : int
+            Only what was said after this sequence number.
+        until : int, optional
+            What was true at this sequence number, whatever is said meanwhile.
+        """
+        if until is None:
+            until = self.last_sequence()
+        for event in self._events(after, until):
+            if event.outcome is not None:
+                yield event.sequence, event.decision, event.outcome
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """Iterate over outcomes, revisions and retractions as they were said.
+
+        Parameters
+        ----------
+        after : int
+            Only events with a higher sequence number.
+        """
+        return self._events(after)
+
+    def said_before(self, decision_id: str, sequence: int) -> Outcome | None:
+        """Return what was true of a decision before this sequence number, if any."""
+        o = self._outcomes
+        query = (
+            self._sa.select(o.c.kind, o.c.body)
+            .where(o.c.decision_id == decision_id, o.c.sequence < sequence)
+            .order_by(o.c.revision.desc())
+            .limit(1)
+        )
+        with self.database.engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else in_force(row.kind, row.body)
+
+    def history(self, until: int) -> Iterator[Any]:
+        """Iterate over the rows of outcomes as they are kept, retracted ones too.
+
+        Up to a sequence number, that one included.
+        """
+        o, after = self._outcomes, 0
+        query = self._sa.select(o).where(o.c.sequence <= until).order_by(o.c.sequence)
+        while True:
+            with self.database.engine.connect() as connection:
+                page = query.where(o.c.sequence > after).limit(_PAGE)
+                rows = connection.execute(page).all()
+            for row in rows:
+                yield row
+                after = row.sequence
+            if len(rows) < _PAGE:
+                return
+
+    def last_sequence(self) -> int:
+        """Return the sequence number of what was said last, 0 before anything."""
+        with self.database.engine.connect() as connection:
+            query = self._sa.select(self._sa.func.max(self._outcomes.c.sequence))
+            return int(connection.execute(query).scalar() or 0)
+
+    def expired(self) -> dict[str, str]:
+        """Return when the ledger stopped waiting, by the ids of such decisions."""
+        d = self._decisions
+        query = self._sa.select(d.c.id, d.c.expired_at)
+        late = query.where(d.c.expired_at.is_not(None)).order_by(d.c.sequence)
+        with self.database.engine.connect() as connection:
+            return {row.id: row.expired_at for row in connection.execute(late)}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of decisions, outcomes and decisions that wait for one."""
+        sa, d, o = self._sa, self._decisions, self._outcomes
+        kinds = {"outcome": 1, "retraction": -1}
+        said = sa.func.sum(sa.case(kinds, value=o.c.kind, else_=0))
+        gone = sa.func.count(d.c.expired_at)
+        # In one statement: each sees the ledger at a time of its own.
+        query = sa.select(sa.func.count(), gone, sa.select(said).scalar_subquery())
+        with self.database.engine.connect() as connection:
+            row = connection.execute(query.select_from(d)).one()
+        decisions, expired, outcomes = (int(number or 0) for number in row)
+        return {
+            "decisions": decisions,
+            "outcomes": outcomes,
+            "pending": decisions - expired - outcomes,
+        }
 
     # ---- snapshots of a policy ----
 
@@ -283,42 +465,24 @@ class Ledger(LedgerRestorer):
             "arrays": arrays,
         }
         newest = sa.select(s.c.sequence).order_by(s.c.sequence.desc())
-        with self._writing() as connection:
+        with self.database.writing() as connection:
             connection.execute(s.insert().values(row))
             kept = connection.execute(newest.limit(_SNAPSHOTS)).scalars().all()
             connection.execute(s.delete().where(s.c.sequence < min(kept)))
 
-    # ---- inside ----
-
-    def _purge_snapshots(
-        self, connection: Any, edit: Callable[[str], str] | None
-    ) -> None:
+    def read_snapshot(self) -> tuple[str, bytes]:
+        """Return manifest and arrays of the newest snapshot."""
         s = self._snapshots
-        kept = self._sa.select(s.c.sequence, s.c.manifest)
-        for row in connection.execute(kept).all():
-            if edit is None:
-                raise ValueError(
-                    "saved policies in this ledger hold decisions too: purge it with "
-                    "its agent (MetaBraider.purge), or give edit_policy=..."
-                )
-            text = edit(row.manifest)
-            new = s.update().where(s.c.sequence == row.sequence).values(manifest=text)
-            connection.execute(new)
+        query = self._sa.select(s.c.manifest, s.c.arrays)
+        with self.database.engine.connect() as connection:
+            row = connection.execute(
+                query.order_by(s.c.sequence.desc()).limit(1)
+            ).one_or_none()
+        if row is None:
+            raise FileNotFoundError("the ledger holds no saved recommender")
+        return row.manifest, bytes(row.arrays)
 
-    def _append(
-        self, connection: Any, last: _Last, kind: str, outcome: Outcome
-    ) -> Event:
-        """Write an event; of a retraction, the outcome that is taken back."""
-        row = outcome_row(outcome, last.revision + 1, kind)
-        written = connection.execute(self._outcomes.insert().values(row))
-        return Event(
-            sequence=int(written.inserted_primary_key[0]),
-            decision=last.decision,
-            kind=kind,
-            outcome=None if kind == "retraction" else outcome,
-            before=last.in_force,
-            follows=last.sequence,
-        )
+    # ---- inside ----
 
     def _last(self, connection: Any, decision: Decision | str) -> _Last:
         """Read what was said last of a decision, and the decision if it is an id."""
@@ -332,7 +496,7 @@ class Ledger(LedgerRestorer):
             o.c.kind,
             o.c.body.label("said"),
             sa.select(sa.func.max(any_.c.sequence)).scalar_subquery().label("newest"),
-            *(() if isinstance(decision, Decision) else self._columns()),
+            *(() if isinstance(decision, Decision) else self._record),
         )
         row = connection.execute(
             sa.select(*columns)
@@ -352,9 +516,7 @@ class Ledger(LedgerRestorer):
                 "outcome came; decide anew"
             )
         if not isinstance(decision, Decision):
-            # By the same connection: a database in memory has no other.
-            self._read_arms(connection, [row.arms] if row.arms else [])
-            decision = self._decision_of(row)
+            [decision] = self.arm_sets.decisions(connection, [row])
         return _Last(
             decision,
             -1 if row.revision is None else row.revision,
@@ -362,6 +524,108 @@ class Ledger(LedgerRestorer):
             None if row.said is None else outcome_of(row.said),
             int(row.newest or 0),
         )
+
+    def _append(
+        self, connection: Any, last: _Last, kind: str, outcome: Outcome
+    ) -> Event:
+        """Write an event; of a retraction, the outcome that is taken back."""
+        row = outcome_row(outcome, last.revision + 1, kind)
+        written = connection.execute(self._outcomes.insert().values(row))
+        return Event(
+            sequence=int(written.inserted_primary_key[0]),
+            decision=last.decision,
+            kind=kind,
+            outcome=None if kind == "retraction" else outcome,
+            before=last.in_force,
+            follows=last.sequence,
+        )
+
+    def _purge_snapshots(
+        self, connection: Any, edit: Callable[[str], str] | None
+    ) -> None:
+        s = self._snapshots
+        kept = self._sa.select(s.c.sequence, s.c.manifest)
+        for row in connection.execute(kept).all():
+            if edit is None:
+                raise ValueError(
+                    "saved policies in this ledger hold decisions too: purge it with "
+                    "its agent (MetaBraider.purge), or give edit_policy=..."
+                )
+            text = edit(row.manifest)
+            new = s.update().where(s.c.sequence == row.sequence).values(manifest=text)
+            connection.execute(new)
+
+    def _waits(self) -> Any:
+        """Return the condition that a decision has no outcome in force."""
+        d, o = self._decisions, self._outcomes.alias()
+        return ~self._sa.exists().where(
+            (o.c.decision_id == d.c.id) & (o.c.kind != "retraction") & self._is_last(o)
+        )
+
+    def _is_last(self, events: Any, until: int | None = None) -> Any:
+        """Return the condition that nothing was said after, up to a sequence number."""
+        later = self._outcomes.alias()
+        follows = (later.c.decision_id == events.c.decision_id) & (
+            later.c.revision > events.c.revision
+        )
+        if until is not None:
+            follows &= later.c.sequence <= until
+        return ~self._sa.exists().where(follows)
+
+    def _events(self, after: int, until: int | None = None) -> Iterator[Event]:
+        """Iterate over events; with ``until``, over the last of each decision then."""
+        d, o = self._decisions, self._outcomes
+        past = o.alias()
+        is_past = (past.c.decision_id == o.c.decision_id) & (
+            past.c.revision == o.c.revision - 1
+        )
+        columns = (
+            o.c.sequence,
+            o.c.kind,
+            o.c.body.label("said"),
+            past.c.kind.label("kind_before"),
+            past.c.body.label("said_before"),
+        )
+        query = (
+            self._sa.select(*columns, *self._record)
+            .join_from(o, d, d.c.id == o.c.decision_id)
+            .join(past, is_past, isouter=True)
+        )
+        if until is not None:
+            query = query.where(o.c.sequence <= until, self._is_last(o, until))
+        for row, decision in self._pages(query, o.c.sequence, after):
+            said = in_force(row.kind, row.said)
+            before = in_force(row.kind_before, row.said_before)
+            yield Event(row.sequence, decision, row.kind, said, before, after)
+            after = row.sequence
+
+    def _decided(self, which: Any) -> Iterator[tuple[Decision, str | None]]:
+        d = self._decisions
+        query = self._sa.select(d.c.sequence, d.c.text, *self._record).where(which)
+        for row, decision in self._pages(query, d.c.sequence):
+            yield decision, row.text
+
+    def _pages(
+        self, query: Any, number: Any, after: int = 0
+    ) -> Iterator[tuple[Any, Decision]]:
+        """Iterate over (row, its decision) in the order of a column, from a number on.
+
+        Page by page: no transaction stays open while the caller learns.
+        """
+        while True:
+            page = self._read(query.where(number > after).order_by(number).limit(_PAGE))
+            for row, decision in page:
+                yield row, decision
+                after = row.sequence
+            if len(page) < _PAGE:
+                return
+
+    def _read(self, query: Any) -> list[tuple[Any, Decision]]:
+        """Return rows, each with the decision that its columns are of."""
+        with self.database.engine.connect() as connection:
+            rows = connection.execute(query).all()
+            decisions = self.arm_sets.decisions(connection, rows)
+        return list(zip(rows, decisions, strict=True))
 
 
 @dataclass(frozen=True)
@@ -386,3 +650,10 @@ class _Last:
         if self.in_force is None:
             raise KeyError(f"decision {self.decision.id!r} has no outcome to change")
         return self.in_force
+
+
+def _unknown(decision_id: str) -> KeyError:
+    return KeyError(
+        f"unknown decision {decision_id!r}: it is not in this ledger; expected the id "
+        "of one that was made with it, and not purged since"
+    )

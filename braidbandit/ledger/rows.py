@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -13,31 +13,89 @@ import numpy as np
 
 from braidbandit._json import content_hash, known_fields
 from braidbandit.catalogue.braid import Braid
+from braidbandit.ledger.database import Database
 from braidbandit.ledger.records import Decision, Outcome
 
 KINDS = ("outcome", "revision", "retraction")
 _APART = ("arm_ids", "scores", "eligible")
+_IN_BODY = tuple(f.name for f in fields(Decision) if f.name not in _APART)
 
 
-def arms_hash(arm_ids: tuple[str, ...]) -> str:
-    """Return the key under which a set of arms, in its order, is kept."""
-    return content_hash(list(arm_ids))
+class ArmSets:
+    """The sets of arms that decisions were made over, each kept once.
+
+    Many decisions are made over the same arms: their rows hold the hash of the set, its
+    ids are in a table of their own. A set that was written or read is remembered.
+    """
+
+    def __init__(self, database: Database) -> None:
+        import sqlalchemy as sa
+
+        self._sa = sa
+        self._database = database
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def key_of(self, arm_ids: tuple[str, ...]) -> str:
+        """Return the key of a set of arms in its order; write it if it is new."""
+        from sqlalchemy.exc import IntegrityError
+
+        for known, ids in list(self._known.items()):  # other threads add to it
+            if ids == arm_ids:
+                return known
+        key = content_hash(list(arm_ids))
+        row = {"hash": key, "arm_ids": json.dumps(arm_ids)}
+        try:
+            with self._database.writing() as connection:
+                connection.execute(self._database.tables.arm_sets.insert().values(row))
+        except IntegrityError:
+            pass  # another process was faster
+        self._known[key] = arm_ids
+        return key
+
+    def decisions(self, connection: Any, rows: Sequence[Any]) -> list[Decision]:
+        """Build the decisions of rows.
+
+        Sets that are not known yet are read by the same connection: a database in
+        memory has no other.
+        """
+        unknown = {row.arms for row in rows if row.arms} - self._known.keys()
+        if unknown:
+            s = self._database.tables.arm_sets
+            query = self._sa.select(s).where(s.c.hash.in_(unknown))
+            for row in connection.execute(query):
+                self._known[row.hash] = tuple(json.loads(row.arm_ids))
+        return [
+            decision_of(row, None if row.arms is None else self._known[row.arms])
+            for row in rows
+        ]
 
 
-def decision_row(decision: Decision, text: str | None) -> dict[str, Any]:
-    """Return a decision as columns of the ledger."""
-    # What is stored: arrays, unless somebody has read them.
+def decision_row(
+    decision: Decision, arms: str, text: str | None = None
+) -> dict[str, Any]:
+    """Return a decision as columns of the ledger.
+
+    Parameters
+    ----------
+    decision : Decision
+    arms : str
+        The key of its set of arms; see :class:`ArmSets`.
+    text : str, optional
+        The text of the task.
+    """
+    # What is stored: arrays, unless somebody has read them as tuples.
     kept = vars(decision)
-    rest = replace(decision, arm_ids=(), scores=(), eligible=()).to_dict()
-    for key in _APART:
-        del rest[key]
+    created_at = in_utc(kept["created_at"])
+    body = {name: kept[name] for name in _IN_BODY}
+    body["braid"] = decision.braid.recipe()
     return {
         "id": decision.id,
-        "created_at": in_utc(decision.created_at),
+        "created_at": created_at,
         "task_hash": decision.task_hash,
         "arm_id": decision.braid.id,
         "text": text,
-        "body": json.dumps(rest, allow_nan=False),
+        "body": json.dumps(body, allow_nan=False),
+        "arms": arms,
         "scores": np.asarray(kept["scores"], dtype="<f8").tobytes(),
         "eligible": np.packbits(np.asarray(kept["eligible"], dtype=bool)).tobytes(),
     }
@@ -67,6 +125,18 @@ def _braid(recipe: str) -> Braid:
     return Braid.from_recipe(json.loads(recipe))
 
 
+def kept_text(
+    text: str | None, redact: Callable[[str], str] | None = None
+) -> str | None:
+    """Return the text of a task as the ledger keeps it."""
+    if text is None or redact is None:
+        return text
+    text = redact(text)
+    if not isinstance(text, str):
+        raise TypeError(f"redact must return text, received {type(text)}")
+    return text
+
+
 def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
     """Return an outcome, or the one that is taken back, as columns of the ledger."""
     return {
@@ -81,12 +151,11 @@ def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
 
 def outcome_of(body: str) -> Outcome:
     """Build an outcome from its column."""
-    data: Mapping[str, Any] = json.loads(body)
-    return Outcome.from_dict(data)
+    return Outcome.from_dict(json.loads(body))
 
 
 def in_force(kind: str | None, body: str | None) -> Outcome | None:
-    """Return what is true after an event with these columns, None without one."""
+    """Return what is true after an event with these columns; None before the first."""
     if body is None or kind == "retraction":
         return None
     return outcome_of(body)

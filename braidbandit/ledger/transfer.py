@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from braidbandit._files import damaged, read_lines, replacing
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision
-from braidbandit.ledger.rows import KINDS, in_utc, outcome_of
+from braidbandit.ledger.records import Decision, Outcome
+from braidbandit.ledger.rows import (
+    KINDS,
+    decision_row,
+    in_utc,
+    kept_text,
+    outcome_of,
+    outcome_row,
+)
+from braidbandit.ledger.schema import Tables
 
 FORMAT = 1
 _WORD = "braidbandit ledger"
 _HEADER = json.dumps({_WORD: FORMAT})
 _PARQUET = b"PAR1"
 _BATCH = 500
+# Made for others to read, as far as the umask allows.
+_ANYBODY = 0o666
 # One record a row. Some of it once more in columns of its own, for whoever reads a
 # Parquet file with another tool; "body", "text" and "expired_at" are read back.
 _COLUMNS = (
@@ -60,7 +71,8 @@ def export_ledger(ledger: Ledger, path: str | Path) -> int:
     """
     path = Path(path).expanduser()
     write = _write_parquet if _kind_of(path) == "parquet" else _write_lines
-    return _replace(path, write, _records(ledger))
+    with replacing(path, mode=_ANYBODY) as file:
+        return write(file, _records(ledger))
 
 
 def import_ledger(path: str | Path, ledger: Ledger) -> int:
@@ -79,12 +91,69 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
     read = _read_parquet if _kind_of(path) == "parquet" else _read_lines
     records, written = read(path), 0
     while batch := list(islice(records, _BATCH)):
-        written += ledger.restore(
+        written += restore(
+            ledger,
             [_decision(r, path) for r in batch if r["record"] == "decision"],
             [_event(r, path) for r in batch if r["record"] != "decision"],
             _expired(batch, path),
         )
     return written
+
+
+def restore(
+    ledger: Ledger,
+    decisions: Sequence[tuple[Decision, str | None]],
+    events: Sequence[tuple[str, int, Outcome]] = (),
+    expired: Mapping[str, str] | None = None,
+) -> int:
+    """Write many records of another ledger at once: all of them, or none.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    decisions : sequence of (Decision, text or None)
+    events : sequence of (kind, revision, Outcome)
+        In the order in which they count.
+    expired : mapping of str to str, optional
+        When decisions, by id, stopped being waited for.
+
+    Returns
+    -------
+    int
+        Records that were not there already.
+
+    Raises
+    ------
+    KeyError
+        When the decision of an event is unknown.
+    ValueError
+        When the ledger holds something else in the place of a record.
+    """
+    stopped = expired or {}
+    given = {decision.id: decision for decision, _ in decisions}
+    rows = {
+        decision.id: {
+            **_row(ledger, decision, text),
+            "expired_at": stopped.get(decision.id),
+        }
+        for decision, text in decisions
+    }
+    said = {
+        (outcome.decision_id, revision): outcome_row(outcome, revision, kind)
+        for kind, revision, outcome in events
+    }
+    tables = ledger.database.tables
+    with ledger.database.writing(ordered=True) as connection:
+        for decision_id in _known(ledger, connection, given):
+            _expire(connection, tables, decision_id, stopped.get(decision_id))
+            del rows[decision_id]
+        if rows:
+            connection.execute(tables.decisions.insert(), list(rows.values()))
+        for key in _said(connection, tables, said):
+            del said[key]
+        if said:
+            connection.execute(tables.outcomes.insert(), list(said.values()))
+    return len(rows) + len(said)
 
 
 def purge_export(path: Path, before: datetime, *, records: bool) -> None:
@@ -109,7 +178,8 @@ def purge_export(path: Path, before: datetime, *, records: bool) -> None:
         for record in read(path)
         if not (records and _decision_id(record) in old)
     )
-    _replace(path, _write_parquet if parquet else _write_lines, kept)
+    with replacing(path, mode=_ANYBODY) as file:
+        (_write_parquet if parquet else _write_lines)(file, kept)
 
 
 def is_export(path: Path, head: bytes) -> bool:
@@ -121,19 +191,61 @@ def is_export(path: Path, head: bytes) -> bool:
         return _WORD.encode() in (file.schema_arrow.metadata or {})
 
 
+def _row(ledger: Ledger, decision: Decision, text: str | None) -> dict[str, Any]:
+    text = kept_text(text, ledger.redact)
+    return decision_row(decision, ledger.arm_sets.key_of(decision.arm_ids), text)
+
+
+def _known(ledger: Ledger, connection: Any, given: Mapping[str, Decision]) -> list[str]:
+    """Return the ids that are there already, with the same content."""
+    import sqlalchemy as sa
+
+    tables = ledger.database.tables
+    ids = tables.decisions.c.id
+    query = sa.select(ids, *tables.record).where(ids.in_(given))
+    rows = connection.execute(query).all()
+    for row, kept in zip(
+        rows, ledger.arm_sets.decisions(connection, rows), strict=True
+    ):
+        if kept != given[row.id]:
+            raise ValueError(f"the ledger holds another decision with id {row.id!r}")
+    return [row.id for row in rows]
+
+
+def _expire(connection: Any, tables: Tables, decision_id: str, at: str | None) -> None:
+    """Stop waiting for a decision that is there, if nobody has said so before."""
+    if at is not None:
+        d = tables.decisions
+        late = (d.c.id == decision_id) & d.c.expired_at.is_(None)
+        connection.execute(d.update().where(late).values(expired_at=at))
+
+
+def _said(
+    connection: Any, tables: Tables, said: Mapping[tuple[str, int], dict[str, Any]]
+) -> list[tuple[str, int]]:
+    """Return the keys of events that are there already, with the same content."""
+    import sqlalchemy as sa
+
+    d, o = tables.decisions, tables.outcomes
+    ids = {decision_id for decision_id, _ in said}
+    known = connection.execute(sa.select(d.c.id).where(d.c.id.in_(ids))).scalars()
+    if missing := sorted(ids - set(known)):
+        raise KeyError(f"unknown decisions {missing[:3]}; record them first")
+    there: list[tuple[str, int]] = []
+    for row in connection.execute(sa.select(o).where(o.c.decision_id.in_(ids))):
+        key = (row.decision_id, row.revision)
+        if key in said:
+            if (row.kind, row.body) != (said[key]["kind"], said[key]["body"]):
+                raise ValueError(
+                    f"decision {row.decision_id!r} has another {row.kind} already"
+                )
+            there.append(key)
+    return there
+
+
 def _decision_id(record: dict[str, Any]) -> str:
     body = record["body"]
     return str(body["id" if record["record"] == "decision" else "decision_id"])
-
-
-def _replace(path: Path, write: Any, records: Iterable[dict[str, Any]]) -> int:
-    beside = path.with_name(path.name + ".part")
-    try:
-        count: int = write(beside, records)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
 
 
 def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -202,42 +314,35 @@ def _kind_of(path: Path) -> str:
     return kind
 
 
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
+def _write_lines(file: BinaryIO, records: Iterable[dict[str, Any]]) -> int:
     count = 0
-    with path.open("w", encoding="utf-8") as file:
-        file.write(_HEADER + "\n")
-        for record in records:
-            kept = {key: record[key] for key in _READ}
-            file.write(json.dumps(kept, allow_nan=False) + "\n")
-            count += 1
+    file.write(f"{_HEADER}\n".encode())
+    for record in records:
+        kept = {key: record[key] for key in _READ}
+        file.write(json.dumps(kept, allow_nan=False).encode() + b"\n")
+        count += 1
     return count
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-                if number > 1:
-                    _ = record["record"], record["text"], record["body"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"line {number} of {path} is damaged: {error!r}"
-                ) from error
-            if number == 1:
-                _check_format(record, path)
-            else:
-                yield record
+    for number, record in read_lines(path):
+        if number == 1:
+            _check_format(record, path)
+            continue
+        try:
+            _ = record["record"], record["text"], record["body"]
+        except (KeyError, TypeError) as error:
+            raise damaged(number, path, error) from error
+        yield record
 
 
-def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
+def _write_parquet(file: BinaryIO, records: Iterable[dict[str, Any]]) -> int:
     arrow, parquet = _pyarrow()
     fields = [(name, getattr(arrow, kind)()) for name, kind in _COLUMNS]
     schema = arrow.schema(fields, metadata={_WORD: str(FORMAT)})
-    count = 0
-    # Opened here: PyArrow reads some paths as URLs.
-    with path.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
-        while batch := list(islice(records, _BATCH)):
+    left, count = iter(records), 0
+    with parquet.ParquetWriter(file, schema) as writer:
+        while batch := list(islice(left, _BATCH)):
             rows = [{**r, "body": json.dumps(r["body"])} for r in batch]
             writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
             count += len(batch)
@@ -249,6 +354,7 @@ def _read_parquet(
 ) -> Iterator[dict[str, Any]]:
     arrow, parquet = _pyarrow()
     try:
+        # Opened here: PyArrow reads some paths as URLs.
         with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             words = file.schema_arrow.metadata or {}
             found = words.get(_WORD.encode(), b"").decode()

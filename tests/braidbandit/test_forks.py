@@ -114,14 +114,14 @@ def test_workers_write_to_one_ledger(agent, tmp_path):
     """Each with connections of its own: the parent's are left alone."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.record_decision(agent.recommend("before the fork"))
-        parent = ledger._engine.pool
+        parent = ledger.database.engine.pool
 
         def write():
             for i in range(20):
                 decision = agent.recommend(f"task {i}")
                 ledger.record_decision(decision)
                 ledger.record_outcome(Outcome(decision.id, 0.5))
-            return [ledger._engine.pool is parent, ledger.counts()["decisions"]]
+            return [ledger.database.engine.pool is parent, ledger.counts()["decisions"]]
 
         assert in_child(write) == [False, 21]
         assert write() == [True, 41]

@@ -23,6 +23,7 @@ from braidbandit import (
     export_ledger,
     import_ledger,
 )
+from braidbandit.ledger.transfer import restore
 from braidbandit.recommender.saving import purged
 from braidbandit.tasks.reading import task_hash
 
@@ -182,7 +183,7 @@ def test_records_are_gone_from_every_file(used):
 @pytest.mark.parametrize("records", [False, True])
 def test_with_a_reader_it_says_what_remains(used, monkeypatch, records):
     agent, between, _, rated = used
-    monkeypatch.setattr("braidbandit.ledger.schema._BRIEFLY", 0.05)
+    monkeypatch.setattr("braidbandit.ledger.database._BRIEFLY", 0.05)
     found = traces(rated.x if records else ())
     with closing(sqlite3.connect(agent.ledger.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -204,7 +205,7 @@ def test_with_a_reader_it_says_what_remains(used, monkeypatch, records):
 
 
 def test_a_ledger_without_a_folder_is_wiped_too(agent, tmp_path, monkeypatch):
-    monkeypatch.setattr("braidbandit.ledger.schema._BRIEFLY", 0.05)
+    monkeypatch.setattr("braidbandit.ledger.database._BRIEFLY", 0.05)
     file = tmp_path / "l.db"
     with Ledger(file) as ledger:
         decision = agent.recommend(SECRET)
@@ -326,7 +327,7 @@ def test_an_import_is_redacted(agent, tmp_path):
         assert other.text(decision.id) == SECRET.replace("Zoë", "[name]")
         other.redact = lambda text: None
         with pytest.raises(TypeError, match="must return text"):
-            other.restore([(replace(decision, id="second"), "x")])
+            restore(other, [(replace(decision, id="second"), "x")])
         assert other.counts()["decisions"] == 1
 
 

@@ -21,6 +21,7 @@ from braidbandit import (
 )
 from braidbandit.evaluation.reward_model import cross_fitted
 from braidbandit.evaluation.tuning import _replay, tune
+from braidbandit.ledger.transfer import restore
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def ledger(agent, tmp_path):
             reward = float(rng.random() < (0.9 if arm == int(side) else 0.2))
             decisions.append((decision, None))
             events.append(("outcome", 0, Outcome(decision.id, reward)))
-        opened.restore(decisions, events)
+        restore(opened, decisions, events)
         yield opened
 
 
@@ -152,7 +153,7 @@ def test_a_revision_while_it_is_read_moves_nothing(agent, ledger):
     """The ledger is read once: what is said meanwhile counts next time."""
     expected = tune(agent, ledger, random_state=1).to_dict()
     ids = [decision.id for _, decision, _ in ledger.pairs()]
-    reader, pages = ledger._page, []
+    reader, pages = ledger._read, []
 
     def revising(query):
         page = reader(query)
@@ -162,9 +163,9 @@ def test_a_revision_while_it_is_read_moves_nothing(agent, ledger):
                 ledger.revise(decision_id, 0.5)
         return page
 
-    ledger._page = revising
+    ledger._read = revising
     found = tune(agent, ledger, random_state=1)
-    ledger._page = reader
+    ledger._read = reader
     assert found.to_dict() == expected
     assert found.n == 500
     assert tune(agent, ledger, random_state=1).to_dict() != expected

@@ -3,6 +3,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from sklearn.base import clone
 
 from braidbandit import Braid, Ledger, ModelCard, Outcome
@@ -97,7 +98,7 @@ def test_counts_pending_and_reopening(agent, ledger_url):
 def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):
     """Decisions are when the next outcome is: both go into one journal, in order."""
     with Ledger(tmp_path / "l.db") as ledger:
-        with ledger._engine.connect() as connection:
+        with ledger.database.engine.connect() as connection:
             read = connection.exec_driver_sql
             assert read("PRAGMA journal_mode").scalar() == "wal"
             assert read("PRAGMA busy_timeout").scalar() > 0
@@ -107,7 +108,7 @@ def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):
             execute = connection.connection.dbapi_connection.execute
             begun.append(execute("PRAGMA synchronous").fetchone()[0])
 
-        ledger._sa.event.listen(ledger._engine, "commit", note)
+        sa.event.listen(ledger.database.engine, "commit", note)
         normal, full = 1, 2
         decision = agent.recommend("x")
         ledger.record_decision(decision)
@@ -442,10 +443,10 @@ def test_a_snapshot_in_the_ledger(agent, ledger, encoder):
     loaded.catch_up(ledger)
     fresh = clone(agent).fit(ledger)
     assert loaded.posterior_.mean.tobytes() == fresh.posterior_.mean.tobytes()
-    with ledger._engine.begin() as connection:
+    with ledger.database.engine.begin() as connection:
         count = connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar()
         assert count == 3
-        broken = ledger._snapshots.update().values(arrays=b"broken")
+        broken = ledger.database.tables.snapshots.update().values(arrays=b"broken")
         connection.execute(broken)
     with pytest.raises(ValueError, match="snapshot in the ledger is damaged"):
         type(agent).load(ledger, encoder=encoder)
@@ -456,19 +457,21 @@ def test_many_arms_are_kept_once(agent, ledger):
     decisions = live(agent, ledger)
     found = ledger.decision(decisions[0].id)
     assert found == decisions[0]
-    with ledger._engine.connect() as connection:
+    with ledger.database.engine.connect() as connection:
         read = connection.exec_driver_sql
         assert read("SELECT count(*) FROM arm_sets").scalar() == 1
         body = read("SELECT body FROM decisions").scalars().first()
     assert "scores" not in body
-    with Ledger(ledger._engine.url.render_as_string(hide_password=False)) as again:
+    with Ledger(
+        ledger.database.engine.url.render_as_string(hide_password=False)
+    ) as again:
         assert again.decision(decisions[1].id) == decisions[1]
 
 
 def test_pairs_are_of_one_time(agent, ledger, monkeypatch):
     """What is revised, taken back or said between two pages counts next time: nothing
     is given twice."""
-    monkeypatch.setattr("braidbandit.ledger.ledger_reading._PAGE", 3)
+    monkeypatch.setattr("braidbandit.ledger.ledger._PAGE", 3)
     decisions = live(agent, ledger)
     expected = [(s, d.id, o.reward) for s, d, o in ledger.pairs()]
     waiting, found = ledger.pending()[0], []

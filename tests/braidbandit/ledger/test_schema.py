@@ -14,6 +14,9 @@ from sklearn.base import clone
 
 from braidbandit import Ledger, Outcome
 from braidbandit.ledger import schema
+from braidbandit.ledger.database import Database
+from braidbandit.ledger.rows import ArmSets
+from braidbandit.ledger.transfer import restore
 
 OLD = Path(__file__).parents[2] / "data" / "ledger-0.1.0.json"
 
@@ -22,7 +25,7 @@ def make_old(url, monkeypatch):
     """A ledger as 0.1.0 left it: its tables, its rows, and no word of Alembic."""
     with monkeypatch.context() as patch:
         patch.setattr(schema, "REVISION", "1")
-        engine = schema.open_engine(url)
+        engine = Database(url).engine
     data = sa.MetaData()
     data.reflect(engine)
     with engine.begin() as connection:
@@ -59,14 +62,14 @@ def test_an_older_ledger_is_brought_up_to_date(ledger_url, monkeypatch, agent):
 
 
 def test_the_tables_are_those_of_the_migrations(ledger_url):
-    with Ledger(ledger_url) as ledger, ledger._engine.connect() as connection:
+    with Ledger(ledger_url) as ledger, ledger.database.engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, schema.Tables().metadata) == []
         assert context.get_current_revision() == schema.REVISION
 
 
 def test_a_newer_schema_is_refused_and_left_alone(ledger_url):
-    with Ledger(ledger_url) as ledger, ledger._engine.begin() as connection:
+    with Ledger(ledger_url) as ledger, ledger.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '99'")
     with pytest.raises(ValueError, match="revision 99, this version.*upgrade"):
         Ledger(ledger_url)
@@ -189,7 +192,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch, agent):
     monkeypatch.chdir(tmp_path)
     with Ledger("l.db") as ledger:
         monkeypatch.chdir("elsewhere")
-        ledger._engine.dispose()
+        ledger.database.engine.dispose()
         ledger.record_decision(agent.recommend("x"))
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -228,9 +231,9 @@ def test_a_ledger_in_memory_is_one_for_all_threads(url, agent, tmp_path, monkeyp
         assert max(seen) == 48
         assert ledger.counts() == {"decisions": 48, "outcomes": 48, "pending": 0}
         assert len(list(ledger.events())) == 96
-        assert ledger.restore([(decisions[0], None)]) == 0
-        ledger._arms.clear()
-        assert ledger.restore([(decisions[1], None)]) == 0
+        assert restore(ledger, [(decisions[0], None)]) == 0
+        ledger.arm_sets = ArmSets(ledger.database)
+        assert restore(ledger, [(decisions[1], None)]) == 0
         past = datetime.now(timezone.utc)
         assert ledger.purge(past, records=True) == 48
     with Ledger(url) as ledger:

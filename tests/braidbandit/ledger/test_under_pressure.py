@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from braidbandit import Ledger, Outcome
 from braidbandit.ledger.records import dumps
@@ -74,7 +75,7 @@ def check(path, written):
         assert [d.id for d, _ in ledger.decisions()] == [d.id for d in written]
         ledger.record_outcome(Outcome(written[-1].id, 0.5))
         assert ledger.counts()["outcomes"] == 1
-        with ledger._engine.connect() as connection:
+        with ledger.database.engine.connect() as connection:
             sound = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
         assert sound == "ok"
 
@@ -85,8 +86,8 @@ def test_a_full_database(agent, tmp_path):
         def limit(connection, *_):
             connection.execute("PRAGMA max_page_count=100")
 
-        ledger._sa.event.listen(ledger._engine, "connect", limit)
-        ledger._engine.dispose()
+        sa.event.listen(ledger.database.engine, "connect", limit)
+        ledger.database.engine.dispose()
         written = fill(ledger, agent)
         outcome = Outcome(written[0].id, 0.5)
         ledger.record_outcome(outcome)  # little things may still fit
@@ -117,7 +118,7 @@ def test_a_full_disk(agent, tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_an_agent_whose_ledger_is_full_decides_nothing(agent, tmp_path):
+def test_an_agent_whose_ledger_is_full_decides_nothing(agent, tmp_path, monkeypatch):
     from braidbandit import MetaBraider
 
     cards = list(agent.catalogue.cards.values())
@@ -126,12 +127,12 @@ def test_an_agent_whose_ledger_is_full_decides_nothing(agent, tmp_path):
             cards, recommender=agent, ledger=ledger, folder=tmp_path / "agent"
         )
         first = braider.forward("x")
-        ledger._writing = lambda **_: _full()
-        with pytest.raises(OSError, match="full"):
-            braider.forward("y")
-        with pytest.raises(OSError, match="full"):
-            braider.learn_from_feedback("x", first, 0.5)
-        del ledger._writing
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.database, "writing", lambda **_: _full())
+            with pytest.raises(OSError, match="full"):
+                braider.forward("y")
+            with pytest.raises(OSError, match="full"):
+                braider.learn_from_feedback("x", first, 0.5)
         assert list(agent.pending_) == [first.id]
         assert agent.n_updates_ == 0
         braider.learn_from_feedback("x", first, 0.5)
