@@ -91,15 +91,14 @@ def braid512(table: Table, probed: int = 0) -> Table:
     rng = np.random.default_rng(512)
     noise = rng.standard_normal((len(rewards), len(braids)))
     scores = np.column_stack(columns) + 0.1 * noise
-    low, high = scores.min(), scores.max()
     cards = [ModelCard(model, layers=DEPTH) for model in models]
-    return Table(
-        (scores - low) / (high - low),
+    return Table.scaled(
+        scores,
         table.embeddings,
         Catalogue(cards, braids),
         np.append(np.arange(8), 8 + rng.permutation(len(braids) - 8)[:probed]),
-        float(low),
-        float(high - low),
+        float(scores.min()),
+        float(scores.max()),
     )
 
 

@@ -1,32 +1,52 @@
-"""What policies are estimated to earn: records, a table, a plot."""
+"""What policies are estimated to earn: as records, a data frame, and a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from braidbandit.evaluation.frames import frame_of, text_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# What is printed of an estimate.
+_SHOWN = (
+    "policy",
+    "estimator",
+    "value",
+    "low",
+    "high",
+    "sequence_low",
+    "sequence_high",
+    "effective_n",
+    "n",
+)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One policy's mean reward by one estimator.
+    """The mean reward of one policy by one estimator.
 
     Attributes
     ----------
     policy, estimator : str
     value : float
-        IPS and DR may leave [0, 1].
+        By IPS and DR it may lie outside [0, 1].
     low, high : float in [0, 1]
         Interval: by empirical likelihood for DR, by the bootstrap for the others.
     n : int
         Rows of the log.
     effective_n : float
-        Rows of its own that would say as much; rows of one cluster count as one.
+        How many rows written by the policy itself would say as much. Rows of one
+        cluster count as one.
     mean_weight, largest_weight : float
         Of target probability over propensity; the mean should be near 1.
     sequence_low, sequence_high : float in [0, 1], optional
-        Confidence sequence: holds at any time, and where the log learnt as it went.
-        None where the rows cannot be in the order in which they were decided.
+        Confidence sequence: holds however often one looks, and also where the policy
+        that wrote the log learnt as it went. None where the rows cannot be in the order
+        in which they were decided.
     """
 
     policy: str
@@ -49,6 +69,7 @@ class Comparison:
     Attributes
     ----------
     rows : tuple of Estimate
+        One per policy and estimator.
     refused : dict of str
         Policies on which the log cannot answer, and why.
     logged : float
@@ -57,20 +78,34 @@ class Comparison:
     Examples
     --------
     >>> row = Estimate("new", "DR", 0.7, 0.6, 0.8, 100, 40.0, 1.0, 9.0, 0.3, 0.9)
-    >>> print(Comparison((row,), {}, 0.5))
-    policy  estimator     value  interval           at any time         rows' worth
-    new     DR            0.700  [0.600, 0.800]     [0.300, 0.900]         40 / 100
+    >>> comparison = Comparison((row,), {"old": "the log is deterministic"}, 0.5)
+    >>> comparison.to_frame().loc[("new", "DR"), ["value", "low", "high"]].tolist()
+    [0.7, 0.6, 0.8]
+    >>> print(str(comparison).splitlines()[-1])
     the log itself earned 0.500
     """
 
     rows: tuple[Estimate, ...]
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
     logged: float = float("nan")
 
     def best(self, estimator: str = "DR") -> Estimate:
-        """Return the policy with the highest value by an estimator."""
-        rows = self._by(estimator)
-        return max(rows, key=lambda row: row.value)
+        """Return the policy with the highest value by an estimator.
+
+        Parameters
+        ----------
+        estimator : str
+
+        Returns
+        -------
+        Estimate
+
+        Raises
+        ------
+        ValueError
+            When there is no such estimator.
+        """
+        return max(self._by(estimator), key=lambda row: row.value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON-able data."""
@@ -80,32 +115,49 @@ class Comparison:
             "logged": self.logged,
         }
 
+    def to_frame(self) -> DataFrame:
+        """Return the estimates as a data frame.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by policy and estimator, a column for each other attribute of
+            :class:`Estimate`; NaN where there is no confidence sequence.
+
+        Raises
+        ------
+        ImportError
+            When pandas is not installed.
+        """
+        frame = frame_of(self.rows).set_index(["policy", "estimator"])
+        return frame.astype({"sequence_low": float, "sequence_high": float})
+
     def __str__(self) -> str:
-        names = [row.policy for row in self.rows]
-        width = max(len(name) for name in [*names, "policy"])
-        lines = [
-            f"{'policy':{width}}  {'estimator':12}  value  {'interval':18} "
-            f"{'at any time':18}  rows' worth"
-        ]
-        for row in self.rows:
-            always = ""
-            if row.sequence_low is not None:
-                always = f"[{row.sequence_low:.3f}, {row.sequence_high:.3f}]"
-            interval = f"[{row.low:.3f}, {row.high:.3f}]"
-            lines.append(
-                f"{row.policy:{width}}  {row.estimator:12}  {row.value:.3f}  "
-                f"{interval:18} {always:18}  {row.effective_n:5.0f} / {row.n}"
-            )
+        lines = [text_of(self.rows, _SHOWN)]
         lines += [f"{name}: refused, {why}" for name, why in self.refused.items()]
         return "\n".join([*lines, f"the log itself earned {self.logged:.3f}"])
 
     def plot(self, estimator: str = "DR", ax: Any = None) -> Any:
-        """Draw each policy's value and interval by an estimator; returns the axes.
+        """Draw the value and the interval of each policy by one estimator.
+
+        Thick lines are intervals, thin ones confidence sequences.
+
+        Parameters
+        ----------
+        estimator : str
+        ax : matplotlib Axes, optional
+            By default those of a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
 
         Raises
         ------
         ImportError
             When matplotlib is not installed.
+        ValueError
+            When there is no such estimator.
         """
         rows = self._by(estimator)[::-1]
         try:

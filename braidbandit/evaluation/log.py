@@ -216,7 +216,7 @@ class Log:
         Examples
         --------
         >>> log = Log([[3.0, 5.0]], ["a"], [1.0], [1.0], feature_names=["u", "v"])
-        >>> log.inputs(["v", "u"]).to_numpy().tolist()
+        >>> np.asarray(log.inputs(["v", "u"])).tolist()
         [[5.0, 3.0]]
         """
         if names is None or self.feature_names is None:

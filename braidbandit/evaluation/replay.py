@@ -1,9 +1,9 @@
 """Exact replay on tables that hold the reward of every arm on every prompt.
 
-Whatever a policy chooses, its reward is known: no off-policy estimate is needed.
-All policies see the same shuffles of the same prompts; some prompts are reserved as
-the probe table of a warm start; the order of the arms is permuted in each shuffle,
-so that a tie favours nobody.
+The reward of whatever a policy chooses is known, so that no estimate is needed. All
+policies see the same shuffles of the same prompts. Some prompts are reserved as the
+probe table of a warm start. The order of the arms is permuted in each shuffle, so that
+no policy gains by how it breaks ties.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Table:
     catalogue : Catalogue
         The arms, one per column of ``rewards``.
     probed : ndarray of int
-        Arms that the warm start is told about.
+        Columns of the arms that the warm start is told about.
     origin, unit : float
-        ``origin + unit * rewards`` is what was measured.
+        What was measured is ``origin + unit * rewards``.
     """
 
     rewards: Array
@@ -51,27 +51,57 @@ class Table:
     origin: float = 0.0
     unit: float = 1.0
 
+    @classmethod
+    def scaled(
+        cls,
+        measured: Array,
+        embeddings: Array,
+        catalogue: Catalogue,
+        probed: NDArray[np.intp],
+        low: float,
+        high: float,
+    ) -> Table:
+        """Return a table of what was measured between ``low`` and ``high``.
+
+        Examples
+        --------
+        >>> catalogue = Catalogue([ModelCard("a")], [Braid("a")])
+        >>> table = Table.scaled(np.array([[3.0], [1.0]]), np.eye(2), catalogue,
+        ...                      np.arange(1), 1.0, 5.0)
+        >>> table.rewards.tolist(), table.origin, table.unit
+        ([[0.5], [0.0]], 1.0, 4.0)
+        """
+        rewards = (measured - low) / (high - low)
+        return cls(rewards, embeddings, catalogue, probed, low, high - low)
+
 
 def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
-    """Return a table of single models; prompts seen before are left out.
+    """Return a table of single models; a prompt that occurs again is left out.
 
-    A data frame of rewards, or a dict of columns, names the models, or is put in the
-    order of ``names``; its rows follow the labels of ``embeddings``.
+    Parameters
+    ----------
+    rewards : array-like of shape (n, A), or data frame, or dict of columns
+        Rewards outside [0, 1] are scaled, so that the lowest is 0 and the highest 1.
+    embeddings : array-like of shape (n, w)
+        If both have row labels, the rewards are brought into the order of these rows.
+    names : sequence of A names, optional
+        Of the models. By default the column names of ``rewards``, or else numbers.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, or numbers are not finite.
 
     Examples
     --------
     >>> table_of([[0, 2], [1, 0], [1, 0]], [[1.0], [2.0], [2.0]]).rewards.tolist()
     [[0.0, 1.0], [0.5, 0.0]]
     """
-    if names is None:
-        names = column_names(rewards)
-    if names is None and isinstance(rewards, Mapping):
-        names = list(rewards)
-    if names is None:
-        (rewards,) = in_rows(embeddings, {"rewards": rewards})
-    else:
-        names = ordered(names, "names")
-        rewards = in_columns(rewards, names, "rewards", embeddings)
+    rewards, names = _in_order(rewards, embeddings, names)
     rewards = np.asarray(rewards, dtype=np.float64)
     embeddings = np.asarray(embeddings, dtype=np.float64)
     if rewards.ndim != 2 or embeddings.ndim != 2 or len(rewards) != len(embeddings):
@@ -81,26 +111,39 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
         )
     if not (np.isfinite(rewards).all() and np.isfinite(embeddings).all()):
         raise ValueError("rewards and embeddings must be finite, received NaN or inf")
-    first = np.sort(np.unique(embeddings, axis=0, return_index=True)[1])
-    named = range(rewards.shape[1]) if names is None else names
+    n_arms = rewards.shape[1]
+    named = range(n_arms) if names is None else names
     models = [str(name) for name in check_labels(named, "columns")]
-    if len(models) != rewards.shape[1]:
+    if len(models) != n_arms:
         raise ValueError(
-            f"received {len(models)} names for {rewards.shape[1]} columns of rewards"
+            f"received {len(models)} names for {n_arms} columns of rewards"
         )
+    first = np.sort(np.unique(embeddings, axis=0, return_index=True)[1])
+    catalogue = Catalogue(map(ModelCard, models), map(Braid, models))
     low, high = min(0.0, float(rewards.min())), max(1.0, float(rewards.max()))
-    return Table(
-        (rewards[first] - low) / (high - low),
-        embeddings[first],
-        Catalogue(map(ModelCard, models), map(Braid, models)),
-        np.arange(rewards.shape[1]),
-        low,
-        high - low,
+    return Table.scaled(
+        rewards[first], embeddings[first], catalogue, np.arange(n_arms), low, high
     )
 
 
 def read_table(path: str | Path) -> Table:
-    """Read ``rewards``, ``embeddings`` and, where there are any, ``arms``."""
+    """Read a table from an ``.npz`` file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Holds ``rewards`` and ``embeddings`` as for :func:`table_of`, and optionally
+        the names of the models, ``arms``.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    KeyError
+        When an array is missing.
+    """
     with np.load(path, allow_pickle=False) as data:
         missing = {"rewards", "embeddings"} - set(data.files)
         if missing:
@@ -117,9 +160,9 @@ class Shuffle:
     ----------
     seed : int
     probe, run : ndarrays of int
-        Rows of the reserved prompts and of the rounds, in order.
+        Rows of the table: the reserved prompts, and those of the rounds in order.
     arms : ndarray of int, shape (A,)
-        Column of the table behind each arm as policies see them.
+        Columns of the table. A policy knows an arm by its position in this array.
     """
 
     seed: int
@@ -128,14 +171,33 @@ class Shuffle:
     arms: NDArray[np.intp]
 
     def probe_arms(self, table: Table) -> NDArray[np.intp]:
-        """Positions, as policies see them, of the arms in the probe table."""
+        """Return the positions of the arms that the warm start is told about."""
         return np.flatnonzero(np.isin(self.arms, table.probed))
 
 
 def shuffles(
     table: Table, rounds: int, seeds: int, probes: int = 40
 ) -> Iterator[Shuffle]:
-    """Yield one shuffle per seed, with at most as many rounds as there are prompts.
+    """Yield one shuffle per seed.
+
+    Parameters
+    ----------
+    table : Table
+    rounds : int
+        Prompts to play; fewer where the table has no more.
+    seeds : int
+        Number of shuffles: their seeds are 0, 1, 2, ...
+    probes : int
+        Prompts reserved for the warm start.
+
+    Yields
+    ------
+    Shuffle
+
+    Raises
+    ------
+    ValueError
+        When all prompts would be reserved.
 
     Examples
     --------
@@ -155,7 +217,7 @@ def shuffles(
 
 
 class Player(Protocol):
-    """What is replayed: chooses an arm by its position, then learns its reward."""
+    """A policy that is replayed: chooses an arm by position, then learns its reward."""
 
     def choose(self, row: int) -> int:
         """Choose an arm for the prompt in this row of the table."""
@@ -175,7 +237,7 @@ class Run:
     rewards : ndarray of shape (T,)
         As measured, before they were brought to [0, 1].
     regret : float
-        What the best arm for all rounds together earned, minus what was earned.
+        What the arm that is best over all rounds earned, minus what was earned.
     last_quarter : float
         Mean reward of the last quarter of the rounds.
     ms : float
@@ -195,6 +257,18 @@ def replay(
     on_round: Callable[[], Any] = lambda: None,
 ) -> Run:
     """Play every round of a shuffle: one choice, one update.
+
+    Parameters
+    ----------
+    table : Table
+    shuffle : Shuffle
+    player : Player
+    on_round : callable, optional
+        Called without arguments after every round.
+
+    Returns
+    -------
+    Run
 
     Examples
     --------
@@ -232,7 +306,7 @@ def replay_all(
     probes: int = 40,
     n_jobs: int = 1,
 ) -> list[Run]:
-    """Play several shuffles, each with a player of its own, in parallel by joblib.
+    """Play several shuffles in parallel, each with a player of its own.
 
     Parameters
     ----------
@@ -242,7 +316,12 @@ def replay_all(
     rounds, seeds, probes : int
         See :func:`shuffles`.
     n_jobs : int
-        Processes; the result does not depend on it.
+        Processes, as for joblib; the result does not depend on it.
+
+    Returns
+    -------
+    list of Run
+        One per shuffle.
 
     Examples
     --------
@@ -253,18 +332,39 @@ def replay_all(
     >>> [r.regret for r in replay_all(table, lambda shuffle: First(), 3, 2, probes=1)]
     [0.0, 0.0]
     """
-    return Parallel(n_jobs=n_jobs)(
+    runs: list[Run] = Parallel(n_jobs=n_jobs)(
         delayed(_play)(table, make, shuffle)
         for shuffle in shuffles(table, rounds, seeds, probes)
     )
-
-
-def _play(table: Table, make: Callable[[Shuffle], Player], shuffle: Shuffle) -> Run:
-    return replay(table, shuffle, make(shuffle))
+    return runs
 
 
 def score(table: Table, shuffle: Shuffle, earned: Array, ms: float) -> Run:
-    """Score rewards in [0, 1] that were earned on a shuffle."""
+    """Score what was earned on a shuffle.
+
+    Parameters
+    ----------
+    table : Table
+    shuffle : Shuffle
+    earned : ndarray of shape (T,)
+        Reward of each round, in [0, 1].
+    ms : float
+        Median milliseconds of a round.
+
+    Returns
+    -------
+    Run
+        In the units in which the table was measured.
+
+    Examples
+    --------
+    Two prompts, of which arm 0 solves both; one was solved.
+
+    >>> table = table_of(np.array([[1.0, 0.0], [1.0, 1.0]]), np.eye(2))
+    >>> order = Shuffle(0, np.arange(0), np.arange(2), np.arange(2))
+    >>> score(table, order, np.array([0.0, 1.0]), 0.1).regret
+    1.0
+    """
     best = float(table.rewards[shuffle.run].sum(axis=0).max())
     quarter = max(len(earned) // 4, 1)
     return Run(
@@ -276,17 +376,18 @@ def score(table: Table, shuffle: Shuffle, earned: Array, ms: float) -> Run:
 
 
 class BraidPlayer:
-    """A :class:`BraidRecommender` in its default settings, cost left aside.
+    """A :class:`BraidRecommender` in its default settings that ignores costs.
 
     Parameters
     ----------
     table : Table
     shuffle : Shuffle
     encoder : TaskEncoder
-        Fitted on all prompts, which are unlabelled.
+        Fitted on all prompts, without any reward.
     warm : bool
-        Whether it gets the probe table.
-    settings : keyword arguments of BraidRecommender
+        Whether it is told the probe table.
+    **settings
+        Of BraidRecommender.
     """
 
     def __init__(
@@ -322,3 +423,21 @@ class BraidPlayer:
     def learn(self, row: int, arm: int, reward: float) -> None:
         """Learn by ``update``."""
         self.agent.update(self._decision, reward)
+
+
+def _in_order(
+    rewards: Any, embeddings: Any, names: Any
+) -> tuple[Any, list[Any] | None]:
+    """Return rewards in the order of embeddings and names, and the names, if any."""
+    if names is None:
+        names = column_names(rewards)
+    if names is None and isinstance(rewards, Mapping):
+        names = list(rewards)
+    if names is None:
+        return in_rows(embeddings, {"rewards": rewards})[0], None
+    names = ordered(names, "names")
+    return in_columns(rewards, names, "rewards", embeddings), names
+
+
+def _play(table: Table, make: Callable[[Shuffle], Player], shuffle: Shuffle) -> Run:
+    return replay(table, shuffle, make(shuffle))

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.evaluation.reward_model import cross_fitted
-from braidbandit.evaluation.tuning import _replay, tune
+from braidbandit.evaluation.tuning import Candidate, Tuning, tune, walk_through
 from braidbandit.ledger.transfer import restore
 
 
@@ -72,7 +73,9 @@ def test_the_better_settings_are_found(agent, ledger):
     assert value[30.0, 3] < value[0.3, 3] - 0.05
     assert all(c.learnt > 100 and 0 < c.error < 0.1 for c in found.candidates)
     assert before.posterior_.mean.tobytes() == state
-    assert str(found).count("\n") == 4
+    # A header, four candidates, and how long the log is.
+    assert len(str(found).splitlines()) == 6
+    assert found.to_frame()["value"].tolist() == [c.value for c in found.candidates]
     assert found.to_dict()["n"] == 500
 
 
@@ -90,7 +93,7 @@ def test_a_candidate_that_plays_as_the_log_did_learns_every_row(agent, ledger):
     log = Log.read(ledger)
     q = cross_fitted(log.X, log.columns, log.rewards, 3)
     decisions = [d for _, d, _ in ledger.pairs()]
-    value, error, learnt = _replay(uniform, log, decisions, q, 3, 0)
+    value, error, learnt = walk_through(uniform, log, decisions, q, 3, 0)
     rows = np.arange(500)
     terms = q.mean(axis=1) + log.rewards - q[rows, log.columns]
     # All but the first few: acceptance starts at the smallest propensity.
@@ -169,3 +172,29 @@ def test_a_revision_while_it_is_read_moves_nothing(agent, ledger):
     assert found.to_dict() == expected
     assert found.n == 500
     assert tune(agent, ledger, random_state=1).to_dict() != expected
+
+
+def test_without_pandas_candidates_are_printed_as_they_are(monkeypatch):
+    found = Tuning((Candidate(0.3, 8, 1.0, 0.61, 0.02, 140),), 400)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert str(found).splitlines() == [repr(found.best), "the log has 400 rows"]
+    with pytest.raises(ImportError, match="needs pandas"):
+        found.to_frame()
+
+
+def test_a_refused_tuning_leaves_agent_and_ledger_as_they_were(agent, ledger):
+    agent.fit(ledger)
+    state, rng = agent.posterior_.mean.tobytes(), agent.rng_.bit_generator.state
+    events = ledger.last_sequence()
+    with pytest.raises(ValueError, match="1 to 3"):
+        tune(agent, ledger, n_components=[5])
+    tune(agent, ledger)
+    assert agent.posterior_.mean.tobytes() == state
+    assert agent.rng_.bit_generator.state == rng
+    assert ledger.last_sequence() == events
+
+
+def test_several_processes_find_the_same(agent, ledger):
+    settings = {"alpha": (0.1, 1.0), "random_state": 2}
+    one, two = (tune(agent, ledger, n_jobs=n, **settings) for n in (1, 2))
+    assert one == two
