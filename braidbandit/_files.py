@@ -58,10 +58,12 @@ def write_atomic(path: Path, blob: bytes, durably: bool = True) -> None:
         file.write(blob)
 
 
-def read_lines(path: Path, *, only_whole: bool = False) -> Iterator[tuple[int, Any]]:
-    """Iterate over the lines of a JSON-lines file: (number of the line, value).
+def read_lines(
+    path: Path, *, only_whole: bool = False, advice: str = ""
+) -> Iterator[tuple[int, Any]]:
+    """Iterate over a JSON-lines file: (number of the line, what stands on it).
 
-    The file is read as it goes, never all of it at once.
+    The file is read as it goes, never all of it at once. Blank lines are left out.
 
     Parameters
     ----------
@@ -69,6 +71,8 @@ def read_lines(path: Path, *, only_whole: bool = False) -> Iterator[tuple[int, A
         In UTF-8.
     only_whole : bool
         Leave out a last line that has no end: whoever wrote it was interrupted.
+    advice : str
+        What to do about a damaged line, for the end of the error.
 
     Raises
     ------
@@ -77,22 +81,19 @@ def read_lines(path: Path, *, only_whole: bool = False) -> Iterator[tuple[int, A
     """
     with path.open("rb") as file:
         whole = (line for line in file if line.endswith(b"\n") or not only_whole)
-        yield from parsed_lines(whole, path)
+        yield from parsed_lines(whole, path, advice)
 
 
 def parsed_lines(
-    lines: Iterable[str | bytes], source: Path | None = None
+    lines: Iterable[str | bytes], source: Path | None = None, advice: str = ""
 ) -> Iterator[tuple[int, Any]]:
-    """Iterate over (number, value) of JSON lines; blank ones are left out.
-
-    ``source`` is where they come from, for the error.
-    """
+    """Parse lines as :func:`read_lines` does; ``source`` is where they come from."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise damaged(number, source, error) from error
+                raise damaged(number, source, error, advice) from error
             yield number, value
 
 
@@ -102,3 +103,16 @@ def damaged(
     """Return the error that says which line of a file cannot be used, and why."""
     place = "" if source is None else f" of {source}"
     return ValueError(f"line {number}{place} is damaged: {error!r}{advice}")
+
+
+def cut_to_whole_lines(path: Path) -> None:
+    """Cut off a last line that has no end, so that another one can be added."""
+    with path.open("rb") as file:
+        end = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            file.seek(whole - 1)
+            if file.read(1) == b"\n":
+                break
+            whole -= 1
+    if whole < end:
+        os.truncate(path, whole)

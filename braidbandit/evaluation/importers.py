@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import DictVectorizer
 
 from braidbandit._checks import as_floats, check_labels
+from braidbandit._files import damaged, parsed_lines, read_lines
 from braidbandit._json import content_hash
 from braidbandit._named import in_rows, ordered
 from braidbandit.evaluation.log import Log, encoder_names
@@ -191,10 +191,10 @@ def log_from_dsjson(
     if not low < high:
         raise ValueError(f"reward_range is (low, high), received {reward_range!r}")
     if isinstance(source, str | Path):
-        with Path(source).expanduser().open(encoding="utf-8") as file:
-            rows = _dsjson_rows(file, arm_of or _name_of)
+        path = Path(source).expanduser()
+        rows = _dsjson_rows(read_lines(path), path, arm_of or _name_of)
     else:
-        rows = _dsjson_rows(source, arm_of or _name_of)
+        rows = _dsjson_rows(parsed_lines(source), None, arm_of or _name_of)
     if not rows:
         raise ValueError("no line holds a decision that was shown and has a cost")
     contexts, offered, taken, rewards, propensities = zip(*rows, strict=True)
@@ -211,14 +211,11 @@ def log_from_dsjson(
 
 
 def _dsjson_rows(
-    lines: Iterable[str], arm_of: Callable[[Any], str]
+    lines: Iterable[tuple[int, Any]], path: Path | None, arm_of: Callable[[Any], str]
 ) -> list[tuple[Any, ...]]:
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, event in lines:
         try:
-            event = json.loads(line)
             if not isinstance(event, dict):
                 raise TypeError(f"expected an object, received {event!r}")
             skipped = event.get("_skipLearn")
@@ -247,7 +244,7 @@ def _dsjson_rows(
                 raise ValueError("lines were dropped (pdrop); give the whole log")
             reward = -float(event["_label_cost"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"line {number} is damaged: {error!r}") from error
+            raise damaged(number, path, error) from error
         rows.append((features, arms, arms[int(action) - 1], reward, p))
     return rows
 

@@ -12,6 +12,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from braidbandit._files import cut_to_whole_lines, damaged, read_lines
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.recommender.utility import check_quality
@@ -146,21 +147,15 @@ def _read(file: Path) -> dict[Cell, float]:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return {}
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
     known: dict[Cell, float] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    advice = "; delete that line and its cell is measured again"
+    for number, row in read_lines(file, only_whole=True, advice=advice):
         try:
-            row: Mapping[str, Any] = json.loads(line)
             cell = row["task"], row["arm"]
             if not all(isinstance(name, str) for name in cell):
                 raise TypeError(f"a cell is named by text, received {cell}")
             known[cell] = check_quality(row["score"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"line {number} of {file} is damaged: {error!r}; delete that line and "
-                "its cell is measured again"
-            ) from error
-    if len(whole) < len(content):
-        os.truncate(file, len(whole))
+            raise damaged(number, file, error, advice) from error
+    cut_to_whole_lines(file)
     return known

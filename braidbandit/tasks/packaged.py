@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
+
+from braidbandit._files import parsed_lines
 
 _TASK_KEYS = ("prompt", "type", "complexity", "capabilities")
 
@@ -80,5 +81,5 @@ def task_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    text = (files("braidbandit.tasks") / "data" / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    with (files("braidbandit.tasks") / "data" / name).open("rb") as file:
+        return [row for _, row in parsed_lines(file)]
