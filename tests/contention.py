@@ -1,8 +1,9 @@
 """Measures how long `MetaBraider.forward` waits while another thread works hard.
 
 ``python tests/contention.py`` times 200 decisions of an agent on two tiny models
-while nothing else runs, and as many while a second thread calibrates one braid after
-the other, or while a judge that sleeps is at work. Torch has one thread.
+while nothing else runs, while a second thread multiplies matrices, and while it
+calibrates one braid after the other, or a judge that sleeps is at work in it. Torch has
+one thread. Run it on a machine that does nothing else.
 
 Waiting is measured at the locks themselves: every lock that the agent, or what it
 holds, keeps in an attribute is wrapped. Beside it the wall time of a call is measured,
@@ -34,7 +35,7 @@ ROUNDS = 4  # of quiet and busy calls in turns
 NUMBERS = itertools.count()
 PATIENCE = 20  # seconds after which fewer calls must do, where each waits for long
 MOST_WAIT = 0.005  # seconds, 99th percentile of a call's waiting for locks
-MOST_TIMES = 1.5  # median wall time of a call over that of a quiet one
+MOST_TIMES = 1.5  # median wall time of a call over that without such company
 JUDGE = 0.5  # seconds that the judge sleeps
 KINDS = (type(threading.Lock()), type(threading.RLock()))
 TEXTS = [
@@ -195,24 +196,39 @@ def judging(agent: MetaBraider) -> Callable[[], object]:
     return lambda: agent.learn_from_feedback("judged", decision, judge, output="text")
 
 
-def quiet_and_busy(
-    work: Callable[[MetaBraider], Callable[[], object]],
-) -> tuple[Measured, Measured]:
-    """Measure without and with another thread at work, in turns.
+class Found(NamedTuple):
+    """The same calls beside three kinds of company."""
 
-    In turns, so that whatever else the machine does weighs on both.
+    quiet: Measured  # none
+    beside: Measured  # a thread that shares the processor only
+    busy: Measured  # the thread that is asked about
+
+
+def multiplying() -> Callable[[], object]:
+    """Multiply matrices, which needs neither locks nor, meanwhile, the interpreter."""
+    matrix = torch.ones(800, 800)
+    return lambda: torch.mm(matrix, matrix)
+
+
+def in_turns(work: Callable[[MetaBraider], Callable[[], object]]) -> Found:
+    """Measure alone, beside a thread that only computes, and beside one that works.
+
+    In turns, so that whatever else the machine does weighs on all. Where processors are
+    taken, any second thread makes the first one slower: ``beside`` says by how much.
     """
-    quiet, busy = Measured([], []), Measured([], [])
+    found = Found(Measured([], []), Measured([], []), Measured([], []))
     with warnings.catch_warnings(), an_agent() as agent:
         warnings.simplefilter("ignore")
         locks = wrapped_locks(agent)
         measure(agent, locks, Measured([], []))
-        repeated = work(agent)
+        computed, repeated = multiplying(), work(agent)
         for _ in range(ROUNDS):
-            measure(agent, locks, quiet)
+            measure(agent, locks, found.quiet)
+            with at_work(computed):
+                measure(agent, locks, found.beside)
             with at_work(repeated):
-                measure(agent, locks, busy)
-    return quiet, busy
+                measure(agent, locks, found.busy)
+    return found
 
 
 def main() -> None:
@@ -220,11 +236,11 @@ def main() -> None:
     logging.disable()
     print(f"{'another thread':16} {'median':>10} {'times':>6} {'99 % of waits':>14}")
     for name, work in (("calibrates", calibrating), ("judges", judging)):
-        quiet, busy = quiet_and_busy(work)
-        for word, found in (("is quiet", quiet), (name, busy)):
+        found = in_turns(work)
+        for word, one in zip(("is quiet", "multiplies", name), found, strict=True):
             print(
-                f"{word:16} {found.median * 1e3:7.2f} ms "
-                f"{found.median / quiet.median:6.2f} {found.wait * 1e3:11.3f} ms"
+                f"{word:16} {one.median * 1e3:7.2f} ms "
+                f"{one.median / found.quiet.median:6.2f} {one.wait * 1e3:11.3f} ms"
             )
 
 

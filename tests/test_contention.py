@@ -11,23 +11,25 @@ not_yet = pytest.mark.xfail(strict=True, raises=AssertionError)
 
 @cache
 def measured(work):
-    return contention.quiet_and_busy(work)
+    return contention.in_turns(work)
 
 
 @not_yet
 @pytest.mark.parametrize("work", [contention.calibrating, contention.judging])
 def test_no_decision_waits_for_a_lock(work):
-    quiet, busy = measured(work)
-    assert quiet.wait < contention.MOST_WAIT
-    assert len(busy.waits) == contention.CALLS
-    assert busy.wait < contention.MOST_WAIT
+    found = measured(work)
+    assert found.quiet.wait < contention.MOST_WAIT
+    assert len(found.busy.waits) == contention.CALLS
+    assert found.busy.wait < contention.MOST_WAIT
 
 
 @not_yet
 @pytest.mark.parametrize("work", [contention.calibrating, contention.judging])
-def test_decisions_take_about_as_long_as_when_it_is_quiet(work):
-    quiet, busy = measured(work)
-    assert busy.median < contention.MOST_TIMES * quiet.median
+def test_decisions_take_about_as_long_as_without_it(work):
+    """As long as beside a thread that shares nothing: the machine may be busy."""
+    found = measured(work)
+    without = max(found.quiet.median, found.beside.median)
+    assert found.busy.median < contention.MOST_TIMES * without
 
 
 def test_waiting_is_measured():
