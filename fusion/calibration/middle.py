@@ -51,9 +51,9 @@ def ridge(x: Tensor, y: Tensor, penalty: float = 1e-2) -> tuple[Tensor, Tensor]:
     >>> round(weight.item(), 4), round(bias.item(), 4)
     (3.0, 1.0)
     """
-    rows, wanted = (part.double().cpu().numpy() for part in (x, y))
+    rows, wanted = (part.cpu().to(torch.float64, copy=True).numpy() for part in (x, y))
     alpha = penalty * len(rows) * float(rows.var(axis=0).mean())
-    found = Ridge(alpha, solver="cholesky").fit(rows, wanted)
+    found = Ridge(alpha, solver="cholesky", copy_X=False).fit(rows, wanted)
     weight, bias = (torch.from_numpy(part) for part in (found.coef_, found.intercept_))
     return weight.float().to(x.device), bias.float().to(x.device)
 

@@ -109,8 +109,10 @@ def within_budget(texts: Sequence[str], anchor: Strand, budget: int) -> list[str
     """
     if not budget >= 1:
         raise ValueError(f"received a budget of {budget} tokens; give at least 1")
-    left, chosen = budget, []
-    for i in np.random.default_rng(0).permutation(len(texts)).tolist():
+    left = budget
+    chosen: list[int] = []
+    order: list[int] = np.random.default_rng(0).permutation(len(texts)).tolist()
+    for i in order:
         left -= len(anchor.tokens.read(texts[i]))
         if left < 0:
             break

@@ -7,6 +7,7 @@ from fusion.calibration.sample import bits_per_token, sample_states
 
 
 @pytest.mark.parametrize("strategy", ["learned_weighted", "router", "attention"])
+@torch.no_grad()
 def test_the_states_are_those_of_the_braid_as_it_is_served(store, braid, strategy):
     """With more positions than there are, all of them are in the sample."""
     model = braid("llama", "gemma", layers=(1, "final", "output"), strategy=strategy)
