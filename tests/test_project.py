@@ -44,7 +44,7 @@ def test_the_lock_satisfies_what_make_installs(python):
 
 def test_the_library_prints_nothing():
     """Its loggers do; only the command line of the report writes to the screen."""
-    programs = {"fusion/report.py"}
+    programs = {"fusion/report/__main__.py"}
     found = []
     for package in ("braidbandit", "fusion"):
         for file in (ROOT / package).rglob("*.py"):

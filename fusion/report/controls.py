@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from typing import Any, NamedTuple
 
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from ..braid.configuration import BraidConfig
@@ -29,7 +30,14 @@ BY_PROMPT = "prompt_perplexity"
 
 
 class Plan(NamedTuple):
-    """A row of the report: what to build, and how its strategy is called there."""
+    """A row of the report: what to build, and how its strategy is called there.
+
+    Attributes
+    ----------
+    config : BraidConfig
+    strategy : str or None
+        That of the config, or `BY_PROMPT`.
+    """
 
     config: BraidConfig
     strategy: str | None
@@ -61,8 +69,20 @@ def plans(
     """Singles, calibrated singles, then every pair, place and strategy.
 
     And the controls of each pair: its output mixture weighted by the prompt, and
-    fusers trained on the donor's states in the wrong order. ``models`` are names and
-    how many decoder layers each has, ``places`` some of `PLACES`.
+    fusers trained on the donor's states in the wrong order.
+
+    Parameters
+    ----------
+    models : dict
+        Names, and how many decoder layers each has.
+    strategies : sequence of str
+        Some of `STRATEGIES`.
+    places : sequence of str
+        Some of `PLACES`.
+
+    Yields
+    ------
+    Plan
     """
     for name in models:
         yield Plan(BraidConfig(name), None)
@@ -77,6 +97,15 @@ def plans(
 
 def layers_at(place: str, depth: int) -> list[str | int]:
     """The fusion layers of one of `PLACES` in an anchor of so many layers.
+
+    Parameters
+    ----------
+    place : str
+    depth : int
+
+    Returns
+    -------
+    list of int or str
 
     Examples
     --------
@@ -111,7 +140,15 @@ def _pair(
 
 
 class Shuffled:
-    """A donor whose states come in the wrong order: as large, and of no use."""
+    """A donor whose states come in the wrong order: as large, and of no use.
+
+    It stands in for a strand and is not one: all but `run` and the name is asked of
+    the strand behind it, so that the same weights are in memory once.
+
+    Parameters
+    ----------
+    strand : Strand
+    """
 
     def __init__(self, strand: Strand) -> None:
         self.strand = strand
@@ -137,12 +174,22 @@ class PromptWeighted(BraidedLLM):
     prompt times the anchor's bytes per token: the softmax over perplexities of
     PackLLM-sim (Mavromatis et al., "Pack of LLMs", 2024) where tokenizers differ. A
     prompt that says nothing of a strand, empty or of one token, weighs all alike.
+
+    A braid in every other way, which is why it is one: it is built, run and scored as
+    any braid, and only its shares are set anew by each prompt.
     """
 
     def read_prompt(
         self, prompt: str, states: MutableMapping[Any, Any] | None = None
     ) -> None:
-        """Set the shares for one prompt; ``states`` as in `scoring.bits_per_byte`."""
+        """Set the shares for one prompt.
+
+        Parameters
+        ----------
+        prompt : str
+        states : dict, optional
+            As in `scoring.bits_per_byte`.
+        """
         strands = (self.anchor, *self.donors)
         prompt = self._words(prompt)
         if not all(scored_bytes(strand, "", prompt) for strand in strands):
@@ -150,9 +197,8 @@ class PromptWeighted(BraidedLLM):
             return
         bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]
         per_token = len(prompt.encode()) / len(self.anchor.tokens.encode(prompt))
-        nats = [per_token * math.log(2) * b for b in bits]
-        weights = [math.exp(min(nats) - n) for n in nats]
-        self.config.shares = [w / sum(weights) for w in weights]
+        weights = softmax([-per_token * math.log(2) * b for b in bits])
+        self.config.shares = weights.tolist()
 
     def _words(self, prompt: str) -> str:
         """What donors are given of a prompt: no special tokens of the anchor."""

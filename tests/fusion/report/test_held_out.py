@@ -3,65 +3,7 @@ import json
 import pytest
 import tiny
 
-from fusion import held_out
-from fusion.braid.configuration import BraidConfig
-from fusion.braid.model import BraidedLLM
-from fusion.judging.scoring import bits_per_byte
-
-
-@pytest.fixture
-def braids(braid, strands):
-    return [
-        BraidedLLM(BraidConfig("gemma"), [strands["gemma"]]),
-        braid("gemma", "llama", layers=("final", "output")),
-    ]
-
-
-def test_scores_at_every_position_are_bits_per_byte(braids, tmp_path):
-    texts = [t for t in tiny.SPLIT_TEXTS if t["split"] == "test"][:1]
-    whole = texts[0]["prompt"] + texts[0]["reference"]  # a line ends between them
-    found = held_out.score(braids, texts, 999, tmp_path)
-    for model, got in zip(braids, found, strict=True):
-        assert got["prose"] == pytest.approx(bits_per_byte(model, "", whole), rel=1e-5)
-
-
-def test_scoring_goes_on_where_it_was_interrupted(braids, tmp_path, monkeypatch):
-    texts = [t for t in tiny.SPLIT_TEXTS if t["split"] == "test"]
-    expected = held_out.score(braids, texts, 5, tmp_path / "another")
-    score_one, asked = held_out._bits_per_byte, []
-
-    def interrupted(braids, text, *rest):
-        asked.append(text["prompt"])
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return score_one(braids, text, *rest)
-
-    monkeypatch.setattr(held_out, "_bits_per_byte", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        held_out.score(braids, texts, 5, tmp_path)
-    [file] = tmp_path.glob("scores-*.jsonl")
-    with file.open("a") as kept:
-        kept.write("[0.5, 0.")  # killed while it wrote
-    assert held_out.score(braids, texts, 5, tmp_path) == expected
-    assert asked == [t["prompt"] for t in (*texts[:3], *texts[2:])]
-    assert not list(tmp_path.glob("scores-*.jsonl"))
-
-
-def test_other_weights_are_scored_anew(braids, tmp_path):
-    texts = [t for t in tiny.SPLIT_TEXTS if t["split"] == "test"]
-    key = held_out._key(braids, texts, 5)
-    assert key == held_out._key(braids, texts, 5)
-    assert key != held_out._key(braids, texts[:1], 5)
-    assert key != held_out._key(braids, texts, 6)
-    next(braids[1].parameters()).data[0] += 1.0
-    assert key != held_out._key(braids, texts, 5)
-
-
-def test_a_text_of_one_token_is_refused(strands, tmp_path):
-    alone = BraidedLLM(BraidConfig("llama"), [strands["llama"]])
-    text = {"domain": "prose", "prompt": "\n", "reference": ""}
-    with pytest.raises(ValueError, match="one token for llama"):
-        held_out.score([alone], [text], 10, tmp_path)
+from fusion.report import held_out
 
 
 def test_a_file_of_texts(tmp_path):
@@ -108,14 +50,21 @@ def test_packaged_texts_are_split_by_task():
     assert not {t["prompt"] for t in calibration} & {t["prompt"] for t in tests}
 
 
-def test_special_tokens_in_a_held_out_text_are_read_as_such(braids, tmp_path):
-    text = {
-        "domain": "chat",
-        "prompt": "<bos>The rain<eos>\n",
-        "reference": "It stays.",
-    }
-    found = held_out.score(braids, [text], 999, tmp_path)
-    whole = text["prompt"] + text["reference"]
-    for model, got in zip(braids, found, strict=True):
-        wanted = bits_per_byte(model, "", whole)
-        assert got["chat"] == pytest.approx(wanted, rel=1e-5)
+@pytest.mark.parametrize("per_domain", [0, 1, 2, 5, None])
+def test_the_first_of_each_domain(per_domain):
+    texts = [{"domain": d, "n": i} for i, d in enumerate("abacab")]
+    found = held_out.first_of_each(texts, per_domain)
+    wanted = [
+        text
+        for i, text in enumerate(texts)
+        if per_domain is None
+        or [other["domain"] for other in texts[:i]].count(text["domain"]) < per_domain
+    ]
+    assert found == wanted
+
+
+@pytest.mark.parametrize("prompt", ["a", "a\n", "a ", ""])
+def test_prompt_and_reference_are_kept_apart_by_one_gap(prompt):
+    whole = held_out.whole({"prompt": prompt, "reference": "b"})
+    assert whole.split() == [*prompt.split(), "b"]
+    assert len(whole) <= len(prompt) + 2

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from fusion import BraidConfig, BraidedLLM, Pool
-from fusion.report.table import main
+from fusion.report.__main__ import main
 from fusion.strands import machine
 
 
@@ -100,8 +100,9 @@ def test_models_in_folders_need_no_home(homeless, tmp_path):
 
 
 def test_a_report_with_a_store_needs_no_home(homeless, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fusion.report.table.rows_for", lambda *given: [str(given[6])])
-    monkeypatch.setattr("fusion.report.table.packaged_texts", lambda: ([], []))
+    command = "fusion.report.__main__"
+    monkeypatch.setattr(f"{command}.rows_for", lambda *given: [str(given[6])])
+    monkeypatch.setattr(f"{command}.packaged_texts", lambda: ([], []))
     folder = str(tiny.tiny_folder("llama", tmp_path / "m"))
     given = ["--models", folder, "--dtype", "float32", "--json"]
     main([*given, "--store", str(tmp_path)])
