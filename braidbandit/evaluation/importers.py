@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,25 @@ def log_from_frame(
     ----------
     frame : DataFrame, or mapping from column names to columns
     context : sequence of str, or str
-        Numeric columns; or, with an encoder, the column of the tasks (text).
+        Names of numeric columns; or, with an encoder, of the one column that holds the
+        tasks.
     arm, reward, propensity : str
-        Columns; rewards in [0, 1], propensities in (0, 1].
+        Names of columns; rewards in [0, 1], propensities in (0, 1].
     encoder : TaskEncoder, optional
-        Fitted; makes features of the tasks.
+        A fitted one, which turns tasks into features.
     arm_ids : sequence, optional
         Every arm there is; by default those that were taken.
+
+    Returns
+    -------
+    Log
+
+    Raises
+    ------
+    KeyError
+        When there is no such column.
+    ValueError
+        When the columns make no log; see :class:`Log`.
 
     Examples
     --------
@@ -78,10 +90,30 @@ def log_from_scores(
 ) -> Log:
     """Read a table that has the score of every model on every prompt.
 
-    As RouteLLM publishes its benchmarks: a column ``prompt`` and one per model, true
-    or false, or a number in [0, 1]. Each score becomes a row of the log, taken with
-    probability 1 / A, so that the estimates of a policy are what it earns on the table.
-    The rows of one prompt are one group of the log: errors are those over prompts.
+    RouteLLM publishes its benchmarks in this form: a column ``prompt`` and one column
+    per model, true or false or a number in [0, 1]. Each score becomes a row of the log
+    that was taken with probability 1 / A, so that a policy's estimate is what it earns
+    on the table. The rows of one prompt are a group: errors are those over prompts.
+
+    Parameters
+    ----------
+    frame : DataFrame, or mapping from column names to columns
+    models : sequence of str
+        Names of at least two columns of scores.
+    context, encoder
+        As for :func:`log_from_frame`.
+
+    Returns
+    -------
+    Log
+        One row per prompt and model, prompt by prompt.
+
+    Raises
+    ------
+    KeyError
+        When there is no such column.
+    ValueError
+        When fewer than two models are named, or a score is outside [0, 1].
 
     Examples
     --------
@@ -113,14 +145,33 @@ def log_from_battles(
     context: Sequence[str] | str = "prompt",
     encoder: Any = None,
 ) -> Log:
-    """Read a table of battles, as RouteLLM learns from: who answered better?
+    """Read a table of battles: two models answered, and one of them won.
 
-    The columns are ``model_a``, ``model_b`` and ``winner`` ("model_a", "model_b",
-    "tie", and "tie (bothbad)" or "both_bad", which are ties too). A battle gives each
-    of its models a row: 1 if it won, 0 if it lost, 1/2 for a tie; these are one group
-    of the log. Which models met is taken to have nothing to do with the
-    prompt, and a model's propensity is its share of the rows; where that is not so,
-    neither are the estimates.
+    RouteLLM learns from such tables. The columns are ``model_a``, ``model_b`` and
+    ``winner``: "model_a", "model_b", "tie", or "tie (bothbad)" and "both_bad", which
+    count as ties. A battle becomes two rows, one for each model, with the reward 1 for
+    the winner, 0 for the loser and 1/2 for a tie. The two rows are a group.
+
+    A model's propensity is its share of the rows. That assumes that which models met
+    has nothing to do with the prompt; where it has, the estimates are wrong.
+
+    Parameters
+    ----------
+    frame : DataFrame, or mapping from column names to columns
+    context, encoder
+        As for :func:`log_from_frame`.
+
+    Returns
+    -------
+    Log
+        Two rows per battle, battle by battle.
+
+    Raises
+    ------
+    KeyError
+        When there is no such column.
+    ValueError
+        When a winner is none of these, or a model is missing.
 
     Examples
     --------
@@ -159,19 +210,24 @@ def log_from_dsjson(
 ) -> Log:
     """Read a log of Vowpal Wabbit in its decision-service format (dsjson).
 
-    The reward is minus the cost. Shared features become numeric columns, words one
-    column each. Lines without a decision, decisions without a cost, and decisions that
-    were never shown (``_skipLearn``: deferred and not activated) are left out.
+    The reward is minus the cost. Each shared feature becomes a column if it is a
+    number, and one column per word if it is text. Left out are lines without a
+    decision, decisions without a cost, and decisions that were never shown
+    (``_skipLearn``: deferred and not activated).
 
     Parameters
     ----------
     source : str, Path or iterable of str
-        A file, or lines.
+        The path of a file, or lines.
     reward_range : (low, high)
-        What rewards lie between; they are brought to [0, 1].
+        Rewards lie between these; they are scaled to [0, 1].
     arm_of : callable, optional
-        From an action's features to its name. By default its ``_tag`` or ``id``,
-        wherever in it, or else a hash of the features.
+        Makes an action's name from its features. By default the name is the ``_tag`` or
+        the ``id``, at any depth, or else a hash of the features.
+
+    Returns
+    -------
+    Log
 
     Raises
     ------
@@ -190,63 +246,102 @@ def log_from_dsjson(
     low, high = map(float, reward_range)
     if not low < high:
         raise ValueError(f"reward_range is (low, high), received {reward_range!r}")
+    name_of = _name_of if arm_of is None else arm_of
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        rows = _dsjson_rows(read_lines(path), path, arm_of or _name_of)
+        rows = _shown_rows(read_lines(path), path, name_of)
     else:
-        rows = _dsjson_rows(parsed_lines(source), None, arm_of or _name_of)
+        rows = _shown_rows(parsed_lines(source), None, name_of)
     if not rows:
         raise ValueError("no line holds a decision that was shown and has a cost")
-    contexts, offered, taken, rewards, propensities = zip(*rows, strict=True)
-    ids = list(dict.fromkeys(arm for arms in offered for arm in arms))
+    # A dictionary keeps the order in which arms were first seen.
+    ids = list(dict.fromkeys(arm for row in rows for arm in row.arms))
     column = {arm: at for at, arm in enumerate(ids)}
     eligible = np.zeros((len(rows), len(ids)), dtype=bool)
-    for row, arms in enumerate(offered):
-        eligible[row, [column[arm] for arm in arms]] = True
-    X = DictVectorizer(sparse=False).fit_transform(contexts)
-    if not X.shape[1]:
-        X = np.ones((len(rows), 1))
-    scaled = (np.array(rewards) - low) / (high - low)
-    return Log(X, taken, scaled, propensities, ids, eligible)
+    for at, row in enumerate(rows):
+        eligible[at, [column[arm] for arm in row.arms]] = True
+    rewards = np.array([row.reward for row in rows])
+    return Log(
+        _numeric([row.features for row in rows]),
+        [row.taken for row in rows],
+        (rewards - low) / (high - low),
+        [row.propensity for row in rows],
+        ids,
+        eligible,
+    )
 
 
-def _dsjson_rows(
-    lines: Iterable[tuple[int, Any]], path: Path | None, arm_of: Callable[[Any], str]
-) -> list[tuple[Any, ...]]:
-    rows = []
+class _Shown(NamedTuple):
+    """A decision of a decision-service log that was shown and has a cost."""
+
+    features: dict[str, float | str]
+    arms: list[str]
+    taken: str
+    reward: float
+    propensity: float
+
+
+def _shown_rows(
+    lines: Iterable[tuple[int, Any]], path: Path | None, name_of: Callable[[Any], str]
+) -> list[_Shown]:
+    rows: list[_Shown] = []
     for number, event in lines:
         try:
-            if not isinstance(event, dict):
-                raise TypeError(f"expected an object, received {event!r}")
-            skipped = event.get("_skipLearn")
-            if skipped is not None and not isinstance(skipped, bool):
-                raise ValueError(f"_skipLearn is true or false, received {skipped!r}")
-            if skipped or "c" not in event or event.get("_label_cost") is None:
-                continue
-            arms = [arm_of(action) for action in event["c"]["_multi"]]
-            if len(set(arms)) != len(arms):
-                raise ValueError(f"two actions are named alike: {arms}")
-            action = event["_label_Action"]
-            if isinstance(action, bool) or action not in range(1, len(arms) + 1):
-                raise ValueError(f"action {action!r} of {len(arms)}")
-            shared = list(_flat({k: v for k, v in event["c"].items() if k != "_multi"}))
-            features = {
-                path: float(value) if isinstance(value, int | float) else str(value)
-                for path, value in shared
-            }
-            if len(features) < len(shared):
-                raise ValueError(
-                    f"two features are named alike, of {[name for name, _ in shared]}"
-                )
-            p = float(event["_label_probability"])
-            # A line may stand for many of its kind that were dropped on the way.
-            if event.get("pdrop"):
-                raise ValueError("lines were dropped (pdrop); give the whole log")
-            reward = -float(event["_label_cost"])
+            if _is_shown(event):
+                rows.append(_shown(event, name_of))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise damaged(number, path, error) from error
-        rows.append((features, arms, arms[int(action) - 1], reward, p))
     return rows
+
+
+def _is_shown(event: Any) -> bool:
+    """Whether a line holds a decision that was shown and has a cost."""
+    if not isinstance(event, dict):
+        raise TypeError(f"expected an object, received {event!r}")
+    skipped = event.get("_skipLearn")
+    if skipped is not None and not isinstance(skipped, bool):
+        raise ValueError(f"_skipLearn is true or false, received {skipped!r}")
+    return not skipped and "c" in event and event.get("_label_cost") is not None
+
+
+def _shown(event: Mapping[str, Any], name_of: Callable[[Any], str]) -> _Shown:
+    # A line may stand for many like it that were dropped on the way.
+    if event.get("pdrop"):
+        raise ValueError("lines were dropped (pdrop); give the whole log")
+    arms = [name_of(action) for action in event["c"]["_multi"]]
+    if len(set(arms)) != len(arms):
+        raise ValueError(f"two actions have the same name: {arms}")
+    action = event["_label_Action"]
+    if isinstance(action, bool) or action not in range(1, len(arms) + 1):
+        raise ValueError(f"action {action!r} of {len(arms)}")
+    shared = {key: value for key, value in event["c"].items() if key != "_multi"}
+    return _Shown(
+        _features(shared),
+        arms,
+        arms[int(action) - 1],
+        -float(event["_label_cost"]),
+        float(event["_label_probability"]),
+    )
+
+
+def _features(shared: Mapping[str, Any]) -> dict[str, float | str]:
+    """Return features by their path: numbers as floats, all else as text."""
+    pairs = list(_flat(shared))
+    features = {
+        path: float(value) if isinstance(value, int | float) else str(value)
+        for path, value in pairs
+    }
+    if len(features) < len(pairs):
+        raise ValueError(
+            f"two features have the same name, of {[name for name, _ in pairs]}"
+        )
+    return features
+
+
+def _numeric(features: list[dict[str, float | str]]) -> Array:
+    """Return a column for each number and each word; ones where there is no feature."""
+    found: Array = np.asarray(DictVectorizer(sparse=False).fit_transform(features))
+    return found if found.shape[1] else np.ones((len(features), 1))
 
 
 def _flat(features: Any, name: str = "") -> Iterable[tuple[str, Any]]:

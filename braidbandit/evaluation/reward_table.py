@@ -1,4 +1,4 @@
-"""The full table of rewards of one's own models: every braid on every task, once."""
+"""A table of rewards of one's own models: every braid on every task, measured once."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def build_table(
 ) -> Array:
     """Score every braid on every task.
 
-    What was measured is in the file before the next cell begins: a run that was killed
-    is repeated with the same arguments and goes on, and only the cells that were being
-    measured are lost. Tasks are taken one by one, each on every braid.
+    Each score is in the file before the next cell begins. A run that was killed goes on
+    when it is started again with the same arguments, and loses only the cells that were
+    being measured. Tasks are taken one after the other, each on every braid.
 
     Parameters
     ----------
     catalogue : Catalogue
-        All its braids, the unfit ones too.
+        All its braids are scored, those that can never be chosen too.
     tasks : sequence of n tasks
-        What the scorer is given; all different.
+        The scorer is given these as they are; they must all differ.
     scorer : callable
         ``(braid, task) -> quality`` in [0, 1].
     path : str or Path, optional
-        File of what was measured, one line per cell. Only in memory by default. It
-        belongs to this scorer: another one needs another file.
+        File of the scores, one line per cell; by default they are in memory only. It
+        belongs to one scorer: another one needs another file.
     n_jobs : int
-        Processes that measure at once, as joblib has it; the scorer is then sent to
-        them.
+        Processes that measure at once, as for joblib. With more than one, the scorer is
+        sent to them.
     progress : bool
-        Show a bar with the time left; needs tqdm.
+        Show a bar with the time left, which needs tqdm.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def build_table(
     ------
     ValueError
         When a score is outside [0, 1], two tasks are the same, or the file is damaged.
-        What was measured before stays measured.
+        Scores that are in the file stay there.
 
     Examples
     --------
@@ -76,15 +76,7 @@ def build_table(
     array([[0. , 0.3],
            [0. , 0.5]])
     """
-    if isinstance(tasks, str | Mapping) or hasattr(tasks, "columns"):
-        raise TypeError(
-            f"tasks is a {type(tasks).__name__}; give a list of tasks, or the column "
-            "of a table that holds them"
-        )
-    # All of a task: the scorer may read what no feature tells.
-    keys = [hash_as_given(task) for task in tasks]
-    if len(set(keys)) != len(keys):
-        raise ValueError("some tasks are the same; give each once")
+    keys = _keys(tasks)
     file = None if path is None else Path(path).expanduser()
     known = {} if file is None else _read(file)
     cells = [
@@ -94,7 +86,7 @@ def build_table(
         if (key, braid.id) not in known
     ]
     scores = _scores(scorer, cells, n_jobs)
-    for cell, score in _shown(scores, len(cells), progress):
+    for cell, score in _with_bar(scores, len(cells), progress):
         known[cell] = check_quality(score)
         if file is not None:
             _append(file, cell, known[cell])
@@ -102,13 +94,26 @@ def build_table(
     return np.array(rows).reshape(len(keys), len(catalogue.ids))
 
 
+def _keys(tasks: Sequence[Any]) -> list[str]:
+    """Return a hash of each task, of all that is in it: the scorer may read it all."""
+    if isinstance(tasks, str | Mapping) or hasattr(tasks, "columns"):
+        raise TypeError(
+            f"tasks is a {type(tasks).__name__}; give a list of tasks, or the column "
+            "of a table that holds them"
+        )
+    keys = [hash_as_given(task) for task in tasks]
+    if len(set(keys)) != len(keys):
+        raise ValueError("some tasks are the same; give each once")
+    return keys
+
+
 def _scores(
     scorer: Scorer, cells: Sequence[tuple[Braid, Any, Cell]], n_jobs: int
 ) -> Iterator[tuple[Cell, float]]:
     if n_jobs == 1:
         return (_score(scorer, *cell) for cell in cells)
-    # Whichever is ready first: a slow cell keeps no other one from the file.
-    run = Parallel(
+    # In the order in which they are ready: a slow cell holds up no other one.
+    run: Any = Parallel(
         n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
     )
     scores: Iterator[tuple[Cell, float]] = run(
@@ -121,7 +126,7 @@ def _score(scorer: Scorer, braid: Braid, task: Any, cell: Cell) -> tuple[Cell, f
     return cell, scorer(braid, task)
 
 
-def _shown(items: Iterator[Item], total: int, progress: bool) -> Iterator[Item]:
+def _with_bar(items: Iterator[Item], total: int, progress: bool) -> Iterator[Item]:
     if not progress:
         return items
     try:
@@ -143,7 +148,7 @@ def _append(file: Path, cell: Cell, score: float) -> None:
 
 
 def _read(file: Path) -> dict[Cell, float]:
-    """Return what was measured; half a line at the end is cut off."""
+    """Return what was measured before; half a line at the end is cut off."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return {}
@@ -151,11 +156,15 @@ def _read(file: Path) -> dict[Cell, float]:
     advice = "; delete that line and its cell is measured again"
     for number, row in read_lines(file, only_whole=True, advice=advice):
         try:
-            cell = row["task"], row["arm"]
-            if not all(isinstance(name, str) for name in cell):
-                raise TypeError(f"a cell is named by text, received {cell}")
-            known[cell] = check_quality(row["score"])
+            known.update([_cell(row)])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(number, file, error, advice) from error
     cut_to_whole_lines(file)
     return known
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[Cell, float]:
+    cell = row["task"], row["arm"]
+    if not all(isinstance(name, str) for name in cell):
+        raise TypeError(f"a cell is named by text, received {cell}")
+    return cell, check_quality(row["score"])

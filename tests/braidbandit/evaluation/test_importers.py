@@ -145,6 +145,9 @@ def test_masked_numbers_are_no_numbers():
         log_from_scores(scores, ["a", "b"], context=["x"])
 
 
+TWO = [{"id": 1}, {"id": 2}]
+
+
 def line(action=1, cost=-1.0, p=0.5, actions=("a", "b"), **more):
     multi = [{"Article": {"id": name}} for name in actions]
     event = {
@@ -210,9 +213,12 @@ def test_dsjson_keeps_ids_apart():
         (line(action=3), "action 3 of 2"),
         (line(_label_Action=1.7), r"action 1\.7 of 2"),
         (line(_label_Action=True), "action True of 2"),
-        (line(c={"_multi": [{"id": 1}, {"id": 2}], "a.b": 1, "a": {"b": 2}}), "alike"),
-        (line(c={"_multi": [{"id": 1}, {"id": 2}], "n": 10**400}), "line 1 is damaged"),
-        (line(actions=("a", "a")), "named alike"),
+        (
+            line(c={"_multi": TWO, "a.b": 1, "a": {"b": 2}}),
+            "same name",
+        ),
+        (line(c={"_multi": TWO, "n": 10**400}), "line 1 is damaged"),
+        (line(actions=("a", "a")), "same name"),
         (line(cost=-2.0), "reward"),
         (line(p=0.0), "propensity"),
         (line(pdrop=0.5), "dropped"),
@@ -236,3 +242,130 @@ def test_bad_tables(encoder):
         log_from_scores(frame, ["x"], context="task")
     with pytest.raises(ValueError, match="reward_range"):
         log_from_dsjson([line()], reward_range=(1.0, 1.0))
+
+
+BATTLE = {"length": [1, 2], "model_a": ["x", "y"], "model_b": ["y", "x"]}
+IMPORTERS = {
+    "frame": (
+        lambda frame, **more: log_from_frame(frame, context=["length"], **more),
+        {
+            "length": [1.0, 2.0],
+            "arm": ["a", "b"],
+            "reward": [1.0, 0.0],
+            "propensity": [0.5, 0.5],
+        },
+    ),
+    "scores": (
+        lambda frame, **more: log_from_scores(
+            frame, ["a", "b"], context=["length"], **more
+        ),
+        {"length": [1.0, 2.0], "a": [1.0, 0.0], "b": [0.0, 1.0]},
+    ),
+    "battles": (
+        lambda frame, **more: log_from_battles(frame, context=["length"], **more),
+        {**BATTLE, "winner": ["model_a", "tie"]},
+    ),
+}
+
+
+def copied(frame):
+    return {name: list(column) for name, column in frame.items()}
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_every_column_is_needed(name):
+    read, frame = IMPORTERS[name]
+    read(frame)
+    for column in frame:
+        less = {key: values for key, values in frame.items() if key != column}
+        with pytest.raises(KeyError, match=f"no column {column!r}; there are"):
+            read(less)
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, "many"])
+def test_contexts_are_finite_numbers(name, bad):
+    read, frame = IMPORTERS[name]
+    with pytest.raises(ValueError, match="finite|not numeric"):
+        read({**frame, "length": [1.0, bad]})
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_no_rows_make_no_log(name):
+    read, frame = IMPORTERS[name]
+    with pytest.raises(ValueError, match="at least one row"):
+        read({column: [] for column in frame})
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_an_encoder_reads_one_column_of_tasks(name, encoder):
+    read, frame = IMPORTERS[name]
+    with pytest.raises(ValueError, match="context names the column of the tasks"):
+        read(frame, encoder=encoder)
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_what_is_given_stays_as_it_is(name):
+    read, frame = IMPORTERS[name]
+    given = copied(frame)
+    read(given)
+    with pytest.raises(ValueError, match="finite"):
+        read({**given, "length": [1.0, np.nan]})
+    assert given == frame
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_a_data_frame_and_a_mapping_are_one_table(name):
+    read, frame = IMPORTERS[name]
+    one, two = read(frame), read(pd.DataFrame(frame))
+    for field in ("X", "columns", "rewards", "propensities", "clusters"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+    assert one.feature_names == two.feature_names == ("length",)
+    assert one.arm_ids == two.arm_ids
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_rows_in_another_order_are_the_same_log(name):
+    """Two logs are equal as sets of rows."""
+    read, frame = IMPORTERS[name]
+
+    def rows(log):
+        arms = [log.arm_ids[column] for column in log.columns]
+        table = zip(log.X[:, 0], arms, log.rewards, log.propensities, strict=True)
+        return sorted(table)
+
+    turned = {column: values[::-1] for column, values in frame.items()}
+    assert rows(read(frame)) == rows(read(turned))
+
+
+@pytest.mark.parametrize("bad", [1.5, -0.1, np.nan])
+@pytest.mark.parametrize("name", ["frame", "scores"])
+def test_rewards_lie_between_0_and_1(name, bad):
+    read, frame = IMPORTERS[name]
+    column = {"frame": "reward", "scores": "b"}[name]
+    with pytest.raises(ValueError, match=r"a reward lies in \[0, 1\]"):
+        read({**frame, column: [1.0, bad]})
+
+
+def test_dsjson_of_a_file_names_file_and_line(tmp_path):
+    file = tmp_path / "log.json"
+    file.write_text(line() + "\n\n" + "{not json\n")
+    with pytest.raises(ValueError, match=r"line 3 of .*log\.json is damaged"):
+        log_from_dsjson(file)
+    file.write_text(line() + "\n" + line(action=3) + "\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*log\.json is damaged.*3 of 2"):
+        log_from_dsjson(str(file))
+
+
+def test_dsjson_without_features_has_a_constant():
+    log = log_from_dsjson([line(c={"_multi": TWO})])
+    assert log.X.tolist() == [[1.0]]
+
+
+def test_dsjson_features_by_path():
+    """Numbers are columns, words one column each, lists are numbered."""
+    shared = {"a": {"n": 2, "kind": "x"}, "tags": ["u", "v"], "none": None}
+    lines = [line(c={**shared, "_multi": TWO}), line(c={"a": {"n": 3}, "_multi": TWO})]
+    log = log_from_dsjson(lines)
+    # In alphabetical order: a.kind=x, a.n, tags[0]=u, tags[1]=v.
+    assert log.X.tolist() == [[1.0, 2.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0]]

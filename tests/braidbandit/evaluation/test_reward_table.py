@@ -115,3 +115,33 @@ def test_bad_input(tmp_path, monkeypatch):
 def test_the_bar_shows_the_time_left(capsys):
     build_table(CATALOGUE, TASKS, score)
     assert "12/12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tasks", ["one text", {"text": "one"}])
+def test_tasks_are_a_list(tasks):
+    with pytest.raises(TypeError, match="give a list of tasks"):
+        build_table(CATALOGUE, tasks, score, progress=False)
+
+
+def test_no_tasks_are_an_empty_table(tmp_path):
+    table = build_table(CATALOGUE, [], score, path=tmp_path / "t", progress=False)
+    assert table.shape == (0, 3)
+
+
+@pytest.mark.parametrize("damage", ["[1, 2]", "{not json", '{"task": "1"}'])
+def test_a_damaged_file_is_refused_and_stays_as_it_is(tmp_path, damage):
+    path = tmp_path / "t"
+    build_table(CATALOGUE, TASKS[:1], score, path=path, progress=False)
+    content = path.read_bytes() + damage.encode() + b"\n" + b'{"half'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="line 4 of .* is damaged.*delete that line"):
+        build_table(CATALOGUE, TASKS, score, path=path, progress=False)
+    assert path.read_bytes() == content
+
+
+def test_a_whole_file_is_only_read(tmp_path):
+    path = tmp_path / "t"
+    build_table(CATALOGUE, TASKS, score, path=path, progress=False)
+    before = path.stat().st_mtime_ns
+    build_table(CATALOGUE, TASKS, Counting(0), path=path, progress=False)
+    assert path.stat().st_mtime_ns == before
