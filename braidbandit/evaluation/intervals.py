@@ -7,6 +7,7 @@ confidence sequence that holds at all times (equation (28)).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,7 +206,8 @@ def _edge(excess: Callable[[float], float], inside: float, outside: float) -> fl
         return outside
     if excess(inside) >= 0:  # the centre itself was cut to [0, 1]
         return inside
-    return float(brentq(excess, inside, outside, xtol=_EXACTLY))
+    edge: Any = brentq(excess, inside, outside, xtol=_EXACTLY)
+    return float(edge)
 
 
 def _dual(

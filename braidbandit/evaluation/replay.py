@@ -332,7 +332,8 @@ def replay_all(
     >>> [r.regret for r in replay_all(table, lambda shuffle: First(), 3, 2, probes=1)]
     [0.0, 0.0]
     """
-    runs: list[Run] = Parallel(n_jobs=n_jobs)(
+    run: Any = Parallel(n_jobs=n_jobs)
+    runs: list[Run] = run(
         delayed(_play)(table, make, shuffle)
         for shuffle in shuffles(table, rounds, seeds, probes)
     )

@@ -174,7 +174,8 @@ def tune(
     learners = [_beginner(agent, one) for one in grid]
     decisions = [decision for decision, _ in pairs]
     q = cross_fitted(log.X, log.columns, log.rewards, len(log.arm_ids), log.contexts)
-    walks: list[Walk] = Parallel(n_jobs=n_jobs)(
+    run: Any = Parallel(n_jobs=n_jobs)
+    walks: list[Walk] = run(
         delayed(walk_through)(learner, log, decisions, q, one[1], random_state)
         for learner, one in zip(learners, grid, strict=True)
     )
