@@ -22,6 +22,7 @@ class Forked(Protocol):
 
 
 _told: weakref.WeakSet[Forked] = weakref.WeakSet()
+_told_last: weakref.WeakSet[Forked] = weakref.WeakSet()
 _adding = threading.Lock()
 _here = threading.local()
 _process = uuid.uuid4().hex
@@ -32,15 +33,24 @@ def process_id() -> str:
     return _process
 
 
-def tell_of_forks(listener: Forked) -> None:
-    """Tell an object of every fork as long as it lives."""
+def tell_of_forks(listener: Forked, *, last: bool = False) -> None:
+    """Tell an object of every fork as long as it lives.
+
+    Parameters
+    ----------
+    listener : Forked
+    last : bool
+        Before the fork, tell it after those that are not told last. For what waits in
+        ``before_fork`` for a lock that is taken by a thread which holds theirs: taken
+        in the same order, locks cannot block each other.
+    """
     with _adding:
-        _told.add(listener)
+        (_told_last if last else _told).add(listener)
 
 
 def _before() -> None:
     with _adding:
-        _here.told = list(_told)
+        _here.told = [*_told, *_told_last]
     for listener in _here.told:
         listener.before_fork()
 

@@ -104,7 +104,7 @@ def save(
     np.savez_compressed(
         file,
         rewards=rewards,
-        embeddings=encoder._embed([task["prompt"] for task in tasks]),
+        embeddings=encoder.embed([task["prompt"] for task in tasks]),
         arms=np.array([braid.label() for braid in catalogue]),
         source=np.array([task["type"] for task in tasks]),
     )

@@ -8,12 +8,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from braidbandit._files import LOCK
+from braidbandit._files import LOCK, WRITING
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.transfer import is_export, purge_export
 from braidbandit.recommender.saving import purged, without_decisions
 from braidbandit.recommender.state import edit_state, is_manifest
-from braidbandit.tasks.encoder import KEPT
+from braidbandit.tasks.embedding_file import forget, holds_embeddings
 
 _SQLITE = b"SQLite format 3\0"
 _JOURNALS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
@@ -48,7 +48,9 @@ def purge_folder(
         try:
             if not file.is_file() or (besides is not None and file.samefile(besides)):
                 continue
-            if file.parent == folder / "embeddings" or _is_left_over(file):
+            if holds_embeddings(file):
+                forget(file)
+            elif file.parent == folder / "embeddings" or _is_left_over(file):
                 file.unlink(missing_ok=True)
             else:
                 _purge_file(file, before, records)
@@ -63,10 +65,10 @@ def purge_folder(
 
 
 def _is_left_over(file: Path) -> bool:
-    """Whether it is an embedding, was begun and never finished, or lost its ledger."""
+    """Whether it was begun and never finished, or lost its ledger."""
     # With a lock beside it, somebody may be writing it now; a save clears these away.
-    kept = KEPT.fullmatch(file.name) and not file.with_name(LOCK).exists()
-    return bool(kept) or file.name.endswith(_BEGUN) or _is_orphan(file)
+    begun = file.name.startswith(WRITING) and not file.with_name(LOCK).exists()
+    return begun or file.name.endswith(_BEGUN) or _is_orphan(file)
 
 
 def _is_orphan(file: Path) -> bool:

