@@ -34,26 +34,29 @@ _SNAPSHOTS = 3
 class Ledger:
     """Record of decisions and outcomes.
 
-    What a call has written outlives the process when it returns, and is written once
-    however often, and by however many processes, it is said. Outcomes outlive a power
-    failure too, and the decisions before them with them; on SQLite a decision alone
-    waits for the next outcome with that, as the disk may take milliseconds. A ledger
-    of an earlier version is brought up to date when it is opened.
+    When a call returns, what it wrote survives the end of the process. The same record
+    is written once, however many calls and processes write it. Outcomes survive a power
+    failure too, with every decision written before them. On SQLite the newest decisions
+    survive one only once another outcome is written: a decision does not wait for the
+    disk, which may take milliseconds. A ledger of an earlier version is brought up to
+    date when it is opened.
 
     Parameters
     ----------
     url : str or Path
         The path of an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL
         (``postgresql+psycopg://user@host/database``). ``":memory:"`` is a ledger in
-        memory: its threads take turns, and closing it is its end.
+        memory: its threads take turns, and it is gone when it is closed.
     redact : callable, optional
-        ``text -> text``, applied to every task's text before it is kept, also to one
-        that is imported.
+        ``text -> text``, applied to the text of a task before it is kept, also to
+        texts that are imported.
 
     Attributes
     ----------
     database : Database
+        Where it is kept.
     arm_sets : ArmSets
+        The sets of arms that its decisions chose from.
 
     Raises
     ------
@@ -105,8 +108,12 @@ class Ledger:
     def record_decision(self, decision: Decision, text: str | None = None) -> bool:
         """Write a decision; call it before the braid runs.
 
-        ``text`` is the task in clear and is kept, redacted, only when it is given.
-        The same decision again is ignored.
+        Parameters
+        ----------
+        decision : Decision
+            One that is there already is ignored.
+        text : str, optional
+            The text of the task. Only when it is given it is kept, redacted.
 
         Returns
         -------
@@ -139,14 +146,14 @@ class Ledger:
     def record_outcome(
         self, outcome: Outcome, decision: Decision | None = None
     ) -> Event | None:
-        """Write an outcome; call it before the update.
+        """Write an outcome; call it before a recommender learns it.
 
         Parameters
         ----------
         outcome : Outcome
         decision : Decision, optional
-            The decision of the outcome, if it is in hand: it is then not read again,
-            and taken as it is.
+            The decision that it is the outcome of, where the caller has it: the event
+            holds it as it is given, and it is not read from the ledger.
 
         Returns
         -------
@@ -182,12 +189,12 @@ class Ledger:
     def revise(
         self, decision: Decision | str, reward: float, *, source: str = "user"
     ) -> Event | None:
-        """Replace the reward of an outcome; the one before stays in the history.
+        """Replace the reward of an outcome; the former one stays in the history.
 
         Parameters
         ----------
         decision : Decision or str
-            The decision, which is then not read again, or its id.
+            A decision, which the event holds as it is given, or its id.
         reward : float in [0, 1]
         source : str
             Who measured.
@@ -220,7 +227,7 @@ class Ledger:
         Parameters
         ----------
         decision : Decision or str
-            The decision, which is then not read again, or its id.
+            A decision, which the event holds as it is given, or its id.
         source : str
             Who takes it back.
 
@@ -242,9 +249,22 @@ class Ledger:
             return self._append(connection, last, "retraction", outcome)
 
     def expire(self, before: datetime) -> int:
-        """Stop waiting for decisions made before a time; returns how many.
+        """Stop waiting for the outcomes of old decisions; later ones are refused.
 
-        An outcome that comes later is refused.
+        Parameters
+        ----------
+        before : datetime
+            With a zone. Decisions made earlier are no longer waited for.
+
+        Returns
+        -------
+        int
+            Decisions that were waited for until now.
+
+        Raises
+        ------
+        ValueError
+            When the time has no zone.
         """
         d = self._decisions
         late = (d.c.created_at < in_utc(before)) & d.c.expired_at.is_(None)
@@ -261,13 +281,13 @@ class Ledger:
     ) -> int:
         """Delete what is old: the texts of tasks, or the whole records.
 
-        From an SQLite file it is gone when this returns, from its journal and from
-        unused pages too; the file is written anew for that, which takes its time and
-        room on the disk. Of PostgreSQL this can be said of no file: rows that were
-        deleted stay in the table's files until ``VACUUM FULL`` has written them anew,
-        and in write-ahead log, replicas and backups as long as these are kept.
+        When this returns, it is gone from an SQLite file, its journal and its unused
+        pages: the whole file is rewritten, which takes time and free space on the disk.
+        PostgreSQL gives no such promise. Deleted rows stay in the files of the table
+        until ``VACUUM FULL`` rewrites them, and in the write-ahead log, replicas and
+        backups as long as these are kept.
 
-        The folder of an agent holds more than the ledger: see
+        An agent keeps more than its ledger in its folder: see
         :meth:`MetaBraider.purge`.
 
         Parameters
@@ -275,27 +295,29 @@ class Ledger:
         before : datetime
             With a zone. What was decided earlier is deleted.
         records : bool
-            Delete decisions and outcomes too, and decisions in saved policies. Without
-            it hash and features of a task stay; who guesses a text can tell by its
-            hash that it was this one. A recommender keeps what it has learnt from
-            records that are gone; one that learns from this ledger anew does not.
+            Delete decisions and outcomes, and not only texts. Without it the hash and
+            the features of a task stay; whoever guesses its text can confirm the guess
+            by the hash. A recommender keeps what it has learnt from deleted records,
+            but one that learns from this ledger anew never sees them.
         edit_policy : callable, optional
-            The text of a saved policy without the old decisions: needed with
-            ``records`` where this ledger holds saved policies. See
-            :func:`braidbandit.recommender.saving.purged`.
+            ``text -> text``: takes the text of a saved policy and returns it without
+            the old decisions. Needed with ``records`` when policies were saved in this
+            ledger; :func:`braidbandit.recommender.saving.purged` does it.
 
         Returns
         -------
         int
-            Texts, or decisions, that were deleted.
+            Texts, or with ``records`` decisions, that were deleted.
 
         Raises
         ------
         ValueError
-            When ``edit_policy`` is needed; nothing was deleted.
+            When the time has no zone, or ``edit_policy`` is needed; nothing was
+            deleted.
         OSError
-            When it is deleted, but could not be wiped from the files that are named,
-            as somebody else is reading them, or the disk is full. Purge again.
+            When the rows are deleted but copies of them are left in the files that the
+            message names, because somebody is reading them or the disk is full. Purge
+            again later.
         """
         d, o, sa = self._decisions, self._outcomes, self._sa
         old = d.c.created_at < in_utc(before)
@@ -314,7 +336,13 @@ class Ledger:
     # ---- reading ----
 
     def decision(self, decision_id: str) -> Decision:
-        """Return one decision; an unknown id is a KeyError."""
+        """Return one decision.
+
+        Raises
+        ------
+        KeyError
+            When the id is unknown.
+        """
         if not isinstance(decision_id, str):
             raise TypeError(
                 f"expected the id of a decision, which is text, received "
@@ -327,7 +355,13 @@ class Ledger:
         return found[0][1]
 
     def text(self, decision_id: str) -> str | None:
-        """Return the text that was kept of a decision's task, if any."""
+        """Return the text of a decision's task, None where it was not kept.
+
+        Raises
+        ------
+        KeyError
+            When the id is unknown.
+        """
         d = self._decisions
         query = self._sa.select(d.c.text).where(d.c.id == decision_id)
         with self.database.engine.connect() as connection:
@@ -350,7 +384,10 @@ class Ledger:
     def pending(self, newest: int | None = None) -> list[Decision]:
         """Return the decisions that wait for an outcome, oldest first.
 
-        ``newest`` leaves out all but so many.
+        Parameters
+        ----------
+        newest : int, optional
+            Only so many of them, the newest.
         """
         d = self._decisions
         query = (
@@ -364,17 +401,23 @@ class Ledger:
     def pairs(
         self, after: int = 0, until: int | None = None
     ) -> Iterator[tuple[int, Decision, Outcome]]:
-        """Iterate over (sequence, decision, outcome): what is true now, in order.
+        """Iterate over the outcomes in force, in order.
 
-        Outcomes that were taken back are left out; revised ones are given once, as
-        they are now. What is said while this is read counts next time.
+        Outcomes that were taken back are left out; a revised one is given once, as it
+        is now, in the place of its last revision. What is written while this is read
+        is not seen.
 
         Parameters
         ----------
         after : int
-            Only what was said after this sequence number.
+            Only what was written after this sequence number.
         until : int, optional
-            What was true at this sequence number, whatever is said meanwhile.
+            What was in force at this sequence number; by default now.
+
+        Yields
+        ------
+        (int, Decision, Outcome)
+            With the sequence number first.
         """
         if until is None:
             until = self.last_sequence()
@@ -383,17 +426,30 @@ class Ledger:
                 yield event.sequence, event.decision, event.outcome
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """Iterate over outcomes, revisions and retractions as they were said.
+        """Iterate over outcomes, revisions and retractions in the order of the record.
 
         Parameters
         ----------
         after : int
-            Only events with a higher sequence number.
+            Only events with a higher sequence number. The first one ``follows`` this
+            number, every other one the event before it.
         """
         return self._events(after)
 
     def said_before(self, decision_id: str, sequence: int) -> Outcome | None:
-        """Return what was true of a decision before this sequence number, if any."""
+        """Return the outcome of a decision that was in force before an event.
+
+        Parameters
+        ----------
+        decision_id : str
+        sequence : int
+            The sequence number of the event.
+
+        Returns
+        -------
+        Outcome or None
+            None when it had none.
+        """
         o = self._outcomes
         query = (
             self._sa.select(o.c.kind, o.c.body)
@@ -406,9 +462,12 @@ class Ledger:
         return None if row is None else in_force(row.kind, row.body)
 
     def history(self, until: int) -> Iterator[Any]:
-        """Iterate over the rows of outcomes as they are kept, retracted ones too.
+        """Iterate over the rows of events as they are kept, for an export.
 
-        Up to a sequence number, that one included.
+        Parameters
+        ----------
+        until : int
+            The last sequence number.
         """
         o, after = self._outcomes, 0
         query = self._sa.select(o).where(o.c.sequence <= until).order_by(o.c.sequence)
@@ -423,13 +482,13 @@ class Ledger:
                 return
 
     def last_sequence(self) -> int:
-        """Return the sequence number of what was said last, 0 before anything."""
+        """Return the sequence number of the newest event, 0 when there is none."""
         with self.database.engine.connect() as connection:
             query = self._sa.select(self._sa.func.max(self._outcomes.c.sequence))
             return int(connection.execute(query).scalar() or 0)
 
     def expired(self) -> dict[str, str]:
-        """Return when the ledger stopped waiting, by the ids of such decisions."""
+        """Return the ids of expired decisions, with the time when each expired."""
         d = self._decisions
         query = self._sa.select(d.c.id, d.c.expired_at)
         late = query.where(d.c.expired_at.is_not(None)).order_by(d.c.sequence)
@@ -456,7 +515,15 @@ class Ledger:
     # ---- snapshots of a policy ----
 
     def write_snapshot(self, position: int, manifest: str, arrays: bytes) -> None:
-        """Keep a saved policy, and the two before it; see ``BraidRecommender.save``."""
+        """Keep a saved policy and the two before it; see ``BraidRecommender.save``.
+
+        Parameters
+        ----------
+        position : int
+            The sequence number up to which the policy has learnt this ledger.
+        manifest : str
+        arrays : bytes
+        """
         s, sa = self._snapshots, self._sa
         row = {
             "created_at": in_utc(now()),
@@ -471,7 +538,13 @@ class Ledger:
             connection.execute(s.delete().where(s.c.sequence < min(kept)))
 
     def read_snapshot(self) -> tuple[str, bytes]:
-        """Return manifest and arrays of the newest snapshot."""
+        """Return manifest and arrays of the newest saved policy.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is none.
+        """
         s = self._snapshots
         query = self._sa.select(s.c.manifest, s.c.arrays)
         with self.database.engine.connect() as connection:
@@ -485,7 +558,13 @@ class Ledger:
     # ---- inside ----
 
     def _last(self, connection: Any, decision: Decision | str) -> _Last:
-        """Read what was said last of a decision, and the decision if it is an id."""
+        """Read the last event of a decision; and the decision, if only its id is given.
+
+        Raises
+        ------
+        KeyError
+            When the decision is unknown or has expired.
+        """
         d, o, sa = self._decisions, self._outcomes, self._sa
         any_ = o.alias()
         decision_id = decision.id if isinstance(decision, Decision) else decision
@@ -528,7 +607,7 @@ class Ledger:
     def _append(
         self, connection: Any, last: _Last, kind: str, outcome: Outcome
     ) -> Event:
-        """Write an event; of a retraction, the outcome that is taken back."""
+        """Write an event; a retraction is written with the outcome it takes back."""
         row = outcome_row(outcome, last.revision + 1, kind)
         written = connection.execute(self._outcomes.insert().values(row))
         return Event(
@@ -563,7 +642,10 @@ class Ledger:
         )
 
     def _is_last(self, events: Any, until: int | None = None) -> Any:
-        """Return the condition that nothing was said after, up to a sequence number."""
+        """Return the condition that an event is the last of its decision.
+
+        With ``until``, the last up to that sequence number.
+        """
         later = self._outcomes.alias()
         follows = (later.c.decision_id == events.c.decision_id) & (
             later.c.revision > events.c.revision
@@ -573,7 +655,7 @@ class Ledger:
         return ~self._sa.exists().where(follows)
 
     def _events(self, after: int, until: int | None = None) -> Iterator[Event]:
-        """Iterate over events; with ``until``, over the last of each decision then."""
+        """Iterate over events; with ``until``, only over the last of each decision."""
         d, o = self._decisions, self._outcomes
         past = o.alias()
         is_past = (past.c.decision_id == o.c.decision_id) & (
@@ -608,9 +690,9 @@ class Ledger:
     def _pages(
         self, query: Any, number: Any, after: int = 0
     ) -> Iterator[tuple[Any, Decision]]:
-        """Iterate over (row, its decision) in the order of a column, from a number on.
+        """Iterate over rows, each with its decision, in the order of a number.
 
-        Page by page: no transaction stays open while the caller learns.
+        Page by page, so that no transaction stays open while the caller learns.
         """
         while True:
             page = self._read(query.where(number > after).order_by(number).limit(_PAGE))
@@ -621,7 +703,7 @@ class Ledger:
                 return
 
     def _read(self, query: Any) -> list[tuple[Any, Decision]]:
-        """Return rows, each with the decision that its columns are of."""
+        """Return rows, each with its decision."""
         with self.database.engine.connect() as connection:
             rows = connection.execute(query).all()
             decisions = self.arm_sets.decisions(connection, rows)
@@ -630,9 +712,10 @@ class Ledger:
 
 @dataclass(frozen=True)
 class _Last:
-    """What was said last of a decision, before something more is said of it.
+    """The state of a decision before another event of it is written.
 
-    ``sequence`` is the number of the last event of the whole ledger.
+    ``revision``, ``kind`` and ``said`` are those of its last event (-1 and None if
+    there is none); ``sequence`` is the number of the newest event of the whole ledger.
     """
 
     decision: Decision
@@ -643,6 +726,7 @@ class _Last:
 
     @property
     def in_force(self) -> Outcome | None:
+        """The outcome that holds now, if any."""
         return None if self.kind == "retraction" else self.said
 
     def to_change(self) -> Outcome:

@@ -38,7 +38,7 @@ class Decision:
     ----------
     id : str
     task_hash : str
-        See :func:`task_hash`; it tells whoever guesses the text that it was this one.
+        See :func:`task_hash`; whoever guesses the text can confirm the guess by it.
     x : tuple of float
         Task features the posterior saw; enough to learn from later.
     braid : Braid
@@ -95,7 +95,10 @@ class Decision:
         return self.sentence or f"{self.braid.label()} (decision {self.id})"
 
     def only(self, arm_id: str | None) -> Decision:
-        """Return the record with one of its arms, or none: a state keeps thousands."""
+        """Return the record with only one of its arms, or none.
+
+        A saved state keeps thousands of decisions, and the chosen arm is all it needs.
+        """
         at = slice(0, 0)
         if arm_id is not None and arm_id in self.arm_ids:
             row = self.arm_ids.index(arm_id)
@@ -207,7 +210,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that was said of a decision, in the one order in which it counts.
+    """An outcome, revision or retraction, in the order in which a ledger has them.
 
     Writing to a ledger returns the event that was written, so that it can be learnt
     without being read back.
@@ -215,17 +218,22 @@ class Event:
     Attributes
     ----------
     sequence : int
-        Its place in the order.
+        Its number in the order; never used twice.
     decision : Decision
     kind : str
         "outcome", "revision" or "retraction".
     outcome : Outcome or None
-        What is true from here on; None after a retraction.
+        The outcome in force from here on; None after a retraction.
     before : Outcome or None
-        What was true of the decision until now; None if nothing was.
+        The outcome in force until then; None if there was none.
     follows : int
-        There is no other event between this place and ``sequence``. Whoever has learnt
-        everything up to it, or beyond, has missed nothing in between.
+        The ledger has no event between this number and ``sequence``: whoever has
+        learnt everything up to it has missed nothing.
+
+    Examples
+    --------
+    A learner that has read up to event 5 may learn this one without reading the ledger
+    if ``event.follows <= 5``; otherwise somebody else wrote in between.
     """
 
     sequence: int

@@ -27,8 +27,8 @@ class Tables:
         Rows of 0.1.0 have everything in ``body``; newer ones have the arrays apart,
         and the arm ids in ``arm_sets``.
     outcomes : Table
-        Events in the order in which they count: an outcome, its revisions, its
-        retraction; the last of a decision is what is true.
+        Events in the order in which they count: outcomes, revisions, retractions. The
+        last one of a decision is what holds.
     arm_sets, snapshots : Table
     record : tuple of Column
         The columns of ``decisions`` that a :class:`Decision` is built from.

@@ -76,16 +76,38 @@ def export_ledger(ledger: Ledger, path: str | Path) -> int:
 
 
 def import_ledger(path: str | Path, ledger: Ledger) -> int:
-    """Read a file of :func:`export_ledger` into a ledger; returns records written.
+    """Read a file of :func:`export_ledger` into a ledger.
 
-    What the ledger holds already is skipped, so that an import that was broken off can
-    be repeated.
+    What the ledger holds already is skipped, so that an interrupted import can be
+    repeated.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ending in ``.jsonl`` or ``.parquet``.
+    ledger : Ledger
+        It may hold other records already.
+
+    Returns
+    -------
+    int
+        Records that were not there already.
 
     Raises
     ------
     ValueError
         When the file is damaged or of a newer format, or the ledger holds something
         else under the same id. What was imported before that stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with Ledger(":memory:") as one, Ledger(":memory:") as other:
+    ...     _ = export_ledger(one, folder.name + "/ledger.jsonl")
+    ...     import_ledger(folder.name + "/ledger.jsonl", other)
+    0
+    >>> folder.cleanup()
     """
     path = Path(path).expanduser()
     read = _read_parquet if _kind_of(path) == "parquet" else _read_lines
@@ -157,9 +179,16 @@ def restore(
 
 
 def purge_export(path: Path, before: datetime, *, records: bool) -> None:
-    """Delete from an export what a purge deletes from its ledger.
+    """Delete from an export what :meth:`Ledger.purge` deletes from a ledger.
 
-    See :meth:`Ledger.purge`; the file is replaced by another one, if anything changes.
+    Parameters
+    ----------
+    path : Path
+        The file; it is replaced, unless there is nothing to delete.
+    before : datetime
+        With a zone. What was decided earlier is deleted.
+    records : bool
+        Delete decisions and outcomes, and not only texts.
     """
     with path.open("rb") as file:
         parquet = file.read(len(_PARQUET)) == _PARQUET

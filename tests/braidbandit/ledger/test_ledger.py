@@ -3,10 +3,20 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
+from toy_embedder import embed
 
-from braidbandit import Braid, Ledger, ModelCard, Outcome
+from braidbandit import (
+    Braid,
+    BraidRecommender,
+    Catalogue,
+    Ledger,
+    ModelCard,
+    Outcome,
+    TaskEncoder,
+)
 from braidbandit.ledger.records import now as now_text
 
 TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
@@ -93,33 +103,6 @@ def test_counts_pending_and_reopening(agent, ledger_url):
         ledger.record_decision(third)
         assert ledger.pending() == [first, third]
         assert ledger.pending(newest=1) == [third]
-
-
-def test_outcomes_are_on_the_disk_when_they_are_acknowledged(agent, tmp_path):
-    """Decisions are when the next outcome is: both go into one journal, in order."""
-    with Ledger(tmp_path / "l.db") as ledger:
-        with ledger.database.engine.connect() as connection:
-            read = connection.exec_driver_sql
-            assert read("PRAGMA journal_mode").scalar() == "wal"
-            assert read("PRAGMA busy_timeout").scalar() > 0
-        begun = []
-
-        def note(connection):
-            execute = connection.connection.dbapi_connection.execute
-            begun.append(execute("PRAGMA synchronous").fetchone()[0])
-
-        sa.event.listen(ledger.database.engine, "commit", note)
-        normal, full = 1, 2
-        decision = agent.recommend("x")
-        ledger.record_decision(decision)
-        assert begun[-1] == normal
-        for write in (
-            lambda: ledger.record_outcome(Outcome(decision.id, 0.5)),
-            lambda: ledger.revise(decision.id, 0.6),
-            lambda: ledger.retract(decision.id),
-        ):
-            write()
-            assert begun[-1] == full
 
 
 def history(agent, ledger):
@@ -491,3 +474,68 @@ def test_pairs_are_of_one_time(agent, ledger, monkeypatch):
     assert [d.id for d in decisions if d.id not in now] == [
         d.id for d in ledger.pending()
     ]
+
+
+def test_a_ledger_is_composed():
+    assert Ledger.__mro__ == (Ledger, object)
+
+
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from(["outcome", "revise", "retract"]),
+        st.integers(0, 2),
+        st.sampled_from([0.0, 0.25, 1.0]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=25)
+@given(writes=WRITES)
+def test_whatever_is_written_the_returned_events_are_the_history(writes):
+    """Against a model of it: what is in force of each decision, and what is refused."""
+    agent = BraidRecommender(
+        Catalogue.build(("one", "other"), layer_sets=("output",)),
+        TaskEncoder(embedder=embed, n_components=4),
+        random_state=0,
+    )
+    decisions = [agent.recommend(f"task {i}") for i in range(3)]
+    written, now, ever = [], {}, set()
+    with Ledger(":memory:") as ledger:
+        for decision in decisions:
+            ledger.record_decision(decision)
+        for call, number, reward in writes:
+            decision = decisions[number]
+            before = now.get(number)
+            try:
+                if call == "outcome":
+                    event = ledger.record_outcome(Outcome(decision.id, reward))
+                elif call == "revise":
+                    event = ledger.revise(decision.id, reward)
+                else:
+                    event = ledger.retract(decision)
+            except ValueError:
+                assert call == "outcome"
+                assert before not in (None, reward)
+                continue
+            except KeyError:
+                assert call != "outcome"
+                assert before is None
+                assert call == "revise" or number not in ever
+                continue
+            after = None if call == "retract" else reward
+            assert (event is None) == (after == before)
+            if event is not None:
+                assert (event.before and event.before.reward) == before
+                assert (event.outcome and event.outcome.reward) == after
+                now[number] = after
+                ever.add(number)
+                written.append(event)
+        assert list(ledger.events()) == written
+        in_force = {d.id: o.reward for _, d, o in ledger.pairs()}
+        assert in_force == {
+            decisions[k].id: reward for k, reward in now.items() if reward is not None
+        }
+        assert ledger.counts()["outcomes"] == len(in_force)
+        for at in range(len(written) + 1):
+            assert list(ledger.events(after=at)) == written[at:]
