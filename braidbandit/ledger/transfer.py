@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -207,7 +208,8 @@ def purge_export(path: Path, before: datetime, *, records: bool) -> None:
         for record in read(path)
         if not (records and _decision_id(record) in old)
     )
-    with replacing(path, mode=_ANYBODY) as file:
+    # Whoever could not read it before cannot read it now.
+    with replacing(path, mode=stat.S_IMODE(path.stat().st_mode)) as file:
         (_write_parquet if parquet else _write_lines)(file, kept)
 
 

@@ -1,12 +1,17 @@
 import json
+import os
 import sys
+import tempfile
 from datetime import datetime, timezone
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
+from toy_embedder import embed
 
-from braidbandit import Ledger, Outcome
-from braidbandit.ledger.transfer import export_ledger, import_ledger
+from braidbandit import BraidRecommender, Catalogue, Ledger, Outcome, TaskEncoder
+from braidbandit.ledger.transfer import export_ledger, import_ledger, purge_export
 
 
 @pytest.fixture
@@ -175,3 +180,73 @@ def test_missing_pyarrow_is_explained(source, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"braidbandit\[data\]"):
         export_ledger(source, tmp_path / "ledger.parquet")
     assert list(tmp_path.glob("ledger.parquet*")) == []
+
+
+@settings(max_examples=10)
+@given(
+    texts=st.lists(
+        st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=6
+    ),
+    rewards=st.lists(st.floats(0, 1), max_size=3),
+    suffix=st.sampled_from(["jsonl", "parquet"]),
+)
+def test_whatever_is_exported_comes_back(texts, rewards, suffix):
+    """Line ends, quotes and empty texts too; the first decision is revised again and
+    again."""
+    agent = BraidRecommender(
+        Catalogue.build(("one", "other"), layer_sets=("output",)),
+        TaskEncoder(embedder=embed, n_components=4),
+        random_state=0,
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger(":memory:") as one,
+        Ledger(":memory:") as other,
+    ):
+        decisions = [agent.recommend(f"task {i}") for i in range(len(texts))]
+        for decision, text in zip(decisions, texts, strict=True):
+            one.record_decision(decision, text)
+        for decision in decisions[:1]:
+            one.record_outcome(Outcome(decision.id, 0.5))
+            for reward in rewards:
+                one.revise(decision, reward)
+                if reward > 0.5:
+                    one.retract(decision)
+                    one.record_outcome(Outcome(decision.id, reward))
+        file = f"{folder}/ledger.{suffix}"
+        assert export_ledger(one, file) == import_ledger(file, other)
+        assert everything(other) == everything(one)
+        assert list(other.events()) == list(one.events())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_who_may_read_an_export(source, tmp_path, suffix):
+    """As any file; and whoever was kept out of it is kept out after a purge."""
+    file = tmp_path / f"ledger.{suffix}"
+    before = os.umask(0o022)
+    try:
+        export_ledger(source, file)
+        assert file.stat().st_mode & 0o777 == 0o644
+        file.chmod(0o600)
+        purge_export(file, datetime.now(timezone.utc), records=False)
+    finally:
+        os.umask(before)
+    assert b"a text" not in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_that_fails_leaves_the_one_before(source, tmp_path, monkeypatch):
+    file = tmp_path / "ledger.jsonl"
+    export_ledger(source, file)
+    before = file.read_bytes()
+
+    def break_off(*_):
+        raise RuntimeError("half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "history", break_off)
+        with pytest.raises(RuntimeError, match="half-way"):
+            export_ledger(source, file)
+    assert file.read_bytes() == before
+    assert [name.name for name in tmp_path.glob("*ledger*")] == ["ledger.jsonl"]
