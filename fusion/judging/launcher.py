@@ -27,7 +27,7 @@ _DEVICE = "/dev/null"  # may be written to
 _SHARED = "/dev/shm"  # semaphores of multiprocessing are files here
 
 # System calls by number: the mark of the processor, then what is refused and why.
-_CALLS: dict[str, dict[str, Any]] = {
+CALLS: dict[str, dict[str, Any]] = {
     "x86_64": {
         "mark": 0xC000003E,
         # socket, io_uring_setup, setsid, setpgid; the kernel's keys of this session:
@@ -82,11 +82,8 @@ def _rule(
     return [(0x15, 0, len(body), call), *body]
 
 
-def _filter(kinds: set[str]) -> bool:
-    """Refuse system calls of these kinds; they then raise OSError."""
-    calls = _CALLS.get(os.uname().machine)
-    if calls is None or struct.calcsize("P") != 8:
-        return False
+def _rules(calls: dict[str, Any], kinds: set[str]) -> list[tuple[int, int, int, int]]:
+    """What refuses system calls of these kinds, one rule behind the other."""
     rules = []
     for kind in kinds:
         rules += [_rule(call) for call in calls[kind]]
@@ -104,11 +101,23 @@ def _filter(kinds: set[str]) -> bool:
         rules += [_rule(call, _EPERM, 0, thread, (thread,)) for call in calls["clone"]]
         # Its flags are out of the filter's reach; the C library then uses clone.
         rules += [_rule(call, _ENOSYS) for call in calls["clone3"]]
+    return [line for rule in rules for line in rule]
+
+
+def _filter(kinds: set[str]) -> bool:
+    """Refuse system calls of these kinds; they then raise OSError.
+
+    Written out, as bindings of libseccomp would need that library on every system, and
+    time to import them before every test.
+    """
+    calls = CALLS.get(os.uname().machine)
+    if calls is None or struct.calcsize("P") != 8:
+        return False
     code = [
         # Other instruction sets of the processor have other numbers.
         *((0x20, 0, 0, 4), (0x15, 1, 0, calls["mark"]), (0x06, 0, 0, 0x80000000)),
         *((0x20, 0, 0, 0), (0x35, 0, 1, 0x40000000), (0x06, 0, 0, 0x50000 | _EPERM)),
-        *(line for rule in rules for line in rule),
+        *_rules(calls, kinds),
         (0x06, 0, 0, 0x7FFF0000),
     ]
     data = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *c) for c in code))
@@ -135,6 +144,23 @@ def _become(user: int, kept: int) -> None:
     _capabilities(kept)
 
 
+def _can_read(user: int, kept: int, paths: Sequence[str]) -> bool:
+    """Whether a process of this user with these capabilities can read all of these.
+
+    It is tried, in a process that ends at once: `os.access` asks for the real user.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            _become(user, kept)
+            for path in paths:
+                os.listdir(path) if os.path.isdir(path) else open(path).close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return not os.waitpid(child, 0)[1]
+
+
 def _own_user(own: Sequence[str], needed: Sequence[str]) -> tuple[int, int] | None:
     """For root: a user that nobody else is, and what it must keep to read Python.
 
@@ -151,21 +177,28 @@ def _own_user(own: Sequence[str], needed: Sequence[str]) -> tuple[int, int] | No
         except OSError:
             continue
         for kept in (0, _READ_ALL):
-            child = os.fork()
-            if not child:
-                try:
-                    _become(user, kept)
-                    # As it will be; `os.access` asks for the real user alone.
-                    for path in (*own, *needed):
-                        os.listdir(path) if os.path.isdir(path) else open(path).close()
-                    os._exit(0)
-                finally:
-                    os._exit(1)
-            if not os.waitpid(child, 0)[1]:
+            if _can_read(user, kept, [*own, *needed]):
                 return user, kept
     for path in own:
         os.chown(path, 0, 0)
     return None
+
+
+def _map_user(user: int, group: int) -> None:
+    """Let the user keep its number in a new namespace of users.
+
+    Without one it could make no file in a file system of its own.
+    """
+    for name, line in (
+        ("uid_map", f"{user} {user} 1"),
+        ("setgroups", "deny"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        try:
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+        except OSError:  # it then has no /dev/shm
+            pass
 
 
 def _namespaces(new_user: bool) -> bool:
@@ -176,17 +209,7 @@ def _namespaces(new_user: bool) -> bool:
     if _libc.unshare(flags | (0x10000000 if new_user else 0)):
         return False
     if new_user:
-        # Without a number here it could make no file in a file system of its own.
-        for name, line in (
-            ("uid_map", f"{user} {user} 1"),
-            ("setgroups", "deny"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
-            try:
-                with open(f"/proc/self/{name}", "w") as file:
-                    file.write(line)
-            except OSError:  # it then has no /dev/shm
-                pass
+        _map_user(user, group)
     return True
 
 
@@ -296,6 +319,27 @@ def _limit(name: str, value: int) -> bool:
     return True
 
 
+def _refused(
+    measures: set[str],
+    *,
+    writes: bool,
+    truncates: bool,
+    others: bool,
+    forks: bool,
+    own_user: bool,
+) -> set[str]:
+    """Kinds of system calls to refuse, where nothing else stands in their way."""
+    kinds = {"leaves"} if "filter" in measures else set()
+    if writes:
+        kinds |= {"labels"} | (set() if own_user else {"modes"})
+        kinds |= {"truncate"} if truncates else set()
+    if others:
+        kinds |= {"kept"} | (set() if own_user else {"others"})
+    if forks:
+        kinds.add("fork")
+    return kinds
+
+
 def _confine(task: dict[str, Any]) -> list[str]:
     """Do what can be done of what is asked for; names of what then holds."""
     measures, place = set(task["measures"]), task["own"][0]
@@ -324,14 +368,14 @@ def _confine(task: dict[str, Any]) -> list[str]:
     if user is None:
         _capabilities(0)
     held += [name for name, value in task["limits"].items() if _limit(name, value)]
-    kinds = {"leaves"} if "filter" in measures else set()
-    if files and not read_only:
-        kinds |= {"labels"} | ({"modes"} if user is None else set())
-        kinds |= {"truncate"} if version < 3 else set()
-    if (files or processes) and "namespaces" not in held:
-        kinds |= {"kept"} | ({"others"} if user is None else set())
-    if processes and not bounded:
-        kinds.add("fork")
+    kinds = _refused(
+        measures,
+        writes=files and not read_only,
+        truncates=version < 3,
+        others=(files or processes) and "namespaces" not in held,
+        forks=processes and not bounded,
+        own_user=user is not None,
+    )
     filtered = _filter(kinds)
     if filtered and "filter" in measures:
         held.append("filter")

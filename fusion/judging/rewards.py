@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import code_of, codes_of, going_on, last_number, parses, same_number
+from .python_text import parses
 from .sandbox import MEASURES, Limits, run_python
+from .written_code import code_of, codes_of, going_on
+from .written_numbers import last_number, same_number
 
 __all__ = ["ExactMatch", "UnitTests", "code_of", "last_number", "normalised"]
 

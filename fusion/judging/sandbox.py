@@ -41,7 +41,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 MEASURES = ("files", "processes", "namespaces", "filter")
 _PROMISED = ("files", "processes")
@@ -113,15 +113,23 @@ def run_python(
     ----------
     code : str
     limits : Limits, optional
+        By default ``Limits()``.
     measures : tuple of str
         "files" and "processes" must hold, or the code is not run; "namespaces" and
         "filter" are tried (without either the network is open). To run code where the
         first two cannot hold, leave them out.
 
+    Returns
+    -------
+    Run
+        Also of a program that fails or is killed.
+
     Raises
     ------
     RuntimeError
         Where there is no POSIX system, or "files" or "processes" do not hold.
+    ValueError
+        For a measure that is not known.
 
     Examples
     --------
@@ -134,63 +142,81 @@ def run_python(
     if unknown or isinstance(measures, str):
         raise ValueError(f"measures is {measures!r}; expected a tuple of {MEASURES}")
     limits = Limits() if limits is None else limits
-    largest = int(limits.file_mb * 2**20)
-    numbers = {
-        "RLIMIT_CPU": math.ceil(limits.seconds),
-        "RLIMIT_AS": int(limits.memory_mb * 2**20),
-        "RLIMIT_FSIZE": largest,
-        "RLIMIT_NOFILE": 64,
-        "RLIMIT_CORE": 0,
-    }
     required = [name for name in _PROMISED if name in measures]
-    with _folder() as outer, _folder() as beside:
-        place, program = Path(outer) / "empty", Path(beside) / "program.py"
-        place.mkdir()
-        # Half a surrogate pair is a mistake of the code: Python refuses to run it.
-        program.write_text(code, encoding="utf-8", errors="surrogatepass")
-        # Without a name: the program can neither delete them nor put others there.
-        with (
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-            tempfile.TemporaryFile() as notes,
-        ):
-            task = {
-                "limits": numbers,
-                "processes": limits.processes,
-                "measures": list(measures),
-                "required": required,
-                "notes": notes.fileno(),
-                "program": str(program),
-                "own": [str(place), outer, beside, str(program)],
-                "needed": [sys.executable, os.__file__, *_packages()],
-            }
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _LAUNCHER, json.dumps(task)],
-                cwd=place,
-                env=_environment(str(place)),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                pass_fds=[notes.fileno()],
-                start_new_session=True,
-            )
-            returncode = _wait(process, limits.seconds)
-            stdout, stderr = (_read(file, largest) for file in (out, err))
-            noted = _read(notes, largest)
-    if not noted and returncode is not None:
+    run, noted = _run(code, limits, measures, required)
+    if not noted and run.returncode is not None:
         raise RuntimeError(
             f"the code was not run, as its limits could not be set under {limits}: "
-            f"{stderr.strip()[-500:]}"
+            f"{run.stderr.strip()[-500:]}"
         )
-    held = tuple(json.loads(noted or "[]"))
-    missing = [name for name in required if noted and name not in held]
+    missing = [name for name in required if noted and name not in run.held]
     if missing:
         raise RuntimeError(
             f"the code was not run: this system has no means to hold {missing} (Linux "
             "5.13 or later with Landlock and seccomp has). Judge elsewhere, or leave "
             f"them out of measures={MEASURES} to run it all the same"
         )
-    return Run(returncode, stdout, stderr, held)
+    return run
+
+
+def _run(
+    code: str, limits: Limits, measures: tuple[str, ...], required: list[str]
+) -> tuple[Run, bool]:
+    """What became of a program, and whether the launcher came to note what holds."""
+    largest = int(limits.file_mb * 2**20)
+    with _folder() as outer, _folder() as beside:
+        place, program = Path(outer) / "empty", Path(beside) / "program.py"
+        place.mkdir()
+        # Half a surrogate pair is a mistake of the code: Python refuses to run it.
+        program.write_text(code, encoding="utf-8", errors="surrogatepass")
+        task = {
+            "limits": _numbers(limits),
+            "processes": limits.processes,
+            "measures": list(measures),
+            "required": required,
+            "program": str(program),
+            "own": [str(place), outer, beside, str(program)],
+            "needed": [sys.executable, os.__file__, *_packages()],
+        }
+        # Without a name: the program can neither delete them nor put others there.
+        with (
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            tempfile.TemporaryFile() as notes,
+        ):
+            process = _launched(task, str(place), out, err, notes)
+            returncode = _wait(process, limits.seconds)
+            stdout, stderr, noted = (_read(f, largest) for f in (out, err, notes))
+    held = tuple(json.loads(noted or "[]"))
+    return Run(returncode, stdout, stderr, held), bool(noted)
+
+
+def _numbers(limits: Limits) -> dict[str, int]:
+    """Limits as the kernel counts them, by the names that it gives them."""
+    return {
+        "RLIMIT_CPU": math.ceil(limits.seconds),
+        "RLIMIT_AS": int(limits.memory_mb * 2**20),
+        "RLIMIT_FSIZE": int(limits.file_mb * 2**20),
+        "RLIMIT_NOFILE": 64,
+        "RLIMIT_CORE": 0,
+    }
+
+
+def _launched(
+    task: dict[str, Any], place: str, out: IO[bytes], err: IO[bytes], notes: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """The launcher, which limits itself, notes what holds and becomes the program."""
+    given = json.dumps({**task, "notes": notes.fileno()})
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", _LAUNCHER, given],
+        cwd=place,
+        env=_environment(place),
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        pass_fds=[notes.fileno()],
+        start_new_session=True,
+    )
 
 
 @cache
@@ -228,6 +254,7 @@ def _environment(home: str) -> dict[str, str]:
 
 
 def _read(file: IO[bytes], largest: int) -> str:
+    """What was written to a file, up to the limit of a program's own files."""
     file.seek(0)
     return file.read(largest).decode(errors="replace")
 
