@@ -1,27 +1,14 @@
+import dataclasses
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from braidbandit import Ledger, Log, Outcome
-
-TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
-
-
-@pytest.fixture
-def log():
-    return Log([[0.0], [1.0], [2.0]], ["b", "a", "b"], [1, 0, 0.5], [0.5, 0.25, 1.0])
-
-
-@pytest.fixture
-def ledger(tmp_path, agent):
-    with Ledger(tmp_path / "ledger.db") as opened:
-        for i, task in enumerate(TASKS):
-            decision = agent.recommend(task)
-            opened.record_decision(decision)
-            if i != 3:
-                outcome = Outcome(decision.id, 0.1 * (i % 7))
-                opened.record_outcome(outcome)
-                agent.update(decision, outcome.reward)
-        yield opened
+from braidbandit import Log
+from braidbandit.evaluation.log import encoder_names
 
 
 def test_a_log_is_read_from_the_ledger_without_what_is_pending(ledger, agent):
@@ -96,3 +83,92 @@ def test_a_log_of_pairs(ledger):
     assert Log.of(pairs[:4]).decision_ids == tuple(d.id for d, _ in pairs[:4])
     with pytest.raises(ValueError, match="no outcome"):
         Log.of([])
+
+
+GOOD = {
+    "X": [[0.0], [1.0]],
+    "arms": ["a", "b"],
+    "rewards": [0.0, 1.0],
+    "propensities": [0.5, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature_names": ["u", "v"]}, "2 feature names for 1 columns"),
+        ({"decision_ids": ["d1"]}, "1 decision_ids for 2 rows"),
+        ({"X": [], "arms": [], "rewards": [], "propensities": []}, "at least one row"),
+    ],
+)
+def test_names_and_ids_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        Log(**{**GOOD, **change})
+
+
+def test_rows_come_in_the_order_of_their_labels():
+    """X names its rows 7 and 5; rewards and arms have them the other way round."""
+    X = pd.DataFrame({"u": [1.0, 2.0]}, index=[7, 5])
+    log = Log(
+        X,
+        pd.Series(["b", "a"], index=[5, 7]),
+        pd.Series([0.25, 1.0], index=[5, 7]),
+        [0.5, 0.125],
+        eligible=pd.DataFrame({"b": [False, True], "a": True}, index=[7, 5]),
+    )
+    assert [log.arm_ids[column] for column in log.columns] == ["a", "b"]
+    assert log.rewards.tolist() == [1.0, 0.25]
+    assert log.propensities.tolist() == [0.5, 0.125]
+    assert log.eligible.tolist() == [[True, False], [True, True]]
+    assert log.feature_names == ("u",)
+
+
+def test_inputs_of_an_estimator_with_names():
+    log = Log([[3.0, 5.0]], ["a"], [1.0], [1.0], feature_names=["u", "v"])
+    frame = log.inputs(["v", "u"])
+    assert frame.to_dict("list") == {"v": [5.0], "u": [3.0]}
+    assert log.inputs(None) is log.X
+    with pytest.raises(ValueError, match="X of the log by column"):
+        log.inputs(["v", "w"])
+    unnamed = Log([[3.0, 5.0]], ["a"], [1.0], [1.0])
+    assert unnamed.inputs(["v", "u"]) is unnamed.X
+
+
+def test_inputs_without_pandas_are_an_array(monkeypatch):
+    log = Log([[3.0, 5.0]], ["a"], [1.0], [1.0], feature_names=["u", "v"])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert log.inputs(["v", "u"]).tolist() == [[5.0, 3.0]]
+
+
+def test_what_is_given_stays_as_it_is():
+    X, rewards = np.array([[0.0], [1.0]]), np.array([0.0, 1.0])
+    Log(X, ["a", "b"], rewards, [0.5, 0.5])
+    with pytest.raises(ValueError, match="propensity"):
+        Log(X, ["a", "b"], rewards, [0.5, 0.0])
+    assert (X.tolist(), rewards.tolist()) == ([[0.0], [1.0]], [0.0, 1.0])
+
+
+@given(st.permutations(range(6)))
+def test_rows_in_another_order_are_the_same_rows(order):
+    """Arms, columns, and which rows belong together, in whatever order they come."""
+    arms, groups = np.array(list("abcabc")), np.array(list("ppqqrr"))
+    X, rewards = np.arange(6.0)[:, None], np.arange(6) / 6
+    one = Log(X, arms, rewards, np.full(6, 0.5), groups=groups)
+    at = np.array(order)
+    other = Log(X[at], arms[at], rewards[at], np.full(6, 0.5), groups=groups[at])
+    assert one.arm_ids == other.arm_ids
+    for field in ("X", "columns", "rewards", "contexts", "clusters", "eligible"):
+        np.testing.assert_array_equal(getattr(one, field)[at], getattr(other, field))
+
+
+def test_a_ledger_of_two_encoders_is_refused(ledger):
+    pairs = [(d, o) for _, d, o in ledger.pairs()]
+    other = dataclasses.replace(pairs[0][0], encoder_hash="another")
+    with pytest.raises(ValueError, match="features of 2 encoders"):
+        Log.of([(other, pairs[0][1]), *pairs[1:]])
+
+
+def test_names_of_an_encoder_once_it_is_fitted(encoder, tasks):
+    assert encoder_names(encoder) is None
+    encoder.fit(tasks)
+    assert encoder_names(encoder) == list(encoder.get_feature_names_out())

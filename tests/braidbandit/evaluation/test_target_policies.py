@@ -1,37 +1,20 @@
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.base import clone
 
-from braidbandit import Greedy, Ledger, LinearBandit, Log, Outcome, UnderLimits
-from braidbandit.evaluation.target_policies import target_probabilities
-
-TASKS = [{"text": f"task {i}", "type": "code"} for i in range(12)]
+from braidbandit import Budget, Greedy, LinearBandit, Log, UnderLimits
+from braidbandit.evaluation.target_policies import rows_learnt, target_probabilities
 
 
-@pytest.fixture
-def log():
-    return Log([[0.0], [1.0], [2.0]], ["b", "a", "b"], [1, 0, 0.5], [0.5, 0.25, 1.0])
-
-
-@pytest.fixture
-def ledger(tmp_path, agent):
-    with Ledger(tmp_path / "ledger.db") as opened:
-        for i, task in enumerate(TASKS):
-            decision = agent.recommend(task)
-            opened.record_decision(decision)
-            if i != 3:
-                outcome = Outcome(decision.id, 0.1 * (i % 7))
-                opened.record_outcome(outcome)
-                agent.update(decision, outcome.reward)
-        yield opened
-
-
-def test_a_recommender_plays_what_it_would_play(ledger, agent):
+def test_a_recommender_plays_what_it_would_play(ledger, agent, tasks):
     log = Log.read(ledger)
     target = target_probabilities(agent, log)
     assert np.allclose(target.sum(axis=1), 1.0)
-    tasks = [task for i, task in enumerate(TASKS) if i != 3]
-    assert target == pytest.approx(agent.predict_proba(tasks))
+    answered = [task for i, task in enumerate(tasks) if i != 3]
+    assert target == pytest.approx(agent.predict_proba(answered))
 
 
 def test_a_recommender_keeps_to_what_was_eligible_then(ledger, agent):
@@ -61,14 +44,14 @@ def test_another_budget_and_another_catalogue(ledger, agent):
     assert subset[:, :2].sum(axis=1) == pytest.approx(np.ones(11))
 
 
-def test_a_new_recommender_takes_the_features_of_the_log_as_they_are(ledger, agent):
+def test_a_new_recommender_takes_the_features_of_the_log(ledger, agent, tasks):
     log, new = Log.read(ledger), clone(agent)
     started = clone(agent)
     started._start()
     assert target_probabilities(new, log).tolist() == pytest.approx(
         target_probabilities(started, log)
     )
-    other = clone(agent).set_params(encoder=clone(agent.encoder).fit(TASKS))
+    other = clone(agent).set_params(encoder=clone(agent.encoder).fit(tasks))
     with pytest.raises(ValueError, match="another encoder"):
         target_probabilities(other, log)
 
@@ -115,3 +98,88 @@ def test_an_arm_the_log_never_had(log):
     bandit = LinearBandit(arms=["a", "c"]).fit(log.X, ["a", "c", "a"])
     with pytest.raises(ValueError, match="never had"):
         target_probabilities(bandit, log)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"compute_budget": 0.3},
+        {"budget": Budget(memory=5000.0)},
+        {"excluded": ["big"]},
+        {"preference": {"quality": 1.0, "compute": 0.5}},
+        {"accuracy_target": 0.4},
+    ],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_a_limit_means_what_it_means_to_recommend(ledger, agent, tasks, limits):
+    """The arm that is explained under the same limits is played for certain, by a
+    greedy recommender."""
+    agent.set_params(policy=Greedy())
+    if "excluded" in limits:
+        limits = {"excluded": [agent.catalogue.ids[0]]}
+    target = target_probabilities(UnderLimits(agent, **limits), Log.read(ledger))
+    answered = [task for i, task in enumerate(tasks) if i != 3]
+    chosen = [agent.recommend(task, **limits).braid.id for task in answered[:1]]
+    assert agent.catalogue.ids[int(target[0].argmax())] == chosen[0]
+    assert target.max(axis=1).tolist() == [1.0] * 11
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({"compute_budget": 2.0}, ValueError),
+        ({"budget": 0.5}, TypeError),
+        ({"excluded": "big"}, TypeError),
+        ({"eligible": "big"}, TypeError),
+        ({"accuracy_target": -1.0}, ValueError),
+    ],
+)
+def test_limits_are_checked_at_once(agent, limits, error):
+    with pytest.raises(error):
+        UnderLimits(agent, **limits)
+
+
+def test_limits_that_can_be_read_once_hold_in_every_row(ledger, agent):
+    ids = agent.catalogue.ids
+    one = UnderLimits(agent, excluded=(arm for arm in ids[1:]))
+    assert (target_probabilities(one, Log.read(ledger))[:, 0] == 1.0).all()
+
+
+def test_judging_changes_nothing(ledger, agent):
+    log = Log.read(ledger)
+    mean = agent.posterior_.mean.tobytes()
+    state, pending = agent.rng_.bit_generator.state, dict(agent.pending_)
+    for policy in (agent, UnderLimits(agent, compute_budget=0.5)):
+        one, two = (target_probabilities(policy, log) for _ in range(2))
+        np.testing.assert_array_equal(one, two)
+    log.encoder_hash = "another"
+    with pytest.raises(ValueError, match="another encoder"):
+        target_probabilities(agent, log)
+    assert agent.posterior_.mean.tobytes() == mean
+    assert agent.rng_.bit_generator.state == state
+    assert agent.pending_ == pending
+
+
+def test_rows_that_were_learnt_are_counted(ledger, agent):
+    log = Log.read(ledger)
+    assert rows_learnt(agent, log) == 11
+    assert rows_learnt(UnderLimits(agent, compute_budget=0.5), log) == 11
+    assert rows_learnt(clone(agent), log) == 0
+    assert rows_learnt(agent.catalogue.ids[0], log) == 0
+    without_ids = Log(log.X, log.columns, log.rewards, log.propensities)
+    assert rows_learnt(agent, without_ids) == 0
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3))
+def test_probabilities_by_name_and_by_place_are_the_same(shares):
+    log = Log([[0.0], [1.0], [2.0]], ["b", "a", "b"], [1, 0, 0.5], [0.5, 0.25, 1.0])
+    b = np.array(shares)
+    by_place = target_probabilities(np.column_stack([1.0 - b, b]), log)
+    for named in ({"b": b, "a": 1.0 - b}, pd.DataFrame({"b": b, "a": 1.0 - b})):
+        np.testing.assert_array_equal(target_probabilities(named, log), by_place)
+
+
+def test_a_callable_may_return_anything_a_policy_can_be(log):
+    for inner in ("a", ["a"] * 3, [[1.0, 0.0]] * 3, lambda log: "a"):
+        found = target_probabilities(lambda log, inner=inner: inner, log)
+        assert found.tolist() == [[1.0, 0.0]] * 3
