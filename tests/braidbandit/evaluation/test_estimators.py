@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,3 +110,109 @@ def test_clusters_keep_the_mean(rows):
     assert found.mean() == pytest.approx(values.mean(), abs=1e-12)
     alone = cluster_terms(values, np.arange(len(values)), values.mean())
     assert alone == pytest.approx(values)
+
+
+# Two contexts, equally likely, and two arms: what each earns, the probabilities of
+# the log and of the target, and what a reward model (wrongly) says.
+REWARD = np.array([[0.2, 0.8], [0.6, 0.4]])
+LOGGING = np.array([[0.5, 0.5], [0.25, 0.75]])
+TARGET = np.array([[0.0, 1.0], [0.5, 0.5]])
+MODEL = np.array([[0.5, 0.5], [0.1, 0.9]])
+# (0.8 + 0.5 x 0.6 + 0.5 x 0.4) / 2, and by the model (0.5 + 0.5 x 0.1 + 0.5 x 0.9) / 2.
+TRUTH, BY_MODEL = 0.65, 0.5
+
+
+def expected(name, model, n=3):
+    """The mean of an estimate over every log of n rows that there can be."""
+    total = 0.0
+    for rows in product(product(range(2), range(2)), repeat=n):
+        contexts, arms = np.array(rows).T
+        chance = (0.5 * LOGGING[contexts, arms]).prod()
+        terms = estimator_terms(
+            TARGET[contexts, arms] / LOGGING[contexts, arms],
+            REWARD[contexts, arms],
+            model[contexts, arms],
+            (TARGET * model).sum(axis=1)[contexts],
+        )
+        # Where every weight is 0, SNIPS has no value.
+        total += chance * float(np.nan_to_num(terms[name], nan=0.5).mean())
+    return total
+
+
+@pytest.mark.parametrize("name", ["IPS", "DR"])
+def test_unbiased_over_all_logs_whatever_the_model_says(name):
+    assert expected(name, MODEL) == pytest.approx(TRUTH, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["DM", "DR", "SWITCH-DR"])
+def test_right_wherever_the_model_is(name):
+    assert expected(name, REWARD) == pytest.approx(TRUTH, abs=1e-12)
+
+
+def test_the_bias_of_the_others():
+    """DM believes the model. Clipping weights of 2 at sqrt(3) loses reward. SNIPS is
+    biased by few rows, and less by more of them."""
+    assert expected("DM", MODEL) == pytest.approx(BY_MODEL, abs=1e-12)
+    assert expected("clipped IPS", MODEL) < TRUTH - 0.01
+    off = [abs(expected("SNIPS", MODEL, n) - TRUTH) for n in (1, 3, 5)]
+    assert off[0] > off[1] > off[2] > 0
+
+
+rows_of_a_log = st.lists(
+    st.tuples(unit, st.floats(0.01, 9.0), unit, unit), min_size=2, max_size=20
+)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@given(rows=rows_of_a_log, data=st.data())
+def test_rows_in_another_order_have_the_same_terms(name, rows, data):
+    rewards, weights, q, direct = np.array(rows).T
+    at = np.array(data.draw(st.permutations(range(len(rows)))))
+    one = estimator_terms(weights, rewards, q, direct)[name]
+    other = estimator_terms(weights[at], rewards[at], q[at], direct[at])[name]
+    assert other == pytest.approx(one[at], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_row_twice_says_the_same(name):
+    """But clipping is at sqrt(n): at 2 with 4 rows, and at 2.83 with 8."""
+    once = estimator_terms(W, R, Q, DIRECT)[name].mean()
+    rows = (np.tile(values, 2) for values in (W, R, Q, DIRECT))
+    twice = estimator_terms(*rows)[name].mean()
+    if name == "clipped IPS":
+        assert (once, twice) == pytest.approx((2.5 / 4, (np.sqrt(8) + 0.5) / 4))
+    else:
+        assert twice == pytest.approx(once)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_terms_are_new_arrays_and_the_given_ones_stay(name):
+    given_arrays = [values.copy() for values in (W, R, Q, DIRECT)]
+    found = estimator_terms(*given_arrays)[name]
+    assert not any(np.shares_memory(found, values) for values in given_arrays)
+    found[:] = -1.0
+    for values, before in zip(given_arrays, (W, R, Q, DIRECT), strict=True):
+        assert values.tobytes() == before.tobytes()
+
+
+@given(rows_of_a_log)
+def test_snips_and_dm_stay_among_the_rewards(rows):
+    rewards, weights, q, direct = np.array(rows).T
+    terms = estimator_terms(weights, rewards, q, direct)
+    assert rewards.min() - 1e-9 <= terms["SNIPS"].mean() <= rewards.max() + 1e-9
+    assert direct.min() - 1e-9 <= terms["DM"].mean() <= direct.max() + 1e-9
+
+
+def test_snips_has_no_value_where_every_weight_is_0():
+    none = np.zeros(3)
+    terms = estimator_terms(none, np.ones(3), none, none)
+    assert np.isnan(terms["SNIPS"]).all()
+    assert terms["IPS"].tolist() == [0.0] * 3
+
+
+@given(st.lists(st.floats(0.01, 50.0), min_size=1, max_size=40), st.floats(0.1, 10.0))
+def test_rows_worth_are_at_most_the_rows_and_have_no_units(weights, unit_of_weight):
+    values = np.array(weights)
+    worth = effective_sample_size(values)
+    assert 1.0 - 1e-9 <= worth <= len(values) + 1e-9
+    assert effective_sample_size(unit_of_weight * values) == pytest.approx(worth)

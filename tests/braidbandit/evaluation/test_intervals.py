@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from braidbandit.evaluation.intervals import (
     bootstrap_intervals,
@@ -141,3 +141,92 @@ def test_one_lower_bound_by_hand():
     assert (low[0], high[0]) == (0.0, 1.0)
     low, _ = confidence_sequence(np.ones(2000), 1.0)
     assert low[-1] > 0.95
+
+
+def by_likelihood(terms, level):
+    return likelihood_interval(terms, np.ones(len(terms)), EDGES, level, len(terms))
+
+
+def by_bootstrap(terms, level):
+    rng = np.random.default_rng(0)
+    return bootstrap_intervals({"DM": terms}, level, 400, rng)["DM"]
+
+
+def by_sequence(terms, level):
+    low, high = confidence_sequence(terms, 1.0, level)
+    return float(low[-1]), float(high[-1])
+
+
+INTERVALS = {
+    "likelihood": by_likelihood,
+    "bootstrap": by_bootstrap,
+    "sequence": by_sequence,
+}
+TERMS = np.random.default_rng(5).random(200)
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_the_mean_lies_inside_and_the_interval_in_0_to_1(name):
+    low, high = INTERVALS[name](TERMS, 0.9)
+    assert 0.0 <= low < TERMS.mean() < high <= 1.0
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_surer_is_wider(name):
+    ends = [INTERVALS[name](TERMS, level) for level in (0.5, 0.8, 0.95, 0.99)]
+    widths = [high - low for low, high in ends]
+    assert widths == sorted(widths)
+    assert widths[0] < 0.7 * widths[-1]
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_more_rows_are_narrower(name):
+    few, many = (INTERVALS[name](np.tile(TERMS, n), 0.9) for n in (1, 10))
+    assert many[1] - many[0] < 0.6 * (few[1] - few[0])
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_terms_stay_as_they_are(name):
+    terms = TERMS.copy()
+    INTERVALS[name](terms, 0.9)
+    assert terms.tobytes() == TERMS.tobytes()
+
+
+@pytest.mark.parametrize("name", ["likelihood", "bootstrap"])
+def test_rows_in_another_order_have_the_same_interval(name):
+    """The bootstrap draws places, so that its ends move, but little."""
+    one = INTERVALS[name](TERMS, 0.9)
+    other = INTERVALS[name](TERMS[::-1].copy(), 0.9)
+    assert other == pytest.approx(one, abs=1e-4 if name == "likelihood" else 0.01)
+
+
+def test_the_ends_are_found_to_five_digits():
+    """30 of 100 again: the drop in likelihood at the ends is that of equation (31)."""
+    low, high = by_likelihood(np.repeat([1.0, 0.0], [30, 70]), 0.9)
+    allowed = stats.f.ppf(0.9, 1, 99) / 2
+
+    def drop(m):
+        return 30 * np.log(0.3 / m) + 70 * np.log(0.7 / (1 - m)) - allowed
+
+    # The barrier widens the interval by less than one in a thousand.
+    assert low == pytest.approx(optimize.brentq(drop, 0.01, 0.3), abs=2e-4)
+    assert high == pytest.approx(optimize.brentq(drop, 0.3, 0.99), abs=2e-4)
+
+
+def test_terms_outside_0_to_1_give_an_interval_inside():
+    """The mean of the terms is 1.5: the only means that are left are near 1."""
+    support = np.array([[0.0, 1.0], [2.0, 1.0]])
+    low, high = likelihood_interval(np.full(50, 1.5), np.ones(50), support, 0.95, 50)
+    assert 0.9 < low <= high == 1.0
+
+
+def test_estimators_share_their_resamples():
+    """The same terms under two names have the same interval."""
+    rng = np.random.default_rng(0)
+    found = bootstrap_intervals({"IPS": TERMS, "DM": TERMS}, 0.9, 200, rng)
+    assert found["IPS"] == found["DM"]
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_few_rows_of_equal_terms_have_no_spread(n_rows):
+    assert by_bootstrap(np.full(n_rows, 0.25), 0.9) == (0.25, 0.25)

@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from braidbandit import (
     compare,
     evaluate,
 )
+from braidbandit.evaluation.estimators import ESTIMATORS
 from braidbandit.evaluation.importers import log_from_scores
 from braidbandit.evaluation.offpolicy import check_support
 
@@ -319,3 +322,90 @@ def test_groups_of_any_size_cover():
             covered[name] += dr.low <= 0.5 <= dr.high
     assert covered["groups"] >= 88
     assert covered["rows"] < 80
+
+
+@cache
+def variants():
+    """Estimates of one policy on one log, and on the same rows in another form."""
+    log, uniform = make_log(300), np.full((300, 3), 1 / 3)
+    at, names = np.random.default_rng(1).permutation(300), np.array(["x", "y", "z"])
+    grouped = (log.rewards, log.propensities)
+
+    def rows(order, arms=None):
+        """The rows in an order; groups say which fold each is in."""
+        taken = log.columns[order] if arms is None else arms[log.columns[order]]
+        columns = (column[order] for column in grouped)
+        ids = [0, 1, 2] if arms is None else arms
+        return Log(log.X[order], taken, *columns, ids, groups=log.contexts[order])
+
+    straight = np.arange(300)
+    return {
+        "as it is": by_name(evaluate(2, rows(straight))),
+        "in another order": by_name(evaluate(2, rows(at))),
+        "other names": by_name(evaluate("z", rows(straight, names))),
+        "uniform": by_name(evaluate(uniform, rows(straight), n_resamples=100)),
+    }
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimates_do_not_depend_on_the_order_of_rows(name):
+    one, other = (variants()[key][name] for key in ("as it is", "in another order"))
+    assert other.value == pytest.approx(one.value, abs=1e-12)
+    assert other.effective_n == pytest.approx(one.effective_n)
+    assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_arms_by_other_names_earn_the_same(name):
+    assert variants()["as it is"][name] == variants()["other names"][name]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_even_mix_of_arms_worth_a_fifth_a_half_and_four_fifths(name):
+    """It is worth 0.5. The interval of DM leaves out what its model may have wrong."""
+    found = variants()["uniform"][name]
+    assert found.value == pytest.approx(0.5, abs=0.12)
+    assert name == "DM" or found.low <= 0.5 <= found.high
+
+
+def test_compare_says_what_evaluate_says():
+    """Both with the same seed; the reward model is fitted once for all policies."""
+    log = make_log(300)
+    settings = {"level": 0.8, "random_state": 3, "n_resamples": 100}
+    together = compare({"one": 1, "two": 2}, log, **settings)
+    alone = [
+        row
+        for name, policy in (("one", 1), ("two", 2))
+        for row in evaluate(policy, log, name=name, **settings)
+    ]
+    assert list(together.rows) == alone
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "message"),
+    [
+        (7, {}, "does not know the arms"),
+        (1, {"level": 2.0}, "level"),
+        (1, {"least_propensity": 2.0}, "least_propensity"),
+        ([[1.0, 1.0, 1.0]] * 300, {}, "sum to 1"),
+    ],
+)
+def test_a_refusal_leaves_the_log_as_it_was(policy, settings, message):
+    log, rng = make_log(300), np.random.default_rng(0)
+    state = rng.bit_generator.state
+    fields = ("X", "columns", "rewards", "propensities", "eligible", "clusters")
+    before = {field: getattr(log, field).tobytes() for field in fields}
+    with pytest.raises(ValueError, match=message):
+        evaluate(policy, log, random_state=rng, **settings)
+    assert before == {field: getattr(log, field).tobytes() for field in fields}
+    assert rng.bit_generator.state == state
+
+
+def test_every_policy_that_is_refused_is_named_with_its_reason():
+    with pytest.raises(ValueError, match="a: the log does not know.*b: expected 300"):
+        compare({"a": 7, "b": [1, 2]}, make_log(300))
+
+
+def test_settings_of_compare_are_checked_before_any_policy():
+    with pytest.raises(ValueError, match="level lies in"):
+        compare({"a": 7}, make_log(300), level=0.0)
