@@ -608,6 +608,7 @@ class Ledger:
         self, connection: Any, last: _Last, kind: str, outcome: Outcome
     ) -> Event:
         """Write an event; a retraction is written with the outcome it takes back."""
+        before = last.in_force
         row = outcome_row(outcome, last.revision + 1, kind)
         written = connection.execute(self._outcomes.insert().values(row))
         return Event(
@@ -615,7 +616,7 @@ class Ledger:
             decision=last.decision,
             kind=kind,
             outcome=None if kind == "retraction" else outcome,
-            before=last.in_force,
+            before=before,
             follows=last.sequence,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from braidbandit._json import content_hash, known_fields
+from braidbandit._json import content_hash, known_fields, plain
 from braidbandit.catalogue.braid import Braid
 from braidbandit.ledger.database import Database
 from braidbandit.ledger.records import Decision, Outcome
@@ -145,7 +145,7 @@ def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
         "kind": kind,
         "created_at": in_utc(outcome.created_at),
         "reward": None if kind == "retraction" else outcome.reward,
-        "body": json.dumps(outcome.to_dict(), allow_nan=False),
+        "body": json.dumps(plain(outcome), allow_nan=False),
     }
 
 

@@ -3,6 +3,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -241,6 +242,29 @@ def test_a_decision_in_hand_is_not_read_again(agent, ledger):
     with pytest.raises(KeyError, match="unknown decision"):
         ledger.record_outcome(Outcome(other.id, 0.5), other)
     assert ledger.last_sequence() == 3
+
+
+def test_a_reward_costs_one_read_and_one_write(agent, ledger):
+    """Of a decision in hand: what was written before, and the event."""
+    decision, statements = agent.recommend("a"), []
+    ledger.record_decision(decision)
+
+    def note(connection, cursor, statement, *_):
+        if not statement.startswith("LOCK TABLE"):
+            statements.append(statement.split()[0])
+
+    sa.event.listen(ledger.database.engine, "before_cursor_execute", note)
+    found = ledger.decision(decision.id)
+    assert statements == ["SELECT"]
+    for write in (
+        lambda: ledger.record_outcome(Outcome(decision.id, 0.5), found),
+        lambda: ledger.revise(found, 0.75),
+        lambda: ledger.retract(found),
+        lambda: ledger.record_outcome(Outcome(decision.id, 0.25)),
+    ):
+        statements.clear()
+        assert write()
+        assert statements == ["SELECT", "INSERT"]
 
 
 def test_an_event_tells_whether_others_wrote_before_it(agent, ledger_url):
