@@ -18,7 +18,10 @@ if TYPE_CHECKING:
         Uniform,
     )
     from braidbandit.bandit.prior import PriorScales
-    from braidbandit.catalogue.catalogue import Braid, Budget, Catalogue, ModelCard
+    from braidbandit.catalogue.braid import Braid
+    from braidbandit.catalogue.cards import ModelCard
+    from braidbandit.catalogue.catalogue import Catalogue
+    from braidbandit.catalogue.limits import Budget
     from braidbandit.evaluation.log import Log
     from braidbandit.evaluation.offpolicy import compare, evaluate
     from braidbandit.evaluation.reward_table import build_table
@@ -40,9 +43,9 @@ __path__.append(f"{__path__[0]}/_former")
 # A name brings its module when it is first used (scientific Python's SPEC 1): what only
 # asks for help or the version does not wait a second for scikit-learn.
 _MODULES = {
-    "Braid": "catalogue.catalogue",
+    "Braid": "catalogue.braid",
     "BraidRecommender": "recommender.recommender",
-    "Budget": "catalogue.catalogue",
+    "Budget": "catalogue.limits",
     "Catalogue": "catalogue.catalogue",
     "ConservativePolicy": "bandit.guard",
     "Decision": "ledger.records",
@@ -56,7 +59,7 @@ _MODULES = {
     "LinearBandit": "bandit.linear_bandit",
     "Log": "evaluation.log",
     "MetaBraider": "agent.meta_braider",
-    "ModelCard": "catalogue.catalogue",
+    "ModelCard": "catalogue.cards",
     "Outcome": "ledger.records",
     "PriorScales": "bandit.prior",
     "SquareCB": "bandit.policies",

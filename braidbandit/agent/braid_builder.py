@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._files import write_atomic
-from braidbandit.catalogue.braid import Braid, ModelCard
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard
 from braidbandit.tasks.packaged import calibration_texts as packaged_texts
 
 if TYPE_CHECKING:

@@ -21,7 +21,9 @@ from braidbandit._forks import process_id, tell_of_forks
 from braidbandit.agent.braid_builder import Workshop, check_settings, completed
 from braidbandit.agent.purging import purge_folder
 from braidbandit.bandit.settings import seeded
-from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard, as_cards
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard, as_cards
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.recommender.explanation import Explanation

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from braidbandit.catalogue.braid import Braid, ModelCard
-from braidbandit.catalogue.catalogue import Catalogue, as_cards
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard, as_cards
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.limits import Budget, Limits
 
 __all__ = ["Braid", "Budget", "Catalogue", "Limits", "ModelCard", "as_cards"]

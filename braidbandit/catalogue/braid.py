@@ -1,109 +1,18 @@
-"""Model cards and braids: what can be combined, and one way of combining it."""
+"""Braid: one way of combining language models, an arm of the bandit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from braidbandit._json import content_hash
 from braidbandit._named import in_columns
+from braidbandit.catalogue.layer_sets import name_of
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 """How a fuser mixes strands."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What is known about one language model before it is loaded.
-
-    Parameters
-    ----------
-    name : str
-        The name used in braids, errors and explanations.
-    source : str, optional
-        Hub id, folder or file to load from. Defaults to ``name``.
-    parameters : int, optional
-        Number of weights, head included.
-    layers, width, vocab_size : int, optional
-        Decoder layers, width of the residual stream, size of the vocabulary.
-    domain : str
-        What the model is good at: "general", "code", "medical", ...
-    role : str, optional
-        Free text such as "reasoning".
-    quantisation : str, optional
-        Such as "q4_k_m", "q8_0", "bf16"; sets the bytes per weight.
-    recency : str, optional
-        Date or year of the model.
-    licence : str, optional
-
-    Examples
-    --------
-    >>> ModelCard.from_dict({"model_name": "codellama-7b", "domain": "code"}).source
-    'codellama-7b'
-    """
-
-    name: str
-    source: str | None = None
-    parameters: int | None = None
-    layers: int | None = None
-    width: int | None = None
-    vocab_size: int | None = None
-    domain: str = "general"
-    role: str | None = None
-    quantisation: str | None = None
-    recency: str | None = None
-    licence: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(
-                f"a model card needs a name, received {self.name!r}; "
-                "expected text such as 'gemma-3-270m'"
-            )
-        if not isinstance(self.domain, str) or not self.domain:
-            raise ValueError(f"domain of {self.name!r} must be text: {self.domain!r}")
-        for key in ("parameters", "layers", "width", "vocab_size"):
-            value = getattr(self, key)
-            if value is not None and (
-                not isinstance(value, int) or isinstance(value, bool) or value <= 0
-            ):
-                raise ValueError(
-                    f"{key} of {self.name!r} must be a whole number above 0 or None, "
-                    f"received {value!r}"
-                )
-        if self.source is None:
-            object.__setattr__(self, "source", self.name)
-
-    @classmethod
-    def from_dict(cls, card: Mapping[str, Any]) -> ModelCard:
-        """Build a card from a pool dict; ``model_name`` is read as ``name``.
-
-        Raises
-        ------
-        KeyError
-            On an unknown key, or when no name is given.
-        """
-        values = dict(card)
-        if "model_name" in values:
-            if "name" in values:
-                raise KeyError("give 'model_name' or 'name', not both")
-            values["name"] = values.pop("model_name")
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise KeyError(
-                f"unknown model card keys {unknown}; known keys are "
-                f"{['model_name', *known]}"
-            )
-        if "name" not in values:
-            raise KeyError(f"a model card needs 'model_name', received {dict(card)!r}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return every field as JSON-able data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -180,14 +89,7 @@ class Braid:
     @property
     def layer_set(self) -> str:
         """Name of the layer set: plain, output, final, sparse, dense, custom."""
-        words = [str(w) for w in self.fusion_layers if not isinstance(w, int)]
-        if not self.fusion_layers:
-            return "plain"
-        if not self.mid_layers:
-            return "+".join(words)
-        if words:
-            return "custom"
-        return {3: "sparse", 9: "dense"}.get(len(self.mid_layers), "custom")
+        return name_of(self.fusion_layers)
 
     @cached_property
     def id(self) -> str:

@@ -11,27 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._json import content_hash
-from braidbandit.catalogue.braid import STRATEGIES, Braid, ModelCard
-from braidbandit.catalogue.enumeration import (
-    braids_of_pool,
-    bytes_per_weight,
-    cost_per_token,
-)
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard, as_cards
+from braidbandit.catalogue.costs import costs_per_token, memory_of, relative
+from braidbandit.catalogue.eligibility import Eligibility
+from braidbandit.catalogue.enumeration import braids_of_pool
 from braidbandit.catalogue.features import describe
 from braidbandit.catalogue.limits import Budget, Limits
-
-__all__ = ["Braid", "Budget", "Catalogue", "ModelCard"]
-
-LAYER_SETS = ("output", "final", "final+output", "sparse", "dense")
-# Decoder layers cost the most to train and brought the least (docs/log.md): on request.
-USUAL_LAYER_SETS = LAYER_SETS[:3]
-SHARES = (
-    (0.75, 0.25),
-    (0.5, 0.5),
-    (0.9, 0.1),
-    (0.5, 0.25, 0.25),
-    (0.5, 0.4, 0.1),
-)
 
 
 class Catalogue:
@@ -142,30 +128,9 @@ class Catalogue:
         cards = as_cards(pool)
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
-        if max_strands < 1:
-            raise ValueError(f"max_strands must be at least 1, received {max_strands}")
-        places = USUAL_LAYER_SETS if layer_sets is None else layer_sets
-        mixes = STRATEGIES if strategies is None else strategies
-        _check_known("layer set", places, LAYER_SETS)
-        _check_known("strategy", mixes, STRATEGIES)
-        given = {"shares": shares, "layer_sets": layer_sets, "strategies": strategies}
-        unused = [name for name, value in given.items() if value is not None]
-        if max_strands == 1 and unused:
-            raise ValueError(f"braids of one strand (max_strands=1) follow no {unused}")
-        if (
-            strategies is not None
-            and "attention" in mixes
-            and set(places) == {"output"}
-        ):
-            raise ValueError(
-                "strategy 'attention' has nothing to attend to at the output, the only "
-                "layer set; leave it out, or add 'final'"
-            )
-        if shares is not None:
-            _check_shares(shares, max_strands, places, mixes)
+        braids = braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
         _warn_of_unsized(cards)
-        vectors = [tuple(vector) for vector in (SHARES if shares is None else shares)]
-        return cls(cards, braids_of_pool(cards, max_strands, vectors, places, mixes))
+        return cls(cards, braids)
 
     def __len__(self) -> int:
         return len(self.braids)
@@ -267,19 +232,13 @@ class Catalogue:
     def costs(self) -> NDArray[np.float64]:
         """Estimate the operations per token written, shape (A,).
 
-        Two per weight that is read: the whole anchor, and of each donor the body
-        (``parameters - vocab_size * width``) down to its deepest tap; its head
-        only where outputs are mixed. If the ``parameters`` of any model in the
-        pool are unknown, every model counts as one unit and there is no head.
+        See :func:`braidbandit.catalogue.costs.costs_per_token`.
         """
         return self._costs.copy()
 
     @cached_property
     def _costs(self) -> NDArray[np.float64]:
-        known = all(card.parameters is not None for card in self.cards.values())
-        return np.array(
-            [cost_per_token(braid, self.cards, known) for braid in self.braids]
-        )
+        return costs_per_token(self.braids, self.cards)
 
     def relative_costs(self) -> NDArray[np.float64]:
         """Costs on the scale from 0 (cheapest) to 1 (dearest), shape (A,)."""
@@ -287,10 +246,7 @@ class Catalogue:
 
     @cached_property
     def _relative(self) -> NDArray[np.float64]:
-        span = float(np.ptp(self._costs))
-        if span == 0.0:
-            return np.zeros(len(self))
-        return (self._costs - self._costs.min()) / span
+        return relative(self._costs)
 
     def memory(self) -> NDArray[np.float64]:
         """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
@@ -301,11 +257,47 @@ class Catalogue:
 
     @cached_property
     def _memory(self) -> NDArray[np.float64]:
-        size = {
-            name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
-            for name, card in self.cards.items()
-        }
-        return np.array([sum(size[name] for name in b.strands) for b in self.braids])
+        return memory_of(self.braids, self.cards)
+
+    def eligibility(self, limits: Limits | None = None) -> Eligibility:
+        """Return which arms the limits of one call allow, and why not the others.
+
+        ``eligible``, ``accuracy_target`` and ``budget.latency_ms`` do not enter here:
+        they need what a recommender knows.
+
+        Raises
+        ------
+        ValueError
+            On a budget of memory where the size of a model is unknown.
+        KeyError
+            When an excluded arm is unknown.
+        """
+        limits = limits or Limits()
+        budget = limits.budget or Budget()
+        if budget.memory is not None:
+            unsized = [c.name for c in self.cards.values() if c.parameters is None]
+            if unsized:
+                raise ValueError(
+                    f"the cards of {unsized} have no parameters, so that their memory "
+                    "is unknown: give ModelCard(parameters=), or no budget of memory"
+                )
+        highest, costs = limits.compute_budget, self._relative
+        found = Eligibility(len(self)).without(
+            self._rows_of(self.unfit),
+            lambda row: f"unfit: {self.unfit[self.ids[row]]}",
+        )
+        excluded = self._rows_of(limits.excluded)
+        found = found.without(excluded, "excluded by the caller").without(
+            costs > highest,
+            lambda row: f"relative cost {costs[row]:.2f} above {highest}",
+        )
+        for most, values in (
+            (budget.flops, self._costs),
+            (budget.memory, self._memory),
+        ):
+            if most is not None:
+                found = found.without(values > most, "beyond the absolute budget")
+        return found
 
     def mask(
         self,
@@ -330,7 +322,7 @@ class Catalogue:
         KeyError
             When an excluded arm is unknown.
         """
-        eligible = self._allowed(Limits(compute_budget, budget, excluded))
+        eligible = self.eligibility(Limits(compute_budget, budget, excluded)).mask
         if not eligible.any():
             cheapest = int(np.argmin(self._costs))
             raise ValueError(
@@ -349,50 +341,17 @@ class Catalogue:
         budget: Budget | None = None,
     ) -> list[str]:
         """Return why each arm is masked; empty text where it is eligible."""
-        limits = Limits(compute_budget, budget, excluded)
-        allowed, excluded = self._allowed(limits), limits.excluded
-        reasons = []
-        for row, arm_id in enumerate(self.ids):
-            if allowed[row]:
-                reasons.append("")
-            elif arm_id in self.unfit:
-                reasons.append(f"unfit: {self.unfit[arm_id]}")
-            elif arm_id in excluded:
-                reasons.append("excluded by the caller")
-            elif self._relative[row] > compute_budget:
-                relative = self._relative[row]
-                reasons.append(f"relative cost {relative:.2f} above {compute_budget}")
-            else:
-                reasons.append("beyond the absolute budget")
-        return reasons
+        return self.eligibility(Limits(compute_budget, budget, excluded)).reasons()
 
-    def _allowed(self, limits: Limits) -> NDArray[np.bool_]:
-        budget = limits.budget
-        if budget is not None and budget.memory is not None:
-            unsized = [c.name for c in self.cards.values() if c.parameters is None]
-            if unsized:
-                raise ValueError(
-                    f"the cards of {unsized} have no parameters, so that their memory "
-                    "is unknown: give ModelCard(parameters=), or no budget of memory"
-                )
-        allowed = self._relative <= limits.compute_budget
-        if budget is not None and budget.flops is not None:
-            allowed &= self._costs <= budget.flops
-        if budget is not None and budget.memory is not None:
-            allowed &= self._memory <= budget.memory
-        allowed[self._unfit_rows] = False
-        for arm_id in limits.excluded:
-            allowed[self.index(arm_id)] = False
-        return allowed
-
-    @cached_property
-    def _unfit_rows(self) -> NDArray[np.intp]:
-        return np.array([self._rows[arm_id] for arm_id in self.unfit], dtype=np.intp)
+    def _rows_of(self, arm_ids: Iterable[str]) -> NDArray[np.bool_]:
+        rows = np.zeros(len(self), dtype=bool)
+        rows[[self.index(arm_id) for arm_id in arm_ids]] = True
+        return rows
 
     def descriptors(self) -> tuple[NDArray[np.float64], list[str]]:
         """Return ``Z`` of shape (A, m) and its column names.
 
-        See :func:`braidbandit.descriptors.describe` for the columns.
+        See :func:`braidbandit.catalogue.features.describe` for the columns.
         """
         return describe(self.braids, self.cards, self._costs)
 
@@ -401,53 +360,6 @@ def _ids(arm_ids: Iterable[str]) -> Iterable[str]:
     if isinstance(arm_ids, str):
         raise TypeError(f"expected a collection of arm ids, received text {arm_ids!r}")
     return arm_ids
-
-
-def as_cards(pool: Iterable[ModelCard | Mapping[str, Any] | str]) -> list[ModelCard]:
-    """Return the cards of a pool; one model in place of a list is a TypeError."""
-    if isinstance(pool, str | Mapping | ModelCard):
-        raise TypeError(
-            f"a pool is a list of models, received one ({type(pool).__name__}); wrap "
-            "it: [model]"
-        )
-    return [_as_card(entry) for entry in pool]
-
-
-def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:
-    if isinstance(entry, ModelCard):
-        return entry
-    if isinstance(entry, str):
-        return ModelCard(entry)
-    if isinstance(entry, Mapping):
-        return ModelCard.from_dict(entry)
-    raise TypeError(
-        f"a pool holds ModelCard, dict or name, received {type(entry).__name__}"
-    )
-
-
-def _check_shares(
-    shares: Any, max_strands: int, layer_sets: Sequence[str], strategies: Sequence[str]
-) -> None:
-    """Refuse share vectors that name models, or that no braid would have."""
-    for vector in shares:
-        if not isinstance(vector, tuple | list | np.ndarray):
-            raise TypeError(
-                "a share vector is a tuple of numbers, the anchor's first, for "
-                f"whatever models; received {vector!r}"
-            )
-    lengths = [len(vector) for vector in shares]
-    unused = [v for v in shares if not 2 <= len(v) <= max_strands]
-    mixed = any("output" in places for places in layer_sets)
-    if not (mixed and "learned_weighted" in strategies):
-        # Elsewhere a share is a prior, and the first vector of a length is taken.
-        firsts = {lengths.index(length) for length in lengths}
-        unused += [v for at, v in enumerate(shares) if at not in firsts]
-    if unused:
-        raise ValueError(
-            f"no braid would have the shares {unused}: give vectors of 2 to "
-            f"{max_strands} strands, and one of each length where 'learned_weighted' "
-            "does not mix at the output"
-        )
 
 
 def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
@@ -459,12 +371,6 @@ def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
             "them apart. Give ModelCard(parameters=)",
             stacklevel=3,
         )
-
-
-def _check_known(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in known]
-    if unknown or isinstance(given, str):
-        raise ValueError(f"unknown {kind} {unknown or given!r}; expected {known}")
 
 
 def _check_against_cards(braid: Braid, cards: Mapping[str, ModelCard]) -> None:

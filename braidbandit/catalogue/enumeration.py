@@ -1,27 +1,60 @@
-"""Which braids make sense for an anchor and its donors, and what each costs."""
+"""Which braids make sense over a pool of models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations
+from typing import Any
 
 import numpy as np
 
-from braidbandit.catalogue.braid import Braid, ModelCard
+from braidbandit.catalogue.braid import STRATEGIES, Braid
+from braidbandit.catalogue.cards import ModelCard
+from braidbandit.catalogue.layer_sets import LAYER_SETS, USUAL_LAYER_SETS, layers_of
 
-# Bytes per weight by the start of the quantisation's name, block scales included.
-_BYTES = {"q2": 0.36, "q3": 0.46, "q4": 0.58, "q5": 0.70, "q6": 0.82, "q8": 1.07}
-_BYTES |= {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "f32": 4.0, "fp32": 4.0}
+SHARES = (
+    (0.75, 0.25),
+    (0.5, 0.5),
+    (0.9, 0.1),
+    (0.5, 0.25, 0.25),
+    (0.5, 0.4, 0.1),
+)
+"""Share vectors that are tried, the anchor's first."""
 
 
 def braids_of_pool(
     cards: Sequence[ModelCard],
-    max_strands: int,
-    shares: Sequence[tuple[float, ...]],
-    layer_sets: Sequence[str],
-    strategies: Sequence[str],
+    max_strands: int = 3,
+    shares: Sequence[Sequence[float]] | None = None,
+    layer_sets: Sequence[str] | None = None,
+    strategies: Sequence[str] | None = None,
 ) -> list[Braid]:
-    """Every sensible braid of a pool; see :meth:`braidbandit.Catalogue.build`."""
+    """Return every sensible braid of a pool; see :meth:`braidbandit.Catalogue.build`.
+
+    Examples
+    --------
+    >>> cards = [ModelCard("a"), ModelCard("b")]
+    >>> [braid.label() for braid in braids_of_pool(cards, 1)][:2]
+    ['a alone', 'a fed its own states, learned_weighted after the final norm']
+    """
+    if max_strands < 1:
+        raise ValueError(f"max_strands must be at least 1, received {max_strands}")
+    places = USUAL_LAYER_SETS if layer_sets is None else layer_sets
+    mixes = STRATEGIES if strategies is None else strategies
+    of_shares = SHARES if shares is None else shares
+    _check_known("layer set", places, LAYER_SETS)
+    _check_known("strategy", mixes, STRATEGIES)
+    given = {"shares": shares, "layer_sets": layer_sets, "strategies": strategies}
+    unused = [name for name, value in given.items() if value is not None]
+    if max_strands == 1 and unused:
+        raise ValueError(f"braids of one strand (max_strands=1) follow no {unused}")
+    if strategies is not None and "attention" in mixes and set(places) == {"output"}:
+        raise ValueError(
+            "strategy 'attention' has nothing to attend to at the output, the only "
+            "layer set; leave it out, or add 'final'"
+        )
+    if shares is not None:
+        _check_shares(shares, max_strands, places, mixes)
     braids: dict[str, Braid] = {}
     for card in cards:
         for single in (
@@ -30,7 +63,7 @@ def braids_of_pool(
         ):
             braids[single.id] = single
     for size in range(2, min(max_strands, len(cards)) + 1):
-        vectors = [tuple(vector) for vector in shares if len(vector) == size]
+        vectors = [tuple(vector) for vector in of_shares if len(vector) == size]
         if not vectors:
             raise ValueError(
                 f"no share vector of length {size} for braids of {size} strands; "
@@ -39,12 +72,12 @@ def braids_of_pool(
         for group in combinations(cards, size):
             for anchor in group:
                 donors = tuple(c.name for c in group if c is not anchor)
-                for braid in braids_of(anchor, donors, vectors, layer_sets, strategies):
+                for braid in _braids_of(anchor, donors, vectors, places, mixes):
                     braids[braid.id] = braid
     return list(braids.values())
 
 
-def braids_of(
+def _braids_of(
     anchor: ModelCard,
     donors: tuple[str, ...],
     vectors: Sequence[tuple[float, ...]],
@@ -71,53 +104,41 @@ def braids_of(
 
 
 def _layers_of(layer_set: str, anchor: ModelCard) -> tuple[int | str, ...] | None:
-    """Fusion layers of a named set for an anchor; None if it has too few layers."""
-    if layer_set not in ("sparse", "dense"):
-        return tuple(layer_set.split("+"))
-    if anchor.layers is None:
+    if layer_set in ("sparse", "dense") and anchor.layers is None:
         raise ValueError(
             f"layer set {layer_set!r} needs the number of layers of {anchor.name!r}; "
             "give ModelCard(layers=...), or leave 'sparse' and 'dense' out of "
             "layer_sets"
         )
-    depth = anchor.layers
-    if layer_set == "sparse":
-        wanted = [round(depth * part) - 1 for part in (0.7, 0.83, 0.97)]
-    else:
-        wanted = [round(at) for at in np.linspace(depth / 3, depth - 2, 9)]
-    distinct = sorted({layer for layer in wanted if layer >= 0})
-    return tuple(distinct) if len(distinct) == len(wanted) else None
+    return layers_of(layer_set, anchor.layers or 0)
 
 
-def cost_per_token(braid: Braid, cards: Mapping[str, ModelCard], known: bool) -> float:
-    """Cost of one braid; see :meth:`braidbandit.catalogue.Catalogue.costs`."""
-    if not known:
-        whole, body, head = dict.fromkeys(cards, 1.0), dict.fromkeys(cards, 1.0), {}
-    else:
-        whole = {name: 2.0 * float(c.parameters or 0) for name, c in cards.items()}
-        head = {
-            name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
-            for name, c in cards.items()
-        }
-        body = {name: max(whole[name] - head[name], 0.0) for name in cards}
-    deepest = 1.0
-    if braid.layer_set in ("sparse", "dense", "custom") and braid.mid_layers:
-        layers = cards[braid.anchor].layers
-        if layers is not None and not set(braid.fusion_layers) & {"final", "output"}:
-            deepest = (max(braid.mid_layers) + 1) / layers
-    cost = whole[braid.anchor] + sum(deepest * body[name] for name in braid.donors)
-    if "output" in braid.fusion_layers:
-        cost += sum(head.get(name, 0.0) for name in braid.donors)
-    return cost
+def _check_shares(
+    shares: Any, max_strands: int, layer_sets: Sequence[str], strategies: Sequence[str]
+) -> None:
+    """Refuse share vectors that name models, or that no braid would have."""
+    for vector in shares:
+        if not isinstance(vector, tuple | list | np.ndarray):
+            raise TypeError(
+                "a share vector is a tuple of numbers, the anchor's first, for "
+                f"whatever models; received {vector!r}"
+            )
+    lengths = [len(vector) for vector in shares]
+    unused = [v for v in shares if not 2 <= len(v) <= max_strands]
+    mixed = any("output" in places for places in layer_sets)
+    if not (mixed and "learned_weighted" in strategies):
+        # Elsewhere a share is a prior, and the first vector of a length is taken.
+        firsts = {lengths.index(length) for length in lengths}
+        unused += [v for at, v in enumerate(shares) if at not in firsts]
+    if unused:
+        raise ValueError(
+            f"no braid would have the shares {unused}: give vectors of 2 to "
+            f"{max_strands} strands, and one of each length where 'learned_weighted' "
+            "does not mix at the output"
+        )
 
 
-def bytes_per_weight(quantisation: str | None) -> float:
-    """Bytes of one weight, two unless the quantisation's name says otherwise.
-
-    Examples
-    --------
-    >>> bytes_per_weight("Q4_K_M"), bytes_per_weight(None)
-    (0.58, 2.0)
-    """
-    name = (quantisation or "").lower().lstrip("i")
-    return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)
+def _check_known(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown or isinstance(given, str):
+        raise ValueError(f"unknown {kind} {unknown or given!r}; expected {known}")

@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._named import in_columns
-from braidbandit.catalogue.braid import STRATEGIES, Braid, ModelCard
+from braidbandit.catalogue.braid import STRATEGIES, Braid
+from braidbandit.catalogue.cards import ModelCard
+
+Array = NDArray[np.float64]
 
 DENSE_LAYERS = 9
 """Fusion layers of the densest named layer set; density is counted in these."""
@@ -19,8 +22,8 @@ _KNOBS = ("strands", "layers", "strategy", "control")
 
 
 def describe(
-    braids: Sequence[Braid], cards: Mapping[str, ModelCard], costs: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], list[str]]:
+    braids: Sequence[Braid], cards: Mapping[str, ModelCard], costs: Array
+) -> tuple[Array, list[str]]:
     """Describe every braid as one row of numbers.
 
     Columns carry the prefix of their block: "bias", "share:<model>" (share minus
@@ -58,7 +61,7 @@ def describe(
         for strand, share in zip(braid.strands, braid.shares, strict=True):
             shares[row, models.index(strand)] = share
 
-    columns: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, Array] = {}
     if any(braid.donors for braid in braids):
         for j, model in enumerate(models):
             columns[f"share:{model}"] = shares[:, j] - 1.0 / len(models)
@@ -86,12 +89,12 @@ def describe(
 
 
 def with_gains(
-    Z: NDArray[np.float64],
+    Z: Array,
     names: Sequence[str],
     braids: Sequence[Braid],
     models: Sequence[str],
-    signatures: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], list[str]]:
+    signatures: Array,
+) -> tuple[Array, list[str]]:
     """Add what probe tasks, scored on the single models, say about their braids.
 
     A braid can be better than the mean of its strands where these are good at
@@ -127,12 +130,10 @@ def with_gains(
     >>> Z[:, names.index("gain:mean")].tolist()
     [0.0, 0.0, 1.0]
     """
-    place = {model: j for j, model in enumerate(models)}
     signatures = in_columns(signatures, list(models), "signatures")
     gains = np.zeros((len(signatures), len(braids)))
-    for row, braid in enumerate(braids):
-        scores = signatures[:, [place[strand] for strand in braid.strands]]
-        gains[:, row] = scores.max(axis=1) - scores @ np.array(braid.shares)
+    for row, gain in enumerate(_gains(braids, models, signatures)):
+        gains[:, row] = gain
     sources = {"gain:mean": gains.mean(axis=0)}
     _, s, patterns = np.linalg.svd(gains - sources["gain:mean"], full_matrices=False)
     for j in range(min(PATTERNS, len(s))):
@@ -142,7 +143,7 @@ def with_gains(
     knobs = {n: Z[:, j] for j, n in enumerate(names) if block_of(n) in _KNOBS}
     if not gains.any():
         return Z, list(names)
-    columns: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, Array] = {}
     for name, gain in sources.items():
         gain = gain / (np.abs(sources["gain:mean"]).max() or 1.0)
         columns[name] = gain
@@ -152,6 +153,67 @@ def with_gains(
             columns[f"gain:strands*{knob}"] = knobs["strands"] * column
     gain_columns, gain_names = _stack(columns)
     return np.hstack([Z, gain_columns]), [*names, *gain_names]
+
+
+def extend_descriptors(
+    Z: Array,
+    columns: Sequence[str],
+    braids: Sequence[Braid],
+    described: tuple[Array, Sequence[str]],
+    newcomers: Sequence[Braid],
+    probed: tuple[Sequence[str], Array] | None = None,
+) -> tuple[Array, tuple[str, ...]]:
+    """Describe more arms without moving the arms that are there.
+
+    Describing a larger catalogue afresh centres columns anew and brings columns
+    that were constant before. Every column is shifted so that the arms that were
+    there keep their numbers; a column that is new is zero for them.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (A, m)
+    columns : sequence of str, length m
+    braids : sequence of Braid, length A
+    described : tuple of ndarray (A + B, n) and names
+        Fresh descriptors of the larger catalogue, newcomers last.
+    newcomers : sequence of Braid, length B
+    probed : tuple of names (M,) and ndarray (n, M), optional
+        The single models' scores on the probe tasks of the warm start.
+
+    Returns
+    -------
+    Z : ndarray of shape (A + B, m')
+    columns : tuple of str, length m'
+        Those that are new come last.
+    """
+    fresh = dict(zip(described[1], described[0].T, strict=True))
+    gains = (
+        {} if probed is None else _gains_of_new(Z, columns, braids, newcomers, *probed)
+    )
+    n = len(braids)
+    shared = [*columns, *(name for name in described[1] if name not in columns)]
+    out = np.zeros((n + len(newcomers), len(shared)))
+    for j, name in enumerate(shared):
+        if name in columns:
+            out[:n, j] = Z[:, columns.index(name)]
+        if name == "bias":
+            out[n:, j] = 1.0
+        elif name in fresh:
+            out[n:, j] = fresh[name][n:] - (fresh[name][:n] - out[:n, j]).mean()
+        elif name in gains:
+            out[n:, j] = gains[name]
+        else:
+            # Nothing tells this column: a newcomer takes the average.
+            out[n:, j] = out[:n, j].mean()
+    # Products of a gain with a knob follow from both.
+    for j, name in enumerate(shared):
+        gain, star, knob = name.partition("*")
+        if star and gain in shared and knob in shared:
+            out[n:, j] = out[n:, shared.index(gain)] * out[n:, shared.index(knob)]
+        elif star and gain == "gain:strands" and {"strands", knob} <= set(shared):
+            strands = out[n:, shared.index("strands")]
+            out[n:, j] = strands * out[n:, shared.index(knob)]
+    return out, tuple(shared)
 
 
 def block_of(name: str) -> str:
@@ -165,6 +227,45 @@ def block_of(name: str) -> str:
     return name.split(":", 1)[0]
 
 
+def _gains(
+    braids: Sequence[Braid], models: Sequence[str], signatures: Array
+) -> list[Array]:
+    """Gain of every braid on every probe task: its best strand minus the mean."""
+    place = {model: j for j, model in enumerate(models)}
+    gains = []
+    for braid in braids:
+        scores = signatures[:, [place[strand] for strand in braid.strands]]
+        gains.append(scores.max(axis=1) - scores @ np.array(braid.shares))
+    return gains
+
+
+def _gains_of_new(
+    Z: Array,
+    columns: Sequence[str],
+    braids: Sequence[Braid],
+    newcomers: Sequence[Braid],
+    models: Sequence[str],
+    signatures: Array,
+) -> dict[str, Array]:
+    """Gain columns of newcomers, on the scale of those of the arms that are there.
+
+    Every gain column is linear in an arm's gains on the probe tasks; least squares on
+    the arms that are there finds the weights.
+    """
+    known = set(models)
+    if not all(known >= set(braid.strands) for braid in newcomers):
+        return {}
+    # Models may have come since the probe, and braids of them.
+    rows = [row for row, braid in enumerate(braids) if known >= set(braid.strands)]
+    there = np.array(_gains([braids[row] for row in rows], models, signatures))
+    new = np.array(_gains(newcomers, models, signatures))
+    return {
+        name: new @ np.linalg.lstsq(there, Z[rows, j], rcond=None)[0]
+        for j, name in enumerate(columns)
+        if name.startswith("gain:") and "*" not in name
+    }
+
+
 def _depth(braid: Braid, anchor: ModelCard) -> float:
     """Mean relative depth of the numbered fusion layers; 0 without any."""
     if not braid.mid_layers:
@@ -175,13 +276,13 @@ def _depth(braid: Braid, anchor: ModelCard) -> float:
 
 def _stack(
     columns: Mapping[str, NDArray[np.generic]],
-) -> tuple[NDArray[np.float64], list[str]]:
+) -> tuple[Array, list[str]]:
     """Leave out what is constant, and knobs that repeat an earlier column.
 
     Shares and pairs stay even then: they come as a set that treats models alike.
     """
-    kept: dict[str, NDArray[np.float64]] = {}
-    directions: list[NDArray[np.float64]] = []
+    kept: dict[str, Array] = {}
+    directions: list[Array] = []
     for name, values in columns.items():
         column = values.astype(np.float64)
         centred = column - column.mean()

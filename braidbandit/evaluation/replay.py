@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from braidbandit._checks import check_labels
 from braidbandit._named import column_names, in_columns, in_rows, ordered
-from braidbandit.catalogue.catalogue import Braid, Catalogue, ModelCard
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard
+from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.tasks.encoder import TaskEncoder
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.catalogue.costs import relative
 from braidbandit.recommender.arm_model import ArmLearner
 from braidbandit.recommender.explanation import Counterfactual
-from braidbandit.recommender.objectives import relative
 from braidbandit.recommender.scoring import Situation
 
 Array = NDArray[np.float64]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
+from braidbandit.catalogue.costs import relative as relative
 from braidbandit.recommender.utility import check_price
 
 Array = NDArray[np.float64]
@@ -161,18 +162,6 @@ class CostModel:
         """Return the median of what each arm will measure, shape (A,)."""
         mean = self.posterior.means(Z, x[None, :])[0]
         return np.asarray(np.exp(mean + np.log(operations)))
-
-
-def relative(values: Array) -> Array:
-    """Put values on the scale from 0 (smallest) to 1 (largest).
-
-    Examples
-    --------
-    >>> relative(np.array([2.0, 4.0, 3.0])).tolist()
-    [0.0, 1.0, 0.5]
-    """
-    span = float(np.ptp(values))
-    return (values - values.min()) / span if span > 0 else np.zeros(len(values))
 
 
 def check_measurement(name: str, value: Any) -> float | None:

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._checks import check_weight
-from braidbandit.catalogue.catalogue import Braid, ModelCard
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard
 from braidbandit.ledger.records import Decision, Outcome
 from braidbandit.recommender.arm_model import arm_ids_of
 from braidbandit.recommender.feedback import (

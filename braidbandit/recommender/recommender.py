@@ -15,8 +15,8 @@ from braidbandit.bandit.choice import Choice, Policy
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.prior import PriorScales
-from braidbandit.catalogue.catalogue import Budget, Catalogue
-from braidbandit.catalogue.limits import Limits
+from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.limits import Budget, Limits
 from braidbandit.ledger.records import Decision, new_id
 from braidbandit.recommender.arm_model import arm_ids_of
 from braidbandit.recommender.drift import DriftMonitor

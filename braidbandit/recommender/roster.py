@@ -17,13 +17,13 @@ from braidbandit.bandit.linear_bandit import LinearBandit
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.catalogue.features import with_gains
+from braidbandit.catalogue.features import extend_descriptors, with_gains
 from braidbandit.recommender.drift import DriftMonitor
 from braidbandit.recommender.feedback import FeedbackLog
 from braidbandit.recommender.guarding import Guarding
 from braidbandit.recommender.lookahead import InFlight
 from braidbandit.recommender.objectives import CostModel
-from braidbandit.recommender.reshape import extend_descriptors, new_groups, with_columns
+from braidbandit.recommender.reshape import new_groups, with_columns
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from braidbandit._named import as_array, in_columns
 from braidbandit.bandit.belief import Belief
 from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.costs import relative
 from braidbandit.catalogue.limits import Limits
 from braidbandit.recommender.arm_model import ArmLearner
-from braidbandit.recommender.objectives import Preference, relative
+from braidbandit.recommender.objectives import Preference
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from braidbandit import Braid, Budget, Catalogue, ModelCard
-from braidbandit.catalogue.catalogue import LAYER_SETS
+from braidbandit.catalogue.layer_sets import LAYER_SETS
 
 
 def test_every_single_and_control_is_there(catalogue):

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from braidbandit import Braid, Catalogue, ModelCard
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
-from braidbandit.recommender.reshape import extend_descriptors, with_columns
+from braidbandit.recommender.reshape import with_columns
 
 
 def taught():
@@ -33,22 +32,3 @@ def test_new_columns_start_at_the_prior_and_move_nothing():
     assert new.belief(wide, x).sd[0] ** 2 == pytest.approx(
         before.sd[0] ** 2 + extra, rel=1e-9
     )
-
-
-def test_old_arms_keep_their_numbers():
-    cards = [ModelCard("a", parameters=100), ModelCard("b", parameters=900)]
-    small = Catalogue.build(cards, layer_sets=("output",))
-    Z, columns = small.descriptors()
-    newcomers = [Braid("c"), Braid("c", ("a",), (0.5, 0.5), ("output",), "router")]
-    large = small.with_braids(newcomers, [ModelCard("c", parameters=10**6)])
-    wide, names = extend_descriptors(
-        Z, columns, small.braids, large.descriptors(), newcomers
-    )
-    assert names[: len(columns)] == tuple(columns)
-    assert wide[: len(small), : len(columns)].tolist() == Z.tolist()
-    assert not wide[: len(small), len(columns) :].any()
-    share = names.index("share:c")
-    assert wide[-2, share] - wide[0, share] == pytest.approx(1.0)
-    cost = names.index("cost")
-    ratio = np.log(large.costs()[-2] / large.costs()[0])
-    assert wide[-2, cost] - wide[0, cost] == pytest.approx(ratio)

@@ -1,0 +1,121 @@
+"""Model cards: what is known about a language model before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known about one language model before it is loaded.
+
+    Parameters
+    ----------
+    name : str
+        The name used in braids, errors and explanations.
+    source : str, optional
+        Hub id, folder or file to load from. Defaults to ``name``.
+    parameters : int, optional
+        Number of weights, head included.
+    layers, width, vocab_size : int, optional
+        Decoder layers, width of the residual stream, size of the vocabulary.
+    domain : str
+        What the model is good at: "general", "code", "medical", ...
+    role : str, optional
+        Free text such as "reasoning".
+    quantisation : str, optional
+        Such as "q4_k_m", "q8_0", "bf16"; sets the bytes per weight.
+    recency : str, optional
+        Date or year of the model.
+    licence : str, optional
+
+    Examples
+    --------
+    >>> ModelCard.from_dict({"model_name": "codellama-7b", "domain": "code"}).source
+    'codellama-7b'
+    """
+
+    name: str
+    source: str | None = None
+    parameters: int | None = None
+    layers: int | None = None
+    width: int | None = None
+    vocab_size: int | None = None
+    domain: str = "general"
+    role: str | None = None
+    quantisation: str | None = None
+    recency: str | None = None
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(
+                f"a model card needs a name, received {self.name!r}; "
+                "expected text such as 'gemma-3-270m'"
+            )
+        if not isinstance(self.domain, str) or not self.domain:
+            raise ValueError(f"domain of {self.name!r} must be text: {self.domain!r}")
+        for key in ("parameters", "layers", "width", "vocab_size"):
+            value = getattr(self, key)
+            if value is not None and (
+                not isinstance(value, int) or isinstance(value, bool) or value <= 0
+            ):
+                raise ValueError(
+                    f"{key} of {self.name!r} must be a whole number above 0 or None, "
+                    f"received {value!r}"
+                )
+        if self.source is None:
+            object.__setattr__(self, "source", self.name)
+
+    @classmethod
+    def from_dict(cls, card: Mapping[str, Any]) -> ModelCard:
+        """Build a card from a pool dict; ``model_name`` is read as ``name``.
+
+        Raises
+        ------
+        KeyError
+            On an unknown key, or when no name is given.
+        """
+        values = dict(card)
+        if "model_name" in values:
+            if "name" in values:
+                raise KeyError("give 'model_name' or 'name', not both")
+            values["name"] = values.pop("model_name")
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise KeyError(
+                f"unknown model card keys {unknown}; known keys are "
+                f"{['model_name', *known]}"
+            )
+        if "name" not in values:
+            raise KeyError(f"a model card needs 'model_name', received {dict(card)!r}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as JSON-able data."""
+        return asdict(self)
+
+
+def as_cards(pool: Iterable[ModelCard | Mapping[str, Any] | str]) -> list[ModelCard]:
+    """Return the cards of a pool; one model in place of a list is a TypeError."""
+    if isinstance(pool, str | Mapping | ModelCard):
+        raise TypeError(
+            f"a pool is a list of models, received one ({type(pool).__name__}); wrap "
+            "it: [model]"
+        )
+    return [_as_card(entry) for entry in pool]
+
+
+def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:
+    if isinstance(entry, ModelCard):
+        return entry
+    if isinstance(entry, str):
+        return ModelCard(entry)
+    if isinstance(entry, Mapping):
+        return ModelCard.from_dict(entry)
+    raise TypeError(
+        f"a pool holds ModelCard, dict or name, received {type(entry).__name__}"
+    )

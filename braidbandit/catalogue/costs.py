@@ -1,0 +1,116 @@
+"""What braids cost, estimated from the cards of their models: operations and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard
+
+Array = NDArray[np.float64]
+
+# Bytes per weight by the start of the quantisation's name, block scales included.
+_BYTES = {
+    "q2": 0.36,
+    "q3": 0.46,
+    "q4": 0.58,
+    "q5": 0.70,
+    "q6": 0.82,
+    "q8": 1.07,
+    "int4": 0.5,
+    "int8": 1.0,
+    "fp8": 1.0,
+    "f32": 4.0,
+    "fp32": 4.0,
+}
+
+
+def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
+    """Estimate the operations per token written, shape (A,).
+
+    Two per weight that is read: the whole anchor, and of each donor the body
+    (``parameters - vocab_size * width``) down to its deepest tap; its head only where
+    outputs are mixed. If the ``parameters`` of any model are unknown, every model
+    counts as one unit and there is no head.
+
+    Parameters
+    ----------
+    braids : sequence of Braid, length A
+    cards : mapping from name to ModelCard
+        Of all models of the pool, also those that no braid uses.
+
+    Examples
+    --------
+    >>> cards = {"a": ModelCard("a", parameters=50), "b": ModelCard("b", parameters=10)}
+    >>> pair = Braid("a", ("b",), (0.5, 0.5), ("output",), "router")
+    >>> costs_per_token([Braid("a"), Braid("b"), pair], cards).tolist()
+    [100.0, 20.0, 120.0]
+    """
+    known = all(card.parameters is not None for card in cards.values())
+    whole, head = dict.fromkeys(cards, 1.0), dict.fromkeys(cards, 0.0)
+    if known:
+        whole = {name: 2.0 * float(c.parameters or 0) for name, c in cards.items()}
+        head = {
+            name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
+            for name, c in cards.items()
+        }
+    body = {name: max(whole[name] - head[name], 0.0) for name in cards}
+    return np.array(
+        [_cost(braid, cards[braid.anchor], whole, body, head) for braid in braids]
+    )
+
+
+def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
+    """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
+
+    Two bytes a weight unless the card's ``quantisation`` says otherwise.
+    """
+    size = {
+        name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
+        for name, card in cards.items()
+    }
+    return np.array([sum(size[name] for name in b.strands) for b in braids])
+
+
+def bytes_per_weight(quantisation: str | None) -> float:
+    """Bytes of one weight, two unless the quantisation's name says otherwise.
+
+    Examples
+    --------
+    >>> bytes_per_weight("Q4_K_M"), bytes_per_weight(None)
+    (0.58, 2.0)
+    """
+    name = (quantisation or "").lower().lstrip("i")
+    return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)
+
+
+def relative(values: Array) -> Array:
+    """Put values on the scale from 0 (smallest) to 1 (largest); all 0 if all are equal.
+
+    Examples
+    --------
+    >>> relative(np.array([2.0, 4.0, 3.0])).tolist()
+    [0.0, 1.0, 0.5]
+    """
+    span = float(np.ptp(values))
+    return (values - values.min()) / span if span > 0 else np.zeros(len(values))
+
+
+def _cost(
+    braid: Braid,
+    anchor: ModelCard,
+    whole: Mapping[str, float],
+    body: Mapping[str, float],
+    head: Mapping[str, float],
+) -> float:
+    deepest = 1.0
+    if braid.mid_layers and len(braid.mid_layers) == len(braid.fusion_layers):
+        if anchor.layers is not None:
+            deepest = (max(braid.mid_layers) + 1) / anchor.layers
+    cost = whole[braid.anchor] + sum(deepest * body[name] for name in braid.donors)
+    if "output" in braid.fusion_layers:
+        cost += sum(head[name] for name in braid.donors)
+    return cost

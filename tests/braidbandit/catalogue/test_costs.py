@@ -1,0 +1,62 @@
+"""What braids cost, estimated from their models' cards."""
+
+import numpy as np
+import pytest
+
+from braidbandit import Braid, ModelCard
+from braidbandit.catalogue.costs import (
+    bytes_per_weight,
+    costs_per_token,
+    memory_of,
+    relative,
+)
+
+CARDS = {
+    "a": ModelCard("a", parameters=1000, layers=10, width=5, vocab_size=40),
+    "b": ModelCard("b", parameters=600, layers=4, width=5, vocab_size=20),
+}
+
+
+def pair(*layers, strategy="router"):
+    return Braid("a", ("b",), (0.5, 0.5), layers, strategy)
+
+
+@pytest.mark.parametrize(
+    ("braid", "cost"),
+    [
+        (Braid("a"), 2000.0),
+        (pair("output"), 2000.0 + 1200.0),  # with the donor's head
+        (pair("final"), 2000.0 + 1000.0),  # without: 2 (600 - 5 x 20)
+        (pair(1, 4), 2000.0 + 0.5 * 1000.0),  # down to the 5th of 10 layers
+        (pair(1, 4, "final"), 2000.0 + 1000.0),
+        (pair(4, "output"), 2000.0 + 1200.0),
+    ],
+)
+def test_operations_by_hand(braid, cost):
+    assert costs_per_token([braid], CARDS).tolist() == [cost]
+
+
+def test_one_model_of_unknown_size_makes_all_count_as_one():
+    cards = {**CARDS, "c": ModelCard("c")}
+    costs = costs_per_token([Braid("a"), pair("output"), Braid("c")], cards)
+    assert costs.tolist() == [1.0, 2.0, 1.0]
+
+
+def test_memory_by_hand():
+    cards = {"a": CARDS["a"], "b": ModelCard("b", parameters=100, quantisation="Q8_0")}
+    assert memory_of([Braid("a"), pair("output")], cards).tolist() == [2000.0, 2107.0]
+    assert memory_of([Braid("a")], {"a": ModelCard("a")}).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("iq4_xs", 0.58), ("bf16", 2.0), ("F32", 4.0), ("fp8_e4m3", 1.0), ("", 2.0)],
+)
+def test_bytes_per_weight(name, size):
+    assert bytes_per_weight(name) == size
+
+
+def test_relative_values():
+    assert relative(np.array([3.0, 3.0])).tolist() == [0.0, 0.0]
+    found = relative(np.random.default_rng(0).random(50))
+    assert (found.min(), found.max()) == (0.0, 1.0)
