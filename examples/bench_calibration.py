@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fusion import BraidConfig, BraidedLLM, Pool, Strand, calibrate
 from fusion.report.controls import STRATEGIES, layers_at
 from fusion.report.held_out import packaged_texts, read_texts
@@ -65,13 +67,11 @@ def measure(
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [f"{'':4}{'layers':16}{'strategy':18}{'seconds':>9}  trained"]
-    for number, row in enumerate(rows, 1):
-        lines.append(
-            f"{number:2}  {'+'.join(map(str, row['layers'])):16}{row['strategy']:18}"
-            f"{row['seconds']:9.1f}  {', '.join(row['trained'])}"
-        )
-    return "\n".join(lines)
+    """The rows as text, numbered from 1."""
+    shown = pd.DataFrame(rows, index=range(1, len(rows) + 1))
+    shown["layers"] = ["+".join(map(str, row["layers"])) for row in rows]
+    shown["trained"] = [", ".join(row["trained"]) for row in rows]
+    return shown[["layers", "strategy", "seconds", "trained"]].to_string()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from ..braid.fusers import CrossAttention, LearnedWeighted
 from ..braid.model import BraidedLLM
 from ..strands.strand import Strand
 from .features import TextFeatures, donor_view
-from .store import CalibrationStore, identity
+from .store import CalibrationStore, strands_key
 from .training import train_part
 
 POSITION_GROUP = 512  # positions of a step
@@ -156,7 +156,6 @@ def _fit_aligned(
     """A fuser that adds the states beside each position; without donors, an adapter."""
     # Every strand reads the texts before anything is changed: one may refuse them.
     positions = Positions(store, anchor, donors)
-    names = [identity(d) for d in donors]
 
     def fit() -> None:
         label = f"{anchor.name}: own adapter"
@@ -170,7 +169,8 @@ def _fit_aligned(
             store, fuser, loss, items, epochs=epochs, group=POSITION_GROUP, label=label
         )
 
-    key = [identity(anchor), names, type(fuser).__name__ if donors else "own", epochs]
+    kind = type(fuser).__name__ if donors else "own"
+    key = [*strands_key(anchor, donors), kind, epochs]
     store.load_or_fit("final" if donors else "own", key, fuser, fit)
 
 
@@ -202,5 +202,5 @@ def _fit_attention(
             store, fuser, loss, items, epochs=epochs, group=TEXT_GROUP, label=label
         )
 
-    key = [identity(anchor), [identity(d) for d in donors], epochs]
+    key = [*strands_key(anchor, donors), epochs]
     store.load_or_fit("attention", key, fuser, fit)

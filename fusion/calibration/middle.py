@@ -19,7 +19,7 @@ from ..braid.cache import DonorStates
 from ..braid.fusers import LearnedWeighted
 from ..braid.model import BraidedLLM
 from .features import donor_view, read_layers
-from .store import CalibrationStore, identity
+from .store import CalibrationStore, strands_key
 from .training import train_part
 
 TEXTS = 48  # to train on: steps through the anchor are dear
@@ -149,8 +149,7 @@ def fit_middle(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
         )
 
     key = [
-        identity(model.anchor),
-        [identity(d) for d in model.donors],
+        *strands_key(model.anchor, model.donors),
         config.strategy,
         middle.layers,
         middle.shares,

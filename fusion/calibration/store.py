@@ -40,12 +40,16 @@ def identity(strand: Strand) -> str:
     return f"{strand.name}:{strand.source}:{strand.dtype}:{strand.content}"
 
 
+def strands_key(anchor: Strand, donors: Sequence[Strand]) -> list[Any]:
+    """The key of what depends on a braid's strands, to be gone on with."""
+    return [identity(anchor), [identity(donor) for donor in donors]]
+
+
 def braid_key(model: BraidedLLM, epochs: int) -> list[Any]:
     """The key of what belongs to one braid alone: its whole recipe."""
     config = model.config
     key = [
-        identity(model.anchor),
-        [identity(donor) for donor in model.donors],
+        *strands_key(model.anchor, model.donors),
         config.strategy,
         config.fusion_layers,
         config.shares,

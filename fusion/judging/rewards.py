@@ -26,7 +26,13 @@ __name__ = 'answer'
 
 
 def normalised(text: str) -> str:
-    """Lower case, one space between words, none at the ends."""
+    """Lower case, one space between words, none at the ends.
+
+    Examples
+    --------
+    >>> normalised("  The\\n Rain ")
+    'the rain'
+    """
     return " ".join(text.split()).casefold()
 
 

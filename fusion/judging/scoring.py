@@ -1,16 +1,17 @@
 """How good a model is on a text: bits per byte, multiple choice.
 
-What a braid wrote is judged by `fusion.rewards`.
+What a braid wrote is judged by `rewards`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence, Set
+from collections.abc import Callable, MutableMapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..braid.model import BraidedLLM
 from ..strands.strand import Strand, memo_key
@@ -30,11 +31,31 @@ def target_log_probs(
     positions: Sequence[int],
     states: MutableMapping[Any, Any] | None = None,
     prompt_length: int | None = None,
-) -> torch.Tensor:
-    """Log-probabilities (nats) of ``ids[t]`` given all before it.
+) -> Tensor:
+    """Log-probabilities of tokens given all before them.
 
-    ``positions`` says which t, each at least 1; ``states`` as in `bits_per_byte`.
-    A braid with ``fuse="prompt"`` needs the number of tokens its donors may read.
+    Parameters
+    ----------
+    model : BraidedLLM or Strand
+    ids : sequence of int
+        A text of T tokens.
+    positions : sequence of int
+        Which of them, from 1 to T - 1.
+    states : dict, optional
+        As in `bits_per_byte`.
+    prompt_length : int, optional
+        How many tokens donors may read; needed by a braid with ``fuse="prompt"``.
+
+    Returns
+    -------
+    Tensor (len(positions),)
+        In nats.
+
+    Raises
+    ------
+    ValueError
+        For a position that nothing predicts, or without the ``prompt_length`` that is
+        needed.
     """
     wrong = [t for t in positions if not 1 <= t < len(ids)]
     if wrong:
@@ -51,26 +72,46 @@ def target_log_probs(
     states = StateCache() if states is None else states
     strand = model.anchor if isinstance(model, BraidedLLM) else model
     batch = torch.tensor([list(ids)], device=strand.device)
-    if isinstance(model, BraidedLLM):
-        read: Any = model.encode(batch, memo=states, prompt_length=prompt_length)
-    else:
-        key = (*memo_key(model), (tuple(ids),))
-        if key not in states:
-            states[key] = model.run(batch, taps=["final"])["final"]
-        read = states[key]
+    logits = _reader(model, batch, states, prompt_length)
     found = []
     for part in torch.tensor(list(positions), device=strand.device).split(CHUNK):
-        if isinstance(model, BraidedLLM):
-            logits = model.head(read, (slice(None), part - 1))
-        else:
-            logits = model.logits(read[0, part - 1])
         targets = batch[0, part, None]
-        found.append(logits.float().log_softmax(-1).gather(1, targets)[:, 0])
+        log_p = logits(part - 1).float().log_softmax(-1)
+        found.append(log_p.gather(1, targets)[:, 0])
     return torch.cat(found) if found else torch.zeros(0)
 
 
+def _reader(
+    model: BraidedLLM | Strand,
+    batch: Tensor,
+    states: MutableMapping[Any, Any],
+    prompt_length: int | None,
+) -> Callable[[Tensor], Tensor]:
+    """Read a text; what comes back says the logits (n, V) behind n of its positions."""
+    if isinstance(model, BraidedLLM):
+        read = model.encode(batch, memo=states, prompt_length=prompt_length)
+        return lambda at: model.head(read, (slice(None), at))
+    key = (*memo_key(model), (tuple(batch[0].tolist()),))
+    if key not in states:
+        states[key] = model.run(batch, taps=["final"])["final"]
+    hidden: Tensor = states[key][0]
+    return lambda at: model.logits(hidden[at])
+
+
 def scored_tokens(strand: Strand, prompt: str, reference: str) -> tuple[list[int], int]:
-    """The tokens of both, and which is the first that ends inside the reference."""
+    """The tokens of both, and which is the first that ends inside the reference.
+
+    Parameters
+    ----------
+    strand : Strand
+    prompt, reference : str
+
+    Returns
+    -------
+    ids : list of int
+    start : int
+        At least 1, as nothing predicts the first token.
+    """
     return _scored(strand, prompt, reference)[:2]
 
 
@@ -113,6 +154,10 @@ def bits_per_byte(
         Pass the same (at first empty) dict for several braids of the same strands on
         one text: each strand then reads it once.
 
+    Returns
+    -------
+    float
+
     Raises
     ------
     ValueError
@@ -145,6 +190,16 @@ def choose(model: BraidedLLM | Strand, prompt: str, choices: Sequence[str]) -> i
     choices : sequence of str
         At least two; each is scored right after the prompt, so it starts with the
         space or line break that belongs there.
+
+    Returns
+    -------
+    int
+        Its index.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two choices, or choices without an order.
     """
     if isinstance(choices, str | Set) or len(choices) < 2:
         raise ValueError(f"received choices {choices!r}; give a list of at least two")
@@ -158,8 +213,23 @@ def multiple_choice(
     """1 if ``choose(model, prompt, choices) = answer``, else 0.
 
     Over many questions its mean is the accuracy; by chance it is
-    ``1 / len(choices)``. Parameters as in `choose`; ``answer`` is the index of the
-    right choice.
+    ``1 / len(choices)``.
+
+    Parameters
+    ----------
+    model, prompt, choices
+        As in `choose`.
+    answer : int
+        Index of the right choice.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For an index that no choice has.
     """
     if isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(

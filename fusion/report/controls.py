@@ -190,15 +190,20 @@ class PromptWeighted(BraidedLLM):
         states : dict, optional
             As in `scoring.bits_per_byte`.
         """
+        self.config.update({"shares": self._weights(self._words(prompt), states)})
+
+    def _weights(
+        self, prompt: str, states: MutableMapping[Any, Any] | None
+    ) -> list[float]:
         strands = (self.anchor, *self.donors)
-        prompt = self._words(prompt)
         if not all(scored_bytes(strand, "", prompt) for strand in strands):
-            self.config.shares = [1 / len(strands)] * len(strands)
-            return
+            return [1 / len(strands)] * len(strands)
         bits = [bits_per_byte(strand, "", prompt, states) for strand in strands]
         per_token = len(prompt.encode()) / len(self.anchor.tokens.encode(prompt))
-        weights = softmax([-per_token * math.log(2) * b for b in bits])
-        self.config.shares = weights.tolist()
+        weights: list[float] = softmax(
+            [-per_token * math.log(2) * b for b in bits]
+        ).tolist()
+        return weights
 
     def _words(self, prompt: str) -> str:
         """What donors are given of a prompt: no special tokens of the anchor."""

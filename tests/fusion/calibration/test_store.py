@@ -110,3 +110,9 @@ def test_a_braid_is_known_by_its_whole_recipe(braid):
     ]
     assert all(keys.count(key) == 1 for key in keys)
     assert keys[0] == braid_key(braid("llama", "gemma"), 2)
+
+
+def test_its_former_names_are_known():
+    from fusion.session import Session, who
+
+    assert (Session, who) == (CalibrationStore, identity)
