@@ -1,9 +1,14 @@
 """Off-policy estimators, on arrays.
 
-Every estimator is given as n terms whose mean is the estimate, so that one bootstrap
-serves them all. Weights are ``w = target probability / propensity`` of the arm that was
-taken, ``q`` the predicted reward of that arm, ``direct`` the predicted reward averaged
-over the target's probabilities. Equations (25) to (29) of ``docs/math.md``.
+Every estimator is given as n terms whose mean is the estimate, so that all of them can
+share one bootstrap. In all of them
+
+- ``weights`` are target probability over propensity of the arm that was taken,
+- ``q`` is the predicted reward of that arm,
+- ``direct`` is the predicted reward of all arms, averaged with the target's
+  probabilities.
+
+Equations (25) to (29) of ``docs/math.md``.
 """
 
 from __future__ import annotations
@@ -31,8 +36,8 @@ def estimator_terms(
     Returns
     -------
     dict of ndarray
-        By name, in the order of ``ESTIMATORS``. SNIPS has its linearised terms, all
-        NaN where every weight is 0.
+        By name, in the order of ``ESTIMATORS``. SNIPS is no mean of terms: it has
+        those of its linearisation, which are NaN if every weight is 0.
 
     References
     ----------
@@ -72,9 +77,19 @@ def estimator_terms(
 def switch_threshold(weights: Array, residuals: Array) -> float:
     """Return the weight above which SWITCH trusts the reward model instead.
 
-    The one among quantiles of the weights with the least bound on the mean squared
-    error: the variance of what is kept over n, plus the square of the target's share
-    beyond the threshold, which bounds the bias as rewards lie in [0, 1].
+    Of the quantiles of the weights, the one with the lowest bound on the mean squared
+    error. The bound is the variance of the terms that are kept, divided by n, plus the
+    square of the target's share beyond the threshold: as rewards lie in [0, 1], the
+    bias cannot be larger than that share.
+
+    Parameters
+    ----------
+    weights, residuals : ndarrays of shape (n,)
+        Residuals are rewards minus predicted rewards.
+
+    Returns
+    -------
+    float
 
     Examples
     --------
@@ -87,13 +102,22 @@ def switch_threshold(weights: Array, residuals: Array) -> float:
     kept = weights <= grid[:, None]
     variance = (kept * weights * residuals).var(axis=1) / len(weights)
     bias = (~kept * weights).mean(axis=1)
-    # Of equal thresholds the highest: it changes least.
+    # Of equally good thresholds the highest, which changes the fewest rows.
     error = (variance + bias**2)[::-1]
     return float(grid[::-1][np.argmin(error)])
 
 
 def effective_sample_size(weights: Array) -> float:
-    """Return how many equally weighted rows would say as much (Kish 1965).
+    """Return how many rows of equal weight would say as much (Kish 1965).
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n,)
+
+    Returns
+    -------
+    float
+        Between 1 and n; 0 if every weight is 0.
 
     Examples
     --------
@@ -107,10 +131,22 @@ def effective_sample_size(weights: Array) -> float:
 
 
 def cluster_terms(values: Array, clusters: NDArray[np.intp], about: float) -> Array:
-    """Return one term a cluster, from those of its rows, with the same mean.
+    """Return one term per cluster from those of its rows; the mean stays the same.
 
-    What its rows are off the value ``about`` is summed, so that of clusters of many
-    sizes the sizes themselves add no spread.
+    The deviations of a cluster's rows from ``about`` are summed, not the terms: so
+    clusters of different sizes differ only by what is in them.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    clusters : ndarray of int, shape (n,)
+        Numbers 0 to G - 1.
+    about : float
+        The mean of the values, or what it is known to be.
+
+    Returns
+    -------
+    ndarray of shape (G,)
 
     Examples
     --------

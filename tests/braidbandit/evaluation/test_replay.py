@@ -1,11 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit.evaluation.replay import (
     BraidPlayer,
     Shuffle,
     read_table,
     replay,
+    replay_all,
     score,
     shuffles,
     table_of,
@@ -124,3 +128,82 @@ def test_files(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             table_of(REWARDS, embeddings, names)
+
+
+@given(st.lists(st.floats(-50.0, 50.0), min_size=4, max_size=4))
+def test_what_was_measured_can_be_told_from_a_scaled_table(values):
+    measured = np.array(values).reshape(2, 2)
+    found = table_of(measured, np.eye(2))
+    assert found.rewards.min() >= 0.0
+    assert found.rewards.max() <= 1.0
+    back = found.origin + found.unit * found.rewards
+    np.testing.assert_allclose(back, measured, atol=1e-12)
+    # What lies in [0, 1] is left alone.
+    inside = np.clip(measured, 0.0, 1.0)
+    assert table_of(inside, np.eye(2)).rewards.tolist() == inside.tolist()
+
+
+def test_rewards_follow_the_names_of_models_and_prompts():
+    rewards = pd.DataFrame({"y": [0.1, 0.2], "x": [0.3, 0.4]}, index=["p", "q"])
+    embeddings = pd.DataFrame({"e": [2.0, 1.0]}, index=["q", "p"])
+    found = table_of(rewards, embeddings, ["x", "y"])
+    assert found.rewards.tolist() == [[0.4, 0.2], [0.3, 0.1]]
+    assert [braid.anchor for braid in found.catalogue] == ["x", "y"]
+    by_default = table_of({"y": [0.1, 0.2], "x": [0.3, 0.4]}, [[1.0], [2.0]])
+    assert [braid.anchor for braid in by_default.catalogue] == ["y", "x"]
+    with pytest.raises(ValueError, match="rewards"):
+        table_of(rewards, embeddings, ["x", "z"])
+
+
+def test_models_without_names_are_numbered():
+    assert [braid.anchor for braid in table().catalogue] == ["0", "1", "2"]
+
+
+class Cheapest:
+    """Plays arm 0, whatever it is told."""
+
+    def choose(self, row):
+        return 0
+
+    def learn(self, row, arm, reward):
+        pass
+
+
+def play_cheapest(shuffle):
+    return Cheapest()
+
+
+def test_several_processes_play_the_same():
+    big = table_of(np.random.default_rng(0).random((60, 5)), np.arange(60.0)[:, None])
+    one, two = (replay_all(big, play_cheapest, 10, 3, n_jobs=n) for n in (1, 2))
+    assert [run.rewards.tolist() for run in one] == [r.rewards.tolist() for r in two]
+    orders = shuffles(big, 10, 3)
+    by_hand = [big.rewards[order.run, order.arms[0]].tolist() for order in orders]
+    assert [run.rewards.tolist() for run in one] == by_hand
+
+
+def test_every_round_is_told():
+    seen = []
+    order = Shuffle(0, ROUNDS[:0], ROUNDS, np.arange(3))
+    replay(table(), order, Plan([0, 1, 1, 2]), lambda: seen.append(len(seen)))
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_player_that_fails_leaves_the_table_as_it_was():
+    one = table()
+    before = one.rewards.tobytes(), one.embeddings.tobytes()
+    order = Shuffle(0, ROUNDS[:0], ROUNDS, np.arange(3))
+    with pytest.raises(IndexError):
+        replay(one, order, Plan([0, 1]))
+    assert (one.rewards.tobytes(), one.embeddings.tobytes()) == before
+
+
+def test_a_cold_player_is_told_no_probe_table():
+    rng = np.random.default_rng(2)
+    noisy = table_of(rng.random((80, 3)), rng.standard_normal((80, 6)))
+    encoder = TaskEncoder(types=(), n_components=2).fit(noisy.embeddings)
+    order = next(shuffles(noisy, 30, 1))
+    warm, cold = (BraidPlayer(noisy, order, encoder, warm=w) for w in (True, False))
+    assert warm.agent.baseline_ is not None
+    assert not hasattr(cold.agent, "encoder_") or cold.agent.baseline_ is None
+    assert replay(noisy, order, cold).rewards.shape == (30,)

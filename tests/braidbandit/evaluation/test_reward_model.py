@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+import sklearn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from braidbandit.evaluation.contexts import FOLDS, contexts_of
 from braidbandit.evaluation.reward_model import (
@@ -137,3 +140,79 @@ def test_a_row_far_from_all_that_were_learnt_is_0_or_1(rows):
     far = np.array([[1e308, 0.0], [-1e308, 0.0]])
     found = predict_rewards(1e-9 * X, arms, rewards, far, 3)
     assert found.tolist() == [[1.0] * 3, [0.0] * 3]
+
+
+def by_equation(X, arms, rewards, new, n_arms):
+    """Equation (26) written out: two ridge regressions, solved as normal equations."""
+
+    def ridge(rows, targets, variances):
+        penalty = np.diag(1.0 / variances)
+        return np.linalg.solve(rows.T @ rows + penalty, rows.T @ targets)
+
+    def design(values):
+        return np.column_stack([np.ones(len(values)), (values - mean) / spread])
+
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    rows, asked = design(X), design(new)
+    level, k = rewards.mean(), rows.shape[1]
+    common = ridge(rows, rewards - level, np.ones(k))
+    left = rewards - level - rows @ common
+    predicted = np.repeat((level + asked @ common)[:, None], n_arms, axis=1)
+    variances = np.append(0.1, np.full(k - 1, 0.02))
+    for arm in set(arms.tolist()):
+        at = arms == arm
+        predicted[:, arm] += asked @ ridge(rows[at], left[at], variances)
+    return np.clip(predicted, 0.0, 1.0)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**20), st.integers(2, 80), st.integers(1, 6), st.integers(1, 5))
+def test_it_is_the_equation(seed, n, width, n_arms):
+    rng = np.random.default_rng(seed)
+    X, new = rng.standard_normal((n, width)), rng.standard_normal((7, width))
+    arms, rewards = rng.integers(n_arms, size=n), rng.random(n)
+    found = predict_rewards(X, arms, rewards, new, n_arms)
+    expected = by_equation(X, arms, rewards, new, n_arms)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("predict", [cross_fitted, from_the_past])
+def test_predictions_lie_in_0_to_1_and_leave_the_rows_alone(rows, predict):
+    X, arms, rewards, _ = rows
+    before = [values.tobytes() for values in (X, arms, rewards)]
+    found = predict(X, arms, rewards, 3)
+    assert found.shape == (400, 3)
+    assert found.min() >= 0.0
+    assert found.max() <= 1.0
+    assert [values.tobytes() for values in (X, arms, rewards)] == before
+
+
+def test_rows_in_another_order_teach_the_same(rows):
+    X, arms, rewards, _ = rows
+    at = np.random.default_rng(1).permutation(400)
+    one = predict_rewards(X, arms, rewards, X[:5], 3)
+    other = predict_rewards(X[at], arms[at], rewards[at], X[:5], 3)
+    np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_contexts_without_a_column():
+    """Only the levels are left: 1/2, and a third of the way to each arm's own mean."""
+    arms = np.arange(40) % 2
+    found = predict_rewards(np.zeros((40, 0)), arms, arms * 1.0, np.zeros((1, 0)), 2)
+    assert found[0] == pytest.approx([0.5 - 1 / 3, 0.5 + 1 / 3])
+
+
+@pytest.mark.parametrize(("n_known", "n_new"), [(0, 3), (3, 0), (1, 2)])
+def test_few_rows(n_known, n_new):
+    """Nothing learnt predicts 1/2; one row of 1 predicts 1, and nothing is asked."""
+    X, arms, new = np.zeros((n_known, 2)), np.zeros(n_known, int), np.ones((n_new, 2))
+    found = predict_rewards(X, arms, np.ones(n_known), new, 2)
+    assert found.tolist() == [[1.0 if n_known else 0.5] * 2] * n_new
+
+
+def test_frames_as_the_output_of_scikit_learn_change_nothing(rows):
+    X, arms, rewards, _ = rows
+    expected = predict_rewards(X, arms, rewards, X[:3], 3)
+    with sklearn.config_context(transform_output="pandas"):
+        found = predict_rewards(X, arms, rewards, X[:3], 3)
+    assert (found == expected).all()
