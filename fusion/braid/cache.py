@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ..strands.strand import Strand, Tap
-from ..tokens.alignment import Head, common_prefix, complete_text
-from .donors import DonorPath, DonorStates, walk
+from ..tokens.alignment import Head, TokenTree
+from .donors import DonorPath, crop_layers, walk
+from .fusers import DonorStates
 
 
 @dataclass
@@ -47,20 +49,50 @@ class Row:
         """The donor's tokens for the text up to each of the last ``new`` positions."""
         if not new:
             return []
-        first = len(self.ids) - new
-        if donor.tokens.key == anchor.tokens.key:
-            return [self.ids[: t + 1] for t in range(first, len(self.ids))]
-        data = anchor.tokens.text(self.ids)
-        ends = anchor.tokens.ends(self.ids)[first:].tolist()
-        found, head = donor.tokens.encode_growing(
-            [complete_text(data[:end]) for end in ends],
-            self.heads.get(donor.name),
-            # What comes in is refused with the reason. What the anchor then writes is
-            # read as nearly as the donor can: no request ends in the middle.
-            verify=first == 0,
+        found, self.heads[donor.name] = donor.tokens.of_growing_anchor(
+            anchor.tokens, self.ids, new, self.heads.get(donor.name)
         )
-        self.heads[donor.name] = head
         return found
+
+    def extend(
+        self,
+        ids: Sequence[int],
+        real: Sequence[bool],
+        positions: Sequence[int] | None,
+        prompt: int | None,
+        start: int,
+    ) -> tuple[list[int], list[int]]:
+        """Append new columns, the first of which is column ``start`` of the text.
+
+        Returns the columns that donors read, and those behind that part; padding, where
+        ``real`` is False, is in neither.
+        """
+        stop = len(ids) if prompt is None else prompt - start
+        columns = [c for c, is_real in enumerate(real) if is_real]
+        if positions is not None:
+            self._count([positions[c] for c in columns])
+        read, after = (
+            [c for c in columns if c < stop],
+            [c for c in columns if c >= stop],
+        )
+        self.prompt = prompt
+        self.ids = [*self.ids, *(ids[c] for c in read)]
+        self.beyond += len(after)
+        return read, after
+
+    def _count(self, positions: Sequence[int]) -> None:
+        """Refuse positions of new tokens that do not go on one by one from here."""
+        seen = len(self.ids) + self.beyond
+        shifts = [position - seen - i for i, position in enumerate(positions)]
+        known = shifts[0] if shifts and not seen else self.shift
+        wrong = next((i for i, shift in enumerate(shifts) if shift != known), None)
+        if wrong is not None:
+            raise ValueError(
+                f"position_ids has {positions[wrong]} where {known + seen + wrong} "
+                "comes next; donors read a row as one text, from its first token on: "
+                "give each text a row of its own, and leave position_ids out"
+            )
+        self.shift = known
 
     def crop(self, count: int) -> None:
         """Take back the last ``count`` tokens; donors follow at the next step."""
@@ -83,6 +115,22 @@ class BraidCache(DynamicCache):
         self.rows: list[Row] = []
         self.prompt_length: int | Tensor | None = None
         self.long = False
+
+    def expect(self, prompt_length: int | Tensor | None) -> None:
+        """Say how long the prompts are of rows that are not begun yet."""
+        self.prompt_length = prompt_length
+
+    def restore(self, rows: list[Row], length: int) -> None:
+        """Take back a step that was refused or stopped: it has not been read."""
+        self.rows = rows
+        crop_layers(self, length)
+
+    def restart(self) -> None:
+        """Begin again with the whole text, of which the prompts stay the same part."""
+        prompts = [row.prompt for row in self.rows]
+        self.reset()
+        if None not in prompts:
+            self.expect(torch.tensor(prompts))
 
     def _pick(self, indices: Sequence[int]) -> None:
         taken: set[int] = set()
@@ -128,36 +176,62 @@ class Step:
         Padding is in neither.
     length : int
         T, all columns.
+    position_ids : Tensor (B, T) or None
+        Where the anchor reads them; None for one after the other.
+    reads : bool
+        Whether donors read anything now, or there is nothing they should not.
+    key : tuple of int
+        What, beside the text, a donor's states depend on.
     """
 
     rows: list[Row]
     columns: list[list[int]]
     after: list[list[int]]
     length: int
+    position_ids: Tensor | None
+    reads: bool = field(init=False)
+    key: tuple[int, ...] = field(init=False)
 
-    @property
-    def reads(self) -> bool:
-        """Whether donors read anything now, or there is nothing they should not."""
-        return any(self.columns) or not any(self.after)
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """What, beside the text, a donor's states depend on."""
-        return tuple(map(len, self.columns))
+    def __post_init__(self) -> None:
+        self.reads = any(self.columns) or not any(self.after)
+        self.key = tuple(map(len, self.columns))
 
 
 def advance(
+    anchor: Strand,
     input_ids: Tensor,
-    attention_mask: Tensor | None,
-    cache: BraidCache | None,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    cache: BraidCache | None = None,
+    *,
     fuse: str = "always",
     prompt_length: int | Tensor | None = None,
-    position_ids: Tensor | None = None,
+    followed: bool = False,
 ) -> Step:
     """Append this step's real tokens to each row; say which columns they are.
 
-    Raises ValueError on an empty batch, on a cache of other rows or another prompt, and
-    on ``position_ids`` that do not count the tokens of a row one by one.
+    Parameters
+    ----------
+    anchor : Strand
+    input_ids : Tensor (B, T)
+        The new columns.
+    attention_mask : Tensor (B, n), optional
+        Of all columns, those in the cache too.
+    position_ids : Tensor (B, T) or (1, T), optional
+    cache : BraidCache, optional
+    fuse : {"always", "prompt"}
+    prompt_length : int or Tensor (B,), optional
+        As in `BraidedLLM.forward`.
+    followed : bool
+        Whether a donor follows the text, so that positions have to count its tokens.
+
+    Raises
+    ------
+    ValueError
+        On an empty batch, a cache of other rows or another prompt, padding between
+        tokens that the anchor would count, short and long texts together where the
+        anchor reads these with other positions, and positions that do not count the
+        tokens of a row one by one.
     """
     B, T = input_ids.shape
     if B == 0 or T == 0:
@@ -165,40 +239,89 @@ def advance(
             f"received input_ids of shape {tuple(input_ids.shape)}; give at least "
             "one row with one token"
         )
-    # Copies: the rows of before stay what they were (see `Braiding.encode`).
-    rows = [] if cache is None else [replace(row) for row in cache.rows]
-    rows = rows or [Row() for _ in range(B)]
-    if len(rows) != B:
-        raise ValueError(f"the cache holds {len(rows)} rows, received {B}")
     start = 0 if cache is None else cache.get_seq_length()
-    if cache is not None and prompt_length is None and not cache.rows:
-        prompt_length = cache.prompt_length
-    if attention_mask is not None and attention_mask.shape != (B, start + T):
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; expected "
-            f"{(B, start + T)}: a row for each text, a column for each token, those in "
-            "the cache too"
-        )
-    prompts = _prompts(rows, start, T, fuse, prompt_length)
+    places = _places(position_ids if followed else None, B, T)
     real = torch.ones(B, T, dtype=torch.bool)
     if attention_mask is not None:
+        if attention_mask.shape != (B, start + T):
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected "
+                f"{(B, start + T)}: a row for each text, a column for each token, "
+                "those in the cache too"
+            )
+        _refuse_gaps(attention_mask, anchor)
         real = attention_mask[:, -T:].bool().cpu()
-    step = Step(rows, [], [], T)
-    places = _places(position_ids, B, T)
-    for row, prompt, ids, mask, at in zip(
-        rows, prompts, input_ids.tolist(), real.tolist(), places, strict=True
-    ):
-        row.prompt = prompt
-        stop = T if prompt is None else prompt - start
-        step.columns.append([c for c in range(T) if mask[c] and c < stop])
-        step.after.append([c for c in range(T) if mask[c] and c >= stop])
-        if at is not None:
-            _count(row, [at[c] for c in range(T) if mask[c]])
-        row.ids = [*row.ids, *(ids[c] for c in step.columns[-1])]
-        row.beyond += len(step.after[-1])
+        if position_ids is None:
+            # Padding must not shift a token: positions count real tokens only.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
+    long = _is_long(anchor, start + T, position_ids)
+    if start and cache is not None and cache.long != long:
+        raise ValueError(
+            f"the cache holds {start} tokens; {anchor.name} reads texts of more than "
+            f"{anchor.turn} tokens with other positions from the first token on; give "
+            "the whole text with a new cache, as generate does"
+        )
+    rows = _rows(cache, B)
+    if cache is not None and prompt_length is None and not cache.rows:
+        prompt_length = cache.prompt_length
+    prompts = _prompts(rows, start, T, fuse, prompt_length)
+    new = zip(prompts, input_ids.tolist(), real.tolist(), places, strict=True)
+    added = [
+        row.extend(ids, mask, at, prompt, start)
+        for row, (prompt, ids, mask, at) in zip(rows, new, strict=True)
+    ]
     if cache is not None:
-        cache.rows = rows
-    return step
+        cache.rows, cache.long = rows, long
+    columns, after = [c for c, _ in added], [a for _, a in added]
+    return Step(rows, columns, after, T, position_ids)
+
+
+def _rows(cache: BraidCache | None, count: int) -> list[Row]:
+    """Copies of the rows of before, which stay what they were, or as many new ones."""
+    if cache is None or not cache.rows:
+        return [Row() for _ in range(count)]
+    if len(cache.rows) != count:
+        raise ValueError(f"the cache holds {len(cache.rows)} rows, received {count}")
+    return [replace(row) for row in cache.rows]
+
+
+def _refuse_gaps(mask: Tensor, anchor: Strand) -> None:
+    """Refuse padding between tokens where the anchor would count its columns.
+
+    It would see less of the text, or take it for further away.
+    """
+    real = mask.long()
+    # A column of padding with tokens on both sides of it.
+    between = (real.cumsum(-1) > 0) & (real.flip(-1).cumsum(-1).flip(-1) > 0)
+    if not bool((between & (real == 0)).any()):
+        return
+    if anchor.window is not None and mask.shape[1] > anchor.window:
+        does = f"sees {anchor.window} columns back and would miss text"
+    elif anchor.counts_columns:
+        does = "counts columns, and would take what is before it for further away"
+    else:
+        return
+    raise ValueError(
+        f"attention_mask has padding between tokens; {anchor.name} {does}; pad on the "
+        "left: tokenizer.padding_side = 'left'"
+    )
+
+
+def _is_long(anchor: Strand, length: int, position_ids: Tensor | None) -> bool:
+    """Whether texts are long for the anchor (`Strand.turn`); refuse what is mixed."""
+    if anchor.turn == math.inf:
+        return False
+    lengths = [length]
+    if position_ids is not None:
+        lengths = (position_ids.amax(-1) + 1).tolist()
+    long = {length > anchor.turn for length in lengths}
+    if len(long) > 1:
+        raise ValueError(
+            f"rows of {min(lengths)} to {max(lengths)} tokens in one batch: "
+            f"{anchor.name} reads texts of more than {anchor.turn} tokens with other "
+            "positions, and all rows alike; give longer and shorter texts apart"
+        )
+    return long.pop()
 
 
 def _places(position_ids: Tensor | None, rows: int, new: int) -> list[Any]:
@@ -211,21 +334,6 @@ def _places(position_ids: Tensor | None, rows: int, new: int) -> list[Any]:
             f"{(rows, new)}: one position for each token"
         )
     return position_ids.expand(rows, new).tolist()  # type: ignore[no-any-return]
-
-
-def _count(row: Row, positions: Sequence[int]) -> None:
-    """Refuse positions of new tokens that do not go on one by one from the row's."""
-    seen = len(row.ids) + row.beyond
-    shifts = [position - seen - i for i, position in enumerate(positions)]
-    known = shifts[0] if shifts and not seen else row.shift
-    wrong = next((i for i, shift in enumerate(shifts) if shift != known), None)
-    if wrong is not None:
-        raise ValueError(
-            f"position_ids has {positions[wrong]} where {known + seen + wrong} comes "
-            "next; donors read a row as one text, from its first token on: give each "
-            "text a row of its own, and leave position_ids out"
-        )
-    row.shift = known
 
 
 def _prompts(
@@ -257,31 +365,45 @@ def gather_rows(
     look at all of that part.
     """
     device, B, T = anchor.device, len(step.rows), step.length
-    per_row: list[tuple[dict[Tap, Tensor], list[list[int]]]] = []
-    for row, cols in zip(step.rows, step.columns, strict=True):
+    walked: list[dict[Tap, Tensor]] = []
+    trees: list[TokenTree] = []
+    for row, columns in zip(step.rows, step.columns, strict=True):
         path = row.donors.setdefault(donor.name, DonorPath())
-        per_row.append(walk(donor, path, row.prefixes(anchor, donor, len(cols)), taps))
-    size = max((s[taps[0]].shape[0] for s, _ in per_row), default=0)
+        prefixes = row.prefixes(anchor, donor, len(columns))
+        states, tree = walk(donor, path, prefixes, taps)
+        walked.append(states)
+        trees.append(tree)
+    size = max((states[taps[0]].shape[0] for states in walked), default=0)
     last = torch.full((B, T), -1, dtype=torch.long)
     visible = torch.zeros(B, T, size, dtype=torch.bool)
-    for b, (row, (_, seen)) in enumerate(zip(step.rows, per_row, strict=True)):
-        before: tuple[int, list[int]] = (0, [])
-        for t, tokens in zip(step.columns[b], seen, strict=True):
-            # Most of what one position sees, the next one sees too.
-            keep = common_prefix(before[1], tokens)
-            if keep:
-                visible[b, t] = visible[b, before[0]]
-                visible[b, t, before[1][keep:]] = False
-            visible[b, t, tokens[keep:]] = True
-            if tokens:
-                last[b, t] = tokens[-1]
-            before = t, tokens
-        known = seen[-1] if seen else list(range(len(row.donors[donor.name].ids)))
-        for t in step.after[b]:
-            visible[b, t, known] = True
+    for b, tree in enumerate(trees):
+        _mark(tree, step.columns[b], step.after[b], last[b], visible[b])
     last, visible = last.to(device), visible.to(device)
     result = {}
     for tap in taps:
-        states = pad_sequence([s[tap] for s, _ in per_row], batch_first=True)
-        result[tap] = DonorStates(states.to(device), last, visible)
+        padded = pad_sequence([states[tap] for states in walked], batch_first=True)
+        result[tap] = DonorStates(padded.to(device), last, visible)
     return result
+
+
+def _mark(
+    tree: TokenTree,
+    columns: Sequence[int],
+    after: Sequence[int],
+    last: Tensor,
+    visible: Tensor,
+) -> None:
+    """Fill in for one row what each column sees, (T,) and (T, S)."""
+    before: tuple[int, list[int]] = (0, [])
+    for t, tokens, keep in zip(columns, tree.seen, tree.kept, strict=True):
+        # Most of what one position sees, the next one sees too.
+        if keep:
+            visible[t] = visible[before[0]]
+            visible[t, before[1][keep:]] = False
+        visible[t, tokens[keep:]] = True
+        if tokens:
+            last[t] = tokens[-1]
+        before = t, tokens
+    known = tree.seen[-1] if tree.seen else list(range(tree.past))
+    for t in after:
+        visible[t, known] = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -14,9 +13,6 @@ from torch import Tensor, nn
 from ..strands.strand import Strand
 
 WEIGHTS = "model.safetensors"
-
-# What AutoModel and pipelines pass along whatever the model.
-_PASSED_ALONG = {"_from_auto", "adapter_kwargs"}
 
 
 def write_weights(
@@ -57,25 +53,3 @@ def load_weights(folder: Path, module: nn.Module, strands: Sequence[Strand]) -> 
 
 def _identity(strand: Strand) -> dict[str, str]:
     return {"dtype": str(strand.dtype), "fingerprint": strand.fingerprint}
-
-
-def refuse_options(method: str, options: Mapping[str, Any], known: str) -> None:
-    """Raise TypeError on options that would be ignored.
-
-    Examples
-    --------
-    >>> refuse_options("from_pretrained", {"adapter_kwargs": {}}, "pool")
-    >>> refuse_options("from_pretrained", {"poool": 1}, "pool")
-    Traceback (most recent call last):
-        ...
-    TypeError: from_pretrained received unknown options ['poool']; it takes pool
-    """
-    unknown = sorted(
-        name
-        for name, value in options.items()
-        if name not in _PASSED_ALONG and value is not None and value is not False
-    )
-    if unknown:
-        raise TypeError(
-            f"{method} received unknown options {unknown}; it takes {known}"
-        )

@@ -7,6 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .._named import in_order
+from ..strands.strand import Strand
+
 STRATEGIES = ("learned_weighted", "router", "attention")
 FUSE = ("always", "prompt")
 
@@ -74,6 +77,22 @@ class BraidConfig(PreTrainedConfig):
 
     def check(self, anchor_layers: int) -> None:
         """Refuse a recipe that cannot be built, saying what to change."""
+        self._check_shares()
+        self._check_strategy()
+        self._check_layers(anchor_layers)
+        self._check_fuse(anchor_layers)
+
+    def take_over(self, anchor: Strand) -> None:
+        """Note the anchor's sizes and ends, which are the braid's."""
+        self.vocab_size = anchor.vocab_size
+        self.hidden_size = anchor.width
+        self.num_hidden_layers = anchor.n_layers
+        self.max_position_embeddings = anchor.positions
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(self, key, getattr(anchor.tokenizer, key))
+        self.tie_word_embeddings = False
+
+    def _check_shares(self) -> None:
         if len(self.shares) != 1 + len(self.donors):
             raise ValueError(
                 f"received {len(self.shares)} shares for {1 + len(self.donors)} "
@@ -83,6 +102,8 @@ class BraidConfig(PreTrainedConfig):
             raise ValueError(
                 f"shares must be >= 0 and sum to 1, received {self.shares}"
             )
+
+    def _check_strategy(self) -> None:
         if self.fusion_layers and self.strategy not in STRATEGIES:
             raise ValueError(
                 f"unknown strategy {self.strategy!r}; expected one of {STRATEGIES}"
@@ -94,6 +115,9 @@ class BraidConfig(PreTrainedConfig):
             )
         if self.donors and not self.fusion_layers:
             raise ValueError("a braid with donors needs at least one fusion layer")
+
+    def _check_layers(self, depth: int) -> None:
+        """Refuse fusion layers that an anchor of so many layers does not have."""
         for layer in self.fusion_layers:
             if layer in ("final", "output"):
                 continue
@@ -102,17 +126,32 @@ class BraidConfig(PreTrainedConfig):
                     f"fusion layer {layer!r} is neither a layer number nor "
                     '"final" nor "output"'
                 )
-            if not 0 <= layer < anchor_layers:
+            if not 0 <= layer < depth:
                 raise ValueError(
                     f"fusion layer {layer} is beyond the anchor {self.anchor!r}, "
-                    f"which has layers 0 to {anchor_layers - 1}"
+                    f"which has layers 0 to {depth - 1}"
                 )
         if not self.donors and any(la != "final" for la in self.fusion_layers):
             raise ValueError(
                 f"fusion layers {self.fusion_layers} need a donor; without one only "
                 '"final" (the anchor\'s own adapter) makes sense'
             )
-        self._check_fuse(anchor_layers)
+
+    def _check_fuse(self, depth: int) -> None:
+        if self.fuse not in FUSE:
+            raise ValueError(f"unknown fuse {self.fuse!r}; expected one of {FUSE}")
+        if self.fuse == "always" or not self.donors:
+            return
+        blind: set[int | str] = {"output"}
+        if self.strategy != "attention":
+            blind |= {"final", depth - 1}
+        lost = [layer for layer in self.fusion_layers if layer in blind]
+        if lost:
+            raise ValueError(
+                f'with fuse="prompt" fusion layers {lost} would change the first new '
+                f"token only; give decoder layers below {depth - 1}, or "
+                '"final" with the strategy "attention"'
+            )
 
     def check_donor_layers(self, depths: Mapping[str, int]) -> None:
         """Refuse donor layers that are not there; ``depths`` are layers by donor."""
@@ -129,45 +168,36 @@ class BraidConfig(PreTrainedConfig):
                         f"{self.fusion_layers}, from 0 to {depths[name] - 1}"
                     )
 
-    def _check_fuse(self, anchor_layers: int) -> None:
-        if self.fuse not in FUSE:
-            raise ValueError(f"unknown fuse {self.fuse!r}; expected one of {FUSE}")
-        if self.fuse == "always" or not self.donors:
-            return
-        blind: set[int | str] = {"output"}
-        if self.strategy != "attention":
-            blind |= {"final", anchor_layers - 1}
-        lost = [layer for layer in self.fusion_layers if layer in blind]
-        if lost:
-            raise ValueError(
-                f'with fuse="prompt" fusion layers {lost} would change the first new '
-                f"token only; give decoder layers below {anchor_layers - 1}, or "
-                '"final" with the strategy "attention"'
-            )
 
+def one_recipe(
+    config: BraidConfig | None,
+    model_configs: Sequence[Mapping[str, Any]] | None,
+    fusion_strategy: str | None = None,
+    fusion_layers: Sequence[int | str] | None = None,
+    shares: Sequence[float] | None = None,
+    fuse: str | None = None,
+) -> BraidConfig:
+    """The configuration that was given, or the one that was written `by_hand`.
 
-def in_order(values: Any, names: Sequence[str], what: str) -> list[float]:
-    """Numbers in the order of names; a Series or a dict has names of its own.
-
-    Examples
-    --------
-    >>> in_order({"b": 0.3, "a": 0.7}, ["a", "b"], "shares")
-    [0.7, 0.3]
+    Raises TypeError when neither was given, ValueError when both were.
     """
-    if isinstance(values, Set):
-        raise TypeError(f"{what} is a set, which has no order; received {values!r}")
-    given = None
-    if hasattr(values, "iloc"):  # of pandas; labels 0, 1, 2, ... are no names
-        given, values = list(values.index), list(values)
-        given = None if given == list(range(len(given))) else given
-    elif isinstance(values, Mapping):
-        given, values = list(values), list(values.values())
-    numbers = [float(value) for value in values]
-    if given is None:
-        return numbers
-    if sorted(given, key=str) != sorted(names):
-        raise ValueError(f"{what} is of {given}, expected each of {list(names)} once")
-    return [numbers[given.index(name)] for name in names]
+    if config is None:
+        if model_configs is None:
+            raise TypeError("give a BraidConfig and strands, or model_configs")
+        return by_hand(model_configs, fusion_strategy, fusion_layers, shares, fuse)
+    written = {
+        "fusion_strategy": fusion_strategy,
+        "fusion_layers": fusion_layers,
+        "shares": shares,
+        "fuse": fuse,
+    }
+    unused = [name for name, value in written.items() if value is not None]
+    if unused or model_configs is not None:
+        raise ValueError(
+            "a BraidConfig says everything: give it, or model_configs with "
+            f"{list(written)}; received both, {unused} among them"
+        )
+    return config
 
 
 def by_hand(

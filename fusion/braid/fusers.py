@@ -19,12 +19,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .donors import DonorStates
+
+@dataclass
+class DonorStates:
+    """A donor's states beside the positions of the anchor.
+
+    Attributes
+    ----------
+    states : Tensor (B, S, width)
+    last : Tensor (B, T), int64
+        Index of the last donor token that position t may see; -1 where there is none.
+    visible : Tensor (B, T, S), bool
+        All donor tokens that position t may see, oldest first.
+    """
+
+    states: Tensor
+    last: Tensor
+    visible: Tensor
+
+    def aligned(self) -> tuple[Tensor, Tensor]:
+        """States gathered per anchor position (B, T, width), and a (B, T, 1) mask.
+
+        In float32, as the fusers are; zero where there is none, so that nothing that
+        looks at several donors sees a later token in its place.
+        """
+        present = self.last >= 0
+        width = self.states.shape[2]
+        if self.states.shape[1] == 0:
+            zeros = torch.zeros(*self.last.shape, width, device=self.states.device)
+            return zeros, present[..., None]
+        index = self.last.clamp(min=0)[..., None].expand(-1, -1, width)
+        found = self.states.gather(1, index).float()
+        return found.masked_fill(~present[..., None], 0.0), present[..., None]
 
 
 def unit_rms(x: Tensor) -> Tensor:

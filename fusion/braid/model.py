@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from functools import lru_cache
-from inspect import signature
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from .._files import replacing
 from ..strands.pool import Pool
-from ..strands.strand import CACHE
-from .braiding import Braiding, BraidStates
-from .cache import BraidCache
-from .checkpoint import load_weights, refuse_options, write_weights
-from .configuration import BraidConfig
-from .donors import crop_layers
+from ..strands.strand import CACHE, Strand, Tap, memo_key
+from .cache import BraidCache, Step, advance, gather_rows
+from .checkpoint import load_weights, write_weights
+from .configuration import BraidConfig, bridge_layer, one_recipe
+from .fusers import FUSERS, DonorStates
+from .generation import generation_config
+from .options import options_of_anchor, refuse_options
+from .output_mixture import OutputMixer, vocabulary_map
 
 __all__ = ["BraidStates", "BraidedLLM"]
 
-_LOG = logging.getLogger(__name__)
 
-# What would change the result of a call, and the value with which it does not: other
-# inputs than text, more outputs than logits, texts packed into one row.
-REFUSED = {
-    "inputs_embeds": None,
-    "encoder_hidden_states": None,
-    "encoder_attention_mask": None,
-    "output_hidden_states": False,
-    "output_attentions": False,
-    "output_router_logits": False,
-    "is_causal": True,
-    "cu_seq_lens_q": None,
-    "cu_seq_lens_k": None,
-    "seq_idx": None,
-}
+@dataclass
+class BraidStates:
+    """Everything the heads need: fused states, and donors' beside each position."""
 
-# What transformers hands to any model and no braid has a use for.
-PASSED_OVER = frozenset(
-    ["tokenizer", "assistant_tokenizer", "num_items_in_batch"]
-    + ["max_length_q", "max_length_k", "token_type_ids", "mm_encoder_outputs"]
-)
+    hidden: Tensor  # (B, T, width) after the final norm and its fuser
+    donors: list[Tensor]  # (B, T, width_i) final states, for the output mixture
+    present: list[Tensor]  # (B, T) bool
 
 
-@lru_cache
-def _pass_over(name: str) -> None:
-    """Say once that an argument does nothing."""
-    _LOG.warning("forward was given %r, which braids pass over; is it spelt so?", name)
+class _Feed(NamedTuple):
+    """A donor, and which of its layers feeds which fusion layer."""
 
-
-def _parameters(model: nn.Module) -> set[str]:
-    """Names of what a model's forward takes."""
-    return set(signature(model.forward).parameters) - {"kwargs"}
+    donor: Strand
+    taps: dict[int | str, Tap]  # fusion layer -> layer of the donor
+    tapped: list[Tap]  # each layer once
+    key: tuple[Any, ...]  # of what the donor says, beside the text
 
 
 def _one_cache(cache: Any, past_key_values: Any) -> Any:
@@ -70,7 +55,36 @@ def _one_cache(cache: Any, past_key_values: Any) -> Any:
     return past_key_values if cache is None else cache
 
 
-class BraidedLLM(Braiding, GenerationMixin):
+def _strands_of(
+    config: BraidConfig,
+    strands: Sequence[Strand] | None,
+    pool: Pool | None,
+    model_configs: Sequence[Mapping[str, Any]] | None,
+) -> list[Strand]:
+    """The anchor and the donors of a recipe, which come from where it says."""
+    names = [config.anchor, *config.donors]
+    if strands is None:
+        pool = Pool(config.sources) if pool is None else pool
+        strands = [pool[name] for name in names]
+    by_name = {s.name: s for s in strands}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise KeyError(
+            f"no strand named {missing[0]!r}; received {sorted(by_name)}, "
+            f"the recipe needs {names}"
+        )
+    for entry in model_configs or ():
+        name, found = entry["model_name"], by_name[entry["model_name"]].source
+        if entry.get("source", found) != found:
+            raise ValueError(
+                f"{name!r} comes from {found!r}, its model config says "
+                f"{entry['source']!r}; leave the source out, or give no strands "
+                "and no pool"
+            )
+    return [by_name[name] for name in names]
+
+
+class BraidedLLM(PreTrainedModel, GenerationMixin):
     """Several frozen language models as one causal language model.
 
     Parameters
@@ -100,7 +114,243 @@ class BraidedLLM(Braiding, GenerationMixin):
     After `import fusion`, ``AutoModelForCausalLM.from_pretrained`` loads a saved one.
     """
 
+    config_class = BraidConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
     accepts_loss_kwargs = False  # for Trainer: the loss is a mean over tokens
+    _supports_sdpa = True
+
+    anchor: Strand
+    donors: list[Strand]
+
+    def __init__(
+        self,
+        config: BraidConfig | None = None,
+        strands: Sequence[Strand] | None = None,
+        *,
+        model_configs: Sequence[Mapping[str, Any]] | None = None,
+        fusion_strategy: str | None = None,
+        fusion_layers: Sequence[int | str] | None = None,
+        shares: Sequence[float] | None = None,
+        fuse: str | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        config = one_recipe(
+            config, model_configs, fusion_strategy, fusion_layers, shares, fuse
+        )
+        if strands is not None and pool is not None:
+            raise ValueError("give strands or a pool, where they come from; not both")
+        anchor, *donors = _strands_of(config, strands, pool, model_configs)
+        config.check(anchor.n_layers)
+        config.check_donor_layers({donor.name: donor.n_layers for donor in donors})
+        config.take_over(anchor)
+        super().__init__(config)
+        # Strands are no modules: they are shared, and are not saved.
+        self.anchor, self.donors = anchor, donors
+        self._build()
+        self._key = memo_key(anchor)
+        self._feeds = [self._feed(donor) for donor in donors]
+        self.eval()
+        self.generation_config = generation_config(anchor)
+
+    def _build(self) -> None:
+        config, anchor = self.config, self.anchor
+        widths = [d.width for d in self.donors]
+        self.fusers = nn.ModuleDict()
+        self.mixer: OutputMixer | None = None
+        for layer in config.fusion_layers:
+            if layer == "output":
+                maps = [vocabulary_map(anchor, d) for d in self.donors]
+                gated = config.strategy != "learned_weighted"
+                self.mixer = OutputMixer(widths, maps, gated)
+            else:
+                fuser = FUSERS[config.strategy]
+                self.fusers[str(layer)] = fuser(anchor.width, widths, layer == "final")
+        # Fusers stay in float32 whatever the strands are in: they are small, and
+        # half precision loses the small steps of their training.
+        self.to(device=anchor.device)  # type: ignore[call-arg]
+
+    def _feed(self, donor: Strand) -> _Feed:
+        taps = self.donor_taps(donor)
+        tapped = list(dict.fromkeys(taps.values()))
+        key = (*self._key, *memo_key(donor), tuple(tapped))
+        return _Feed(donor, taps, tapped, key)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the anchor is, and so the braid."""
+        return self.anchor.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The anchor's number type; fusers are in float32 whatever it is."""
+        return self.anchor.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """The anchor's tokenizer: it is the braid's."""
+        return self.anchor.tokenizer
+
+    def _apply(self, fn: Any, recurse: bool = True) -> BraidedLLM:
+        # Fusers move with their strands but stay in float32 (see `_build`).
+        def move(tensor: Tensor) -> Tensor:
+            moved: Tensor = fn(tensor)
+            # Not by way of the other type, which would round it.
+            same = moved.dtype == tensor.dtype
+            return moved if same else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
+        for strand in (self.anchor, *self.donors) if "anchor" in self.__dict__ else ():
+            strand.model._apply(fn)
+        return self
+
+    @property
+    def active(self) -> bool:
+        """False when every donor's share is 0: then the anchor speaks alone."""
+        return not self.donors or any(s > 0 for s in self.config.shares[1:])
+
+    def layers(self) -> list[int]:
+        """The anchor's decoder layers that have a fuser."""
+        return [int(name) for name in self.fusers if name != "final"]
+
+    def donor_taps(self, donor: Strand) -> dict[int | str, Tap]:
+        """Fusion layer -> the donor layer that feeds it."""
+        taps: dict[int | str, Tap] = {
+            layer: bridge_layer(layer, self.anchor.n_layers, donor.n_layers)
+            for layer in self.layers()
+        }
+        taps |= self.config.donor_layers.get(donor.name, {})
+        if "final" in self.fusers or self.mixer is not None:
+            taps["final"] = "final"
+        return taps
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: BraidCache | None = None,
+        memo: MutableMapping[Any, Any] | None = None,
+        prompt_length: int | Tensor | None = None,
+        anchor_options: Mapping[str, Any] | None = None,
+    ) -> BraidStates:
+        """Run all strands and fuse up to (not including) the output.
+
+        ``input_ids`` (B, T); with a cache, only the new tokens and a mask over all.
+        Braids of the same strands may share a ``memo`` while they read one text
+        after the other without padding or cache: a strand then reads a text once.
+        ``prompt_length`` is as in `forward`; ``anchor_options`` are what else the
+        anchor takes, and do not go with a memo.
+        """
+        memo = {} if memo is None else memo
+        text = tuple(map(tuple, input_ids.tolist()))
+        step = advance(
+            self.anchor,
+            input_ids,
+            attention_mask,
+            position_ids,
+            cache,
+            fuse=self.config.fuse if self.donors else "always",
+            prompt_length=prompt_length,
+            followed=bool(self.donors) and self.active,
+        )
+        # Where no donor has a state beside a position, only attention does anything.
+        fusing = self.active and (step.reads or self.config.strategy == "attention")
+        sources = self._sources(step, text, memo) if fusing else {}
+        edits = {
+            layer: partial(self._edit, layer, sources[layer])
+            for layer in (self.layers() if fusing else ())
+        }
+        known = (*self._key, text)
+        hidden = None if edits else memo.get(known)
+        if hidden is None:
+            hidden = self.anchor.run(
+                input_ids,
+                taps=["final"],
+                edits=edits,
+                cache=cache,
+                attention_mask=attention_mask,
+                position_ids=step.position_ids,
+                options=anchor_options,
+            )["final"]
+            if not edits:
+                memo[known] = hidden
+        if not fusing:
+            return BraidStates(hidden, [], [])
+        return self._finish(hidden, sources.get("final", []))
+
+    def _sources(
+        self, step: Step, text: object, memo: MutableMapping[Any, Any]
+    ) -> dict[int | str, list[DonorStates]]:
+        """What donors say beside the step, for each fusion layer."""
+        sources: dict[int | str, list[DonorStates]] = {}
+        for feed in self._feeds:
+            key = (*feed.key, text, step.key)
+            got = memo.get(key)
+            if got is None:
+                got = gather_rows(step, self.anchor, feed.donor, feed.tapped)
+                memo[key] = got
+            for layer, tap in feed.taps.items():
+                sources.setdefault(layer, []).append(got[tap])
+        return sources
+
+    def _finish(self, hidden: Tensor, sources: Sequence[DonorStates]) -> BraidStates:
+        """What is fused after the final norm, and what the output mixture needs."""
+        if "final" in self.fusers:
+            hidden = self.fuse("final", hidden, sources)
+        if self.mixer is None:
+            return BraidStates(hidden, [], [])
+        aligned = [source.aligned() for source in sources]
+        return BraidStates(
+            hidden, [a for a, _ in aligned], [p[..., 0] for _, p in aligned]
+        )
+
+    def _edit(
+        self, layer: int, sources: Sequence[DonorStates], hidden: Tensor
+    ) -> Tensor:
+        return self.fuse(layer, hidden, sources)
+
+    def fuse(
+        self, layer: int | str, hidden: Tensor, sources: Sequence[DonorStates]
+    ) -> Tensor:
+        """States (B, T, width) at a fusion layer, fused with what donors say there."""
+        fuser = self.fusers[str(layer)]
+        out = fuser(hidden.float(), sources, self.config.shares[1:])
+        return out.to(hidden.dtype)
+
+    def head(self, states: BraidStates, index: Any = ...) -> Tensor:
+        """Logits (N, V) for the positions ``states.*[index]``, flattened."""
+        anchor, donors, present = self._head_inputs(states, index)
+        if self.mixer is None or not donors:
+            return anchor
+        return self.mixer(anchor, donors, present, self.config.shares)
+
+    def distributions(
+        self, states: BraidStates, index: Any = ...
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What an output mixture mixes, (N, V) per strand, and what its gate sees."""
+        if self.mixer is None:
+            raise ValueError(
+                "this braid mixes no distributions; build one with 'output' among "
+                f"its fusion layers, which are {self.config.fusion_layers}"
+            )
+        anchor, donors, _ = self._head_inputs(states, index)
+        return self.mixer.parts(anchor, donors)
+
+    def _head_inputs(
+        self, states: BraidStates, index: Any
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits of the anchor and of each donor, and where the donors are present."""
+        hidden = states.hidden[index].reshape(-1, self.anchor.width)
+        logits = self.anchor.logits(hidden)
+        if self.mixer is None or not states.donors:
+            return logits, [], []
+        final = [h[index].reshape(-1, h.shape[-1]) for h in states.donors]
+        donors = [
+            donor.logits(h)
+            for donor, h in zip(self.donors, self.mixer.adapt(final), strict=True)
+        ]
+        return logits, donors, [p[index].reshape(-1) for p in states.present]
 
     def forward(
         self,
@@ -142,7 +392,7 @@ class BraidedLLM(Braiding, GenerationMixin):
             Handed to the anchor where it takes them. Others are passed over, but for
             those that would change what comes back: these raise TypeError.
         """
-        anchor_options = self._anchor_options(options)
+        for_anchor = options_of_anchor(options, self.anchor.takes) if options else {}
         cache = _one_cache(cache, past_key_values)
         if cache is not None and not isinstance(cache, BraidCache):
             raise TypeError(
@@ -151,8 +401,7 @@ class BraidedLLM(Braiding, GenerationMixin):
             )
         if cache is None and use_cache:
             cache = BraidCache()
-        before = [] if cache is None else cache.rows
-        past = 0 if cache is None else cache.get_seq_length()
+        before = None if cache is None else (cache.rows, cache.get_seq_length())
         try:
             states = self.encode(
                 input_ids,
@@ -160,13 +409,12 @@ class BraidedLLM(Braiding, GenerationMixin):
                 position_ids,
                 cache,
                 prompt_length=prompt_length,
-                anchor_options=anchor_options,
+                anchor_options=for_anchor,
             )
             logits = self._kept(states, logits_to_keep)
         except BaseException:
-            if cache is not None:  # what was refused or stopped has not been read
-                cache.rows = before
-                crop_layers(cache, past)
+            if cache is not None and before is not None:
+                cache.restore(*before)
             raise
         loss = None
         if labels is not None:
@@ -228,7 +476,7 @@ class BraidedLLM(Braiding, GenerationMixin):
             if not isinstance(cache, BraidCache):
                 kwargs.setdefault("prompt_length", ids.shape[1])
             elif not cache.rows and "prompt_length" not in kwargs:
-                cache.prompt_length = ids.shape[1]
+                cache.expect(ids.shape[1])
         return super().generate(  # type: ignore[misc]
             inputs, generation_config, **kwargs
         )
@@ -258,36 +506,18 @@ class BraidedLLM(Braiding, GenerationMixin):
             past = cache.get_seq_length()
             length = int(places.max()) + 1 if places is not None else input_ids.shape[1]
             whole = past + next_sequence_length == input_ids.shape[1]
-            if past and whole and self.anchor.is_long(length) != cache.long:
-                prompts = [row.prompt for row in cache.rows]
-                cache.reset()
-                if None not in prompts:
-                    cache.prompt_length = torch.tensor(prompts)
+            if past and whole and (length > self.anchor.turn) != cache.long:
+                cache.restart()
                 next_sequence_length = None
         found: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, next_sequence_length=next_sequence_length, **kwargs
         )
         return found
 
-    def _anchor_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What of these the anchor takes; TypeError where a braid would differ."""
-        for name, value in options.items():
-            if value is None or value is REFUSED.get(name):
-                continue
-            if name in REFUSED:
-                raise TypeError(
-                    f"forward received {name}, which would change what comes back and "
-                    "which braids do not have; leave it out"
-                )
-        takes = _parameters(self.anchor.body) if options else set()
-        for name in set(options) - takes - set(REFUSED) - PASSED_OVER:
-            _pass_over(name)
-        return {name: options[name] for name in options if name in takes}
-
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         # What only the anchor takes is no mistake either.
-        takes = _parameters(self.anchor.body)
-        super()._validate_model_kwargs(  # type: ignore[misc]
+        takes = self.anchor.takes
+        super()._validate_model_kwargs(
             {name: v for name, v in model_kwargs.items() if name not in takes}
         )
 
@@ -308,26 +538,7 @@ class BraidedLLM(Braiding, GenerationMixin):
         ids = torch.tensor([read], device=self.device)
         out = self.generate(ids, attention_mask=torch.ones_like(ids), **kwargs)
         tokens = getattr(out, "sequences", out)  # of return_dict_in_generate
-        return self._written(read, tokens[0].tolist())
-
-    def _written(self, prompt: list[int], tokens: list[int]) -> str:
-        """What the tokens write behind the prompt.
-
-        Not what they write alone: many tokenizers drop a space in front of a text.
-        """
-        before, whole = (
-            str(
-                self.tokenizer.decode(
-                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            )
-            for ids in (prompt, tokens)
-        )
-        if whole.startswith(before):
-            return whole[len(before) :]
-        # Bytes of no character spoil those beside them, the prompt's last ones too.
-        new = self.anchor.tokens.join(tokens[len(prompt) :])
-        return new.decode(errors="replace")
+        return self.anchor.tokens.written_behind(read, tokens[0].tolist())
 
     def _setting(self, name: str, given: Any, kwargs: Mapping[str, Any]) -> Any:
         """An argument of `generate`, wherever it is set."""

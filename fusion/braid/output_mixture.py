@@ -85,9 +85,14 @@ class OutputMixer(nn.Module):
             n = len(maps)
             self.gate = zero_linear(2 + 3 * n, n + 1)
 
-    def adapt(self, i: int, hidden: Tensor) -> Tensor:
-        """Donor i's final state with its own adapter."""
-        return hidden + self.adapters[i](unit_rms(hidden))
+    def adapt(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Each donor's final states (N, width_i), with its own adapter."""
+        return [
+            hidden + adapter(unit_rms(hidden))
+            for adapter, hidden in zip(
+                self.adapters, (h.float() for h in states), strict=True
+            )
+        ]
 
     @staticmethod
     def features(log_p: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..braid.cache import BraidCache, DonorStates, advance, gather_rows
+from ..braid.cache import BraidCache, advance, gather_rows
+from ..braid.fusers import DonorStates
 from ..braid.model import BraidedLLM
 from .tools import (
     ATOL,
@@ -92,7 +93,8 @@ def check_donors(
                 cache = BraidCache()
                 for low in range(0, len(ids), step):
                     new = ids[low : low + step]
-                    step_of = advance(batch_of(model, [new]), None, cache)
+                    ids_of_step = batch_of(model, [new])
+                    step_of = advance(model.anchor, ids_of_step, cache=cache)
                     found = gather_rows(step_of, model.anchor, donor, ["final"])
                     what = f"donor {donor.name}, {text!r} from position {low}"
                     _check_view(found["final"], wanted[low : low + step], atol, what)

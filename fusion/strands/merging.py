@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from .._files import making
-from ..braid.configuration import in_order
+from .._named import in_order
 from ..tokens.alignment import TokenBytes
 from .pool import Pool
 

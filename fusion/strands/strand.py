@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
+from inspect import signature
 from itertools import count
 from types import MethodType
 from typing import Any
@@ -134,11 +136,12 @@ class Strand:
     ----------
     n_layers, width, vocab_size : int
         Of the model: decoder layers, hidden size, rows of the LM head.
-        number : int
+    number : int
         Tells the strands of a process apart, those of one name too.
-        turn : int or None
+    turn : float
         With long RoPE: a text of more tokens is read with other positions, from its
-        first token on. Keys and values of a shorter one are of no use to it.
+        first token on. Keys and values of a shorter one are of no use to it. Infinity
+        for all other models.
     """
 
     def __init__(
@@ -212,9 +215,9 @@ class Strand:
                 limit = max(limit, int(before * (rope.get("factor") or 1)))
         return limit
 
-    def _turn(self) -> int | None:
+    def _turn(self) -> float:
         if "longrope" not in self._ropes:
-            return None
+            return math.inf
         lengths = {
             int(rope["original_max_position_embeddings"])
             for rope in self._rope_settings()
@@ -226,10 +229,6 @@ class Strand:
                 "expected one, use another model"
             )
         return lengths.pop()
-
-    def is_long(self, length: int) -> bool:
-        """Whether a text of so many tokens lies beyond the `turn`."""
-        return self.turn is not None and length > self.turn
 
     def _rope_settings(self) -> list[dict[str, Any]]:
         """What the configuration says of RoPE: once, or for each kind of layer."""
@@ -260,6 +259,11 @@ class Strand:
             [a, b, *[a] * gap, c, d], [1, 1, *[0] * gap, 1, 1], [0, 1, *[1] * gap, 2, 3]
         )
         return bool((found - wanted).norm() > 0.02 * wanted.norm())
+
+    @property
+    def takes(self) -> set[str]:
+        """Names of what the model's forward takes."""
+        return set(signature(self.body.forward).parameters) - {"kwargs"}
 
     @property
     def ends(self) -> set[int]:
@@ -440,7 +444,7 @@ class Strand:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head on states after the final norm: ``(..., width) -> (..., V)``."""
-        return self.cap(self.head(hidden))
+        return self.cap(self.head(hidden.to(self.dtype)))
 
     def cap(self, logits: Tensor) -> Tensor:
         """The model's own soft cap on logits, if it has one."""
@@ -464,6 +468,7 @@ class Strand:
         Parameters
         ----------
         input_ids : Tensor (B, T)
+            Moved to where the model is, as the positions are.
         taps : iterable of int or "final"
             Decoder layers whose (edited) output to return, each ``(B, T, width)``.
         edits : mapping of layer to function, optional
@@ -487,7 +492,7 @@ class Strand:
         if attention_mask is not None:
             options["attention_mask"] = attention_mask
         if position_ids is not None:
-            options["position_ids"] = position_ids
+            options["position_ids"] = position_ids.to(self.device)
         length = input_ids.shape[1] + (0 if cache is None else cache.get_seq_length())
         if position_ids is not None:
             length = int(position_ids.max()) + 1
@@ -500,7 +505,9 @@ class Strand:
             )
         with _carrying(request):
             try:
-                out = self.body(input_ids=input_ids, return_dict=True, **options)
+                out = self.body(
+                    input_ids=input_ids.to(self.device), return_dict=True, **options
+                )
                 request.states["final"] = out.last_hidden_state
             except _Reached:
                 pass

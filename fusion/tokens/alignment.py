@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
@@ -243,6 +244,44 @@ class TokenBytes:
             return list(ids)
         return self.encode(complete_text(anchor.text(ids)))
 
+    def of_growing_anchor(
+        self,
+        anchor: TokenBytes,
+        ids: Sequence[int],
+        new: int,
+        head: Head | None = None,
+    ) -> tuple[list[list[int]], Head | None]:
+        """`of_anchor` for the text up to each of the last ``new`` tokens of the anchor.
+
+        ``head`` is as in `encode_growing`, and so is what comes back.
+        """
+        first = len(ids) - new
+        if anchor.key == self.key:
+            return [list(ids[: t + 1]) for t in range(first, len(ids))], None
+        data = anchor.text(ids)
+        texts = [complete_text(data[:end]) for end in anchor.ends(ids)[first:].tolist()]
+        # What comes in is refused with the reason. What the anchor then writes is read
+        # as nearly as the donor can: no request ends in the middle.
+        return self.encode_growing(texts, head, verify=first == 0)
+
+    def written_behind(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """What ``tokens`` write behind the ``prompt`` that they begin with.
+
+        Not what they write alone: many tokenizers drop a space in front of a text.
+        """
+        before, whole = (
+            str(
+                self.tokenizer.decode(
+                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+            )
+            for ids in (prompt, tokens)
+        )
+        if whole.startswith(before):
+            return whole[len(before) :]
+        # Bytes of no character spoil those beside them, the prompt's last ones too.
+        return self.join(tokens[len(prompt) :]).decode(errors="replace")
+
     def encode_growing(
         self, texts: Sequence[str], head: Head | None = None, verify: bool = True
     ) -> tuple[list[list[int]], Head | None]:
@@ -362,3 +401,84 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     if a[:n] == b[:n]:
         return n
     return next(i for i in range(n) if a[i] != b[i])
+
+
+@dataclass
+class TokenTree:
+    """The tokens of a growing text, where later text may cut earlier text anew.
+
+    Tokens are counted from the first one of the text that was known before: ``past`` of
+    those are kept, and the new ones follow in the order of their coming.
+
+    Attributes
+    ----------
+    past : int
+    tokens : list of int
+        The new tokens.
+    lineage : list of list of int
+        For each new token, its ancestors and itself: the text up to there.
+    seen : list of list of int
+        For each beginning of the text, the tokens that it consists of.
+    kept : list of int
+        For each beginning, how many of its first tokens are those of the one before;
+        0 for the first.
+    length : int
+        How many tokens the text has in the end.
+    branches : bool
+        Whether the new tokens are more than one text that goes on from the past.
+    """
+
+    past: int
+    tokens: list[int]
+    lineage: list[list[int]]
+    seen: list[list[int]]
+    kept: list[int]
+    length: int = field(init=False)
+    branches: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = self.past + len(self.tokens)
+        self.length = len(self.seen[-1]) if self.seen else self.past
+        self.branches = bool(self.tokens) and self.lineage[-1] != list(range(size))
+
+
+def token_tree(
+    known: Sequence[int], prefixes: Sequence[Sequence[int]], anew: Sequence[bool]
+) -> TokenTree:
+    """How the tokens of a growing text follow from each other.
+
+    Parameters
+    ----------
+    known : sequence of int
+        The tokens of the text so far.
+    prefixes : sequence of sequence of int
+        The tokens of each beginning of the longer text, shortest first.
+    anew : sequence of bool
+        For each beginning, whether it is read from its first token on whatever went
+        before.
+
+    Examples
+    --------
+    >>> tree = token_tree([7], [[7, 8], [7, 9, 5]], [False, False])
+    >>> tree.past, tree.tokens, tree.lineage
+    (1, [8, 9, 5], [[0, 1], [0, 2], [0, 2, 3]])
+    >>> tree.seen, tree.kept
+    ([[0, 1], [0, 2, 3]], [0, 1])
+    """
+    past = len(known)
+    if prefixes:
+        past = 0 if anew[0] else common_prefix(known, prefixes[0])
+    where, before = list(range(past)), known[:past]
+    tokens: list[int] = []
+    lineage, seen, kept = [], [], []
+    for prefix, from_the_start in zip(prefixes, anew, strict=True):
+        keep = 0 if from_the_start else common_prefix(before, prefix)
+        del where[keep:]
+        for token in prefix[keep:]:
+            where.append(past + len(tokens))
+            tokens.append(token)
+            lineage.append(list(where))
+        kept.append(keep if seen else 0)
+        seen.append(list(where))
+        before = prefix
+    return TokenTree(past, tokens, lineage, seen, kept)

@@ -3,22 +3,21 @@
 import copy
 from dataclasses import replace
 
-import fusion.braiding
-import fusion.cache
-import fusion.donors
-import fusion.modeling
-import fusion.strand
 import pytest
 import tiny
 import torch
 
 from fusion import conformance
-from fusion.braid.cache import BraidCache
+from fusion.braid import cache as cache_file
+from fusion.braid import model as model_file
+from fusion.braid.cache import BraidCache, Row
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.donors import DonorPath
-from fusion.braid.fusers import FUSERS, CrossAttention
+from fusion.braid.fusers import FUSERS, CrossAttention, DonorStates
 from fusion.braid.model import BraidedLLM
 from fusion.strands.pool import Pool
+from fusion.strands.strand import Strand
+from fusion.tokens.alignment import complete_text
 
 STRATEGIES = ("learned_weighted", "router", "attention")
 LAYERS = {
@@ -121,13 +120,13 @@ def test_parity_says_how_near_decoding_is(braid, fuse):
 
 
 def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
-    real = fusion.cache.Row.prefixes
+    real = Row.prefixes
 
     def stale(self, anchor, donor, new):
         found = real(self, anchor, donor, new)
         return [prefix[:-1] or prefix for prefix in found] if new == 1 else found
 
-    monkeypatch.setattr(fusion.cache.Row, "prefixes", stale)
+    monkeypatch.setattr(Row, "prefixes", stale)
     found = conformance.parity(braid("llama", "gemma", layers=("final",)))
     assert found.largest_gap > 0.01
     assert found.same_choice < 1.0
@@ -178,7 +177,7 @@ def test_catches_attention_to_the_padding_of_a_donor(braid, monkeypatch, layers)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_catches_a_donor_one_token_ahead(braid, monkeypatch, strategy):
     """The mask shifted by one: every strategy at every place sees what comes next."""
-    real = fusion.braiding.gather_rows
+    real = model_file.gather_rows
 
     def ahead(*args):
         found = real(*args)
@@ -189,7 +188,7 @@ def test_catches_a_donor_one_token_ahead(braid, monkeypatch, strategy):
             states.visible = states.visible | following
         return found
 
-    monkeypatch.setattr(fusion.braiding, "gather_rows", ahead)
+    monkeypatch.setattr(model_file, "gather_rows", ahead)
     model = braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(model)
@@ -202,7 +201,7 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
 
     def whole(self, anchor, donor, new):
         data = anchor.tokens.text(self.ids)
-        ids = donor.tokens.encode(fusion.cache.complete_text(data))
+        ids = donor.tokens.encode(complete_text(data))
         donor_ends = donor.tokens.ends(ids)
         ends = anchor.tokens.ends(self.ids)[-new:]
         return [
@@ -210,7 +209,7 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
             for end in ends
         ]
 
-    monkeypatch.setattr(fusion.cache.Row, "prefixes", whole)
+    monkeypatch.setattr(Row, "prefixes", whole)
     model = braid("llama", "gemma", strategy="learned_weighted")
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(model)
@@ -223,14 +222,14 @@ def test_catches_one_list_of_token_numbers_for_two_tokenizers(braid, monkeypatch
         first = len(self.ids) - new
         return [self.ids[: t + 1] for t in range(first, len(self.ids))]
 
-    monkeypatch.setattr(fusion.cache.Row, "prefixes", numbers)
+    monkeypatch.setattr(Row, "prefixes", numbers)
     with pytest.raises(AssertionError, match="donor llama"):
         conformance.check_donors(braid("gpt2", "llama"))
 
 
 def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypatch):
     """Attention over all of the donor in training, over one token in decoding."""
-    real = fusion.braiding.gather_rows
+    real = model_file.gather_rows
 
     def newest(*args):
         found = real(*args)
@@ -240,31 +239,31 @@ def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypat
                 states.visible[:, :, :-1] = False
         return found
 
-    monkeypatch.setattr(fusion.braiding, "gather_rows", newest)
+    monkeypatch.setattr(model_file, "gather_rows", newest)
     model = braid("llama", "gemma", layers=(1,), strategy="attention")
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(model)
 
 
 def test_catches_a_donor_that_reads_on_after_the_prompt(braid, monkeypatch):
-    real = fusion.braiding.advance
+    real = model_file.advance
 
-    def all_of_it(input_ids, mask, cache, fuse, prompt_length):
-        return real(input_ids, mask, cache, "always", None)
+    def all_of_it(*given, **options):
+        return real(*given, **{**options, "fuse": "always", "prompt_length": None})
 
-    monkeypatch.setattr(fusion.braiding, "advance", all_of_it)
+    monkeypatch.setattr(model_file, "advance", all_of_it)
     with pytest.raises(AssertionError, match="prompt"):
         conformance.check_prompt(braid("llama", "gemma", layers=(1,), fuse="prompt"))
 
 
 def test_catches_a_prompt_that_ends_with_each_step(braid, monkeypatch):
     """What donors read must not depend on how the text is fed."""
-    real = fusion.braiding.advance
+    real = model_file.advance
 
-    def forgetful(input_ids, mask, cache, fuse, prompt_length):
-        return real(input_ids, mask, cache, fuse, None)
+    def forgetful(*given, **options):
+        return real(*given, **{**options, "prompt_length": None})
 
-    monkeypatch.setattr(fusion.braiding, "advance", forgetful)
+    monkeypatch.setattr(model_file, "advance", forgetful)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma", layers=(1,), fuse="prompt"))
 
@@ -282,7 +281,7 @@ def test_catches_an_absent_donor_that_shows_a_later_token(braid, monkeypatch):
             found = self.states.gather(1, index).float()
         return found, (self.last >= 0)[..., None]
 
-    monkeypatch.setattr(fusion.donors.DonorStates, "aligned", stand_in)
+    monkeypatch.setattr(DonorStates, "aligned", stand_in)
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(braid("opt", "neox", "gemma", layers=("output",)))
 
@@ -304,14 +303,14 @@ def test_catches_a_donor_cache_that_is_not_cropped(braid, monkeypatch):
 )
 def test_catches_one_cache_for_two_models(braid, monkeypatch, donor, why, strategy):
     """llama-2 has keys of llama's shape, so nothing else would complain; gemma not."""
-    real = fusion.modeling.BraidedLLM.encode
+    real = BraidedLLM.encode
 
     def shared(self, input_ids, attention_mask, position_ids, cache, **options):
         if cache is not None and not cache.rows:
-            cache.rows = [fusion.cache.Row(donors={donor: DonorPath(cache=cache)})]
+            cache.rows = [Row(donors={donor: DonorPath(cache=cache)})]
         return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", shared)
+    monkeypatch.setattr(BraidedLLM, "encode", shared)
     model = braid("llama", donor, strategy=strategy)
     with pytest.raises(AssertionError, match=f"cache.* {why}"):
         conformance.check_cache(model)
@@ -320,17 +319,17 @@ def test_catches_one_cache_for_two_models(braid, monkeypatch, donor, why, strate
 def test_catches_state_kept_on_the_module(braid, monkeypatch):
     """One donor path for all requests: right alone, wrong side by side."""
     kept = BraidCache()
-    real = fusion.braiding.advance
+    real = model_file.advance
 
-    def remembered(input_ids, attention_mask, cache, *options):
+    def remembered(anchor, ids, mask, positions, cache, **options):
         if cache is not None and not cache.rows:
             cache.rows = kept.rows
-        step = real(input_ids, attention_mask, cache, *options)
+        step = real(anchor, ids, mask, positions, cache, **options)
         if cache is not None:
             kept.rows = cache.rows
         return step
 
-    monkeypatch.setattr(fusion.braiding, "advance", remembered)
+    monkeypatch.setattr(model_file, "advance", remembered)
     with pytest.raises(AssertionError, match="cache"):
         conformance.check_cache(braid("llama", "gemma"))
 
@@ -362,14 +361,14 @@ def test_catches_a_share_of_nothing_that_still_speaks(
     braid, pool, tmp_path, monkeypatch, strategy
 ):
     model = braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy)
-    monkeypatch.setattr(fusion.braiding.Braiding, "active", True)
+    monkeypatch.setattr(model_file.BraidedLLM, "active", True)
     identity = conformance.checks(model, tmp_path, pool, TWO)["identity"]
     with pytest.raises(AssertionError, match="identity"):
         identity()
 
 
 def test_catches_positions_that_count_padding(braid, monkeypatch):
-    real = fusion.modeling.BraidedLLM.encode
+    real = BraidedLLM.encode
 
     def counting(self, input_ids, attention_mask, position_ids, cache, **options):
         T = input_ids.shape[1]
@@ -378,7 +377,7 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
             position_ids = torch.arange(total - T, total).expand(len(input_ids), T)
         return real(self, input_ids, attention_mask, position_ids, cache, **options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "encode", counting)
+    monkeypatch.setattr(BraidedLLM, "encode", counting)
     # Learned absolute positions: a rotary model would forgive a constant shift.
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("gpt2", "gemma"), TWO)
@@ -386,12 +385,12 @@ def test_catches_positions_that_count_padding(braid, monkeypatch):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_catches_a_donor_that_reads_padding(braid, monkeypatch, strategy):
-    real = fusion.braiding.advance
+    real = Row.extend
 
-    def unmasked(input_ids, attention_mask, *options):
-        return real(input_ids, None, *options)
+    def unmasked(self, ids, is_real, *given):
+        return real(self, ids, [True] * len(ids), *given)
 
-    monkeypatch.setattr(fusion.braiding, "advance", unmasked)
+    monkeypatch.setattr(Row, "extend", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(
             braid("llama", "gemma", layers=LAYERS["all"], strategy=strategy), TWO
@@ -400,12 +399,12 @@ def test_catches_a_donor_that_reads_padding(braid, monkeypatch, strategy):
 
 @pytest.mark.parametrize("layers", [("final",), LAYERS["all"]], ids=str)
 def test_catches_an_anchor_that_reads_padding(braid, monkeypatch, layers):
-    real = fusion.strand.Strand.run
+    real = Strand.run
 
     def unmasked(self, input_ids, *, attention_mask=None, **options):
         return real(self, input_ids, **options)
 
-    monkeypatch.setattr(fusion.strand.Strand, "run", unmasked)
+    monkeypatch.setattr(Strand, "run", unmasked)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("llama", "llama-2", layers=layers), TWO)
 
@@ -413,21 +412,21 @@ def test_catches_an_anchor_that_reads_padding(braid, monkeypatch, layers):
 def test_catches_a_gap_that_a_sliding_window_counts(braid, monkeypatch):
     """Text behind padding on the right: gemma's window would end inside the gap."""
     conformance.check_padding(braid("gemma", "llama"), TWO)  # refuses it
-    monkeypatch.setattr(fusion.braiding, "_refuse_gaps", lambda mask, anchor: None)
+    monkeypatch.setattr(cache_file, "_refuse_gaps", lambda mask, anchor: None)
     with pytest.raises(AssertionError, match="padding"):
         conformance.check_padding(braid("gemma", "llama"), TWO)
 
 
 def test_catches_writing_behind_padding(braid, monkeypatch):
     """Padding on the right, passed off as text of the prompt."""
-    real = fusion.modeling.BraidedLLM.generate
+    real = BraidedLLM.generate
 
     def patient(self, ids, attention_mask, **options):
         mask = attention_mask.clone()
         mask[:, -1] = 1
         return real(self, ids, attention_mask=mask, **options)
 
-    monkeypatch.setattr(fusion.modeling.BraidedLLM, "generate", patient)
+    monkeypatch.setattr(BraidedLLM, "generate", patient)
     with pytest.raises(AssertionError, match="behind padding"):
         conformance.check_greedy(braid("llama", "gemma"), TWO)
 
@@ -436,7 +435,7 @@ def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
     braid, monkeypatch
 ):
     """In decoding only, and right for one row: only a batch shows it."""
-    real = fusion.braiding.gather_rows
+    real = model_file.gather_rows
 
     def first(*args):
         found = real(*args)
@@ -447,7 +446,7 @@ def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
                     setattr(states, name, rows[:1].expand_as(rows))
         return found
 
-    monkeypatch.setattr(fusion.braiding, "gather_rows", first)
+    monkeypatch.setattr(model_file, "gather_rows", first)
     model = braid("llama", "gemma", layers=LAYERS["all"])
     conformance.check_sampling(model, conformance.TEXTS[:1])
     with pytest.raises(AssertionError, match="sampled"):

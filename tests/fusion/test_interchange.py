@@ -10,7 +10,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, TextStreamer, pipeline
 from transformers.utils.generic import TransformersKwargs
 
-from fusion import BraidCache, BraidConfig, BraidedLLM, Pool, modeling
+from fusion import BraidCache, BraidConfig, BraidedLLM, Pool
+from fusion.braid.options import PASSED_OVER, REFUSED
 from fusion.conformance import randomise
 from fusion.strands.strand import CACHE
 
@@ -247,14 +248,14 @@ def test_what_models_of_transformers_take_is_known(name):
     ours = set(signature(BraidedLLM.forward).parameters) | {"kwargs"}
     # Part of what one model computes, which goes to an anchor of this kind.
     of_the_anchor = {"token_type_ids", "per_layer_inputs"}
-    unknown = theirs - ours - set(modeling.REFUSED) - of_the_anchor
+    unknown = theirs - ours - set(REFUSED) - of_the_anchor
     assert not unknown, f"decide what a braid does with {sorted(unknown)}"
 
 
 def test_what_transformers_hands_to_any_model_is_known():
     keys = set(TransformersKwargs.__annotations__)
     ours = set(signature(BraidedLLM.forward).parameters)
-    unknown = keys - ours - set(modeling.REFUSED) - modeling.PASSED_OVER
+    unknown = keys - ours - set(REFUSED) - PASSED_OVER
     assert not unknown, f"decide what a braid does with {sorted(unknown)}"
 
 
@@ -291,9 +292,9 @@ def test_an_argument_that_the_anchor_takes_reaches_it(model, monkeypatch, by_use
         assert seen == [None]
 
 
-@pytest.mark.parametrize("name", sorted(modeling.REFUSED))
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_would_change_a_result_is_refused_by_name(model, name):
-    neutral = modeling.REFUSED[name]
+    neutral = REFUSED[name]
     cache = BraidCache()
     with pytest.raises(TypeError, match=name):
         model(ids_of(model), cache=cache, **{name: neutral is None or not neutral})

@@ -28,7 +28,8 @@ def test_gather_pads_rows_of_different_lengths(strands):
     for row, real, known in zip(batch, mask, ids, strict=True):
         row[length - len(known) :] = torch.tensor(known)
         real[length - len(known) :] = 1
-    found = gather_rows(advance(batch, mask, None), llama, gemma, ["final"])["final"]
+    step = advance(llama, batch, mask)
+    found = gather_rows(step, llama, gemma, ["final"])["final"]
     assert found.last.shape == (2, length)
     # Padding sees nothing; the row's own last position sees its whole text.
     assert (found.last[1, : -len(ids[1])] == -1).all()

@@ -3,24 +3,7 @@ import tiny
 import torch
 
 from fusion.braid.cache import Row
-from fusion.braid.donors import DonorPath, DonorStates, walk
-
-
-def test_aligned_by_hand():
-    states = torch.tensor([[[1.0], [2.0], [3.0]]])
-    last = torch.tensor([[-1, 0, 2]])
-    found, present = DonorStates(states, last, torch.ones(1, 3, 3).bool()).aligned()
-    assert found[0, :, 0].tolist() == [0.0, 1.0, 3.0]
-    assert present[0, :, 0].tolist() == [False, True, True]
-
-
-def test_aligned_without_any_token():
-    empty = DonorStates(
-        torch.zeros(1, 0, 2), torch.tensor([[-1]]), torch.zeros(1, 1, 0).bool()
-    )
-    found, present = empty.aligned()
-    assert found.shape == (1, 1, 2)
-    assert not present.any()
+from fusion.braid.donors import DonorPath, walk
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -31,10 +14,10 @@ def test_a_walk_cuts_again_and_forgets(family, at_once):
     gemma.reads_trees = at_once
     path = DonorPath()
     prefixes = [[2, 40], [2, 40, 41], [2, 42], [2, 42, 43]]
-    states, seen = walk(gemma, path, prefixes, ["final", 1])
+    states, tree = walk(gemma, path, prefixes, ["final", 1])
     # In this order: 2 40 | 41 | 42 43; tokens 40 and 41 were left behind.
-    assert seen == [[0, 1], [0, 1, 2], [0, 3], [0, 3, 4]]
-    for prefix, where in zip(prefixes, seen, strict=True):
+    assert tree.seen == [[0, 1], [0, 1, 2], [0, 3], [0, 3, 4]]
+    for prefix, where in zip(prefixes, tree.seen, strict=True):
         alone = gemma.run(torch.tensor([prefix]), taps=["final", 1])
         for tap in ("final", 1):
             torch.testing.assert_close(
@@ -43,8 +26,8 @@ def test_a_walk_cuts_again_and_forgets(family, at_once):
     assert path.ids == prefixes[-1]
     assert path.cache.get_seq_length() == len(path.ids)
     # It goes on from there.
-    states, seen = walk(gemma, path, [[2, 42, 43, 44]], ["final"])
-    assert seen == [[0, 1, 2, 3]]
+    states, tree = walk(gemma, path, [[2, 42, 43, 44]], ["final"])
+    assert tree.seen == [[0, 1, 2, 3]]
     alone = gemma.run(torch.tensor([[2, 42, 43, 44]]), taps=["final"])["final"][0]
     torch.testing.assert_close(states["final"], alone, atol=1e-4, rtol=1e-4)
 
@@ -64,10 +47,12 @@ def test_trees_and_pieces_agree_on_real_cuts(family, strands):
             donor.reads_trees = at_once
             path = DonorPath()
             found.append([walk(donor, path, s, ["final", 0]) for s in steps if s])
-        for (tree, seen), (pieces, also) in zip(*found, strict=True):
-            assert seen == also
+        for (whole, tree), (pieces, also) in zip(*found, strict=True):
+            assert tree == also
             for tap in ("final", 0):
-                torch.testing.assert_close(tree[tap], pieces[tap], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    whole[tap], pieces[tap], atol=1e-4, rtol=1e-4
+                )
 
 
 def test_a_window_goes_by_the_depth_in_the_tree(strands):
@@ -85,18 +70,18 @@ def test_one_prefix_needs_no_tree(strands, monkeypatch):
     gemma, path = strands["gemma"], DonorPath()
     walk(gemma, path, [[2, 40, 41]], ["final"])
     monkeypatch.setattr(DonorPath, "branch", lambda *a: pytest.fail("a tree"))
-    states, seen = walk(gemma, path, [[2, 42, 43]], ["final"])
+    states, tree = walk(gemma, path, [[2, 42, 43]], ["final"])
     alone = gemma.run(torch.tensor([[2, 42, 43]]), taps=["final"])["final"][0]
     torch.testing.assert_close(states["final"], alone, atol=1e-4, rtol=1e-4)
-    assert seen == [[0, 1, 2]]
+    assert tree.seen == [[0, 1, 2]]
 
 
 def test_the_same_text_again_runs_nothing(strands, monkeypatch):
     gemma, path = strands["gemma"], DonorPath()
     walk(gemma, path, [[2, 40]], ["final"])
     monkeypatch.setattr(DonorPath, "extend", lambda *a: pytest.fail("ran again"))
-    _, seen = walk(gemma, path, [[2, 40], [2, 40]], ["final"])
-    assert seen == [[0, 1], [0, 1]]
+    _, tree = walk(gemma, path, [[2, 40], [2, 40]], ["final"])
+    assert tree.seen == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("step", [1, 3, 40])
@@ -108,8 +93,8 @@ def test_a_text_that_passes_the_turn_is_read_anew(step):
     prefixes = [ids[: n + 1] for n in range(len(ids))] + recut
     for low in range(0, len(prefixes), step):
         part = prefixes[low : low + step]
-        states, seen = walk(strand, path, part, ["final", 1])
-        for prefix, tokens in zip(part, seen, strict=True):
+        states, tree = walk(strand, path, part, ["final", 1])
+        for prefix, tokens in zip(part, tree.seen, strict=True):
             with torch.no_grad():
                 wanted = strand.model.base_model(torch.tensor([prefix]))
             torch.testing.assert_close(
@@ -138,7 +123,9 @@ def test_a_step_that_was_stopped_does_not_forget_which_positions_it_had(monkeypa
             walk(strand, path, [ids, [*ids[:6], 50, 51, 52]], ["final"])
     assert path.ids == ids[:6]
     assert path.long
-    states, [seen] = walk(strand, path, [ids[:7]], ["final"])
+    states, tree = walk(strand, path, [ids[:7]], ["final"])
     with torch.no_grad():
         wanted = strand.model.base_model(torch.tensor([ids[:7]])).last_hidden_state[0]
-    torch.testing.assert_close(states["final"][seen], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        states["final"][tree.seen[0]], wanted, atol=1e-4, rtol=1e-4
+    )

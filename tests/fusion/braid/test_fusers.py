@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from fusion.braid.cache import DonorStates
 from fusion.braid.fusers import (
     FUSERS,
     CrossAttention,
+    DonorStates,
     LearnedWeighted,
     Router,
     unit_rms,
@@ -176,3 +176,20 @@ def test_unit_rms():
     x = torch.tensor([[3.0, 4.0]]) * 1000
     torch.testing.assert_close(unit_rms(x).square().mean(), torch.tensor(1.0))
     assert torch.isfinite(unit_rms(torch.zeros(2, 3))).all()
+
+
+def test_aligned_by_hand():
+    states = torch.tensor([[[1.0], [2.0], [3.0]]])
+    last = torch.tensor([[-1, 0, 2]])
+    found, present = DonorStates(states, last, torch.ones(1, 3, 3).bool()).aligned()
+    assert found[0, :, 0].tolist() == [0.0, 1.0, 3.0]
+    assert present[0, :, 0].tolist() == [False, True, True]
+
+
+def test_aligned_without_any_token():
+    empty = DonorStates(
+        torch.zeros(1, 0, 2), torch.tensor([[-1]]), torch.zeros(1, 1, 0).bool()
+    )
+    found, present = empty.aligned()
+    assert found.shape == (1, 1, 2)
+    assert not present.any()

@@ -75,4 +75,4 @@ def test_many_rows_are_mixed_as_each_alone():
 
 def test_an_adapter_starts_as_the_identity():
     hidden = torch.randn(4, 3)
-    assert torch.equal(mixer().adapt(0, hidden), hidden)
+    assert torch.equal(mixer().adapt([hidden])[0], hidden)

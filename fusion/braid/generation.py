@@ -1,0 +1,23 @@
+"""How a braid writes by default: as its anchor's model does."""
+
+from __future__ import annotations
+
+import copy
+
+from transformers import GenerationConfig
+
+from ..strands.strand import Strand
+
+
+def generation_config(anchor: Strand) -> GenerationConfig:
+    """How the anchor's model writes, but for its cache: braids keep their own."""
+    found = copy.deepcopy(anchor.model.generation_config)
+    found.cache_implementation = found.cache_config = None
+    found.output_attentions = found.output_hidden_states = None  # they show none
+    tokenizer = anchor.tokenizer
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(found, key) is None:
+            setattr(found, key, getattr(tokenizer, key))
+    if found.pad_token_id is None:
+        found.pad_token_id = tokenizer.eos_token_id
+    return found
