@@ -1,6 +1,7 @@
 """The trained parts of a braid: three strategies with one signature.
 
-``fuser(hidden, sources, shares) -> hidden``. At a decoder layer a fuser *pulls* the
+``fuser(hidden, sources, shares) -> hidden``, in the number type of the anchor's states
+and computed in float32. At a decoder layer a fuser *pulls* the
 residual stream towards the bridged donor states; after the final norm it *adds* them:
 
     pull    h + sum_i share_i w_i * (B_i a_i - h)      w starts at 0, B_i by ridge
@@ -103,6 +104,7 @@ class LearnedWeighted(nn.Module):
         self, hidden: Tensor, sources: Sequence[DonorStates], shares: Sequence[float]
     ) -> Tensor:
         """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
+        dtype, hidden = hidden.dtype, hidden.float()
         pairs = [source.aligned() for source in sources]
         gates = self.gates(hidden, [a for a, _ in pairs])
         out = hidden if self.own is None else hidden + self.own(unit_rms(hidden))
@@ -115,7 +117,7 @@ class LearnedWeighted(nn.Module):
             scale = 1.0 if self.add else shares[i]
             delta = delta * self.weight[i] * (scale * gates[i])
             out = out + delta.masked_fill(~present, 0.0)
-        return out
+        return out.to(dtype)
 
 
 class Router(LearnedWeighted):
@@ -195,12 +197,13 @@ class CrossAttention(nn.Module):
         self, hidden: Tensor, sources: Sequence[DonorStates], shares: Sequence[float]
     ) -> Tensor:
         """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
+        dtype, hidden = hidden.dtype, hidden.float()
         out = hidden if self.aligned is None else self.aligned(hidden, sources, shares)
         for i, source in enumerate(sources):
             if shares[i] != 0 and source.states.shape[1] > 0:
                 scale = 1.0 if self.aligned is not None else shares[i]
                 out = out + scale * self._attend(i, hidden, source)
-        return out
+        return out.to(dtype)
 
 
 FUSERS: dict[str, type[LearnedWeighted] | type[CrossAttention]] = {

@@ -16,7 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from .._files import replacing
 from ..strands.pool import Pool
-from ..strands.strand import CACHE, Strand, Tap, memo_key
+from ..strands.strand import CACHE, Edit, Strand, Tap, memo_key
 from .cache import BraidCache, Step, advance, gather_rows
 from .checkpoint import load_weights, write_weights
 from .configuration import BraidConfig, bridge_layer, one_recipe
@@ -257,10 +257,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         # Where no donor has a state beside a position, only attention does anything.
         fusing = self.active and (step.reads or self.config.strategy == "attention")
         sources = self._sources(step, text, memo) if fusing else {}
-        edits = {
-            layer: partial(self._edit, layer, sources[layer])
-            for layer in (self.layers() if fusing else ())
-        }
+        edits = self._edits(sources) if fusing else {}
         known = (*self._key, text)
         hidden = None if edits else memo.get(known)
         if hidden is None:
@@ -294,29 +291,26 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
                 sources.setdefault(layer, []).append(got[tap])
         return sources
 
+    def _edits(self, sources: Mapping[int | str, list[DonorStates]]) -> dict[int, Edit]:
+        """What fuses the output of each of the anchor's layers that has a fuser."""
+        shares = self.config.shares[1:]
+        return {
+            layer: partial(
+                self.fusers[str(layer)], sources=sources[layer], shares=shares
+            )
+            for layer in self.layers()
+        }
+
     def _finish(self, hidden: Tensor, sources: Sequence[DonorStates]) -> BraidStates:
         """What is fused after the final norm, and what the output mixture needs."""
         if "final" in self.fusers:
-            hidden = self.fuse("final", hidden, sources)
+            hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
         if self.mixer is None:
             return BraidStates(hidden, [], [])
         aligned = [source.aligned() for source in sources]
         return BraidStates(
             hidden, [a for a, _ in aligned], [p[..., 0] for _, p in aligned]
         )
-
-    def _edit(
-        self, layer: int, sources: Sequence[DonorStates], hidden: Tensor
-    ) -> Tensor:
-        return self.fuse(layer, hidden, sources)
-
-    def fuse(
-        self, layer: int | str, hidden: Tensor, sources: Sequence[DonorStates]
-    ) -> Tensor:
-        """States (B, T, width) at a fusion layer, fused with what donors say there."""
-        fuser = self.fusers[str(layer)]
-        out = fuser(hidden.float(), sources, self.config.shares[1:])
-        return out.to(hidden.dtype)
 
     def head(self, states: BraidStates, index: Any = ...) -> Tensor:
         """Logits (N, V) for the positions ``states.*[index]``, flattened."""
@@ -449,37 +443,48 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
                 "for several texts give braid.tokenizer(texts, padding=True, "
                 "padding_side='left', return_tensors='pt')"
             )
+        self._refuse_writing(generation_config, kwargs)
+        if self._setting("stop_strings", generation_config, kwargs) is not None:
+            kwargs.setdefault("tokenizer", self.tokenizer)
+        keep = self._setting("use_cache", generation_config, kwargs) is not False
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        return super().generate(  # type: ignore[misc]
+            inputs, generation_config, **self._with_cache(ids, keep, kwargs)
+        )
+
+    def _refuse_writing(self, given: Any, kwargs: Mapping[str, Any]) -> None:
+        """Refuse what would be garbled, and a cache that has no place for donors."""
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
             raise ValueError(
                 "a row ends in padding, behind which nothing can be written; pad on "
                 "the left: tokenizer.padding_side = 'left'"
             )
-        kind = self._setting("cache_implementation", generation_config, kwargs)
+        kind = self._setting("cache_implementation", given, kwargs)
         if kind is not None:
             raise ValueError(
                 f"received cache_implementation={kind!r}; braids keep a cache of their "
                 "own, fusion.BraidCache: leave it out"
             )
-        if self._setting("stop_strings", generation_config, kwargs) is not None:
-            kwargs.setdefault("tokenizer", self.tokenizer)
-        use_cache = self._setting("use_cache", generation_config, kwargs) is not False
-        given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
+
+    def _with_cache(
+        self, ids: Tensor | None, keep: bool, kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Arguments of `generate` with a cache, and with how long the prompt is."""
+        options = dict(kwargs)
+        given = [options.pop(name, None) for name in ("cache", "past_key_values")]
         cache = _one_cache(*given)
-        if cache is None and use_cache:
+        if cache is None and keep:
             cache = BraidCache()
         if cache is not None:
-            kwargs[CACHE] = cache
-        ids = kwargs.get("input_ids") if inputs is None else inputs
+            options[CACHE] = cache
         if ids is not None and self.config.fuse == "prompt":
             # In the cache where there is one: an assistant gets the other arguments.
             if not isinstance(cache, BraidCache):
-                kwargs.setdefault("prompt_length", ids.shape[1])
-            elif not cache.rows and "prompt_length" not in kwargs:
+                options.setdefault("prompt_length", ids.shape[1])
+            elif not cache.rows and "prompt_length" not in options:
                 cache.expect(ids.shape[1])
-        return super().generate(  # type: ignore[misc]
-            inputs, generation_config, **kwargs
-        )
+        return options
 
     def _kept(self, states: BraidStates, keep: int | Tensor) -> Tensor:
         """Logits (B, n, V) of the last ``keep`` columns, or of those that it lists."""
@@ -491,7 +496,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         logits = self.head(states, (slice(None), columns))
         return logits.view(len(states.hidden), -1, self.anchor.vocab_size)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
@@ -517,7 +522,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         # What only the anchor takes is no mistake either.
         takes = self.anchor.takes
-        super()._validate_model_kwargs(
+        super()._validate_model_kwargs(  # type: ignore[misc]
             {name: v for name, v in model_kwargs.items() if name not in takes}
         )
 
@@ -605,8 +610,8 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         if dtype is not None and dtype != "auto":
             if pool is not None:
                 raise ValueError("give a dtype or a pool, which has one; not both")
-            dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-            pool = Pool(config.sources, dtype=dtype)
+            kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+            pool = Pool(config.sources, dtype=kind)
         model = cls(config, pool=pool)
         load_weights(path, model, (model.anchor, *model.donors))
         if (path / GENERATION_CONFIG_NAME).is_file():

@@ -59,26 +59,31 @@ def fastest_dtype() -> Measured:
     scores in the two agree to 0.1 %.
     """
     here = [platform.node(), torch.__version__, torch.get_num_threads()]
-    try:
-        kept = json.loads((default_cache() / "machine.json").read_text())
-        full, half = (float(kept["tokens_per_s"][name]) for name in _TYPES)
-        known = kept["machine"] == here
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
-        known = False  # none yet, a damaged one, or no home
-    if not known:
+    rates = _kept_rates(here)
+    if rates is None:
         rates = _rates()
-        full, half = rates["float32"], rates["bfloat16"]
+        kept = {"machine": here, "tokens_per_s": rates}
         try:
-            kept = {"machine": here, "tokens_per_s": rates}
             write_atomic(default_cache() / "machine.json", json.dumps(kept))
         except (OSError, RuntimeError):
             pass  # nowhere to keep it: measured again the next time
+    full, half = (rates[name] for name in _TYPES)
     name = "bfloat16" if half >= _WORTH * full else "float32"
     return Measured(
         getattr(torch, name),
         f"{name}: on this machine a small model reads {full:,.0f} tokens a second in "
         f"float32 and {half:,.0f} in bfloat16",
     )
+
+
+def _kept_rates(here: list[object]) -> dict[str, float] | None:
+    """What was measured here before, if it was."""
+    try:
+        kept = json.loads((default_cache() / "machine.json").read_text())
+        rates = {name: float(kept["tokens_per_s"][name]) for name in _TYPES}
+        return rates if kept["machine"] == here else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None  # none yet, a damaged one, or no home
 
 
 def dtype_of(name: str | None) -> torch.dtype:
