@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..braid.cache import DonorStates
+from ..braid.fusers import DonorStates
 from ..strands.strand import Strand, Tap
 
 BATCH = 2048  # tokens that a strand reads at once
@@ -67,7 +67,7 @@ def _batches(strand: Strand, lengths: Sequence[int]) -> Iterator[list[int]]:
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch:
             too_many = (len(batch) + 1) * lengths[i] > BATCH
-            apart = {strand.is_long(lengths[j]) for j in (i, batch[0])}
+            apart = {lengths[j] > strand.turn for j in (i, batch[0])}
             if too_many or len(apart) > 1:
                 yield batch
                 batch = []

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..braid.cache import DonorStates
-from ..braid.fusers import CrossAttention, LearnedWeighted
+from ..braid.fusers import CrossAttention, DonorStates, LearnedWeighted
 from ..braid.model import BraidedLLM
 from ..strands.strand import Strand
 from .features import TextFeatures, donor_view

@@ -15,8 +15,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
-from ..braid.cache import DonorStates
-from ..braid.fusers import LearnedWeighted
+from ..braid.fusers import DonorStates, LearnedWeighted
 from ..braid.model import BraidedLLM
 from .features import donor_view, read_layers
 from .store import CalibrationStore, strands_key
