@@ -11,8 +11,6 @@ TO_DO = {
     ("task to decision", "changes"),
     ("reward to posterior", "files"),
     ("reward to posterior", "changes"),
-    ("prompt and one token", "files"),
-    ("prompt and one token", "changes"),
 }
 
 

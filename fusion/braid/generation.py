@@ -15,9 +15,12 @@ def generation_config(anchor: Strand) -> GenerationConfig:
     found.cache_implementation = found.cache_config = None
     found.output_attentions = found.output_hidden_states = None  # they show none
     tokenizer = anchor.tokenizer
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(found, key) is None:
-            setattr(found, key, getattr(tokenizer, key))
+    if found.bos_token_id is None:
+        found.bos_token_id = tokenizer.bos_token_id
+    if found.eos_token_id is None:
+        found.eos_token_id = tokenizer.eos_token_id
+    if found.pad_token_id is None:
+        found.pad_token_id = tokenizer.pad_token_id
     if found.pad_token_id is None:
         found.pad_token_id = tokenizer.eos_token_id
     return found
