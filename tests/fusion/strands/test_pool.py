@@ -80,7 +80,7 @@ def test_gguf_files_of_one_name_and_size_are_told_apart(tmp_path, monkeypatch):
         target.mkdir(parents=True)
         (target / "content").write_text(file.read_text())
 
-    monkeypatch.setattr("fusion.strands.pool._convert_gguf", convert)
+    monkeypatch.setattr("fusion.strands.gguf._convert", convert)
     pool = Pool(cache_dir=tmp_path / "cache")
     files = [tmp_path / part / "model.gguf" for part in "ab"]
     for file in files:
@@ -97,7 +97,7 @@ def test_a_gguf_file_of_the_same_size_and_time_is_told_apart(tmp_path, monkeypat
         target.mkdir(parents=True)
         (target / "content").write_text(file.read_text())
 
-    monkeypatch.setattr("fusion.strands.pool._convert_gguf", convert)
+    monkeypatch.setattr("fusion.strands.gguf._convert", convert)
     pool, file = Pool(cache_dir=tmp_path / "cache"), tmp_path / "model.gguf"
     for content in "ab":
         file.write_text(content)
@@ -114,7 +114,7 @@ def test_a_gguf_file_is_converted_by_itself(tmp_path, monkeypatch):
         seen.extend(sorted(file.name for file in Path(folder).iterdir()))
         raise OSError("enough")
 
-    monkeypatch.setattr("fusion.strands.pool.AutoTokenizer.from_pretrained", look)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", look)
     (tmp_path / "model.gguf").write_text("weights")
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ValueError, match="enough"):
@@ -293,7 +293,7 @@ def test_a_conversion_makes_no_weights_up(tmp_path, monkeypatch):
     """The file's reader is a stand-in that has found no head."""
     model = tiny.tiny_model("llama")
     told = {"missing_keys": {"lm_head.weight"}, "mismatched_keys": set()}
-    name = "fusion.pool.{}.from_pretrained"
+    name = "transformers.{}.from_pretrained"
     monkeypatch.setattr(name.format("AutoTokenizer"), lambda *_, **__: None)
     monkeypatch.setattr(
         name.format("AutoModelForCausalLM"), lambda *_, **__: (model, told)
