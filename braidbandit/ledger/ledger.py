@@ -87,6 +87,9 @@ class Ledger:
         tables = self.database.tables
         self._decisions, self._outcomes = tables.decisions, tables.outcomes
         self._snapshots, self._record = tables.snapshots, tables.record
+        # Built once: every outcome asks one of them, and building takes as long.
+        self._state = self._query_of_state()
+        self._state_and_record = self._query_of_state(*self._record)
 
     @property
     def path(self) -> Path | None:
@@ -565,25 +568,11 @@ class Ledger:
         KeyError
             When the decision is unknown or has expired.
         """
-        d, o, sa = self._decisions, self._outcomes, self._sa
-        any_ = o.alias()
-        decision_id = decision.id if isinstance(decision, Decision) else decision
-        columns = (
-            d.c.created_at,
-            d.c.expired_at,
-            o.c.revision,
-            o.c.kind,
-            o.c.body.label("said"),
-            sa.select(sa.func.max(any_.c.sequence)).scalar_subquery().label("newest"),
-            *(() if isinstance(decision, Decision) else self._record),
-        )
-        row = connection.execute(
-            sa.select(*columns)
-            .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
-            .where(d.c.id == decision_id)
-            .order_by(o.c.revision.desc())
-            .limit(1)
-        ).one_or_none()
+        if isinstance(decision, Decision):
+            decision_id, query = decision.id, self._state
+        else:
+            decision_id, query = decision, self._state_and_record
+        row = connection.execute(query, {"decision_id": decision_id}).one_or_none()
         if row is None:
             raise KeyError(
                 f"unknown decision {decision_id!r}; record the decision before its "
@@ -602,6 +591,27 @@ class Ledger:
             row.kind,
             None if row.said is None else outcome_of(row.said),
             int(row.newest or 0),
+        )
+
+    def _query_of_state(self, *columns: Any) -> Any:
+        """Return the query of a decision's last event, with more of its columns."""
+        d, o, sa = self._decisions, self._outcomes, self._sa
+        every = o.alias()
+        newest = sa.select(sa.func.max(every.c.sequence)).scalar_subquery()
+        return (
+            sa.select(
+                d.c.created_at,
+                d.c.expired_at,
+                o.c.revision,
+                o.c.kind,
+                o.c.body.label("said"),
+                newest.label("newest"),
+                *columns,
+            )
+            .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
+            .where(d.c.id == sa.bindparam("decision_id"))
+            .order_by(o.c.revision.desc())
+            .limit(1)
         )
 
     def _append(
