@@ -23,8 +23,8 @@ from braidbandit import (
     compare,
     evaluate,
 )
-from braidbandit._checks import logged_value
 from braidbandit._named import column_names, ordered, places
+from braidbandit.bandit.logged_value import logged_value
 from braidbandit.catalogue.features import describe, with_gains
 from braidbandit.evaluation.importers import (
     log_from_battles,
