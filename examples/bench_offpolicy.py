@@ -22,13 +22,13 @@ import numpy as np
 from braidbandit import (
     EpsilonGreedy,
     Greedy,
-    LinearBandit,
     LinUCB,
     Log,
     ThompsonSampling,
     Uniform,
     evaluate,
 )
+from braidbandit.bandit.online_posterior import OnlinePosterior
 from braidbandit.evaluation.replay import read_table
 from braidbandit.evaluation.reward_model import predict_rewards
 
@@ -45,16 +45,16 @@ COMPONENTS = 8
 def write_log(policy: Any, X: Any, rewards: Any, seed: int) -> Log:
     """Let a policy choose for every row in turn, and learn what it earned."""
     n, n_arms = rewards.shape
-    bandit = LinearBandit(policy, random_state=seed)
-    bandit.open(np.arange(n_arms))
-    bandit.start(X.shape[1] + 1)
+    rng, z = np.random.default_rng(seed), np.ones(1)
+    online = OnlinePosterior.start(["bias"], X.shape[1] + 1, n_arms)
     cost, eligible = np.zeros(n_arms), np.ones(n_arms, dtype=bool)
     arms, propensities = np.zeros(n, dtype=int), np.zeros(n)
     for t in range(n):
         x = np.append(1.0, X[t])
-        choice = bandit.select(bandit.posterior_.belief(bandit.Z_, x), cost, eligible)
+        belief = online.posterior.belief(np.ones((n_arms, 1)), x)
+        choice = policy.select(belief, cost, eligible, rng)
         arms[t], propensities[t] = choice.arm, choice.propensity
-        bandit.learn(choice.arm, bandit.Z_[choice.arm], x, rewards[t, choice.arm])
+        online.update(choice.arm, z, x, float(rewards[t, choice.arm]))
     earned = rewards[np.arange(n), arms]
     return Log(X, arms, earned, propensities, range(n_arms))
 

@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from braidbandit import Braid, Catalogue, MetaBraider, ModelCard
-from braidbandit.recommender.utility import quality_from_bits, utility
+from braidbandit.recommender.objectives import quality_from_bits, utility
 from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
 
 POOL = [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from braidbandit import MetaBraider
-from braidbandit.recommender.utility import quality_from_bits
+from braidbandit.recommender.objectives import quality_from_bits
 from braidbandit.tasks.packaged import calibration_texts
 from fusion import BraidedLLM, bits_per_byte
 

@@ -22,6 +22,15 @@ SPECIAL_CASES = {
         ),
     },
     "writes_through": {
+        "braidbandit/bandit/generator.py: self._spare.bit_generator.state": (
+            "numpy's way to set a generator of that file to a place"
+        ),
+        "braidbandit/bandit/generator.py: self.generator.bit_generator.state": (
+            "numpy's way to set a generator to a place"
+        ),
+        "braidbandit/bandit/linear_bandit.py: work.__dict__": (
+            "a copy of the estimator, which becomes the estimator once all is learnt"
+        ),
         "braidbandit/_forks.py: _here.__dict__": "a threading.local of that file",
         f"{RECORDS}: setattr(Decision, _name, _TupleOnDemand(_name))": (
             "a descriptor on a class of that file, which its dataclass has no room for"
@@ -68,7 +77,6 @@ def test_the_public_api_has_a_line_of_docstring_for_a_line_of_code():
     assert documented >= code
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError)
 def test_the_recommender_is_composed():
     from braidbandit import BraidRecommender
 

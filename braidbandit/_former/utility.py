@@ -1,3 +1,3 @@
-"""Moved to ``braidbandit.recommender.utility``."""
+"""Moved to ``braidbandit.recommender.objectives``."""
 
-from braidbandit.recommender.utility import *  # noqa: F403
+from braidbandit.recommender.objectives import *  # noqa: F403

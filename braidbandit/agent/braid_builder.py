@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
 
 
-class Workshop:
+class BraidBuilder:
     """Builds and calibrates braids, and keeps the newest of them.
 
     Parameters
@@ -48,27 +49,35 @@ class Workshop:
         self.texts, self.dtype = _settings(folder, texts, dtype)
         self._strands: Pool | None = None
         self._braids: OrderedDict[str, BraidedLLM] = OrderedDict()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin with locks that no other thread holds."""
+        self._keeping = threading.RLock()
+        self._building: dict[str, threading.RLock] = {}
 
     @property
     def strands(self) -> Pool:
         """The loaded strands by name; a strand is loaded when it is first asked for."""
-        if self._strands is None:
-            import torch
+        with self._keeping:
+            if self._strands is None:
+                import torch
 
-            from fusion import Pool
+                from fusion import Pool
 
-            self._strands = Pool(self.sources, dtype=getattr(torch, self.dtype))
-        return self._strands
+                self._strands = Pool(self.sources, dtype=getattr(torch, self.dtype))
+            return self._strands
 
     def __contains__(self, braid: Braid) -> bool:
         return braid.id in self._braids
 
     def __getitem__(self, braid: Braid) -> BraidedLLM:
         """A braid; built and calibrated if it is not kept."""
-        if braid not in self:
-            self.build(braid)
-        self._braids.move_to_end(braid.id)
-        return self._braids[braid.id]
+        with self._keeping:
+            if braid in self:
+                self._braids.move_to_end(braid.id)
+                return self._braids[braid.id]
+        return self._built(braid)[0]
 
     def build(
         self, braid: Braid, *, progress: bool = False
@@ -80,19 +89,30 @@ class Workshop:
         CalibrationReport or None
             None for a model alone, which has nothing to train.
         """
+        return self._built(braid, progress)[1]
+
+    def _built(
+        self, braid: Braid, progress: bool = False
+    ) -> tuple[BraidedLLM, CalibrationReport | None]:
         from fusion import BraidConfig, BraidedLLM, calibrate
 
-        strands = [self.strands[name] for name in braid.strands]
-        sources = {name: self.sources[name] for name in braid.strands}
-        model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
-        report = None
-        if braid.fusion_layers:
-            store = self.folder / "store"
-            report = calibrate(model, self.texts, store=store, progress=progress)
-        self._braids[braid.id] = model
-        while len(self._braids) > _MOST_BRAIDS:
-            self._braids.popitem(last=False)
-        return report
+        with self._keeping:
+            lock = self._building.setdefault(braid.id, threading.RLock())
+        # One thread a braid: the others go on with other braids, or wait for this one.
+        with lock:
+            with self._keeping:
+                strands = [self.strands[name] for name in braid.strands]
+            sources = {name: self.sources[name] for name in braid.strands}
+            model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
+            report = None
+            if braid.fusion_layers:
+                store = self.folder / "store"
+                report = calibrate(model, self.texts, store=store, progress=progress)
+            with self._keeping:
+                self._braids[braid.id] = model
+                while len(self._braids) > _MOST_BRAIDS:
+                    self._braids.popitem(last=False)
+        return model, report
 
 
 def completed(card: ModelCard, sources: Mapping[str, str]) -> ModelCard:

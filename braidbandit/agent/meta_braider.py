@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import tempfile
@@ -15,21 +14,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
-from braidbandit.agent.braid_builder import Workshop, check_settings, completed
+from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
 from braidbandit.agent.purging import purge_folder
-from braidbandit.bandit.settings import seeded
+from braidbandit.bandit.generator import seeded
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.limits import Budget, Limits
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision, Outcome
+from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.explanation import Explanation
+from braidbandit.recommender.objectives import as_quality, check_price, check_quality
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.recommender.saving import purged
-from braidbandit.recommender.utility import as_quality, check_price
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.packaged import load_tasks, task_of
 from braidbandit.tasks.reading import is_hash_of
@@ -140,30 +141,16 @@ class MetaBraider:
         keep_text: bool = False,
         random_state: int | None = None,
     ) -> None:
-        if price is not None:
-            check_price(price)
-        if catalogue is not None and recommender is not None:
-            raise ValueError(
-                "give a catalogue or a recommender, which has one; not both"
-            )
         enumerated: dict[str, Any] = {
             "layer_sets": layer_sets,
             "strategies": strategies,
             "shares": shares,
         }
         learning = {"encoder": encoder, "price": price, "random_state": random_state}
-        if recommender is not None:
-            _refuse({**enumerated, **learning}, "a recommender")
-        elif catalogue is not None:
-            _refuse(enumerated, "a catalogue")
-        if ledger is not None and not isinstance(ledger, Ledger):
-            raise TypeError(
-                f"ledger is a Ledger, received {ledger!r}; give Ledger(url)"
-            )
-        seeded(random_state)
+        _check_given(catalogue, recommender, ledger, enumerated, learning)
         check_settings(calibration_texts, dtype)
         if recommender is not None:
-            catalogue = recommender._catalogue()
+            catalogue = recommender.start().catalogue
         cards = as_cards(model_pool)
         sources = {card.name: str(card.source) for card in cards}
         exact = catalogue is not None
@@ -173,30 +160,30 @@ class MetaBraider:
         missing = sorted(set(catalogue.cards) - set(sources))
         if missing:
             raise ValueError(f"the catalogue uses {missing}, not in the model pool")
-        self._lock = threading.RLock()
-        temporary = folder is None
         self.keep_text = keep_text
+        self._lock = threading.RLock()
         self._saved: int | None = None
-        folder = tempfile.mkdtemp() if folder is None else folder
-        self.folder = Path(folder).expanduser().absolute()
+        temporary = tempfile.mkdtemp() if folder is None else None
+        self.folder = Path(folder or str(temporary)).expanduser().absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
         self._finalizer = weakref.finalize(
             self,
             _close,
             None if ledger else self.ledger,
-            self.folder if temporary else None,
+            None if temporary is None else self.folder,
             process_id(),
         )
         tell_of_forks(self)
         try:
-            self.recommender = recommender or self._resume(
-                catalogue, exact, encoder, price, random_state
+            self.recommender = recommender or _recommender_of(
+                self.folder, catalogue, exact, **learning
             )
             self._warn_of_unused(catalogue, enumerated)
-            self._workshop = Workshop(sources, self.folder, calibration_texts, dtype)
+            texts = calibration_texts
+            self._builder = BraidBuilder(sources, self.folder, texts, dtype)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
-            self.recommender._resume(self.ledger)
+            self.recommender.resume(self.ledger)
             self.save()
             _LOG.info("%s: %d rewards learnt", self.folder, self.recommender.n_updates_)
         except BaseException:
@@ -206,7 +193,15 @@ class MetaBraider:
     # ---- the loop ----
 
     def forward(
-        self, task: Any, compute_budget: float = 1.0, **limits: Any
+        self,
+        task: Any,
+        compute_budget: float = 1.0,
+        budget: Budget | None = None,
+        excluded: Iterable[str] = (),
+        *,
+        eligible: ArrayLike | None = None,
+        preference: Mapping[str, float] | None = None,
+        accuracy_target: float | None = None,
     ) -> Decision:
         """Choose a braid for a task. No model is loaded.
 
@@ -219,26 +214,24 @@ class MetaBraider:
             and "capabilities".
         compute_budget : float in [0, 1]
             0 allows the cheapest braids only, 1 all.
-        **limits
-            As for :meth:`BraidRecommender.recommend`: ``budget``, ``excluded``,
-            ``eligible``, ``preference``, ``accuracy_target``.
+        budget, excluded, eligible, preference, accuracy_target : optional
+            As for :meth:`BraidRecommender.recommend`.
 
         Raises
         ------
         ValueError
             On an empty prompt, or a budget that no braid meets.
         """
+        limits = Limits(
+            compute_budget, budget, excluded, eligible, preference, accuracy_target
+        )
+        text = _text_in(task) if self.keep_text else None
         with self._lock:
-            pacer = copy.copy(self.recommender.pacer_)
-            decision = self.recommender.recommend(task, compute_budget, **limits)
-            text = _text_in(task) if self.keep_text else None
-            try:
-                self.ledger.record_decision(decision, text)
-            except BaseException:
-                # What is not in the ledger was not decided.
-                self.recommender.pending_.pop(decision.id, None)
-                self.recommender.pacer_ = pacer
-                raise
+            proposal = self.recommender.propose(task, limits)
+            # What is not in the ledger is not decided.
+            self.ledger.record_decision(proposal.decision, text)
+            self.recommender.commit(proposal)
+        decision = proposal.decision
         _LOG.debug("%s: %s", decision.id, decision)
         return decision
 
@@ -256,19 +249,18 @@ class MetaBraider:
         decision : Decision, Braid or str
             A decision, one of the catalogue's braids, or its arm id.
         """
-        with self._lock:
-            braid = self._braid_of(decision)
-            if braid.id not in self.catalogue.unfit and braid not in self._workshop:
-                self.calibrate(braid)
-            unfit = self.catalogue.unfit
-            if braid.id in unfit:
-                warnings.warn(
-                    f"{braid.label()} is unfit ({unfit[braid.id]}); "
-                    f"{braid.anchor} alone answers instead",
-                    stacklevel=2,
-                )
-                return self._workshop[Braid(braid.anchor)]
-            return self._workshop[braid]
+        braid = self._braid_of(decision)
+        if braid.id not in self.catalogue.unfit and braid not in self._builder:
+            self.calibrate(braid)
+        unfit = self.catalogue.unfit
+        if braid.id in unfit:
+            warnings.warn(
+                f"{braid.label()} is unfit ({unfit[braid.id]}); {braid.anchor} alone "
+                "answers instead",
+                stacklevel=2,
+            )
+            return self._builder[Braid(braid.anchor)]
+        return self._builder[braid]
 
     def learn_from_feedback(
         self,
@@ -318,40 +310,26 @@ class MetaBraider:
             On a performance outside [0, 1] or NaN, another task than the decision's,
             or a second, different outcome. Whatever is raised, nothing has changed.
         """
+        found = self._decision_of(decision)
+        if not is_hash_of(found.task_hash, task):
+            raise ValueError(
+                f"decision {found.id!r} was made for another task; give the task "
+                f"that forward received, not {task!r}"
+            )
+        if callable(performance) and output is None:
+            raise ValueError("a callable judges the output: give output=...")
+        # A judge may take its time: others decide and learn meanwhile.
+        reward = as_quality(performance, task, output)
+        outcome = Outcome(found.id, reward, latency_ms, compute, source)
         with self._lock:
-            found = self.ledger.decision(
-                decision.id if isinstance(decision, Decision) else decision
-            )
-            if not is_hash_of(found.task_hash, task):
-                raise ValueError(
-                    f"decision {found.id!r} was made for another task; give the task "
-                    f"that forward received, not {task!r}"
-                )
-            self._check_current(found)
-            if callable(performance) and output is None:
-                raise ValueError("a callable judges the output: give output=...")
-            quality = as_quality(performance, task, output)
-            braid, unfit = found.braid, self.catalogue.unfit
-            if braid.id in unfit and found.id not in self.recommender.settled_:
-                warnings.warn(
-                    f"the reward of decision {found.id!r} is not learnt: "
-                    f"{braid.label()} is unfit ({unfit[braid.id]}) and was not shown, "
-                    f"{braid.anchor} alone answered. It is not chosen again",
-                    stacklevel=2,
-                )
+            if self._was_not_shown(found):
                 return self
-            self.ledger.record_outcome(
-                Outcome(found.id, quality, latency_ms, compute, source)
-            )
-            # Through the ledger: the order of learning is the order of the record.
-            self.recommender.catch_up(self.ledger)
-            self._save_now_and_then()
-            _LOG.debug("%s was worth %.3f", found.id, quality)
+            event = self.ledger.record_outcome(outcome, found)
+            self._learn(event)
+        _LOG.debug("%s was worth %.3f", found.id, reward)
         return self
 
-    def revise(
-        self, decision: Decision | str, performance: float | bool
-    ) -> MetaBraider:
+    def revise(self, decision: Decision | str, reward: float | bool) -> MetaBraider:
         """Replace what was said of a decision, as if this had been said at first.
 
         Raises
@@ -359,10 +337,13 @@ class MetaBraider:
         KeyError
             On a decision that is unknown or has no outcome.
         ValueError, TypeError
-            On a performance outside [0, 1].
+            On a reward outside [0, 1].
         """
-        quality = as_quality(performance, None, None)
-        return self._amend(decision, lambda d: self.ledger.revise(d, quality))
+        reward = check_quality(reward)
+        found = self._decision_of(decision)
+        with self._lock:
+            self._learn(self.ledger.revise(found, reward))
+        return self
 
     def retract(self, decision: Decision | str) -> MetaBraider:
         """Take back what was said of a decision, as if it had never been said.
@@ -374,7 +355,10 @@ class MetaBraider:
         KeyError
             On a decision that is unknown or never had an outcome.
         """
-        return self._amend(decision, self.ledger.retract)
+        found = self._decision_of(decision)
+        with self._lock:
+            self._learn(self.ledger.retract(found))
+        return self
 
     def expire(self, before: datetime) -> int:
         """Stop waiting for decisions made before a time; returns how many.
@@ -431,23 +415,42 @@ class MetaBraider:
         return gone
 
     def explain(
-        self, task: Any, compute_budget: float = 1.0, **limits: Any
+        self,
+        task: Any,
+        compute_budget: float = 1.0,
+        budget: Budget | None = None,
+        excluded: Iterable[str] = (),
+        *,
+        eligible: ArrayLike | None = None,
+        preference: Mapping[str, float] | None = None,
+        accuracy_target: float | None = None,
     ) -> Explanation:
-        """Explain what `forward` would choose now, without choosing it."""
+        """Explain what :meth:`forward` would choose now, without choosing it.
+
+        Parameters as for :meth:`forward`.
+        """
         with self._lock:
-            return self.recommender.explain(task, compute_budget, **limits)
+            return self.recommender.explain(
+                task,
+                compute_budget,
+                budget,
+                excluded,
+                eligible=eligible,
+                preference=preference,
+                accuracy_target=accuracy_target,
+            )
 
     # ---- models ----
 
     @property
     def catalogue(self) -> Catalogue:
         """What is chosen from, with the unfit braids marked."""
-        return self.recommender._catalogue()
+        return self.recommender.arm_model_.catalogue
 
     @property
     def strands(self) -> Pool:
         """The loaded strands by name; a strand is loaded when it is first asked for."""
-        return self._workshop.strands
+        return self._builder.strands
 
     def calibrate(
         self, braid: Braid | str, *, progress: bool = False
@@ -459,11 +462,11 @@ class MetaBraider:
         CalibrationReport or None
             None for a model alone, which has nothing to train.
         """
-        with self._lock:
-            braid = self._braid_of(braid)
-            report = self._workshop.build(braid, progress=progress)
-            _LOG.info("built %s: %s", braid.label(), report or "nothing to train")
-            if report is not None and not report.fit:
+        braid = self._braid_of(braid)
+        report = self._builder.build(braid, progress=progress)
+        _LOG.info("built %s: %s", braid.label(), report or "nothing to train")
+        if report is not None and not report.fit:
+            with self._lock:
                 self._mark_unfit(braid, report)
         return report
 
@@ -497,6 +500,7 @@ class MetaBraider:
         """Go on, the child with a lock of its own."""
         if in_child:
             self._lock = threading.RLock()
+            self._builder.after_fork()
         else:
             self._lock.release()
 
@@ -509,63 +513,39 @@ class MetaBraider:
         self.save()
         purge_folder(self.folder, before, records=records, besides=self.ledger.path)
 
-    def _save_now_and_then(self) -> None:
+    def _learn(self, event: Event | None) -> None:
+        """Learn what was written; without an event it was there already."""
+        self.recommender.sync(self.ledger, event=event)
         if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
             self.save()
 
-    def _amend(
-        self, decision: Decision | str, write: Callable[[str], object]
-    ) -> MetaBraider:
-        with self._lock:
-            decision_id = decision.id if isinstance(decision, Decision) else decision
-            self._check_current(self.ledger.decision(decision_id))
-            write(decision_id)
-            self.recommender.catch_up(self.ledger)
-            self._save_now_and_then()
-        return self
-
-    def _resume(
-        self,
-        catalogue: Catalogue,
-        exact: bool,
-        encoder: TaskEncoder | None,
-        price: float | None,
-        random_state: int | None,
-    ) -> BraidRecommender:
-        """Load the policy of the folder, or start one with a fitted encoder."""
-        kept = self.folder / "embeddings"
-        if (self.folder / "policy" / "manifest.json").exists():
-            agent = BraidRecommender.load(
-                self.folder / "policy",
-                encoder=encoder,
-                resume_rng=random_state is not None,
-            )
-            if encoder is None:
-                agent.encoder_.cache_dir = kept
-            saved = agent._catalogue()
-            if saved.cards != catalogue.cards or (
-                exact and saved.hash != catalogue.hash
-            ):
-                raise ValueError(
-                    f"{self.folder} was used with {saved!r}, received {catalogue!r}; "
-                    "give the same models, or another folder"
-                )
-            for arm_id, reason in catalogue.unfit.items():
-                saved = saved.with_unfit(arm_id, reason)
-            agent.catalogue = saved
-            agent.price = agent.price if price is None else price
-            if None not in (random_state, agent.random_state):
-                agent.random_state = random_state
-            return agent
-        encoder = encoder or TaskEncoder(cache_dir=kept)
-        if not encoder.__sklearn_is_fitted__():
-            encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
-        return BraidRecommender(
-            catalogue,
-            encoder,
-            price=_PRICE if price is None else price,
-            random_state=random_state,
+    def _was_not_shown(self, decision: Decision) -> bool:
+        """Whether the anchor alone answered in place of an unfit braid; warns if so."""
+        braid, unfit = decision.braid, self.catalogue.unfit
+        if braid.id not in unfit or decision.id in self.recommender.settled_:
+            return False
+        warnings.warn(
+            f"the reward of decision {decision.id!r} is not learnt: {braid.label()} is "
+            f"unfit ({unfit[braid.id]}) and was not shown, {braid.anchor} alone "
+            "answered. It is not chosen again",
+            stacklevel=3,
         )
+        return True
+
+    def _decision_of(self, decision: Decision | str) -> Decision:
+        """Return a decision as the ledger has it; refuse what could not be learnt."""
+        found = self.ledger.decision(
+            decision.id if isinstance(decision, Decision) else decision
+        )
+        if found.braid.id not in self.recommender.arm_model_.removed:
+            self.catalogue.index(found.braid.id)
+        encoder = self.recommender.encoder_.projection_hash()
+        if found.encoder_hash != encoder:
+            raise ValueError(
+                f"decision {found.id!r} was made with encoder {found.encoder_hash}, "
+                f"this agent has {encoder}; open the folder it was made in"
+            )
+        return found
 
     def _warn_of_unused(
         self, catalogue: Catalogue, enumerated: Mapping[str, Any]
@@ -595,20 +575,71 @@ class MetaBraider:
             f"{report.bits_after:.3f} bits per byte on held-out calibration text, "
             f"{braid.anchor} alone {report.bits_before:.3f}"
         )
-        self.recommender.catalogue = self.catalogue.with_unfit(braid.id, reason)
+        unfit = self.catalogue.with_unfit(braid.id, reason)
+        self.recommender.set_params(catalogue=unfit).start()
         self.save()
 
-    def _check_current(self, decision: Decision) -> None:
-        """Refuse, before the ledger is touched, what could not be learnt."""
-        if decision.braid.id not in self.recommender.learner_.removed:
-            self.catalogue.index(decision.braid.id)
-        encoder = self.recommender.encoder_.projection_hash()
-        if decision.encoder_hash != encoder:
-            raise ValueError(
-                f"decision {decision.id!r} was made with encoder "
-                f"{decision.encoder_hash}, this agent has {encoder}; open the folder "
-                "it was made in"
-            )
+
+def _check_given(
+    catalogue: Catalogue | None,
+    recommender: BraidRecommender | None,
+    ledger: Ledger | None,
+    enumerated: Mapping[str, Any],
+    learning: Mapping[str, Any],
+) -> None:
+    """Refuse arguments that make no sense, or would be ignored because of others."""
+    if learning["price"] is not None:
+        check_price(learning["price"])
+    seeded(learning["random_state"])
+    if catalogue is not None and recommender is not None:
+        raise ValueError("give a catalogue or a recommender, which has one; not both")
+    if recommender is not None:
+        _refuse({**enumerated, **learning}, "a recommender")
+    elif catalogue is not None:
+        _refuse(enumerated, "a catalogue")
+    if ledger is not None and not isinstance(ledger, Ledger):
+        raise TypeError(f"ledger is a Ledger, received {ledger!r}; give Ledger(url)")
+
+
+def _recommender_of(
+    folder: Path,
+    catalogue: Catalogue,
+    exact: bool,
+    *,
+    encoder: TaskEncoder | None,
+    price: float | None,
+    random_state: int | None,
+) -> BraidRecommender:
+    """Load the policy of a folder, or start one with a fitted encoder."""
+    policy, kept = folder / "policy", folder / "embeddings"
+    if not (policy / "manifest.json").exists():
+        encoder = encoder or TaskEncoder(cache_dir=kept)
+        if not encoder.__sklearn_is_fitted__():
+            encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
+        return BraidRecommender(
+            catalogue,
+            encoder,
+            price=_PRICE if price is None else price,
+            random_state=random_state,
+        )
+    resume = random_state is not None
+    agent = BraidRecommender.load(policy, encoder=encoder, resume_rng=resume)
+    if encoder is None:
+        agent.encoder_.set_params(cache_dir=kept)
+    saved = agent.arm_model_.catalogue
+    if saved.cards != catalogue.cards or (exact and saved.hash != catalogue.hash):
+        raise ValueError(
+            f"{folder} was used with {saved!r}, received {catalogue!r}; give the same "
+            "models, or another folder"
+        )
+    for arm_id, reason in catalogue.unfit.items():
+        saved = saved.with_unfit(arm_id, reason)
+    agent.set_params(catalogue=saved)
+    if price is not None:
+        agent.set_params(price=price)
+    if None not in (random_state, agent.random_state):
+        agent.set_params(random_state=random_state)
+    return agent
 
 
 def _refuse(given: Mapping[str, Any], owner: str) -> None:

@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from braidbandit.bandit.belief import Belief
-from braidbandit.bandit.choice import Array, Choice, Mask, Policy
-from braidbandit.bandit.policies import ThompsonSampling
-from braidbandit.bandit.settings import check_policy
+from braidbandit.bandit.policies import (
+    Array,
+    Choice,
+    Mask,
+    Policy,
+    ThompsonSampling,
+    check_policy,
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,31 @@ from braidbandit._checks import (
     check_weights,
     same,
 )
-from braidbandit._named import few, in_columns, in_rows, ordered
-from braidbandit.bandit.choice import Policy
+from braidbandit._named import Labels, feature_names, few, in_columns, in_rows, ordered
+from braidbandit.bandit.generator import RandomSequence
 from braidbandit.bandit.logged_value import logged_value
+from braidbandit.bandit.online_posterior import (
+    UNSOLVED,
+    OnlinePosterior,
+    check_learning,
+)
+from braidbandit.bandit.policies import EpsilonGreedy, Policy, check_policy
+from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
-from braidbandit.bandit.rowbyrow import RowByRow, check_scale, too_small
-from braidbandit.bandit.settings import check_learning
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
+# A column beyond the one drowns the others, one below the other does not count.
+_LARGEST, _SMALLEST = 150.0, 0.05
+# Of so many rows a column of any use has one that is not near 0.
+_ENOUGH_ROWS = 10
 # Settings that shape the posterior.
 _KEPT = ("arms", "descriptors", "columns", "prior", "max_parameters")
 
 
-class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
+class LinearBandit(ClassifierMixin, BaseEstimator):
     """Contextual bandit over numeric contexts.
 
     The reward of arm a in context x is ``z_a' W x + b_a' x + noise`` with one Gaussian
@@ -106,7 +116,11 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
     """
 
     n_features_in_: int
-    _began_with: dict[str, Any]
+    classes_: NDArray[Any]
+    columns_: tuple[str, ...]
+    Z_: Array
+    online_: OnlinePosterior
+    draws_: RandomSequence
 
     def __init__(
         self,
@@ -128,6 +142,33 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         self.forgetting = forgetting
         self.max_parameters = max_parameters
         self.random_state = random_state
+
+    # ---- what was learnt ----
+
+    @property
+    def posterior_(self) -> Posterior:
+        """Posterior of the rewards."""
+        return self.online_.posterior
+
+    @property
+    def n_updates_(self) -> int:
+        """Rewards in the posterior."""
+        return self.online_.n_updates
+
+    @property
+    def clock_(self) -> int:
+        """Rewards learnt so far, those taken back included."""
+        return self.online_.clock
+
+    @property
+    def faded_(self) -> float:
+        """Log of the share that forgetting has left of the first reward."""
+        return self.online_.faded
+
+    @property
+    def rng_(self) -> np.random.Generator:
+        """The generator that ``recommend`` draws from."""
+        return self.draws_.generator
 
     # ---- the estimator ----
 
@@ -176,7 +217,7 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
 
         See :meth:`fit`. After an error nothing has changed.
         """
-        first = not hasattr(self, "posterior_")
+        first = not hasattr(self, "online_")
         return self._learn(X, y, classes, reward, propensity, sample_weight, first)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -195,13 +236,15 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Return the probability with which ``recommend`` picks each arm, (n, A)."""
-        features = self._features(X)
-        n_arms = len(self.classes_)
-        no_cost, everything = np.zeros(n_arms), np.ones(n_arms, dtype=bool)
-        rows = [
-            self.probabilities(self.posterior_.belief(self.Z_, x), no_cost, everything)
-            for x in features
-        ]
+        features, policy, draws = self._features(X), self._policy(), self.draws_
+        no_cost, every = np.zeros(len(self.Z_)), np.ones(len(self.Z_), dtype=bool)
+        if not draws.follows(self.random_state):
+            draws = RandomSequence(self.random_state)
+        rows = []
+        for x in features:
+            # The same draws for every row: it does not depend on the rows before it.
+            belief, rng = self.posterior_.belief(self.Z_, x), draws.copy()
+            rows.append(policy.probabilities(belief, no_cost, every, rng))
         return np.array(rows)
 
     def recommend(
@@ -234,9 +277,10 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         allowed = np.broadcast_to(allowed, shape)
         if not allowed.any(axis=1).all():
             raise ValueError("the mask leaves no arm for some row; allow at least one")
-        cost = np.zeros(shape[1])
+        policy, no_cost = self._policy(), np.zeros(shape[1])
+        self.draws_.follow(self.random_state)
         choices = [
-            self.select(self.posterior_.belief(self.Z_, x), cost, rows)
+            policy.select(self.posterior_.belief(self.Z_, x), no_cost, rows, self.rng_)
             for x, rows in zip(features, allowed, strict=True)
         ]
         arms = self.classes_[[choice.arm for choice in choices]]
@@ -284,14 +328,9 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         self._policy()
         # All on a copy: an error below leaves this estimator as it was.
         work = copy.copy(self)
-        y, reward, propensity, sample_weight = in_rows(
-            X,
-            {
-                "y": y,
-                "reward": reward,
-                "propensity": propensity,
-                "sample_weight": sample_weight,
-            },
+        given = {"y": y, "reward": reward, "propensity": propensity}
+        y, reward, propensity, weights = in_rows(
+            X, {**given, "sample_weight": sample_weight}
         )
         # Before y becomes an array, in which a missing label is text like any other.
         labels = check_labels(y) if _is_column(y) else []
@@ -302,44 +341,55 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         names = getattr(work, "feature_names_in_", None)
         check_scale(X, names, "contexts")
         check_classification_targets(y)
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weights = _check_sample_weight(weights, X, dtype=np.float64)
         check_weights(weights, len(X))
         rewards = check_rewards(reward, len(X))
         check_propensities(propensity, len(X))
         if first:
-            work.open(work._arms(y, classes))
-            work.start(X.shape[1] + 1)
-            work._began_with = {name: getattr(self, name) for name in _KEPT}
-            if small := too_small(X):
-                columns = small if names is None else names[small].tolist()
-                message = (
-                    f"the columns {few(columns)} of the contexts hold nothing beyond "
-                    f"{np.abs(X[:, small]).max():.2g} and will hardly count: the prior "
-                    "expects about unit variance. Standardise: "
-                    "make_pipeline(StandardScaler(), LinearBandit())"
-                )
-                work.notice(message)
+            work._begin(work._arms(y, classes), X.shape[1] + 1)
         else:
-            self._check_continued(classes)
-            work.reseed()
-            work.posterior_ = self.posterior_.copy()
-            work.notices_ = []
-        order = np.argsort(work.classes_, kind="stable")
-        known = work.classes_[order]
-        at = np.minimum(np.searchsorted(known, y), len(known) - 1)
-        if (known[at] != y).any():
-            raise ValueError(
-                f"unknown arms {sorted(set(y[known[at] != y].tolist()))}; expected "
-                f"some of {work.classes_.tolist()}"
-            )
-        rows = zip(order[at], _with_bias(X), rewards, weights, strict=True)
+            work._go_on(classes)
+        arms = _places(y, work.classes_)
+        rows = zip(arms, _with_bias(X), rewards, weights, strict=True)
         for arm, x, value, weight in rows:
             if weight > 0:
-                work.learn(int(arm), work.Z_[arm], x, float(value), float(weight))
+                z = work.Z_[arm]
+                work.online_.update(int(arm), z, x, float(value), float(weight))
         # Not only added to: names of columns that X no longer has are gone.
         self.__dict__ = work.__dict__
-        self.tell(stacklevel=4)
+        if first and (small := too_small(X)):
+            columns = small if names is None else names[small].tolist()
+            _warn_of_small(columns, float(np.abs(X[:, small]).max()))
+        if self.online_.take_notice():
+            warnings.warn(UNSOLVED, stacklevel=3)
         return self
+
+    def _begin(self, arms: NDArray[Any], width: int) -> None:
+        """Create arms, generator and posterior."""
+        shared, names = shared_descriptors(
+            arms.tolist(), self.descriptors, self.columns
+        )
+        self.classes_ = arms
+        self.Z_ = np.ascontiguousarray(np.column_stack([np.ones(len(arms)), shared]))
+        self.columns_ = ("bias", *names)
+        self.draws_ = RandomSequence(self.random_state)
+        self.online_ = OnlinePosterior.start(
+            self.columns_,
+            width,
+            len(arms),
+            prior=self.prior,
+            forgetting=self.forgetting,
+            max_parameters=self.max_parameters,
+        )
+        self._began_with = {name: getattr(self, name) for name in _KEPT}
+
+    def _go_on(self, classes: ArrayLike | None) -> None:
+        """Go on with copies of what was learnt, under the settings of now."""
+        self._check_continued(classes)
+        self.draws_ = copy.copy(self.draws_)
+        self.draws_.follow(self.random_state)
+        self.online_ = self.online_.copy()
+        self.online_.forget_at(self.forgetting)
 
     def _check_continued(self, classes: ArrayLike | None) -> None:
         """Refuse settings that were others when learning began."""
@@ -369,10 +419,78 @@ class LinearBandit(RowByRow, ClassifierMixin, BaseEstimator):
         return arms
 
     def _features(self, X: ArrayLike) -> Array:
-        check_is_fitted(self, "posterior_")
+        check_is_fitted(self, "online_")
         contexts: Array = validate_data(self, X, dtype=np.float64, reset=False)
         check_scale(contexts, getattr(self, "feature_names_in_", None), "contexts")
         return _with_bias(contexts)
+
+    def _policy(self) -> Policy:
+        check_policy(self.policy)
+        return self.policy if self.policy is not None else EpsilonGreedy()
+
+
+def shared_descriptors(
+    arms: Sequence[Any], descriptors: Any, columns: Sequence[str] | None
+) -> tuple[Array, list[str]]:
+    """Return what arms have in common as an array, and the names of its columns.
+
+    Parameters
+    ----------
+    arms : sequence, length A
+    descriptors : array-like, data frame or mapping of shape (A, q), or None
+    columns : sequence of str, length q, optional
+
+    Returns
+    -------
+    shared : ndarray of shape (A, q)
+    names : list of str
+    """
+    n_arms, given, names = len(arms), descriptors, columns
+    if given is None:
+        if names is not None:
+            raise ValueError(f"columns {names!r} name no descriptors; give some")
+        return np.zeros((n_arms, 0)), []
+    if isinstance(given, Mapping):
+        given = in_columns(given, arms, "descriptors").T
+    (given,) = in_rows(Labels(labels=list(arms)), {"descriptors": given})
+    if names is None:
+        names = feature_names(given)
+    else:
+        names = ordered(names, "columns")
+        given = in_columns(given, names, "descriptors")
+    shared = np.asarray(given, dtype=np.float64)
+    if shared.ndim != 2 or len(shared) != n_arms or not np.isfinite(shared).all():
+        raise ValueError(
+            f"descriptors must be finite of shape ({n_arms}, q), one row per arm, "
+            f"received shape {shared.shape}"
+        )
+    names = list(names or (f"feature:{j}" for j in range(shared.shape[1])))
+    if len(set(names)) != shared.shape[1]:
+        raise ValueError(f"expected {shared.shape[1]} column names, got {names}")
+    check_scale(shared, names, "descriptors")
+    return shared, names
+
+
+def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the position of each label among the arms."""
+    order = np.argsort(classes, kind="stable")
+    known = classes[order]
+    at = np.minimum(np.searchsorted(known, y), len(known) - 1)
+    if (known[at] != y).any():
+        raise ValueError(
+            f"unknown arms {sorted(set(y[known[at] != y].tolist()))}; expected "
+            f"some of {classes.tolist()}"
+        )
+    return np.asarray(order[at])
+
+
+def _warn_of_small(columns: Sequence[Any], largest: float) -> None:
+    warnings.warn(
+        f"the columns {few(columns)} of the contexts hold nothing beyond "
+        f"{largest:.2g} and will hardly count: the prior expects about unit variance. "
+        "Standardise: make_pipeline(StandardScaler(), LinearBandit())",
+        stacklevel=4,
+    )
 
 
 def _is_column(y: Any) -> bool:
@@ -388,3 +506,27 @@ def _check_same_arms(classes: Any, arms: Any, whose: str) -> None:
 
 def _with_bias(X: Array) -> Array:
     return np.column_stack([np.ones(len(X)), X])
+
+
+def check_scale(X: Array, names: Sequence[str] | None, what: str) -> None:
+    """Refuse columns that drown all others, shape (n, d); names the first of them."""
+    beyond = np.abs(X) > _LARGEST
+    if beyond.any():
+        column = int(beyond.any(axis=0).argmax())
+        name = column if names is None else repr(names[column])
+        raise ValueError(
+            f"column {name} of the {what} holds {X[beyond[:, column], column][0]:g}, "
+            f"expected values around 0 of about unit variance, at most {_LARGEST:g}. "
+            "Standardise, make_pipeline(StandardScaler(), LinearBandit()), and clip "
+            "what is far from all else"
+        )
+
+
+def too_small(X: Array) -> list[int]:
+    """Return the columns that are not all 0, but too small to count, even together."""
+    largest = np.abs(X).max(axis=0)
+    small = (largest > 0) & (largest < _SMALLEST)
+    together = np.linalg.norm(X[:, small], axis=1).max()
+    if len(X) < _ENOUGH_ROWS or together >= _SMALLEST:
+        return []
+    return np.flatnonzero(small).tolist()

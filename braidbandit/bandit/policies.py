@@ -1,24 +1,113 @@
-"""Policies: from what is believed about each arm to one arm and its propensity."""
+"""Policies: from what is believed about each arm to one arm and its propensity.
+
+A uniform share ``floor`` over the eligible arms gives each of them a known probability
+above zero, so that logged decisions can be evaluated for other policies later (Li et
+al. 2011, *Unbiased offline evaluation*).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit._checks import check_whole
 from braidbandit.bandit.belief import MANY_ARMS, Belief
-from braidbandit.bandit.choice import Array, Choice, Mask, check_share, mix, pick
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 # More than MANY_ARMS are drawn in two stages: a few draws of all of them, and the arms
 # that come nearest to the best in any of these go on to the draws that decide. Eight
 # draws up to 4,096 arms, then fewer, but not below four: they are what takes time.
 _FINALISTS = 64
 _MOST_NUMBERS, _FEWEST, _ENOUGH = 2**15, 4, 8
+
+
+class Choice(NamedTuple):
+    """What a policy decided.
+
+    Attributes
+    ----------
+    arm : int
+    propensity : float
+        Probability with which ``arm`` was chosen.
+    propensity_se : float
+        Standard error of the propensity; 0 where it is exact.
+    exploration : ndarray of shape (A,)
+        What exploration added to each arm's mean.
+    probabilities : ndarray of shape (A,)
+    """
+
+    arm: int
+    propensity: float
+    propensity_se: float
+    exploration: Array
+    probabilities: Array
+
+
+class Policy(Protocol):
+    """What the recommender asks of a policy."""
+
+    @property
+    def floor(self) -> float:
+        """Uniform share over the eligible arms."""
+        ...
+
+    def select(
+        self,
+        belief: Belief,
+        cost_term: Array,
+        eligible: Mask,
+        rng: np.random.Generator,
+    ) -> Choice:
+        """Choose one eligible arm."""
+        ...
+
+    def probabilities(
+        self,
+        belief: Belief,
+        cost_term: Array,
+        eligible: Mask,
+        rng: np.random.Generator,
+    ) -> Array:
+        """Return the selection probability of each arm, shape (A,)."""
+        ...
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse a share outside [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], received {value!r}")
+
+
+def mix(shares: Array, eligible: Mask, floor: float) -> Array:
+    """(1 - floor) of the given shares plus ``floor`` uniform over eligible arms."""
+    return (1.0 - floor) * shares + floor / np.count_nonzero(eligible) * eligible
+
+
+def pick(best: int, eligible: Mask, floor: float, rng: np.random.Generator) -> int:
+    """Return ``best``, or with probability ``floor`` a uniform eligible arm."""
+    if rng.random() < floor:
+        return int(rng.choice(np.flatnonzero(eligible)))
+    return best
+
+
+_CHOOSES = ("select", "probabilities")
+
+
+def check_policy(policy: Any) -> None:
+    """Refuse what cannot choose; None is the default policy."""
+    able = all(callable(getattr(policy, name, None)) for name in _CHOOSES)
+    if policy is not None and (isinstance(policy, type) or not able):
+        raise TypeError(
+            "policy is a policy such as LinUCB(), or None, received "
+            f"{policy!r} ({type(policy).__name__})"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from braidbandit._files import cut_to_whole_lines, damaged, read_lines
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.recommender.utility import check_quality
+from braidbandit.recommender.objectives import check_quality
 from braidbandit.tasks.reading import hash_as_given
 
 Array = NDArray[np.float64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from braidbandit._named import in_columns, in_rows
 from braidbandit.catalogue.limits import Budget, Limits
 from braidbandit.evaluation.log import Log, encoder_names
 from braidbandit.recommender.recommender import BraidRecommender
-from braidbandit.recommender.scoring import assess
 
 Array = NDArray[np.float64]
 
@@ -123,7 +121,7 @@ def target_probabilities(policy: Any, log: Log) -> Array:
 
 
 def row_probabilities(
-    agent: Any,
+    agent: BraidRecommender,
     x: Array,
     arm_ids: Sequence[Any],
     allowed: NDArray[np.bool_],
@@ -147,22 +145,10 @@ def row_probabilities(
     ndarray
         One probability per arm of the agent's catalogue.
     """
-    learner = agent.learner_
     if limits is None:
-        known = [
-            arm
-            for arm, able in zip(arm_ids, allowed, strict=True)
-            if able and arm in learner.catalogue
-        ]
-        limits = Limits(eligible=known)
-    now = assess(learner, x, limits, agent.price, agent.pacer_.price)
-    # The same draws in every row, as in predict_proba.
-    rng = copy.deepcopy(agent.rng_)
-    policy = learner.policy_now()
-    probabilities: Array = policy.probabilities(
-        now.belief, now.cost_term, now.eligible, rng
-    )
-    return probabilities
+        able = {a for a, is_able in zip(arm_ids, allowed, strict=True) if is_able}
+        limits = Limits(eligible=[arm for arm in agent.arm_ids_ if arm in able])
+    return agent.choice_probabilities(x, limits)
 
 
 def rows_learnt(policy: Any, log: Log) -> int:
@@ -186,13 +172,13 @@ def rows_learnt(policy: Any, log: Log) -> int:
     0
     """
     agent = policy.agent if isinstance(policy, UnderLimits) else policy
-    if not isinstance(agent, BraidRecommender) or not hasattr(agent, "learner_"):
+    if not isinstance(agent, BraidRecommender) or not hasattr(agent, "arm_model_"):
         return 0
     return sum(decision_id in agent.settled_ for decision_id in log.decision_ids)
 
 
 def _recommended(agent: BraidRecommender, log: Log, limits: Limits | None) -> Array:
-    agent._start()  # its settings may have been changed since
+    agent.start()  # its settings may have been changed since
     if log.encoder_hash not in (None, agent.encoder_.projection_hash()):
         raise ValueError(
             "the log holds features of another encoder than the recommender's; give "

@@ -5,7 +5,6 @@ Equation (30) of ``docs/math.md``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -21,7 +20,7 @@ from braidbandit.evaluation.log import Log
 from braidbandit.evaluation.reward_model import cross_fitted
 from braidbandit.evaluation.target_policies import row_probabilities
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision
+from braidbandit.ledger.records import Decision, Event, Outcome
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -164,7 +163,7 @@ def tune(
         found = tune(agent, ledger, alpha=(0.1, 0.3, 1.0), forgetting=(1.0, 0.999))
         agent.set_params(forgetting=found.best.forgetting)
     """
-    agent._start()
+    agent.start()
     # Read only once: a reward that arrives between two readings would make the log and
     # the decisions differ.
     pairs = [(decision, outcome) for _, decision, outcome in ledger.pairs()]
@@ -235,7 +234,7 @@ def walk_through(
     Walk
     """
     X = log.X * _kept(agent, n_components)
-    relative = agent._catalogue().relative_costs()
+    relative = agent.arm_model_.catalogue.relative_costs()
     acceptance = _Acceptance(float(log.propensities.min()), random_state)
     terms, weights, learnt = np.zeros(len(X)), np.zeros(len(X)), 0
     for row, decision in enumerate(decisions):
@@ -249,7 +248,8 @@ def walk_through(
         if acceptance.draw(ratio):
             # The ledger holds each decision once, so it is new however old it is.
             shorter = replace(decision, x=tuple(X[row]))
-            agent._learn(shorter, log.rewards[row], said=True)
+            outcome = Outcome(decision.id, float(log.rewards[row]))
+            agent.learn_event(Event(row + 1, shorter, "outcome", outcome))
             learnt += 1
     value = float(weights @ terms / weights.sum())
     off = np.bincount(log.clusters, weights=weights * (terms - value))
@@ -317,15 +317,9 @@ def _grid(
 def _beginner(agent: Any, settings: tuple[float, int, float]) -> Any:
     """Return an agent with these settings that has learnt the warm start only."""
     alpha, _, forgetting = settings
-    other = copy.deepcopy(agent)
     field = "alpha" if isinstance(agent.policy, LinUCB) else "scale"
     policy = replace(agent.policy or ThompsonSampling(), **{field: float(alpha)})
-    other.set_params(policy=policy, forgetting=forgetting)
-    other._start()
-    other._forget_rewards()
-    # In other processes too, the draws are those of the agent.
-    other.learner_.bandit.rng_ = copy.deepcopy(agent.rng_)
-    return other
+    return agent.replica(policy=policy, forgetting=forgetting)
 
 
 def _kept(agent: Any, n_components: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The learner: everything that is learnt about the braids of a catalogue.
+"""ArmModel: everything that is learnt about the braids of a catalogue.
 
 Quality, latency and compute of every arm, the decisions that wait for a reward, and
 what stays true when arms come, change and go. Works on numbers: a task is its
@@ -8,9 +8,10 @@ feature row ``x``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -18,18 +19,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_labels
 from braidbandit.bandit.belief import Belief
-from braidbandit.bandit.choice import Policy
+from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.linalg import Repeats
-from braidbandit.bandit.prior import PriorScales
-from braidbandit.catalogue.braid import Braid
+from braidbandit.bandit.online_posterior import UNSOLVED, OnlinePosterior
+from braidbandit.bandit.policies import Policy
+from braidbandit.bandit.posterior import Posterior
+from braidbandit.bandit.prior import PriorScales, parameter_groups
+from braidbandit.catalogue.catalogue import Catalogue
+from braidbandit.catalogue.features import extend_descriptors, with_gains
 from braidbandit.ledger.records import Decision
-from braidbandit.recommender.drift import DriftWarning
+from braidbandit.recommender.drift import DriftMonitor, DriftWarning
 from braidbandit.recommender.feedback import FeedbackLog, Learnt, NotReversible
-from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, Pull
+from braidbandit.recommender.guard_account import GuardAccount
+from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, LookAhead, Pull
 from braidbandit.recommender.objectives import CostModel
-from braidbandit.recommender.roster import Roster
 
 Array = NDArray[np.float64]
 
@@ -37,61 +41,198 @@ Array = NDArray[np.float64]
 _MANY_ARMS = 512
 # A reward of which a smaller share is left cannot be told from rounding.
 _FORGOTTEN = 1e-100
-# What learning changes of a bandit.
-_LEARNT = (
-    "posterior_",
-    "n_updates_",
-    "clock_",
-    "faded_",
-    "prior",
-    "max_parameters",
-    "notices_",
-    "_failed",
-)
+# What learning changes, beside log and quality: in place, or by another in its place.
+_CHANGED = ("costs", "account", "versions", "alarms")
+_REPLACED = ("rewound", "surprises", "position", "settings", "_notices")
 
 
-class ArmLearner(Roster):
+@dataclass(frozen=True)
+class LearningSettings:
+    """How an :class:`ArmModel` learns; see :class:`BraidRecommender`."""
+
+    policy: Policy | ConservativePolicy | None = None
+    prior: PriorScales | None = None
+    forgetting: float = 1.0
+    max_parameters: int = 640
+    drift: DriftMonitor | None = None
+
+
+class ArmModel:
     """What is known about every arm, and how it came to be known.
 
-    See :class:`Roster` for the attributes.
+    Parameters
+    ----------
+    catalogue : Catalogue
+    settings : LearningSettings, optional
+
+    Attributes
+    ----------
+    catalogue : Catalogue
+    settings : LearningSettings
+    Z : ndarray of shape (A, m)
+        Descriptors of the arms, a constant in front.
+    columns : tuple of str, length m
+    quality : OnlinePosterior or None
+        None until the number of task features is known.
+    start : Posterior or None
+        Where learning began: the warm start.
+    costs : dict of CostModel
+        "latency" and "compute", once they were measured.
+    log : FeedbackLog
+    position : int
+        Sequence number of the last event of a ledger that was learnt.
+    versions : dict of list of float
+        Shares by which each retrained arm was widened; 0 for one that came back.
+    alarms : dict of list of int
+        Which of these the drift monitor noted: learning again, it does so by itself.
+    rewound : bool
+        Whether rewards were forgotten, and no arm was widened since.
+    removed : dict of ndarray
+        Descriptors of the arms that were removed.
+    signatures : ndarray of shape (n, M) or None
+        Score of every single model on the probe tasks of the warm start.
+    account : GuardAccount
+        What a ConservativePolicy may risk.
+    surprises : ndarray of shape (2, A)
+        Sums of the drift monitor.
     """
 
-    # ---- believing ----
+    def __init__(
+        self, catalogue: Catalogue, settings: LearningSettings | None = None
+    ) -> None:
+        self.catalogue = catalogue
+        self.settings = settings or LearningSettings()
+        Z, columns = catalogue.descriptors()
+        # Storage order decides the last bits of sums: as a saved state has it.
+        self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
+        self.quality: OnlinePosterior | None = None
+        self.start: Posterior | None = None
+        self.costs: dict[str, CostModel] = {}
+        self.log = FeedbackLog()
+        self.position = 0
+        self.versions: dict[str, list[float]] = {}
+        self.alarms: dict[str, list[int]] = {}
+        self.rewound = False
+        self.removed: dict[str, Array] = {}
+        self.signatures: Array | None = None
+        self.account = GuardAccount()
+        self.surprises = np.zeros((2, len(catalogue)))
+        self._notices: tuple[tuple[str, type[Warning]], ...] = ()
+        self._lookahead = LookAhead()
+        self._later: dict[str, list[float]] = {}
+        self._repeats_of: tuple[Array, Repeats] | None = None
+
+    # ---- what it goes by ----
+
+    @property
+    def posterior(self) -> Posterior:
+        """Posterior of quality; an error before the first task."""
+        return self._online.posterior
+
+    @property
+    def _online(self) -> OnlinePosterior:
+        if self.quality is None:
+            raise ValueError("nothing is believed before the first task")
+        return self.quality
+
+    def follow(self, settings: LearningSettings) -> None:
+        """Go on with other settings; those of the posterior once it is made anew.
+
+        Raises
+        ------
+        ValueError
+            On another baseline or share than a guard has booked rewards for.
+        """
+        self.account.check_kept(self.settings.policy, settings.policy)
+        if self.quality is not None:
+            settings = replace(
+                settings,
+                prior=self.settings.prior,
+                max_parameters=self.settings.max_parameters,
+            )
+            self.quality.forget_at(settings.forgetting)
+        self.settings = settings
+        self.open_account()
+
+    def adopt(self, prior: PriorScales | None, max_parameters: int) -> None:
+        """Take over settings of a posterior that is about to be made."""
+        self.settings = replace(
+            self.settings, prior=prior, max_parameters=max_parameters
+        )
 
     def require(self, width: int) -> None:
         """Create the posterior when the number of task features is known."""
-        if not self.started:
-            self.bandit.start(width)
-        elif self.bandit.posterior_.groups.shape[1] != width:
-            raise ValueError(
-                f"received {width} task features, expected "
-                f"{self.bandit.posterior_.groups.shape[1]}; use the encoder of the "
-                "first call"
+        if self.quality is None:
+            settings = self.settings
+            self.quality = OnlinePosterior.start(
+                self.columns,
+                width,
+                len(self.catalogue),
+                prior=settings.prior,
+                forgetting=settings.forgetting,
+                max_parameters=settings.max_parameters,
             )
+        elif self.quality.width != width:
+            raise ValueError(
+                f"received {width} task features, expected {self.quality.width}; use "
+                "the encoder of the first call"
+            )
+
+    def describe(self, signatures: Array | None) -> None:
+        """Describe every braid by what its strands could gain on the probe tasks.
+
+        Drops what was learnt: the descriptors are others now.
+        """
+        Z, columns = self.catalogue.descriptors()
+        if signatures is not None:
+            braids, models = self.catalogue.braids, list(self.catalogue.cards)
+            Z, columns = with_gains(Z, columns, braids, models, signatures)
+        self.removed = {
+            arm_id: self._described_anew(z, Z, columns)
+            for arm_id, z in self.removed.items()
+        }
+        self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
+        self.signatures = signatures
+        self.reset()
+
+    def reset(self) -> None:
+        """Drop the posteriors: the number of task features may change."""
+        self.quality, self.costs = None, {}
+
+    def forget_pending(self) -> None:
+        """Wait for no decision any longer."""
+        self.log.forget_pending()
+
+    # ---- believing ----
 
     def believe(self, x: Array) -> Belief:
         """Return the belief about every arm, less what is in flight."""
         self.require(len(x))
-        posterior = self._in_flight.ahead(self.bandit.posterior_, self._pulls())
-        return posterior.belief(self.bandit.Z_, x, self._repeats())
+        posterior = self._online.posterior
+        if pulls := self._pulls():
+            posterior = self._lookahead.ahead(posterior, pulls)
+        return posterior.belief(self.Z, x, self._repeats())
+
+    def means(self, X: Array) -> Array:
+        """Return the mean quality of every arm on every task, shape (n, A)."""
+        self.require(X.shape[1])
+        return self._online.posterior.means(self.Z, X)
 
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
         pending = self.log.pending.values()
-        return self.guarding.policy(self.policy, self.catalogue, pending)
-
-    def guard(self) -> None:
-        """Begin to keep account of what a guard may risk, if there is one."""
-        self.guarding.open(self.policy, self.catalogue)
-        if self.guarding.savings is not None:
-            self.log.keep = self.guarding.savings.baseline
+        return self.account.policy(self.settings.policy, self.catalogue, pending)
 
     def expected(self, objective: str, x: Array) -> Array | None:
         """Return what each arm will typically measure; None before any measurement."""
-        model = self.models.get(objective)
+        model = self.costs.get(objective)
         if model is None or model.n == 0:
             return None
-        return model.expected(self.bandit.Z_, x, self.catalogue.costs())
+        return model.expected(self.Z, x, self.catalogue.costs())
+
+    def kept(self, record: Learnt) -> float:
+        """Return the share that forgetting has left of a reward."""
+        return self._online.kept(record.faded)
 
     def evidence(
         self, decision: Decision, weight: float
@@ -103,7 +244,7 @@ class ArmLearner(Roster):
         """
         x = np.array(decision.x, dtype=np.float64)
         self.require(len(x))
-        arm_id, posterior = decision.braid.id, self.bandit.posterior_
+        arm_id, posterior = decision.braid.id, self._online.posterior
         if arm_id in self.removed:
             return -1, self.removed[arm_id], x, weight
         row = self.catalogue.index(arm_id)
@@ -112,28 +253,75 @@ class ArmLearner(Roster):
             noise = posterior.scales.noise**2
             more = widened * posterior.variance_of_change()
             weight *= noise / (noise + float(more @ x[: len(more)] ** 2))
-        return row, self.bandit.Z_[row], x, weight
+        return row, self.Z[row], x, weight
 
     def _repeats(self) -> Repeats | None:
         """What the descriptors have in common; found again when they are others."""
-        Z = self.bandit.Z_
-        if len(Z) < _MANY_ARMS:
+        if len(self.Z) < _MANY_ARMS:
             return None
-        if self._repeats_of is None or self._repeats_of[0] is not Z:
-            self._repeats_of = (Z, Repeats(Z))
+        if self._repeats_of is None or self._repeats_of[0] is not self.Z:
+            self._repeats_of = (self.Z, Repeats(self.Z))
         return self._repeats_of[1]
 
     def _pulls(self) -> dict[str, Pull]:
         newest = list(islice(reversed(self.log.pending.values()), MOST_IN_FLIGHT))
-        pulls = {}
+        pulls: dict[str, Pull] = {}
         for decision in reversed(newest):
             arm_id = decision.braid.id
             if arm_id in self.catalogue:
                 row = self.catalogue.index(arm_id)
-                pulls[decision.id] = (row, self.bandit.Z_[row], np.array(decision.x))
+                pulls[decision.id] = (row, self.Z[row], np.array(decision.x))
         return pulls
 
-    # ---- learning ----
+    # ---- learning from rows and tables ----
+
+    def learn_rows(
+        self, arms: Sequence[int], X: Array, rewards: Array, weights: Array
+    ) -> None:
+        """Learn rows in their order; a weight of 0 leaves one out."""
+        self.require(X.shape[1])
+        online = self._online
+        for arm, x, reward, weight in zip(arms, X, rewards, weights, strict=True):
+            if weight > 0:
+                online.update(arm, self.Z[arm], x, float(reward), float(weight))
+
+    def learn_table(self, arms: Sequence[int], X: Array, scores: Array) -> None:
+        """Learn a table of tasks scored on several arms, with prior scales found on it.
+
+        Where it has every single model, braids are described by what their strands
+        could gain from one another; the best of them becomes the baseline of guards.
+
+        Parameters
+        ----------
+        arms : sequence of B rows of the catalogue
+        X : ndarray of shape (n, k)
+        scores : ndarray of shape (n, B)
+        """
+        braids = [self.catalogue.braids[row] for row in arms]
+        self.describe(self._signatures(arms, scores))
+        self.require(X.shape[1])
+        strands = [strand for braid in braids for strand in braid.strands]
+        shared = len(set(strands)) < len(strands)
+        self.posterior.start_from_table(arms, self.Z[arms], X, scores, shared)
+        self.start = self.posterior.copy()
+        singles = [i for i, braid in enumerate(braids) if braid.is_single]
+        if singles:
+            best = max(singles, key=lambda i: float(scores[:, i].mean()))
+            self.account.guard_against(self.catalogue.ids[arms[best]])
+
+    def _signatures(self, arms: Sequence[int], scores: Array) -> Array | None:
+        """Return the columns of the single models, if the table has all of them."""
+        place = {
+            braid.anchor: column
+            for column, braid in enumerate(self.catalogue.braids[i] for i in arms)
+            if braid.is_single
+        }
+        models = self.catalogue.cards
+        if any(name not in place for name in models):
+            return None
+        return scores[:, [place[name] for name in models]]
+
+    # ---- learning from decisions ----
 
     def learn(self, record: Learnt, said: bool = False) -> None:
         """Learn a reward and the measurements that came with it.
@@ -145,89 +333,97 @@ class ArmLearner(Roster):
         if arm < 0:
             self._learn_of_removed(record, z, x, said)
             return
-        before, faded = self.bandit.posterior_.mean, self.bandit.faded_
-        surprise = self.bandit.learn(arm, z, x, record.reward, applied)
-        self._in_flight.rewarded(
-            before, self.bandit.posterior_, record.decision.id, (arm, z, x), applied
+        online = self._online
+        before, faded = online.posterior.mean, online.faded
+        surprise = online.update(arm, z, x, record.reward, applied)
+        self._lookahead.rewarded(
+            before, online.posterior, record.decision.id, (arm, z, x), applied
         )
         for name, value in record.measured.items():
-            cost = self._operations(arm)
-            self._model(name).learn(arm, z, x, value, cost, applied)
+            self._cost_model(name).learn(arm, z, x, value, self._cost(arm), applied)
         self._settle(replace(record, applied=applied, faded=faded), said)
         self._watch(arm, surprise)
 
     def unlearn(self, record: Learnt, said: bool = False) -> None:
         """Take a reward back exactly, as if it had never come."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        models = dict(self.models)
+        costs, applied = dict(self.costs), record.applied
         with _exactly(record):
             for name, value in record.measured.items():
-                cost = self._operations(arm)
-                models[name] = copy.deepcopy(models[name])
-                models[name].unlearn(arm, z, x, value, cost, record.applied)
-            self.bandit.unlearn(arm, z, x, record.reward, record.applied, record.faded)
-        self.models = models
-        self.guarding.book(self.policy, record.decision, record.reward, back=True)
+                costs[name] = copy.deepcopy(costs[name])
+                costs[name].unlearn(arm, z, x, value, self._cost(arm), applied)
+            self._online.downdate(arm, z, x, record.reward, applied, record.faded)
+        self.costs = costs
+        self.account.book(
+            self.settings.policy, record.decision, record.reward, back=True
+        )
         self.log.unsettle(record.decision, said)
         self.await_reward(record.decision)
 
     def revise(self, record: Learnt, reward: float, said: bool = False) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        posterior, kept = self.bandit.posterior_.copy(), self.bandit.kept(record.faded)
         with _exactly(record):
-            posterior.downdate(arm, z, x, record.reward, record.applied, kept)
-        posterior.update(arm, z, x, reward, record.applied, kept)
-        self.bandit.posterior_ = posterior
-        self.guarding.book(self.policy, record.decision, record.reward, back=True)
-        self.guarding.book(self.policy, record.decision, reward)
+            self._online.replace(
+                arm, z, x, (record.reward, reward), record.applied, record.faded
+            )
+        policy = self.settings.policy
+        self.account.book(policy, record.decision, record.reward, back=True)
+        self.account.book(policy, record.decision, reward)
         decision = record.decision.only(self.log.keep)
         self.log.replace(replace(record, decision=decision, reward=reward), said)
 
     def await_reward(self, decision: Decision) -> None:
         """Wait for a reward, and no longer for those of too many before it."""
         for dropped in self.log.await_reward(decision):
-            self.guarding.expire(self.policy, dropped)
+            self.account.expire(self.settings.policy, dropped)
 
     def expire(self, before: datetime) -> list[str]:
         """Stop waiting for decisions made before a time; returns their ids."""
         waiting = dict(self.log.pending)
         late = self.log.expire(before)
         for decision_id in late:
-            self.guarding.expire(self.policy, waiting[decision_id])
+            self.account.expire(self.settings.policy, waiting[decision_id])
         return late
 
     def forget_decisions(self, before: datetime) -> None:
         """Drop the decisions made before a time; what they taught stays."""
         for waited in self.log.forget(before):
-            self.guarding.expire(self.policy, waited)
+            self.account.expire(self.settings.policy, waited)
+
+    def open_account(self) -> None:
+        """Begin to keep account of what a guard may risk, if there is one."""
+        self.account.open(self.settings.policy, self.catalogue)
+        if self.account.savings is not None:
+            self.log.keep_of(self.account.savings.baseline)
 
     def _watch(self, arm: int, surprise: float) -> None:
-        """Widen what is believed of an arm that has changed; said by the bandit."""
-        if self.drift is None:
+        """Widen what is believed of an arm that has changed, and tell of it."""
+        drift = self.settings.drift
+        if drift is None:
             return
-        self.surprises, alarm = self.drift.watch(self.surprises, arm, surprise)
+        self.surprises, alarm = drift.watch(self.surprises, arm, surprise)
         if alarm:
             arm_id = self.catalogue.ids[arm]
             version = len(self.versions.get(arm_id, []))
             self.alarms.setdefault(arm_id, []).append(version)
-            self.retrain(arm_id, self.drift.widen)
+            self.retrain(arm_id, drift.widen)
             message = (
                 f"the rewards of arm {arm_id} have moved away from what was learnt; "
                 "its variance was widened. If everything changes slowly, use "
                 "forgetting below 1"
             )
-            self.bandit.notice(message, DriftWarning)
+            self.notice(message, DriftWarning)
 
     def _settle(self, record: Learnt, said: bool) -> None:
         waited = record.decision.id in self.log.pending
-        if not waited and self.guarding.may_be_booked(record.decision):
-            self.bandit.notice(
+        if not waited and self.account.may_be_booked(record.decision):
+            self.notice(
                 "the reward of a departure came after so many others had expired that "
                 "it is not known whether it is booked as 0 already: the guard counts "
                 "it twice, and risks less than it might"
             )
-        self.guarding.book(self.policy, record.decision, record.reward)
+        self.account.book(self.settings.policy, record.decision, record.reward)
         decision = record.decision.only(self.log.keep)
         self.log.settle(replace(record, decision=decision), said)
 
@@ -237,15 +433,11 @@ class ArmLearner(Roster):
         It joins as an arm nothing else is known of, and leaves again: its own
         effect is integrated out.
         """
-        bandit = self.bandit
-        posterior, rows = bandit.posterior_, list(range(len(self.catalogue)))
-        bandit.posterior_ = posterior.take_arms([*rows, -1])
-        try:
-            bandit.learn(len(rows), z, x, record.reward, record.weight)
-        except BaseException:
-            bandit.posterior_ = posterior
-            raise
-        bandit.posterior_ = bandit.posterior_.take_arms(rows)
+        online, rows = copy.copy(self._online), list(range(len(self.catalogue)))
+        online.carry_over(lambda posterior: posterior.take_arms([*rows, -1]))
+        online.update(len(rows), z, x, record.reward, record.weight)
+        online.carry_over(lambda posterior: posterior.take_arms(rows))
+        self.quality = online
         self._settle(record, said)
         self.log.drop_records([record.decision.braid.id])
 
@@ -268,10 +460,11 @@ class ArmLearner(Roster):
             )
         record = self.log.learnt.get(decision_id)
         if record is not None:
-            if self.bandit.kept(record.faded) < _FORGOTTEN:
+            if self.kept(record) < _FORGOTTEN:
                 raise NotReversible(
                     f"the reward of decision {decision_id!r} is forgotten: nothing of "
-                    "it is left to take back. Learn again from the ledger: fit(ledger)"
+                    "it is left to take back. Learn again from the ledger: "
+                    "sync(ledger, anew=True)"
                 )
             return record
         if isinstance(decision, str):
@@ -279,14 +472,18 @@ class ArmLearner(Roster):
                 f"the record of decision {decision_id!r} is gone: only the newest are "
                 "kept. Give the Decision itself, for example from the ledger"
             )
+        return self._record_anew(decision, reward)
+
+    def _record_anew(self, decision: Decision, reward: float) -> Learnt:
+        """Return the record that a decision must have had, where that is certain."""
         arm_id = decision.braid.id
         changed = arm_id in self.versions or arm_id not in self.catalogue
-        if changed or self.bandit.faded_ != 0.0 or not self.log.plain:
+        if changed or self._online.faded != 0.0 or not self.log.plain:
             raise NotReversible(
-                f"the reward of decision {decision_id!r} cannot be taken back exactly: "
+                f"the reward of decision {decision.id!r} cannot be taken back exactly: "
                 "its record is gone, and since then the arm was retrained or removed, "
                 "or forgetting went on; or rewards of its time had weights or "
-                "measurements. Learn again from the ledger: fit(ledger)"
+                "measurements. Learn again from the ledger: sync(ledger, anew=True)"
             )
         return Learnt(decision, reward)
 
@@ -296,27 +493,36 @@ class ArmLearner(Roster):
             raise NotReversible(
                 f"decision {decision.id!r} is so old that it is not known whether a "
                 "reward of it was learnt: the newest 100,000 are known. Learn again "
-                "from the ledger, which knows all: fit(ledger)"
+                "from the ledger, which knows all: sync(ledger, anew=True)"
             )
 
     def forget_rewards(self) -> None:
         """Go back to the warm start, or to the prior."""
+        posterior = None
         if self.start is not None:
-            self.bandit.posterior_ = self.start.copy()
-        elif self.started:
+            posterior = self.start.copy()
+        elif self.quality is not None:
             # Arms that came since do not make it another model.
-            self.bandit.posterior_.prior = prior = self.bandit.prior
-            self.bandit.posterior_.reset(prior or PriorScales())
-        self.bandit.count_anew()
-        self.models, self.log = {}, FeedbackLog()
-        self.guarding.savings = None
-        self.guard()
+            posterior = self.quality.posterior.anew(self.settings.prior)
+        if posterior is not None:
+            self.quality = OnlinePosterior(posterior, self.settings.forgetting)
+        self.costs, self.log, self.position = {}, FeedbackLog(), 0
+        self.account.close()
+        self.open_account()
         self.surprises = np.zeros((2, len(self.catalogue)))
         # An alarm came of the rewards; that an arm was trained anew stays true.
         for arm_id, versions in self.alarms.items():
             for version in versions:
                 self.versions[arm_id][version] = 0.0
         self.alarms, self.rewound = {}, True
+
+    def begin_anew(self) -> None:
+        """Forget the rewards of a ledger that is learnt again; wait for the same."""
+        waiting, savings = list(self.log.pending.values()), self.account.savings
+        self.forget_rewards()
+        self.account.owe(savings)
+        for decision in waiting:
+            self.await_reward(decision)
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
@@ -348,42 +554,160 @@ class ArmLearner(Roster):
         shares = self.versions.setdefault(arm_id, [])
         shares += [0.0] * (n - len(shares))
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Return what :meth:`restore` needs to undo every call in between."""
-        state = {k: v for k, v in vars(self.bandit).items() if k in _LEARNT}
-        if self.started:
-            state["posterior_"] = self.bandit.posterior_.copy()
-        return {
-            "bandit": state,
-            "models": copy.deepcopy(self.models),
-            "log": self.log.copy(),
-            "guarding": copy.copy(self.guarding),
-            "versions": copy.deepcopy(self.versions),
-            "alarms": copy.deepcopy(self.alarms),
-            "rewound": self.rewound,
-            "surprises": self.surprises,
-        }
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint."""
-        for name in _LEARNT:
-            self.bandit.__dict__.pop(name, None)
-        self.bandit.__dict__.update(saved["bandit"])
-        self.models, self.log = saved["models"], saved["log"]
-        self.guarding = saved["guarding"]
-        self.versions, self.alarms = saved["versions"], saved["alarms"]
-        self.rewound, self.surprises = saved["rewound"], saved["surprises"]
-
-    def _model(self, name: str) -> CostModel:
-        if name not in self.models:
-            width = self.bandit.posterior_.groups.shape[1]
-            self.models[name] = CostModel(
-                self.bandit.columns_, width, len(self.catalogue)
+    def _cost_model(self, name: str) -> CostModel:
+        if name not in self.costs:
+            self.costs[name] = CostModel(
+                self.columns, self._online.width, len(self.catalogue)
             )
-        return self.models[name]
+        return self.costs[name]
 
-    def _operations(self, arm: int) -> float:
+    def _cost(self, arm: int) -> float:
         return float(self.catalogue.costs()[arm])
+
+    # ---- all or nothing ----
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Go back to where learning began when it cannot be finished."""
+        saved = {name: getattr(self, name) for name in _REPLACED}
+        saved |= {name: copy.deepcopy(getattr(self, name)) for name in _CHANGED}
+        saved["log"] = self.log.copy()
+        saved["quality"] = None if self.quality is None else self.quality.copy()
+        try:
+            yield
+        except BaseException:
+            self.restore(saved)
+            raise
+
+    def restore(self, learnt: Mapping[str, Any]) -> None:
+        """Take over values of attributes, such as those of a saved state."""
+        for name, value in learnt.items():
+            setattr(self, name, value)
+
+    def move_to(self, position: int) -> None:
+        """Note up to where a ledger was learnt."""
+        self.position = int(position)
+
+    # ---- warnings ----
+
+    def notice(self, message: str, category: type[Warning] = UserWarning) -> None:
+        """Keep a warning until all is learnt; see :meth:`tell`."""
+        self._notices = (*self._notices, (message, category))
+
+    def tell(self, stacklevel: int = 3) -> None:
+        """Give the warnings that learning left, once all is learnt.
+
+        A filter may turn them into errors, and then nothing is to be done again.
+        """
+        told, self._notices = self._notices, ()
+        if self.quality is not None and self.quality.take_notice():
+            told = (*told, (UNSOLVED, UserWarning))
+        for message, category in dict.fromkeys(told):
+            warnings.warn(message, category, stacklevel=stacklevel)
+
+    # ---- arms that come, change and go ----
+
+    def reorder(self, catalogue: Catalogue) -> None:
+        """Take over the same arms in another order.
+
+        Raises
+        ------
+        ValueError
+            On models in another order: columns and signatures go by it.
+        """
+        models = list(self.catalogue.cards)
+        if list(catalogue.cards) != models:
+            raise ValueError(
+                f"the catalogue has its models in the order {list(catalogue.cards)}; "
+                f"what was learnt has {models}. Build it with the cards in that order"
+            )
+        if catalogue.ids != self.catalogue.ids:
+            order = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
+            self._move(catalogue, order, self.Z[order])
+        self.catalogue = catalogue
+
+    def add(self, catalogue: Catalogue) -> None:
+        """Take over a catalogue with more arms behind; these start from relatives."""
+        n, columns = len(self.catalogue), self.columns
+        models, signatures = list(self.catalogue.cards), self.signatures
+        Z, extended = extend_descriptors(
+            self.Z,
+            columns,
+            self.catalogue.braids,
+            catalogue.descriptors(),
+            catalogue.braids[n:],
+            None if signatures is None else (models[: signatures.shape[1]], signatures),
+        )
+        fresh = extended[len(columns) :]
+        if fresh:
+            self._each_posterior(
+                lambda old: old.with_columns(
+                    parameter_groups(fresh, old.groups.shape[1])
+                )
+            )
+        self.columns = extended
+        self._move(catalogue, [*range(n), *[-1] * (len(catalogue) - n)], Z)
+        for braid in catalogue.braids[n:]:
+            if self.removed.pop(braid.id, None) is not None:
+                # Another version: what it learnt before it left is not its own now.
+                self.versions.setdefault(braid.id, []).append(0.0)
+        wider = len(extended) - len(columns)
+        self.removed = {a: np.pad(z, (0, wider)) for a, z in self.removed.items()}
+        if self.quality is None:
+            self.describe(self.signatures)  # nothing to be kept
+
+    def remove(self, catalogue: Catalogue) -> None:
+        """Take over a catalogue with fewer arms; what they taught stays."""
+        gone = [arm_id for arm_id in self.catalogue.ids if arm_id not in catalogue]
+        for arm_id in gone:
+            row = self.catalogue.index(arm_id)
+            self.removed[arm_id] = self.Z[row].copy()
+            if arm_id in self.versions:
+                # Counted on, should it come back; nothing is left to widen.
+                self.versions[arm_id] = [0.0] * len(self.versions[arm_id])
+            self.alarms.pop(arm_id, None)
+        self.log.drop_records(gone)
+        self.account.forget(gone)
+        rows = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
+        self._move(catalogue, rows, self.Z[rows])
+
+    def retrain(self, arm_id: str, share: float) -> None:
+        """Keep an arm's mean and widen its variance: it was trained anew."""
+        row = self.catalogue.index(arm_id)
+        if self.quality is not None:
+            self.quality.widen(row, share)
+        for model in self.costs.values():
+            model.widen(row, share)
+        self.versions.setdefault(arm_id, []).append(share)
+        self.rewound = False
+        self.log.drop_records([arm_id])
+        self._lookahead.reset()
+
+    def _move(self, catalogue: Catalogue, rows: list[int], Z: Array) -> None:
+        """Take over other arms: the rows they had, -1 for a new one."""
+        self._each_posterior(lambda old: old.take_arms(rows))
+        known = np.array(rows) >= 0
+        sums = np.zeros((2, len(rows)))
+        sums[:, known] = self.surprises[:, np.array(rows)[known]]
+        self.surprises, self.Z, self.catalogue = sums, Z, catalogue
+        self._lookahead.reset()
+
+    def _described_anew(self, z: Array, Z: Array, columns: Sequence[str]) -> Array:
+        """Move a removed arm's descriptor along with those of the arms there."""
+        new = Z.mean(axis=0)  # of a column that nothing is known of, the average
+        for j, name in enumerate(columns):
+            if name in self.columns:
+                old = self.columns.index(name)
+                new[j] += z[old] - self.Z[:, old].mean()
+        return new
+
+    def _each_posterior(self, change: Callable[[Posterior], Posterior]) -> None:
+        if self.quality is not None:
+            self.quality.carry_over(change)
+        if self.start is not None:
+            self.start = change(self.start)
+        for model in self.costs.values():
+            model.carry_over(change)
 
 
 @contextmanager
@@ -394,13 +718,5 @@ def _exactly(record: Learnt) -> Iterator[None]:
     except ValueError as error:
         raise NotReversible(
             f"the reward of decision {record.decision.id!r} cannot be taken back: "
-            f"{error}. Learn again from the ledger: fit(ledger)"
+            f"{error}. Learn again from the ledger: sync(ledger, anew=True)"
         ) from error
-
-
-def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:
-    """Return arm ids from braids or ids."""
-    if isinstance(arms, str | Braid):
-        raise TypeError(f"expected a collection of arms, received {arms!r}")
-    ids = check_labels(arm.id if isinstance(arm, Braid) else arm for arm in arms)
-    return [str(arm_id) for arm_id in ids]

@@ -1,4 +1,4 @@
-"""Explanations: why one arm would be chosen, in numbers that add up.
+"""Explanations: why one arm would be chosen, in numbers that add up and a sentence.
 
 Minus infinity, which JSON lacks, is written as null.
 """
@@ -8,9 +8,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from braidbandit._json import known_fields, plain
+from braidbandit.bandit.policies import Choice
+from braidbandit.catalogue.costs import relative
+from braidbandit.catalogue.features import block_of
+from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.scoring import LATENCY, Situation
+
+Array = NDArray[np.float64]
+
+_WORDS = {
+    "share": "the shares of its models",
+    "anchor": "its anchor",
+    "pair": "how its models work together",
+    "strands": "its number of models",
+    "layers": "its fusion layers",
+    "strategy": "its strategy",
+    "control": "its own-state fuser",
+    "cost": "its size",
+    "gain": "how its models fared on the probe tasks",
+    "arm": "its own record",
+}
+# Contributions to quality below this are not worth a word.
+_WORTH_SAYING = 0.005
+_NEAREST = 5
+_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -266,3 +294,276 @@ class Explanation:
         ax.set_xlabel("score")
         ax.legend(loc="lower right", fontsize="small")
         return ax
+
+
+@dataclass(frozen=True)
+class ChoiceView:
+    """Everything that went into one choice.
+
+    Parameters
+    ----------
+    model : ArmModel
+    now : Situation
+    choice : Choice
+    kind : tuple of (type, share), optional
+        Type of the task and how sure that is.
+    """
+
+    model: ArmModel
+    now: Situation
+    choice: Choice
+    kind: tuple[str, float] | None
+
+    @cached_property
+    def scores(self) -> Array:
+        """Score of every arm before masking, shape (A,)."""
+        return self.now.belief.mean + self.choice.exploration + self.now.cost_term
+
+    def blocks(self) -> dict[str, float]:
+        """Split the chosen arm's lead over the best single model by block.
+
+        The values add up to the difference of the two expected qualities.
+        """
+        model, singles = self.model, self.model.catalogue.singles
+        if not len(singles):
+            return {}
+        best = int(singles[self.now.belief.mean[singles].argmax()])
+        belief, arm = self.now.belief, self.choice.arm
+        lead = (model.Z[arm] - model.Z[best]) * belief.mu
+        blocks = {"arm": float(belief.own[arm] - belief.own[best])}
+        for column in lead.nonzero()[0].tolist():
+            block = block_of(model.columns[column])
+            blocks[block] = blocks.get(block, 0.0) + float(lead[column])
+        return {block: value for block, value in blocks.items() if value}
+
+    def sentence(self) -> str:
+        """Say what was chosen, why, and what is expected of it."""
+        row, belief, catalogue = (
+            self.choice.arm,
+            self.now.belief,
+            self.model.catalogue,
+        )
+        reasons = []
+        # Arms that lost an early round score the same as the winner, up to rounding.
+        better = self.scores > self.scores[row] + 1e-9
+        if (better & self.now.eligible).any():
+            reasons.append("every eligible braid is tried now and then, at random")
+        if self.now.missed_target:
+            reasons.append(
+                f"no braid is expected to reach {self.now.limits.accuracy_target:g}"
+            )
+        if self.kind is not None:
+            reasons.append(f"the task is {self.kind[0]}-related ({self.kind[1]:.2f})")
+        leading = sorted(self.blocks().items(), key=lambda item: -item[1])[:2]
+        said = [(b, v) for b, v in leading if v > _WORTH_SAYING and b in _WORDS]
+        if said:
+            gains = " and ".join(f"{_WORDS[b]} ({v:+.2f})" for b, v in said)
+            reasons.append(f"{gains} speak for it over the best single model")
+        if not reasons or np.ptp(belief.mean) < 1e-9:
+            reasons.append("nothing known yet speaks for another")
+        cost = catalogue.relative_costs()[row]
+        return (
+            f"chose {catalogue.braids[row].label()}, because "
+            f"{' and '.join(reasons)}; expected quality {belief.mean[row]:.2f} "
+            f"+- {belief.sd_of(row):.2f}, cost {cost:.2f} of the dearest "
+            f"(probability {self.choice.propensity:.2f})"
+        )
+
+    def explanation(self) -> Explanation:
+        """Return every arm's terms, and why this one."""
+        catalogue, now = self.model.catalogue, self.now
+        reasons = now.reasons(catalogue)
+        rows = tuple(
+            ArmRow(
+                arm_id=arm_id,
+                label=catalogue.braids[row].label(),
+                mean=float(now.belief.mean[row]),
+                exploration=float(self.choice.exploration[row]),
+                cost=float(now.cost_term[row]),
+                mask=0.0 if now.eligible[row] else float("-inf"),
+                reason=reasons[row],
+                probability=float(self.choice.probabilities[row]),
+                sd=float(now.belief.sd[row]),
+            )
+            for row, arm_id in enumerate(catalogue.ids)
+        )
+        prior, nearest = self.prior(), self.nearest()
+        known = sum(task.contribution for task in nearest)
+        return Explanation(
+            arm_id=catalogue.ids[self.choice.arm],
+            rows=rows,
+            blocks=self.blocks(),
+            sentence=self.sentence(),
+            probability=self.choice.propensity,
+            confidence=self.confidence(),
+            costs={k: float(v[self.choice.arm]) for k, v in now.costs.items()},
+            prior=prior,
+            nearest=nearest,
+            rest=float(now.belief.mean[self.choice.arm]) - prior - known,
+            counterfactual=nearest_change(
+                self.model, now, self.scores, self.choice.arm
+            ),
+        )
+
+    def confidence(self) -> float:
+        """Probability that no eligible arm is better, costs counted.
+
+        By joint draws from the posterior, the same ones every time.
+        """
+        draws = self.now.belief.draw(_DRAWS, np.random.default_rng(0))
+        scores = np.where(self.now.eligible, draws + self.now.cost_term, -np.inf)
+        return float((scores.argmax(axis=1) == self.choice.arm).mean())
+
+    def prior(self) -> float:
+        """Return the expected quality of the chosen arm before anything was learnt."""
+        z = self.model.Z[self.choice.arm]
+        return self._prior_of(z, self.now.x)
+
+    def nearest(self) -> tuple[KnownTask, ...]:
+        """Return the learnt tasks most like this one, and what each adds.
+
+        The posterior mean is the prior mean plus, for every reward that was learnt,
+        ``cov(arm, its arm) (reward - its prior mean) weight / noise^2``: an exact
+        split of the arm's expected quality by observation.
+        """
+        model, posterior = self.model, self.model.posterior
+        records = list(model.log.learnt.values())
+        if not records:
+            return ()
+        X = np.array([record.decision.x for record in records])
+        near = _cosines(X[:, 1:], self.now.x[1:])
+        arm = self.choice.arm
+        here = posterior.covariance_terms(arm, model.Z[arm], self.now.x)
+        found = []
+        for i in np.argsort(-near, kind="stable")[:_NEAREST]:
+            record = records[i]
+            other, z, x, _ = model.evidence(record.decision, record.weight)
+            weight = record.applied * model.kept(record)
+            surprise = record.reward - self._prior_of(z, x)
+            together = float(posterior.covariance_terms(other, z, x) @ here)
+            if other == arm:
+                width = posterior.own_width
+                own = posterior.own_covariance[arm] @ x[:width]
+                together += float(self.now.x[:width] @ own)
+            gain = together * weight / posterior.scales.noise**2
+            found.append(
+                KnownTask(
+                    decision_id=record.decision.id,
+                    task_hash=record.decision.task_hash,
+                    label=record.decision.braid.label(),
+                    reward=record.reward,
+                    similarity=float(near[i]),
+                    contribution=gain * surprise,
+                )
+            )
+        return tuple(found)
+
+    def _prior_of(self, z: Array, x: Array) -> float:
+        # Only the intercepts (block 0) have a prior mean that is not zero.
+        posterior = self.model.posterior
+        return posterior.scales.mean * float(z @ (posterior.groups == 0) @ x)
+
+
+def _cosines(X: Array, x: Array) -> Array:
+    norms = np.linalg.norm(X, axis=1) * np.linalg.norm(x)
+    return np.where(norms > 0, X @ x / np.where(norms > 0, norms, 1.0), 0.0)
+
+
+def nearest_change(
+    model: ArmModel, now: Situation, scores: Array, arm: int
+) -> Counterfactual | None:
+    """Return the nearest change under which another arm would have been chosen.
+
+    First the limits of the call: of the arms with a better score that one limit
+    alone rules out, the one that needs the smallest increase, measured as a share of
+    the limit. Then the price of compute. Else how much better the runner-up would
+    have to be.
+
+    Parameters
+    ----------
+    model : ArmModel
+    now : Situation
+    scores : ndarray of shape (A,)
+        Before masking.
+    arm : int
+        The chosen one.
+    """
+    ids, braids = model.catalogue.ids, model.catalogue.braids
+
+    def change(kind: str, amount: float, row: int) -> Counterfactual:
+        return Counterfactual(kind, float(amount), ids[row], braids[row].label())
+
+    found = _beyond_limits(model, now, scores, arm)
+    if found is not None:
+        return change(*found)
+    others = np.flatnonzero(now.eligible & (np.arange(len(scores)) != arm))
+    if not len(others):
+        return None
+    best = int(others[np.argmax(scores[others])])
+    if scores[best] >= scores[arm]:
+        # The arm itself was a random pick: the other needs no change to win.
+        return change("quality", 0.0, best)
+    return change(*(_by_price(model, now, scores, arm, others) or
+                    ("quality", scores[arm] - scores[best], best)))  # fmt: skip
+
+
+def _beyond_limits(
+    model: ArmModel, now: Situation, scores: Array, arm: int
+) -> tuple[str, float, int] | None:
+    limits, catalogue = now.limits, model.catalogue
+    budget = limits.budget
+    used: dict[str, tuple[float, Array]] = {}
+    if limits.compute_budget < 1.0:
+        costs = catalogue.relative_costs()
+        used["compute_budget"] = (limits.compute_budget, costs)
+    if budget is not None and budget.flops is not None:
+        used["flops"] = (budget.flops, catalogue.costs())
+    if budget is not None and budget.memory is not None:
+        used["memory"] = (budget.memory, catalogue.memory())
+    if budget is not None and budget.latency_ms is not None and now.latency is not None:
+        used["latency_ms"] = (budget.latency_ms, now.latency)
+    over = {name: values > limit for name, (limit, values) in used.items()}
+    broken = np.sum([*over.values(), np.zeros(len(scores))], axis=0)
+    ruled_out = np.array([bool(reason) for reason in now.reasons(catalogue)])
+    found = []
+    for name, (limit, values) in used.items():
+        alone = over[name] & (broken == 1) & (scores > scores[arm])
+        alone &= ruled_out & ~_otherwise_out(model, now, name)
+        for row in np.flatnonzero(alone):
+            need = float(values[row] - limit)
+            found.append((need / max(limit, 1e-12), name, need, int(row)))
+    return min(found)[1:] if found else None
+
+
+def _otherwise_out(model: ArmModel, now: Situation, name: str) -> NDArray[np.bool_]:
+    """Arms that are out for a reason that is no limit of amount."""
+    catalogue = model.catalogue
+    out = np.isin(catalogue.ids, [*catalogue.unfit, *now.limits.excluded])
+    for kind, mask, _ in now.masked:
+        if kind != LATENCY:
+            out = out | mask
+    return np.asarray(out)
+
+
+def _by_price(
+    model: ArmModel,
+    now: Situation,
+    scores: Array,
+    arm: int,
+    others: NDArray[np.int64],
+) -> tuple[str, float, int] | None:
+    """Return the nearest other price of compute with another winner among two."""
+    # What the price is put on: measured compute, as soon as there is any.
+    compute = model.expected("compute", now.x)
+    cost = relative(model.catalogue.costs() if compute is None else compute)
+    gap = scores[arm] - scores[others]
+    extra = cost[arm] - cost[others]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # At a price higher by this, the other arm has the same score.
+        rise = np.where(extra != 0, gap / extra, np.inf)
+    price = -now.costs["compute"].min()
+    possible = np.isfinite(rise) & (rise + price >= 0)
+    if not possible.any():
+        return None
+    at = int(np.argmin(np.where(possible, np.abs(rise), np.inf)))
+    return "price", float(rise[at]), int(others[at])

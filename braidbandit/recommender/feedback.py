@@ -124,6 +124,22 @@ class FeedbackLog:
         self.pending[decision.id] = decision.only(self.keep)
         return _trim(self.pending, MOST_PENDING)
 
+    def keep_of(self, arm_id: str) -> None:
+        """Keep of every decision from now on what it knew of this arm."""
+        self.keep = arm_id
+
+    def forget_pending(self) -> None:
+        """Wait for no decision any longer."""
+        self.pending = {}
+
+    def note_repeat(self) -> None:
+        """Count a reward that was learnt already."""
+        self.counts["repeated"] += 1
+
+    def pass_over(self, some: bool = True) -> None:
+        """Note whether some of what the ledger says was not learnt."""
+        self.as_said &= not some
+
     def is_repeat(self, decision_id: str, reward: float) -> bool:
         """Whether this very reward was learnt already; counts it if so.
 
@@ -135,7 +151,7 @@ class FeedbackLog:
         if decision_id not in self.settled:
             return False
         if self.settled[decision_id] == reward:
-            self.counts["repeated"] += 1
+            self.note_repeat()
             return True
         raise ValueError(
             f"decision {decision_id!r} was already learnt with reward "
@@ -209,7 +225,7 @@ class FeedbackLog:
         """Return when the newest decision was made that is known of."""
         made = [seconds(decision) for decision in self.pending.values()]
         made += [made for made, _ in self.origins.values()]
-        made += [_time(text).timestamp() for text in self.expired.values()]
+        made += [time_of(text).timestamp() for text in self.expired.values()]
         return datetime.fromtimestamp(max(made), timezone.utc) if made else None
 
     def expire(self, before: datetime) -> list[str]:
@@ -233,7 +249,7 @@ class FeedbackLog:
         old = [
             key
             for key, record in self.learnt.items()
-            if _time(record.decision.created_at) < before
+            if time_of(record.decision.created_at) < before
         ]
         self._without([self.learnt.pop(key) for key in old])
         return late
@@ -244,7 +260,7 @@ class FeedbackLog:
                 f"expected a time with a zone, received {before!r}; for example "
                 "datetime.now(timezone.utc) - timedelta(days=1)"
             )
-        return [d for d in self.pending.values() if _time(d.created_at) < before]
+        return [d for d in self.pending.values() if time_of(d.created_at) < before]
 
     def drop_records(self, arm_ids: Iterable[str]) -> None:
         """Forget how to take back what was learnt about some arms."""
@@ -263,14 +279,15 @@ class FeedbackLog:
         return replace(self, **records)
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """Return a time that was written as text; without a zone it is UTC."""
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def seconds(decision: Decision) -> float:
     """Return when a decision was made, in seconds since 1970."""
-    return _time(decision.created_at).timestamp()
+    return time_of(decision.created_at).timestamp()
 
 
 def _trim(records: dict[str, T], most: int, slack: int = 0) -> list[T]:

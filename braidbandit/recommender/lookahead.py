@@ -20,7 +20,7 @@ MOST_IN_FLIGHT = 32
 _MOST_LEFT = 1000
 
 
-class InFlight:
+class LookAhead:
     """Keeps a posterior that is ahead by pulls whose rewards have not come yet.
 
     The covariance of a linear model does not depend on the rewards, so it is known
@@ -40,7 +40,7 @@ class InFlight:
     >>> from braidbandit.prior import PriorScales
     >>> posterior = Posterior(np.zeros((1, 1), dtype=int), PriorScales(noise=0.3))
     >>> one = np.ones(1)
-    >>> ahead = InFlight().ahead(posterior, {"d1": (0, one, one)})
+    >>> ahead = LookAhead().ahead(posterior, {"d1": (0, one, one)})
     >>> round(float(ahead.factor[0, 0] ** 2), 12), round(float(ahead.mean[0]), 12)
     (0.045, 0.7)
     """
@@ -74,11 +74,11 @@ class InFlight:
             self._pulls, self._n_left = {}, 0
         for name in [name for name in self._pulls if name not in pulls]:
             arm, z, x = self._pulls.pop(name)
-            ahead.downdate(arm, z, x, _expected(ahead, arm, z, x))
+            ahead.downdate(arm, z, x, ahead.expected(arm, z, x))
             self._n_left += 1
         for name, (arm, z, x) in pulls.items():
             if name not in self._pulls:
-                ahead.update(arm, z, x, _expected(ahead, arm, z, x))
+                ahead.update(arm, z, x, ahead.expected(arm, z, x))
                 self._pulls[name] = (arm, z, x)
         return ahead
 
@@ -108,13 +108,6 @@ class InFlight:
             return
         if self._pulls.pop(name, None) is None:
             arm, z, x = pull
-            ahead.update(arm, z, x, _expected(ahead, arm, z, x))
-        ahead.mean, ahead.own_mean = posterior.mean, posterior.own_mean.copy()
+            ahead.update(arm, z, x, ahead.expected(arm, z, x))
+        ahead.take_means(posterior)
         self._mean = posterior.mean
-
-
-def _expected(posterior: Posterior, arm: int, z: Array, x: Array) -> float:
-    W = np.zeros(posterior.groups.shape)
-    W[posterior.groups >= 0] = posterior.mean
-    own = posterior.own_mean[arm] @ x[: posterior.own_width]
-    return float(z @ W @ x + own)

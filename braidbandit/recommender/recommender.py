@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
-from braidbandit._named import in_rows
-from braidbandit.bandit.choice import Choice, Policy
-from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit._checks import (
+    as_floats,
+    check_labels,
+    check_propensities,
+    check_rewards,
+    check_weight,
+    check_weights,
+    same,
+)
+from braidbandit._named import in_columns, in_rows, ordered
+from braidbandit.bandit.generator import RandomSequence
+from braidbandit.bandit.guard import ConservativePolicy, Savings
 from braidbandit.bandit.logged_value import logged_value
+from braidbandit.bandit.online_posterior import check_learning
+from braidbandit.bandit.policies import Policy, check_policy
+from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
+from braidbandit.catalogue.braid import Braid
+from braidbandit.catalogue.cards import ModelCard
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.limits import Budget, Limits
-from braidbandit.ledger.records import Decision, new_id
-from braidbandit.recommender.arm_model import arm_ids_of
+from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.records import Decision, Event, new_id
+from braidbandit.recommender import saving
+from braidbandit.recommender.arm_model import ArmModel, LearningSettings
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.explaining import ChoiceView
-from braidbandit.recommender.explanation import Explanation
-from braidbandit.recommender.objectives import Preference
-from braidbandit.recommender.online import Online
-from braidbandit.recommender.persistent import Persistent
-from braidbandit.recommender.scoring import Situation, assess, cost_terms
+from braidbandit.recommender.explanation import ChoiceView, Explanation
+from braidbandit.recommender.feedback import Learnt
+from braidbandit.recommender.ledger_sync import LedgerSync, check_encoder
+from braidbandit.recommender.objectives import (
+    Pacer,
+    check_measurement,
+    check_price,
+    check_quality,
+)
+from braidbandit.recommender.scoring import Situation, assess, cost_of
+from braidbandit.recommender.state import pack, read_state, unpack, write_state
 from braidbandit.tasks.encoder import TaskEncoder
 from braidbandit.tasks.reading import task_hash
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Array = NDArray[np.float64]
+Rows = tuple[list[int], Array, Array]
+
+# Settings of the posterior: another one has another shape, or other scales.
+_SHAPE = ("prior", "max_parameters")
 
 
-class BraidRecommender(Online, Persistent, BaseEstimator):
+@dataclass(frozen=True)
+class Proposal:
+    """A decision that nothing knows of yet; see :meth:`BraidRecommender.propose`.
+
+    Attributes
+    ----------
+    decision : Decision
+    """
+
+    decision: Decision
+    rng: np.random.Generator
+    after: int
+
+
+class BraidRecommender(BaseEstimator):
     """Contextual bandit over a catalogue of braids: tasks in, decisions out.
 
     Quality is modelled as ``r = z' W x + noise`` with ``z`` the braid's descriptor
     and ``x`` the task's features, so a reward on one braid informs every related
     braid. ``predict`` is greedy and changes nothing; ``recommend`` explores;
-    ``update`` draws nothing. The numeric bandit inside is a :class:`LinearBandit`.
-    One call at a time: several threads share it under a lock of theirs.
+    ``update`` draws nothing. One call at a time: several threads share it under a lock
+    of theirs.
 
     Parameters
     ----------
@@ -75,7 +120,7 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
 
     Attributes
     ----------
-    learner_ : ArmLearner
+    arm_model_ : ArmModel
         Posteriors of quality, latency and compute, and the feedback so far.
     encoder_ : TaskEncoder
     posterior_ : Posterior or None
@@ -99,7 +144,9 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     pacer_ : Pacer
         The price that holds ``mean_cost``.
     ledger_position_ : int
-        Sequence number of the last ledger outcome that was read.
+        Sequence number of the last event of a ledger that was learnt.
+    n_decisions_ : int
+        Decisions committed by this object.
 
     Examples
     --------
@@ -113,6 +160,16 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
     >>> agent.predict(["sort a list"]).shape
     (1,)
     """
+
+    encoder_: TaskEncoder
+    arm_model_: ArmModel
+    draws_: RandomSequence
+    catalogue_hash_: str
+    pacer_: Pacer
+    n_decisions_: int
+    _encoder_given: TaskEncoder | None
+    _encoder_settings: dict[str, Any]
+    _encoder_hash: str
 
     def __init__(
         self,
@@ -138,6 +195,75 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         self.max_parameters = max_parameters
         self.drift = drift
         self.random_state = random_state
+
+    # ---- what was learnt ----
+
+    @property
+    def posterior_(self) -> Posterior | None:
+        """Posterior of quality; None until a task was seen."""
+        quality = self.arm_model_.quality
+        return None if quality is None else quality.posterior
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The arm ids, in the order of the catalogue."""
+        return np.array(self.arm_model_.catalogue.ids)
+
+    @property
+    def arm_ids_(self) -> tuple[str, ...]:
+        """The arm ids as text."""
+        return self.arm_model_.catalogue.ids
+
+    @property
+    def baseline_(self) -> str | None:
+        """Id of the best single model of the warm start."""
+        return self.arm_model_.account.baseline
+
+    @property
+    def savings_(self) -> Savings | None:
+        """What a ConservativePolicy may risk; None without one, or a baseline."""
+        return self.arm_model_.account.savings
+
+    @property
+    def surprises_(self) -> Array:
+        """Sums of the drift monitor, shape (2, A)."""
+        return self.arm_model_.surprises
+
+    @property
+    def Z_(self) -> Array:
+        """Descriptors of the arms, shape (A, m)."""
+        return self.arm_model_.Z
+
+    @property
+    def rng_(self) -> np.random.Generator:
+        """The generator that ``recommend`` draws from."""
+        return self.draws_.generator
+
+    @property
+    def n_updates_(self) -> int:
+        """Rewards in the posterior, the warm start not counted."""
+        quality = self.arm_model_.quality
+        return 0 if quality is None else quality.n_updates
+
+    @property
+    def ledger_position_(self) -> int:
+        """Sequence number of the last event of a ledger that was learnt."""
+        return self.arm_model_.position
+
+    @property
+    def pending_(self) -> dict[str, Decision]:
+        """Decisions without a reward."""
+        return self.arm_model_.log.pending
+
+    @property
+    def settled_(self) -> dict[str, float]:
+        """Rewards that were learnt, by decision id."""
+        return self.arm_model_.log.settled
+
+    @property
+    def feedback_counts_(self) -> dict[str, int]:
+        """How often feedback was learnt, repeated, revised, retracted, expired."""
+        return self.arm_model_.log.counts
 
     # ---- choosing ----
 
@@ -181,94 +307,81 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         Decision
         """
         limits = Limits(
-            compute_budget=compute_budget,
-            budget=budget,
-            excluded=_kept(excluded),
-            eligible=eligible,
-            preference=preference,
-            accuracy_target=accuracy_target,
+            compute_budget, budget, excluded, eligible, preference, accuracy_target
         )
-        now, hashed = self._assess(task, limits), task_hash(task)
-        # Everything is checked by now: a rejected call leaves the generator alone.
-        policy, catalogue = self.learner_.policy_now(), self._catalogue()
-        choice = policy.select(now.belief, now.cost_term, now.eligible, self.rng_)
-        view = self._view(task, now, choice)
-        row = choice.arm
-        relative_cost = float(catalogue.relative_costs()[row])
+        proposal = self.propose(task, limits)
+        self.commit(proposal)
+        return proposal.decision
+
+    def propose(self, task: Any, limits: Limits | None = None) -> Proposal:
+        """Choose a braid without deciding yet: nothing changes.
+
+        For whoever writes a decision to a record of his own before it counts: what is
+        not written is not committed, and nothing has to be undone.
+
+        Parameters
+        ----------
+        task : str, dict or ndarray of shape (d,)
+        limits : Limits, optional
+            As the arguments of :meth:`recommend`.
+
+        Returns
+        -------
+        Proposal
+            For :meth:`commit`, before another decision is committed.
+        """
+        limits = Limits() if limits is None else limits
+        now = self._assess(task, limits)
+        model, catalogue = self.arm_model_, self.arm_model_.catalogue
+        policy, rng = model.policy_now(), self.draws_.ahead()
+        choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
+        row, belief, latency = choice.arm, now.belief, now.latency
+        view = ChoiceView(model, now, choice, self.encoder_.type_of(task, now.x))
+        braid = catalogue.braids[row]
         decision = Decision(
             id=new_id(),
-            task_hash=hashed,
+            task_hash=task_hash(task),
             x=tuple(now.x.tolist()),
-            braid=catalogue.braids[row],
+            braid=braid,
             propensity=choice.propensity,
             propensity_se=choice.propensity_se,
             arm_ids=catalogue.ids,
             # Arrays here; the record makes tuples of them when they are read.
             scores=view.scores,  # type: ignore[arg-type]
             eligible=now.eligible,  # type: ignore[arg-type]
-            expected_quality=float(now.belief.mean[row]),
-            uncertainty=now.belief.sd_of(row),
-            relative_cost=relative_cost,
+            expected_quality=float(belief.mean[row]),
+            uncertainty=belief.sd_of(row),
+            relative_cost=float(catalogue.relative_costs()[row]),
             budget=limits.to_dict(),
             policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
-            encoder_hash=self.encoder_.projection_hash(),
+            encoder_hash=self._encoder_hash,
             sentence=view.sentence(),
-            version=len(self.learner_.versions.get(catalogue.ids[row], ())),
-            expected_latency_ms=None
-            if now.latency is None
-            else float(now.latency[row]),
+            version=len(model.versions.get(braid.id, ())),
+            expected_latency_ms=None if latency is None else float(latency[row]),
         )
-        self.learner_.await_reward(decision)
+        return Proposal(decision, rng, self.n_decisions_)
+
+    def commit(self, proposal: Proposal) -> Self:
+        """Decide as proposed: the generator advances, and a reward is waited for.
+
+        Raises
+        ------
+        ValueError
+            When another decision was committed since: propose again.
+        """
+        if proposal.after != self.n_decisions_:
+            raise ValueError(
+                f"decision {proposal.decision.id!r} was proposed before another one "
+                "was committed, with the same random numbers; propose again"
+            )
+        decision = proposal.decision
+        self.n_decisions_ += 1
+        self.draws_.advance_to(proposal.rng)
+        self.arm_model_.await_reward(decision)
         if self.mean_cost is not None:
-            self.pacer_.spend(relative_cost, self.mean_cost)
-        return decision
-
-    def predict(self, X: Any) -> NDArray[np.str_]:
-        """Return the id of the arm with the best score for each task, shape (n,)."""
-        scores = self.decision_function(X)
-        scores[:, ~self._catalogue().mask()] = -np.inf
-        return self.classes_[np.argmax(scores, axis=1)]
-
-    def decision_function(self, X: Any) -> Array:
-        """Return expected quality minus priced cost, shape (n, A)."""
-        self._start()
-        features = self.encoder_._features(X)
-        self.learner_.require(features.shape[1])
-        bandit = self.learner_.bandit
-        means = bandit.posterior_.means(bandit.Z_, features)
-        return means + np.array([self._cost_term(x) for x in features])
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probability with which ``recommend`` picks each arm, (n, A).
-
-        The probability of being chosen, not of being good. Changes nothing.
-        """
-        self._start()
-        eligible, policy = self._catalogue().mask(), self.learner_.policy_now()
-        rows = []
-        for x in self.encoder_._features(X):
-            # The same draws for every row: it does not depend on the rows before it.
-            belief, rng = self.learner_.believe(x), copy.deepcopy(self.rng_)
-            rows.append(policy.probabilities(belief, self._cost_term(x), eligible, rng))
-        return np.array(rows)
-
-    def score(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None = None,
-        *,
-        reward: ArrayLike | None = None,
-        propensity: ArrayLike | None = None,
-    ) -> float:
-        """Return the off-policy value of ``predict`` on logged rows, in [0, 1].
-
-        See :meth:`LinearBandit.score`.
-        """
-        given = {"y": y, "reward": reward, "propensity": propensity}
-        y, *rest = in_rows(X, {**given, "sample_weight": sample_weight})
-        return logged_value(self.predict(X), arm_ids_of(y), *rest)
+            self.pacer_.spend(decision.relative_cost, self.mean_cost)
+        return self
 
     def explain(
         self,
@@ -287,37 +400,684 @@ class BraidRecommender(Online, Persistent, BaseEstimator):
         same arm. Changes nothing.
         """
         limits = Limits(
-            compute_budget=compute_budget,
-            budget=budget,
-            excluded=_kept(excluded),
-            eligible=eligible,
-            preference=preference,
-            accuracy_target=accuracy_target,
+            compute_budget, budget, excluded, eligible, preference, accuracy_target
         )
-        now = self._assess(task, limits)
-        policy, rng = self.learner_.policy_now(), copy.deepcopy(self.rng_)
+        now, model = self._assess(task, limits), self.arm_model_
+        policy, rng = model.policy_now(), self.draws_.copy()
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
-        return self._view(task, now, choice).explanation()
+        kind = self.encoder_.type_of(task, now.x)
+        return ChoiceView(model, now, choice, kind).explanation()
+
+    def predict(self, X: Any) -> NDArray[np.str_]:
+        """Return the id of the arm with the best score for each task, shape (n,)."""
+        scores = self.decision_function(X)
+        scores[:, ~self._catalogue().mask()] = -np.inf
+        return self.classes_[np.argmax(scores, axis=1)]
+
+    def decision_function(self, X: Any) -> Array:
+        """Return expected quality minus priced cost, shape (n, A)."""
+        self.start()
+        features = self.encoder_.features(X)
+        means = self.arm_model_.means(features)
+        return means + np.array([self._cost_term(x) for x in features])
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability with which ``recommend`` picks each arm, (n, A).
+
+        The probability of being chosen, not of being good. Changes nothing.
+        """
+        self.start()
+        # The same draws for every row: it does not depend on the rows before it.
+        rows = [self.choice_probabilities(x) for x in self.encoder_.features(X)]
+        return np.array(rows)
+
+    def choice_probabilities(self, x: Array, limits: Limits | None = None) -> Array:
+        """Return the probability of each arm for one row of features, shape (A,).
+
+        Parameters
+        ----------
+        x : ndarray of shape (k,)
+            Of ``encoder_``, such as ``Decision.x``.
+        limits : Limits, optional
+
+        Raises
+        ------
+        ValueError
+            When no arm is left.
+        """
+        self.start()
+        model, limits = self.arm_model_, Limits() if limits is None else limits
+        now = assess(model, x, limits, self.price, self.pacer_.price)
+        policy, rng = model.policy_now(), self.draws_.copy()
+        return policy.probabilities(now.belief, now.cost_term, now.eligible, rng)
+
+    def score(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> float:
+        """Return the off-policy value of ``predict`` on logged rows, in [0, 1].
+
+        See :meth:`LinearBandit.score`.
+        """
+        given = {"y": y, "reward": reward, "propensity": propensity}
+        y, *rest = in_rows(X, {**given, "sample_weight": sample_weight})
+        return logged_value(self.predict(X), arm_ids_of(y), *rest)
+
+    # ---- learning from rows, and from a table ----
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn rows from scratch, keeping only the encoder and the warm start.
+
+        A ledger is learnt by :meth:`sync`.
+
+        Parameters
+        ----------
+        X : list of tasks
+        y : sequence of arm ids or Braid
+            The arm each task was given.
+        reward : array of shape (n,) in [0, 1], optional
+            None means 1 for every row: imitation of good choices.
+        propensity : array of shape (n,) in (0, 1], optional
+            Probability with which the logged arm was chosen; checked, and used by
+            ``score`` only, as the posterior conditions on the arm that was chosen.
+        sample_weight : array of shape (n,), optional
+            From 1e-6 to 1e6, or 0 to leave a row out; divides its noise variance.
+
+        Notes
+        -----
+        Columns of data frames are brought into the order of the rows of ``X``: by its
+        labels, or by its texts.
+        """
+        self.start(anew=True)
+        arms, rewards, weights = self._check_rows(
+            X, y, reward, propensity, sample_weight
+        )
+        model = self.arm_model_
+        self._check_anew(())
+        self._fit_encoder(X)
+        features = self.encoder_.features(X)
+        if model.start is None:
+            model.adopt(self.prior, self.max_parameters)
+            model.describe(None)  # there may be other arms by now
+        with model.all_or_nothing():
+            model.forget_rewards()
+            model.learn_rows(arms, features, rewards, weights)
+        model.tell()
+        return self
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        reward: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn more rows; see :meth:`fit`."""
+        first = not hasattr(self, "arm_model_") or self.arm_model_.quality is None
+        self.start()
+        arms, rewards, weights = self._check_rows(
+            X, y, reward, propensity, sample_weight
+        )
+        if first:
+            self._fit_encoder(X)
+        features, model = self.encoder_.features(X), self.arm_model_
+        with model.all_or_nothing():
+            model.learn_rows(arms, features, rewards, weights)
+        model.tell()
+        return self
+
+    def warm_start(self, X: Any, arm_ids: Sequence[str], table: Any) -> Self:
+        """Start from a small table of tasks that were scored on several arms.
+
+        Sets the prior scales by marginal likelihood on the table, then learns it.
+        Where it holds every single model, it also describes each braid by what
+        its strands could gain from one another on the probe tasks. A few dozen
+        tasks scored on every arm, or on the single models only, are worth more
+        than any choice of policy. Call it before any update.
+
+        Parameters
+        ----------
+        X : list of n tasks
+        arm_ids : sequence of B arm ids
+        table : array or data frame of shape (n, B) in [0, 1]
+            Quality of each arm on each task. The columns and rows of a data frame are
+            put in the order of ``arm_ids`` and ``X``.
+        """
+        self.start(anew=True)
+        arms, scores = self._check_table(X, ordered(arm_ids, "arm_ids"), table)
+        self._fit_encoder(X)
+        self.arm_model_.adopt(self.prior, self.max_parameters)
+        self.arm_model_.learn_table(arms, self.encoder_.features(X), scores)
+        return self
+
+    # ---- learning from decisions, and from a ledger ----
+
+    def sync(
+        self,
+        ledger: Ledger,
+        since: int | datetime | None = None,
+        *,
+        anew: bool = False,
+        event: Event | None = None,
+    ) -> Self:
+        """Learn what a ledger holds beyond ``ledger_position_``, in its order.
+
+        Outcomes are learnt, revisions replaced and retractions taken back exactly;
+        what was learnt live is recognised and skipped. Where something can no longer
+        be taken back exactly (see :meth:`retract`), everything is learnt anew from
+        what the ledger now says. Outcomes of arms that the catalogue never had are
+        passed over, with a warning.
+
+        Parameters
+        ----------
+        ledger : Ledger
+        since : int or datetime, optional
+            Skip what was said up to this sequence number, or the outcomes that were
+            measured before this time (with a zone).
+        anew : bool
+            Forget the rewards learnt so far, but not the warm start, and learn the
+            whole ledger. That gives the very posterior that the live updates gave
+            (but for arms that were retrained: they are widened where the version of
+            their decisions rises). Decisions without an outcome are still waited for.
+        event : Event, optional
+            What was just written to the ledger. It is learnt without reading it
+            back, unless others wrote before it what was not learnt yet.
+
+        Raises
+        ------
+        ValueError
+            At an outcome of another encoder; what came before it is learnt.
+        """
+        if not isinstance(ledger, Ledger):
+            raise TypeError(f"sync takes a Ledger, received {type(ledger).__name__}")
+        self.start(anew=anew)
+        model, sync = self.arm_model_, self._sync()
+        if anew:
+            self._check_anew(("max_parameters",))
+            with model.all_or_nothing():
+                model.adopt(self.prior, self.max_parameters)
+                model.begin_anew()
+                passed_over = sync.read(ledger, since)
+        else:
+            passed_over = sync.read(ledger, since, event)
+        _tell_of_ledger(model, passed_over)
+        return self
+
+    def learn_event(self, event: Event) -> Self:
+        """Learn one event of a ledger, whatever its place; see :meth:`sync`."""
+        self.start()
+        _tell_of_ledger(self.arm_model_, self._sync().learn(event))
+        return self
+
+    def replica(self, **settings: Any) -> Self:
+        """Return a copy with other settings that has learnt the warm start only.
+
+        It draws as this one does, in another process too.
+        """
+        other = copy.deepcopy(self).set_params(**settings).start()
+        other.arm_model_.forget_rewards()
+        other.draws_.resume(self.draws_.copy())
+        return other
+
+    def resume(self, ledger: Ledger) -> Self:
+        """Learn, wait for, and pay for what a ledger holds beyond a saved state."""
+        self.start()
+        model, sync = self.arm_model_, self._sync()
+        saved = model.log.newest()
+        passed_over = sync.read(ledger)
+        sync.wait(ledger, saved)
+        if self.mean_cost is not None:
+            for decision in ledger.decided_after(saved):
+                self.pacer_.spend(decision.relative_cost, self.mean_cost)
+        _tell_of_ledger(model, passed_over)
+        return self
+
+    def update(
+        self,
+        decision: Decision | str,
+        reward: float | bool,
+        *,
+        weight: float = 1.0,
+        latency_ms: float | None = None,
+        compute: float | None = None,
+    ) -> Self:
+        """Learn how one decision turned out; it may come late and in any order.
+
+        The very same reward again is ignored, and counted in
+        ``feedback_counts_["repeated"]``. A reward of an arm that was retrained since
+        counts less; one of an arm that was removed informs its relatives.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, or the id of a pending one.
+        reward : float in [0, 1] or bool
+            Quality. Cost must not be in it: costs are applied to the scores.
+        weight : float
+            From 1e-6 to 1e6; divides the noise variance.
+        latency_ms, compute : float, optional
+            What it took, above 0; compute in any unit, but always the same.
+
+        Raises
+        ------
+        KeyError
+            On an unknown or expired decision id, or an unknown arm.
+        TypeError, ValueError
+            On a reward outside [0, 1], a second and different reward for the same
+            decision, a decision of another encoder, or one so old that it is not
+            known whether its reward was learnt (older than the newest 100,000
+            rewards, and not pending). Whatever is raised, nothing has changed; but a
+            warning that a filter makes an error comes after all is learnt.
+        """
+        quality, weight = check_quality(reward), check_weight(weight)
+        latency_ms = check_measurement("latency_ms", latency_ms)
+        compute = check_measurement("compute", compute)
+        self.start()
+        model, log = self.arm_model_, self.arm_model_.log
+        if log.is_repeat(_id_of(decision), quality):
+            return self
+        found = log.decision(decision) if isinstance(decision, str) else decision
+        check_encoder(found, self._encoder_hash)
+        model.refuse_if_gone(found)
+        model.learn(
+            Learnt(found, quality, weight, latency_ms=latency_ms, compute=compute)
+        )
+        model.tell()
+        return self
+
+    def revise(self, decision: Decision | str, reward: float | bool) -> Self:
+        """Replace a learnt reward exactly, as if this one had come in its place.
+
+        See :meth:`retract` for what can be revised.
+        """
+        quality = check_quality(reward)
+        self.start()
+        _id_of(decision)
+        model = self.arm_model_
+        model.revise(model.record_of(decision), quality)
+        return self
+
+    def retract(self, decision: Decision | str) -> Self:
+        """Take a learnt reward back exactly; the decision then waits for one again.
+
+        The id is enough for the newest 500 rewards. An older one needs the whole
+        decision, as kept by the ledger, no forgetting, and no weight or measurement
+        in any of the older ones. A reward of an arm that was retrained or removed
+        since is refused, even where it came back: its part in the posterior can no
+        longer be told apart. So is one beyond the newest 100,000; ``sync`` looks these
+        up in the ledger.
+        """
+        self.start()
+        _id_of(decision)
+        model = self.arm_model_
+        model.unlearn(model.record_of(decision))
+        return self
+
+    def expire(self, before: datetime) -> list[str]:
+        """Stop waiting for decisions made before a time, and return their ids.
+
+        A reward that comes later is refused by id; the Decision itself is learnt.
+        Until then a guard takes it for 0.
+        """
+        self.start()
+        return self.arm_model_.expire(before)
+
+    def forget_decisions(self, before: datetime) -> Self:
+        """Drop the decisions made before a time, with their features; for a purge.
+
+        What was learnt from them stays, but can no longer be revised or taken back by
+        id. Those that waited for a reward are waited for no longer; a guard takes them
+        for 0.
+        """
+        self.start()
+        self.arm_model_.forget_decisions(before)
+        return self
+
+    # ---- arms that come, change and go ----
+
+    def add_arms(
+        self, braids: Iterable[Braid], cards: Iterable[ModelCard] = ()
+    ) -> Self:
+        """Add braids; each starts from what its relatives taught, not from nothing.
+
+        Parameters
+        ----------
+        braids : iterable of Braid
+        cards : iterable of ModelCard
+            Cards of models the catalogue does not have yet; with ``parameters``,
+            where all cards of the catalogue have them.
+        """
+        self.start()
+        catalogue = self._catalogue().with_braids(braids, cards)
+        self.arm_model_.add(catalogue)
+        self._take_over(catalogue)
+        return self
+
+    def remove_arms(self, arms: Iterable[Braid | str]) -> Self:
+        """Remove braids. What they taught about their relatives stays."""
+        self.start()
+        catalogue = self._catalogue().without(arm_ids_of(arms))
+        self.arm_model_.remove(catalogue)
+        self._take_over(catalogue)
+        return self
+
+    def retrain(self, arm: Braid | str, share: float = 0.5) -> Self:
+        """Note that a braid was trained anew: its mean stays, its variance grows.
+
+        Parameters
+        ----------
+        arm : Braid or str
+        share : float in [0, 1)
+            How far it may have moved, as a share of the variance with which models
+            differ.
+        """
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"share must lie in [0, 1), received {share!r}")
+        self.start()
+        arm_id = arm.id if isinstance(arm, Braid) else arm
+        self._catalogue().index(arm_id)
+        self.arm_model_.retrain(arm_id, float(share))
+        return self
+
+    # ---- keeping ----
+
+    def save(self, path: str | Path | Ledger) -> None:
+        """Save to a directory: ``manifest.json`` and one safetensors file.
+
+        Or to a :class:`Ledger`, which keeps the newest three. A saved and reloaded
+        recommender gives the same scores bit for bit.
+        """
+        self.start()
+        state = saving.to_state(
+            self.get_params(),
+            self.arm_model_,
+            self.encoder_,
+            self.pacer_,
+            self.rng_,
+        )
+        if isinstance(path, Ledger):
+            path.write_snapshot(self.ledger_position_, *pack(*state))
+        else:
+            write_state(path, *state)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Ledger,
+        *,
+        catalogue: Catalogue | None = None,
+        encoder: TaskEncoder | None = None,
+        resume_rng: bool = False,
+    ) -> Self:
+        """Load what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str, Path or Ledger
+        catalogue : Catalogue, optional
+            The one in use; refused when its hash differs from the saved one.
+        encoder : TaskEncoder, optional
+            Needed when the saved encoder had an ``embedder`` of its own. Its
+            settings must be the saved ones; a copy takes over the fitted arrays.
+        resume_rng : bool
+            Continue the random sequence. By default it is seeded afresh, so that
+            several processes loading one state do not explore in lockstep.
+
+        Raises
+        ------
+        FileNotFoundError
+            When nothing was saved there.
+        ValueError
+            When the state is damaged, of a newer format, or of another catalogue
+            or encoder.
+        """
+        if isinstance(path, Ledger):
+            text, blob = path.read_snapshot()
+            manifest, arrays = unpack(text, blob, "the snapshot in the ledger")
+        else:
+            manifest, arrays = read_state(path)
+        try:
+            manifest, arrays = saving.newest(manifest, arrays)
+            agent = cls(**saving.parameters(manifest, arrays, catalogue, encoder))
+            agent.start()
+            if resume_rng:
+                agent.draws_.resume(saving.generator(manifest))
+            else:
+                agent.draws_.reseed()
+            agent.arm_model_.restore(saving.learnt(manifest, arrays, agent.arm_model_))
+            agent.pacer_ = Pacer(**manifest["pacer"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the manifest in {path} is damaged: {error!r}; restore a backup"
+            ) from error
+        return agent
 
     # ---- inside ----
 
+    def start(self, anew: bool = False) -> Self:
+        """Create what is learnt on first use, and check the settings.
+
+        Every other method calls it; ``anew`` says that learning is about to begin
+        again, with other settings.
+        """
+        self._check_settings()
+        catalogue = self._catalogue()
+        if not hasattr(self, "arm_model_"):
+            self._begin(catalogue)
+        elif self.catalogue_hash_ != catalogue.hash:
+            raise ValueError(
+                "the catalogue changed after learning began; use add_arms and "
+                "remove_arms, or make a new recommender for it and fit it"
+            )
+        self._check_encoder_kept()
+        model = self.arm_model_
+        if model.quality is not None and not anew and self._other_shape():
+            raise ValueError(
+                f"{self._other_shape()} changed after learning began; that takes "
+                "effect with fit or warm_start only. Set them back, or learn anew"
+            )
+        if catalogue is not model.catalogue:
+            model.reorder(catalogue)
+        # These may be changed at any time by set_params.
+        model.follow(self._settings())
+        self.draws_.follow(self.random_state)
+        return self
+
+    def _check_settings(self) -> None:
+        check_price(self.price)
+        check_learning(self.forgetting, self.prior, self.max_parameters)
+        if not isinstance(self.policy, ConservativePolicy):
+            check_policy(self.policy)
+        if self.drift is not None and not isinstance(self.drift, DriftMonitor):
+            raise TypeError(f"drift is a DriftMonitor or None, received {self.drift!r}")
+        if self.encoder is not None and not isinstance(self.encoder, TaskEncoder):
+            raise TypeError(f"encoder is a TaskEncoder, received {self.encoder!r}")
+        if self.mean_cost is not None and not 0.0 <= self.mean_cost <= 1.0:
+            raise ValueError(
+                f"mean_cost is a relative cost in [0, 1], received {self.mean_cost!r}"
+            )
+
+    def _begin(self, catalogue: Catalogue) -> None:
+        encoder = self.encoder if self.encoder is not None else TaskEncoder()
+        self._encoder_given = self.encoder
+        self._encoder_settings = encoder.get_params()
+        self.encoder_ = encoder if encoder.__sklearn_is_fitted__() else clone(encoder)
+        self._encoder_hash = self.encoder_.projection_hash()
+        self.arm_model_ = ArmModel(catalogue, self._settings())
+        self.draws_ = RandomSequence(self.random_state)
+        self.catalogue_hash_ = catalogue.hash
+        self.pacer_, self.n_decisions_ = Pacer(), 0
+
+    def _settings(self) -> LearningSettings:
+        return LearningSettings(
+            self.policy, self.prior, self.forgetting, self.max_parameters, self.drift
+        )
+
+    def _other_shape(self) -> list[str]:
+        """Return settings of the posterior that are not those it was made with."""
+        made = self.arm_model_.settings
+        return [n for n in _SHAPE if not same(getattr(self, n), getattr(made, n))]
+
+    def _check_encoder_kept(self) -> None:
+        """Refuse features that would mean something else than those learnt from."""
+        if self.encoder is not self._encoder_given:
+            raise ValueError(
+                "the encoder changed after learning began: what was learnt is about "
+                "the features of the first one. Make a new recommender"
+            )
+        if self.encoder is not None:
+            before = self._encoder_settings
+            now = {name: getattr(self.encoder, name) for name in before}
+            changed = [name for name in now if not same(now[name], before[name])]
+            if changed and changed != ["cache_dir"]:
+                raise ValueError(
+                    f"settings of the encoder, {changed}, changed after learning "
+                    "began: what was learnt is about the features of before. Set them "
+                    "back, or make a new recommender"
+                )
+            if changed:
+                self._encoder_settings = now
+                self.encoder_.set_params(cache_dir=self.encoder.cache_dir)
+        found = self.encoder_.projection_hash()
+        if self.arm_model_.quality is not None and found != self._encoder_hash:
+            raise ValueError(
+                "the encoder was fitted anew after learning began: what was learnt is "
+                "about the features of before. Make a new recommender"
+            )
+        self._encoder_hash = found
+
+    def _take_over(self, catalogue: Catalogue) -> None:
+        """Note that what was learnt is about another catalogue now."""
+        self.catalogue, self.catalogue_hash_ = catalogue, catalogue.hash
+
+    def _catalogue(self) -> Catalogue:
+        if not isinstance(self.catalogue, Catalogue):
+            raise ValueError(
+                "BraidRecommender needs a catalogue, received "
+                f"{type(self.catalogue).__name__}; give Catalogue.build(pool)"
+            )
+        return self.catalogue
+
+    def _fit_encoder(self, X: Any) -> None:
+        """Fit the encoder once; the random projection served until now."""
+        if not self.encoder_.__sklearn_is_fitted__():
+            self.encoder_.fit(X)
+            self._encoder_hash = self.encoder_.projection_hash()
+            self.arm_model_.reset()
+            self.arm_model_.forget_pending()
+
+    def _check_anew(self, fixed: tuple[str, ...]) -> None:
+        """Refuse settings that learning from scratch would not take over."""
+        warm = self.arm_model_.start is not None
+        lost = [n for n in self._other_shape() if warm or n in fixed]
+        if self.arm_model_.quality is not None and lost:
+            raise ValueError(
+                f"{lost} changed after learning began, and fit keeps "
+                f"{'the warm start' if warm else 'the arms'} with the first ones. Set "
+                "them back, or make a new recommender"
+            )
+
+    def _check_rows(
+        self, X: Any, y: Any, reward: Any, propensity: Any, sample_weight: Any
+    ) -> Rows:
+        """Check labels, rewards and weights before anything is touched."""
+        if isinstance(X, Ledger):
+            raise TypeError("a ledger is learnt by sync(ledger); fit takes tasks")
+        if y is None:
+            raise ValueError("fit needs the arm of each task (y)")
+        self.arm_model_.policy_now()  # refuses a guard that has no baseline
+        y, reward, propensity, sample_weight = in_rows(
+            X,
+            {
+                "y": y,
+                "reward": reward,
+                "propensity": propensity,
+                "sample_weight": sample_weight,
+            },
+        )
+        rows = [self._catalogue().index(arm_id) for arm_id in arm_ids_of(y)]
+        if len(rows) != len(X):
+            raise ValueError(
+                f"received {len(X)} tasks and {len(rows)} arms; expected equal lengths"
+            )
+        rewards = check_rewards(reward, len(rows))
+        check_propensities(propensity, len(rows))
+        return rows, rewards, check_weights(sample_weight, len(rows))
+
+    def _check_table(
+        self, X: Any, ids: Sequence[str], table: Any
+    ) -> tuple[list[int], Array]:
+        scores = as_floats(in_columns(table, ids, "table", X), "table")
+        if scores.shape != (len(X), len(ids)) or scores.size == 0:
+            raise ValueError(
+                f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "
+                "row per task, one column per arm"
+            )
+        if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
+            raise ValueError("every score of the table lies in [0, 1]; received others")
+        rows = [self._catalogue().index(arm_id) for arm_id in ids]
+        if len(set(rows)) != len(rows):
+            raise ValueError("the arm ids of the table must differ")
+        if self.n_updates_:
+            raise ValueError(
+                f"warm_start comes before any update; {self.n_updates_} rewards were "
+                "learnt already. Use a new recommender, then sync(ledger)"
+            )
+        return rows, scores
+
+    def _sync(self) -> LedgerSync:
+        return LedgerSync(self.arm_model_, self._encoder_hash)
+
     def _assess(self, task: Any, limits: Limits) -> Situation:
-        self._start()
+        self.start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
-        x = self.encoder_._features([task] if one is None else one)[0]
-        return assess(self.learner_, x, limits, self.price, self.pacer_.price)
+        x = self.encoder_.features([task] if one is None else one)[0]
+        return assess(self.arm_model_, x, limits, self.price, self.pacer_.price)
 
     def _cost_term(self, x: Array) -> Array:
-        parts = cost_terms(
-            self.learner_, x, Preference(compute=self.price), self.pacer_.price
+        return cost_of(self.arm_model_, x, self.price, self.pacer_.price)
+
+
+def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:
+    """Return arm ids from braids or ids."""
+    if isinstance(arms, str | Braid):
+        raise TypeError(f"expected a collection of arms, received {arms!r}")
+    ids = check_labels(arm.id if isinstance(arm, Braid) else arm for arm in arms)
+    return [str(arm_id) for arm_id in ids]
+
+
+def _id_of(decision: Decision | str) -> str:
+    if isinstance(decision, str):
+        return decision
+    if isinstance(decision, Decision):
+        return decision.id
+    raise TypeError(
+        f"expected a Decision or its id, received {type(decision).__name__}"
+    )
+
+
+def _tell_of_ledger(model: ArmModel, passed_over: Sequence[str]) -> None:
+    """Give the warnings of reading a ledger, once all is learnt."""
+    if passed_over:
+        arms = ", ".join(sorted(set(passed_over))[:3])
+        model.notice(
+            f"{len(passed_over)} outcomes in the ledger were passed over: their arms "
+            f"are not in the catalogue ({arms}). After add_arms, "
+            "sync(ledger, anew=True) learns them too"
         )
-        return parts["compute"] + parts["latency"] + parts["pacing"]
-
-    def _view(self, task: Any, now: Situation, choice: Choice) -> ChoiceView:
-        kind = self.encoder_.type_of(task, now.x)
-        return ChoiceView(self.learner_, now, choice, kind)
-
-
-def _kept(excluded: Iterable[str]) -> Iterable[str]:
-    """Make a collection of what may be read only once; text is refused later."""
-    return excluded if isinstance(excluded, str) else tuple(excluded)
+    model.tell(stacklevel=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,11 +14,32 @@ from braidbandit.bandit.belief import Belief
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.costs import relative
 from braidbandit.catalogue.limits import Limits
-from braidbandit.recommender.arm_model import ArmLearner
+from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.objectives import Preference
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+
+LATENCY = "latency_ms"
+"""The limit that only a recommender can tell; see :class:`RuledOut`."""
+
+
+class RuledOut(NamedTuple):
+    """Arms that one limit rules out.
+
+    Attributes
+    ----------
+    by : str
+        Which limit.
+    arms : ndarray of bool, shape (A,)
+    reason : str
+        Why, in words.
+    """
+
+    by: str
+    arms: Mask
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -34,8 +56,8 @@ class Situation:
     cost_term : ndarray of shape (A,)
         Their sum.
     eligible : ndarray of bool, shape (A,)
-    masked : tuple of (ndarray of bool, str)
-        Arms that were ruled out here rather than by the catalogue, and why.
+    masked : tuple of RuledOut
+        Arms that were ruled out here rather than by the catalogue.
     latency : ndarray of shape (A,), optional
         Expected milliseconds; None until some were measured.
     missed_target : bool
@@ -48,7 +70,7 @@ class Situation:
     costs: dict[str, Array]
     cost_term: Array
     eligible: Mask
-    masked: tuple[tuple[Mask, str], ...] = ()
+    masked: tuple[RuledOut, ...] = ()
     latency: Array | None = None
     missed_target: bool = False
 
@@ -57,7 +79,7 @@ class Situation:
         reasons = catalogue.mask_reasons(
             self.limits.compute_budget, self.limits.excluded, self.limits.budget
         )
-        for out, text in self.masked:
+        for _, out, text in self.masked:
             reasons = [
                 why or (text if gone else "")
                 for why, gone in zip(reasons, out, strict=True)
@@ -66,11 +88,11 @@ class Situation:
 
 
 def cost_terms(
-    learner: ArmLearner, x: Array, preference: Preference, dual: float
+    model: ArmModel, x: Array, preference: Preference, dual: float
 ) -> dict[str, Array]:
     """Return what compute, latency and the long-run budget add to every score."""
-    estimated = learner.catalogue.relative_costs()
-    compute, latency = learner.expected("compute", x), learner.expected("latency", x)
+    estimated = model.catalogue.relative_costs()
+    compute, latency = model.expected("compute", x), model.expected("latency", x)
     priced = estimated if compute is None else relative(compute)
     waiting = np.zeros(len(estimated)) if latency is None else relative(latency)
     return {
@@ -80,61 +102,81 @@ def cost_terms(
     }
 
 
+def cost_of(model: ArmModel, x: Array, price: float, dual: float) -> Array:
+    """Return what costs add to every score when only compute has a price, (A,)."""
+    parts = cost_terms(model, x, Preference(compute=price), dual)
+    return parts["compute"] + parts["latency"] + parts["pacing"]
+
+
 def assess(
-    learner: ArmLearner, x: Array, limits: Limits, price: float, dual: float
+    model: ArmModel, x: Array, limits: Limits, price: float, dual: float
 ) -> Situation:
     """Gather what is believed about every arm for one task, and what is allowed.
+
+    Parameters
+    ----------
+    model : ArmModel
+    x : ndarray of shape (k,)
+    limits : Limits
+    price : float
+        Of compute, where the limits say no preference.
+    dual : float
+        The price that holds a long-run mean cost.
 
     Raises
     ------
     ValueError
         When no arm is left, or a limit makes no sense.
     """
-    catalogue = learner.catalogue
+    catalogue = model.catalogue
     eligible = catalogue.mask(limits.compute_budget, limits.excluded, limits.budget)
     preference = Preference.read(limits.preference, price)
-    target = limits.accuracy_target
-    if target is not None and not 0.0 <= target <= 1.0:
-        raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
-    given = None if limits.eligible is None else _given(limits.eligible, catalogue)
-    belief = learner.believe(x)
-    latency = learner.expected("latency", x)
-    masked: list[tuple[Mask, str]] = []
-    if given is not None:
-        masked.append((~given, "not among the eligible arms"))
-    longest = None if limits.budget is None else limits.budget.latency_ms
-    if longest is not None and latency is not None:
-        masked.append((latency > longest, f"expected to take over {longest:g} ms"))
-    for out, text in masked:
-        eligible = eligible & ~out
+    belief, latency = model.believe(x), model.expected("latency", x)
+    masked = _ruled_out(limits, catalogue, latency)
+    for ruled_out in masked:
+        eligible = eligible & ~ruled_out.arms
         if not eligible.any():
             raise ValueError(
-                f"no arm is left: all that remained are {text}. Raise the budget or "
-                "allow more arms"
+                f"no arm is left: all that remained are {ruled_out.reason}. Raise the "
+                "budget or allow more arms"
             )
     missed = False
-    if target is not None:
-        # One standard deviation of optimism: an arm that may still turn out good
-        # enough is tried, one that is known to fall short is not.
-        hopeful = belief.mean + belief.sd
-        reach = np.where(eligible, hopeful, -np.inf)
-        missed = bool(reach.max() < target)
-        out = reach < (reach.max() if missed else target)
-        masked.append((out, f"not expected to reach {target:g}"))
-        eligible = eligible & ~out
-    costs = cost_terms(learner, x, preference, dual)
+    if limits.accuracy_target is not None:
+        short, missed = _falls_short(belief, eligible, limits.accuracy_target)
+        masked, eligible = (*masked, short), eligible & ~short.arms
+    costs = cost_terms(model, x, preference, dual)
     cost_term = costs["compute"] + costs["latency"] + costs["pacing"]
     return Situation(
-        limits=limits,
-        x=x,
-        belief=belief,
-        costs=costs,
-        cost_term=cost_term,
-        eligible=eligible,
-        masked=tuple(masked),
-        latency=latency,
-        missed_target=missed,
+        limits, x, belief, costs, cost_term, eligible, masked, latency, missed
     )
+
+
+def _ruled_out(
+    limits: Limits, catalogue: Catalogue, latency: Array | None
+) -> tuple[RuledOut, ...]:
+    found = []
+    if limits.eligible is not None:
+        given = _given(limits.eligible, catalogue)
+        found.append(RuledOut("eligible", ~given, "not among the eligible arms"))
+    longest = None if limits.budget is None else limits.budget.latency_ms
+    if longest is not None and latency is not None:
+        reason = f"expected to take over {longest:g} ms"
+        found.append(RuledOut(LATENCY, latency > longest, reason))
+    return tuple(found)
+
+
+def _falls_short(
+    belief: Belief, eligible: Mask, target: float
+) -> tuple[RuledOut, bool]:
+    """Return the arms that cannot reach a quality, and whether none can.
+
+    One standard deviation of optimism: an arm that may still turn out good enough is
+    tried, one that is known to fall short is not. Where none can, the nearest is left.
+    """
+    reach = np.where(eligible, belief.mean + belief.sd, -np.inf)
+    missed = bool(reach.max() < target)
+    short = reach < (reach.max() if missed else target)
+    return RuledOut("quality", short, f"not expected to reach {target:g}"), missed
 
 
 def _given(eligible: ArrayLike, catalogue: Catalogue) -> Mask:

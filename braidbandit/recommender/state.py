@@ -25,8 +25,11 @@ from safetensors.numpy import save as save_arrays
 
 from braidbandit._files import LOCK, WRITING, write_atomic
 
-FORMAT = 3
+FORMAT = 4
 """Raised by one when older readers could not read a new file correctly."""
+
+OLDEST = 3
+"""Older formats are refused."""
 
 _KIND = "braidbandit recommender"
 # Seconds; a save takes milliseconds.
@@ -167,6 +170,11 @@ def _manifest(text: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is damaged: {error!r}; restore a backup") from error
     if kind != _KIND:
         raise ValueError(f"{where} holds {kind!r}, expected {_KIND!r}")
+    if number < OLDEST:
+        raise ValueError(
+            f"{where} has format {number}, which no release wrote; this version reads "
+            f"{OLDEST} and {FORMAT}. Remove it and learn again from the ledger"
+        )
     if number > FORMAT:
         raise ValueError(
             f"{where} has format {number}, this version reads up to {FORMAT}; upgrade "

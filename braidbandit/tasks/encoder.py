@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from braidbandit.tasks.projection import (
     random_projection,
 )
 from braidbandit.tasks.reading import MOST_CAPABILITIES, what_is_read
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = NDArray[np.float64]
 
@@ -42,6 +45,8 @@ _KEYS = ("text", "prompt", "type", "complexity", "capabilities")
 _TYPE_SCALE = 2.0
 _MOST_EXAMPLES = 500
 _NEIGHBOURS = 10
+# What fit finds.
+_FITTED = ("gates_", "mean_", "components_", "example_points_", "example_types_")
 
 
 class TaskEncoder(TransformerMixin, BaseEstimator):
@@ -142,10 +147,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> Array:
         """Return the features of tasks, shape (n, k), float64."""
-        return self._features(X)
+        return self.features(X)
 
-    def _features(self, X: Any) -> Array:
-        """:meth:`transform`, which sklearn may have give a data frame."""
+    def features(self, X: Any) -> Array:
+        """Return what :meth:`transform` does, an array whatever ``set_output`` says."""
         self._check_as_fitted()
         tasks, embeddings = self._read(X)
         points = self._project(embeddings)
@@ -173,7 +178,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         A stated type has share 1. None when no typed task was seen in ``fit``.
         """
         one = [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
-        return self.type_of(task, self._features(one)[0])
+        return self.type_of(task, self.features(one)[0])
 
     def type_of(self, task: Any, x: Array) -> tuple[str, float] | None:
         """:meth:`nearest_type` of a task whose features are known, and so checked."""
@@ -220,6 +225,19 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         found = digest.hexdigest()[:16]
         self._hashed = (settings, arrays, found)
         return found
+
+    def fitted_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what ``fit`` has found; empty before."""
+        if not self.__sklearn_is_fitted__():
+            return {}
+        return {name: getattr(self, name) for name in _FITTED}
+
+    def take_fit(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Go on as if ``fit`` had found these; a missing one is a KeyError."""
+        found = {name: arrays[name] for name in _FITTED}
+        vars(self).update(found)
+        self._note_fit()
+        return self
 
     def _note_fit(self) -> None:
         """Note the settings that the fitted arrays belong to."""

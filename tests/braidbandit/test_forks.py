@@ -100,7 +100,7 @@ def test_the_numeric_bandit_draws_for_itself_in_every_process(copied, monkeypatc
 def test_a_copy_in_the_same_process_goes_on_as_the_original(catalogue, encoder):
     agent = braids(catalogue, encoder)
     agent.recommend("x")
-    copy = pickle.loads(pickle.dumps(agent.learner_.bandit))
+    copy = pickle.loads(pickle.dumps(agent.arm_model_.bandit))
     assert copy.rng_.random() == agent.rng_.random()
 
 

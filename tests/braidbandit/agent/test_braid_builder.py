@@ -5,7 +5,7 @@ import json
 import pytest
 
 from braidbandit import Braid, ModelCard
-from braidbandit.agent.braid_builder import Workshop, completed
+from braidbandit.agent.braid_builder import BraidBuilder, completed
 
 tiny = pytest.importorskip("tiny")
 TEXTS = [f"The dog number {i} sleeps beside {i + 1} strands." for i in range(12)]
@@ -21,28 +21,28 @@ def sources(tmp_path_factory):
 
 
 def test_braids_share_strands_and_are_built_once(sources, tmp_path):
-    workshop = Workshop(sources, tmp_path, TEXTS)
+    builder = BraidBuilder(sources, tmp_path, TEXTS)
     alone = Braid("llama")
     pair = Braid("llama", ("gemma",), (0.7, 0.3), ("final",), "learned_weighted")
-    assert pair not in workshop
-    assert workshop.build(alone) is None
-    report = workshop.build(pair)
+    assert pair not in builder
+    assert builder.build(alone) is None
+    report = builder.build(pair)
     assert report is not None
     assert "final" in report.trained
-    assert workshop[pair] is workshop[pair]
-    assert workshop[pair].anchor is workshop[alone].anchor is workshop.strands["llama"]
-    again = Workshop(sources, tmp_path).build(pair)
+    assert builder[pair] is builder[pair]
+    assert builder[pair].anchor is builder[alone].anchor is builder.strands["llama"]
+    again = BraidBuilder(sources, tmp_path).build(pair)
     assert again is not None
     assert again.trained == ()
 
 
 def test_the_folder_keeps_the_settings(sources, tmp_path):
-    Workshop(sources, tmp_path, TEXTS, "bfloat16")
-    later = Workshop(sources, tmp_path)
+    BraidBuilder(sources, tmp_path, TEXTS, "bfloat16")
+    later = BraidBuilder(sources, tmp_path)
     assert (later.texts, later.dtype) == (TEXTS, "bfloat16")
     before = (tmp_path / "calibration.json").read_bytes()
     with pytest.raises(ValueError, match="received 'int8'"):
-        Workshop(sources, tmp_path, dtype="int8")
+        BraidBuilder(sources, tmp_path, dtype="int8")
     assert (tmp_path / "calibration.json").read_bytes() == before
     assert json.loads(before)["dtype"] == "bfloat16"
 

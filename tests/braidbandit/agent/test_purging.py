@@ -168,7 +168,7 @@ def test_records_are_gone_from_every_file(used):
         kept = BraidRecommender.load(folder, encoder=encoder)
         assert kept.posterior_.mean.tobytes() == mean
         assert kept.pending_ == {}
-        assert kept.learner_.log.learnt == {}
+        assert kept.arm_model_.log.learnt == {}
     with pytest.raises(KeyError, match="unknown decision"):
         agent.learn_from_feedback(SECRET, waiting, 0.5)
     agent.close()
@@ -296,9 +296,9 @@ def test_a_guard_takes_what_is_forgotten_for_nothing_earned(tmp_path, encoder):
     agent.update(agent.recommend("x"), 0.5, weight=2.0)
     waiting = agent.recommend("y")
     departed = replace(waiting, id="departed", braid=catalogue.braids[1])
-    agent.learner_.await_reward(departed)
+    agent.arm_model_.await_reward(departed)
     later = replace(waiting, created_at="2999-01-01T00:00:00+00:00", id="late")
-    agent.learner_.await_reward(later)
+    agent.arm_model_.await_reward(later)
     with Ledger(tmp_path / "l.db") as ledger:
         agent.save(ledger)
         before = datetime.now(timezone.utc) + timedelta(days=1)
@@ -308,13 +308,13 @@ def test_a_guard_takes_what_is_forgotten_for_nothing_earned(tmp_path, encoder):
         ledger.purge(before, records=True, edit_policy=edit)
         saved = BraidRecommender.load(ledger, encoder=encoder)
     amount = agent.savings_.amount
-    assert agent.learner_.log.plain
+    assert agent.arm_model_.log.plain
     agent.forget_decisions(before)
     for one in (agent, saved):
         assert list(one.pending_) == ["late"]
         assert one.savings_.amount == amount - 1.0
         assert one.savings_.expired == ("departed",)
-        assert not one.learner_.log.plain
+        assert not one.arm_model_.log.plain
 
 
 def test_an_import_is_redacted(agent, tmp_path):

@@ -13,7 +13,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.guard import Savings
-from braidbandit.recommender.registry import policy_from_dict, policy_to_dict
+from braidbandit.recommender.saving import policy_from_dict, policy_to_dict
 
 TASKS = [f"task {i}" for i in range(40)]
 
@@ -173,10 +173,15 @@ def test_savings_are_those_of_the_ledger(catalogue, encoder, tmp_path):
         decision = live.recommend(task, eligible=[baseline])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 0.8))
-        live.catch_up(ledger)
+        live.sync(ledger)
     asked = new()
     asked.predict_proba(["x"])
-    for one in (live, new().fit(ledger), new().catch_up(ledger), asked.fit(ledger)):
+    for one in (
+        live,
+        new().sync(ledger, anew=True),
+        new().sync(ledger),
+        asked.sync(ledger, anew=True),
+    ):
         assert one.savings_.amount == pytest.approx(4.0)
 
 
@@ -188,7 +193,7 @@ def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
         decision = agent.recommend(task, eligible=[agent.baseline_])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     other = singles(catalogue)[0]
     for _ in range(40):
         agent.recommend("x", eligible=[agent.baseline_, other])
@@ -196,7 +201,7 @@ def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
     assert agent.savings_.amount == pytest.approx(0.0)
     agent.retrain(agent.baseline_)
     ledger.retract(decision.id)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
 
 
@@ -204,13 +209,13 @@ def test_departures_beyond_the_newest_that_expired_are_owed_and_told_of(
     catalogue, encoder, tmp_path, monkeypatch
 ):
     """Four expired, two are known by name: all four are owed, live and learnt anew."""
-    monkeypatch.setattr("braidbandit.recommender.guarding._MOST_EXPIRED", 2)
+    monkeypatch.setattr("braidbandit.recommender.guard_account._MOST_EXPIRED", 2)
     agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
     for task in TASKS:
         decision = agent.recommend(task, eligible=[agent.baseline_])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     other, departures = singles(catalogue)[0], []
     while len(departures) < 4:
         decision = agent.recommend("x", eligible=[agent.baseline_, other])
@@ -222,27 +227,27 @@ def test_departures_beyond_the_newest_that_expired_are_owed_and_told_of(
     assert again.savings_ == agent.savings_
     assert again.savings_.expired == tuple(d.id for d in departures[2:])
     for one in (agent, again):
-        assert one.fit(ledger).savings_.amount == pytest.approx(0.0)
+        assert one.sync(ledger, anew=True).savings_.amount == pytest.approx(0.0)
         one.update(departures[3], 0.75)
         assert one.savings_.amount == pytest.approx(0.75)
         with pytest.warns(UserWarning, match="counts it twice"):
             one.update(departures[0], 0.75)
         assert one.savings_.amount == pytest.approx(0.5)
-        assert one.fit(ledger).savings_.amount == pytest.approx(1.0)
+        assert one.sync(ledger, anew=True).savings_.amount == pytest.approx(1.0)
 
 
 def test_a_ledger_that_is_resumed_owes_for_all_that_are_open(
     catalogue, encoder, tmp_path, monkeypatch
 ):
     """Of four departures two are waited for; the others count as 0, once."""
-    for place in ("feedback", "online"):
-        monkeypatch.setattr(f"braidbandit.{place}.MOST_PENDING", 2)
+    for place in ("feedback", "ledger_sync"):
+        monkeypatch.setattr(f"braidbandit.recommender.{place}.MOST_PENDING", 2)
     agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
     for task in TASKS:
         decision = agent.recommend(task, eligible=[agent.baseline_])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.catch_up(ledger).save(tmp_path / "state")
+    agent.sync(ledger).save(tmp_path / "state")
     for _ in range(4):
         decision = None
         while decision is None or decision.braid.id == agent.baseline_:
@@ -251,7 +256,7 @@ def test_a_ledger_that_is_resumed_owes_for_all_that_are_open(
     live = agent.savings_
     for _ in range(2):
         again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
-        again._resume(ledger)
+        again.resume(ledger)
         assert again.savings_.amount == pytest.approx(2.0)
         assert len(again.pending_) == 2
         again.save(tmp_path / "state")

@@ -8,7 +8,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from test_logged import COLLIDING, MISSING
+from test_checks import COLLIDING, MISSING
 
 from braidbandit import EpsilonGreedy, Greedy, LinearBandit, ThompsonSampling
 
@@ -75,18 +75,6 @@ def test_arms_that_share_descriptors_inform_each_other():
     bandit.fit(X, ["a"] * 30, reward=np.full(30, 1.0))
     a, b, c = bandit.decision_function(X[:1])[0]
     assert a > b > c
-
-
-def test_an_unpulled_arm_has_the_prior_width():
-    """Prior sd 0.1, nothing learnt: the bonus is 0.1, not 10 (field notes, 1e.1)."""
-    from braidbandit import PriorScales
-
-    prior = PriorScales(intercept=0.06, braid=0.08)
-    bandit = LinearBandit(prior=prior)
-    bandit.open(np.array(["a", "b"]))
-    bandit.start(2)
-    belief = bandit.posterior_.belief(bandit.Z_, np.array([1.0, 0.0]))
-    np.testing.assert_allclose(belief.sd, 0.1, rtol=1e-12)
 
 
 def test_random_state_zero_is_a_seed_and_settings_have_names():
@@ -218,44 +206,6 @@ def test_clones_and_set_output():
     assert (again.predict(X) == scaled.predict(X)).all()
 
 
-@pytest.mark.parametrize("forgetting", [1.0, 0.99])
-def test_taking_a_reward_back_is_exact(forgetting):
-    """120 rewards, one of them taken back later: as if it had never been there.
-
-    With forgetting the others keep their places, so the one is learnt as nothing.
-    """
-    X, y, reward, _ = log(120)
-    X = np.column_stack([np.ones(120), X])
-    gone = 30
-
-    def run(skip):
-        bandit = LinearBandit(forgetting=forgetting)
-        bandit.open(np.array(["a", "b"]))
-        bandit.start(3)
-        faded = 0.0
-        for i, (x, arm, r) in enumerate(zip(X, y == "b", reward, strict=True)):
-            weight = 1e-300 if skip and i == gone else 1.0
-            faded = bandit.faded_ if i == gone else faded
-            bandit.learn(int(arm), bandit.Z_[int(arm)], x, float(r), weight)
-        return bandit, faded
-
-    (bandit, faded), (never, _) = run(False), run(True)
-    # Prior scales are chosen from the rewards, at the 64th of them: the same for both.
-    bandit.posterior_._set(bandit.posterior_.information(), never.posterior_.scales)
-    arm = int(y[gone] == "b")
-    bandit.unlearn(arm, bandit.Z_[arm], X[gone], float(reward[gone]), 1.0, faded)
-    for part in (
-        lambda p: p.mean,
-        lambda p: p.factor @ p.factor.T,
-        lambda p: p.own_mean,
-        lambda p: p.own_covariance,
-        lambda p: p.own_load @ p.factor.T,
-    ):
-        np.testing.assert_allclose(
-            part(bandit.posterior_), part(never.posterior_), rtol=1e-7, atol=1e-10
-        )
-
-
 def test_a_bandit_that_forgets_noise_free_rewards_goes_on():
     rng, bandit = np.random.default_rng(0), LinearBandit(forgetting=0.995)
     W = rng.standard_normal((3, 4)) / 20
@@ -263,43 +213,6 @@ def test_a_bandit_that_forgets_noise_free_rewards_goes_on():
     reward = np.clip(0.5 + np.einsum("nd,nd->n", X, W[arms]), 0.0, 1.0)
     bandit.fit(X, arms, reward=reward)
     assert np.isfinite(bandit.posterior_.factor).all()
-
-
-def test_what_forgetting_left_of_rewards_is_what_is_taken_back():
-    """Of the first 20 of 100 rewards 1 / 16 each is left, of the last 50 a quarter."""
-    bandit = LinearBandit(forgetting=0.25 ** (1 / 50))
-    bandit.open(np.array(["a"]))
-    bandit.start(1)
-    z, x, faded = bandit.Z_[0], np.ones(1), []
-    for i in range(100):
-        faded.append(bandit.faded_)
-        bandit.learn(0, z, x, (i % 5) / 5)
-    assert bandit.posterior_.count == pytest.approx(50 / 16 + 50 / 4)
-    for i in range(20):
-        bandit.unlearn(0, z, x, (i % 5) / 5, 1.0, faded[i])
-    assert bandit.posterior_.count == pytest.approx(30 / 16 + 50 / 4)
-    for i in range(20, 100):
-        bandit.unlearn(0, z, x, (i % 5) / 5, 1.0, faded[i])
-    assert 0 <= bandit.posterior_.count < 1e-12
-    for i in range(28):  # prior scales are chosen at the 128th
-        bandit.learn(0, z, x, (i % 5) / 5)
-    assert bandit.clock_ == 128
-    assert 0.1 < bandit.posterior_.scales.noise < 1
-
-
-def test_learning_that_fails_has_changed_nothing(monkeypatch):
-    """Prior scales are chosen at the 64th reward."""
-    X, y, reward, _ = log(63)
-    bandit = LinearBandit().fit(X, y, reward=reward)
-
-    def fails(posterior):
-        raise ValueError("no scales")
-
-    monkeypatch.setattr("braidbandit.bandit.posterior.Posterior.refine_scales", fails)
-    before = fingerprint(bandit)
-    with pytest.raises(ValueError, match="no scales"):
-        bandit.learn(0, bandit.Z_[0], np.ones(X.shape[1] + 1), 0.5)
-    assert fingerprint(bandit) == before
 
 
 UNSCALED = {

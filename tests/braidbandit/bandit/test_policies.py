@@ -11,7 +11,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.belief import Belief
-from braidbandit.recommender.registry import policy_from_dict, policy_to_dict
+from braidbandit.recommender.saving import policy_from_dict, policy_to_dict
 
 POLICIES = [
     ThompsonSampling(),

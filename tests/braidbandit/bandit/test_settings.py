@@ -100,16 +100,20 @@ def agent(fitted=False, **settings):
 
 
 def state(estimator):
-    inner = estimator.learner_.bandit if hasattr(estimator, "learner_") else estimator
-    if not hasattr(inner, "posterior_"):
+    online = (
+        getattr(estimator, "online_", None)
+        if isinstance(estimator, LinearBandit)
+        else estimator.arm_model_.quality
+    )
+    if online is None:
         return None
-    posterior = inner.posterior_
+    posterior = online.posterior
     arrays = [getattr(posterior, name).tobytes() for name in posterior.ARRAYS]
     return [
         *arrays,
-        inner.n_updates_,
-        inner.clock_,
-        str(inner.rng_.bit_generator.state),
+        online.n_updates,
+        online.clock,
+        str(estimator.rng_.bit_generator.state),
     ]
 
 
@@ -192,7 +196,7 @@ CALLS = {
     "predict": lambda one, decision: one.predict(TASKS),
     "update": lambda one, decision: one.update(decision, 0.3),
     "partial_fit": lambda one, decision: one.partial_fit(TASKS, Y),
-    "catch_up": lambda one, decision: one.catch_up(SimpleNamespace(events=list)),
+    "catch_up": lambda one, decision: one.sync(SimpleNamespace(events=list)),
 }
 
 
@@ -256,10 +260,10 @@ def test_a_ledger_is_learnt_with_another_prior(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         one = agent()
         one.recommend("x")
-        one.set_params(prior=PriorScales(mean=0.2)).fit(ledger)
+        one.set_params(prior=PriorScales(mean=0.2)).sync(ledger, anew=True)
         assert one.posterior_.scales.mean == 0.2
         with pytest.raises(ValueError, match=r"max_parameters.* keeps the arms"):
-            one.set_params(max_parameters=0).fit(ledger)
+            one.set_params(max_parameters=0).sync(ledger, anew=True)
         one.set_params(max_parameters=640)
         given = {"reward": [1.0], "propensity": [1.0], "sample_weight": [1.0]}
         for key, value in given.items():
@@ -472,7 +476,7 @@ def test_a_recommender_learns_nothing_with_bad_settings(name, value, late):
         if late:
             assert state(one) == before
         else:
-            assert not hasattr(one, "learner_") or one.n_updates_ == 0
+            assert not hasattr(one, "arm_model_") or one.n_updates_ == 0
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_what_was_learnt_is_judged_on_what_came_later(agent, encoder, tmp_path):
                 decision = agent.recommend({"text": text, "type": "code"})
                 ledger.record_decision(decision)
                 ledger.record_outcome(Outcome(decision.id, float(rng.random() < 0.5)))
-            agent.catch_up(ledger)
+            agent.sync(ledger)
 
         go_on(300)
         agent.save(tmp_path / "saved")

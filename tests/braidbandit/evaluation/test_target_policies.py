@@ -47,7 +47,7 @@ def test_another_budget_and_another_catalogue(ledger, agent):
 def test_a_new_recommender_takes_the_features_of_the_log(ledger, agent, tasks):
     log, new = Log.read(ledger), clone(agent)
     started = clone(agent)
-    started._start()
+    started.start()
     assert target_probabilities(new, log).tolist() == pytest.approx(
         target_probabilities(started, log)
     )

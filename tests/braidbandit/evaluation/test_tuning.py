@@ -63,7 +63,7 @@ def ledger(agent, tmp_path):
 
 def test_the_better_settings_are_found(agent, ledger):
     """Without the third direction nothing can be told apart: 0.43 at most."""
-    before = copy.deepcopy(agent).fit(ledger)
+    before = copy.deepcopy(agent).sync(ledger, anew=True)
     state = before.posterior_.mean.tobytes()
     found = tune(before, ledger, alpha=(0.3, 30.0), n_components=(2, 3))
     assert len(found.candidates) == 4
@@ -89,7 +89,7 @@ def test_forgetting_what_stays_true_costs(agent, ledger):
 def test_a_candidate_that_plays_as_the_log_did_learns_every_row(agent, ledger):
     """Uniform on a uniform log: every weight 1, every row accepted, the terms of DR."""
     uniform = copy.deepcopy(agent).set_params(policy=Uniform())
-    uniform._start()
+    uniform.start()
     log = Log.read(ledger)
     q = cross_fitted(log.X, log.columns, log.rewards, 3)
     decisions = [d for _, d, _ in ledger.pairs()]
@@ -183,7 +183,7 @@ def test_without_pandas_candidates_are_printed_as_they_are(monkeypatch):
 
 
 def test_a_refused_tuning_leaves_agent_and_ledger_as_they_were(agent, ledger):
-    agent.fit(ledger)
+    agent.sync(ledger, anew=True)
     state, rng = agent.posterior_.mean.tobytes(), agent.rng_.bit_generator.state
     events = ledger.last_sequence()
     with pytest.raises(ValueError, match="1 to 3"):

@@ -43,7 +43,7 @@ def live(agent, ledger, tasks=TASKS):
 
 def test_fit_on_the_ledger_equals_the_live_stream_bit_for_bit(agent, ledger):
     live(agent, ledger)
-    again = clone(agent).fit(ledger)
+    again = clone(agent).sync(ledger, anew=True)
     assert again.posterior_.mean.tobytes() == agent.posterior_.mean.tobytes()
     assert again.posterior_.factor.tobytes() == agent.posterior_.factor.tobytes()
     assert again.n_updates_ == agent.n_updates_ == 10
@@ -52,22 +52,22 @@ def test_fit_on_the_ledger_equals_the_live_stream_bit_for_bit(agent, ledger):
 def test_forgetting_is_replayed_too(agent, ledger):
     agent.set_params(forgetting=0.99)
     live(agent, ledger, [f"t{i}" for i in range(120)])
-    again = clone(agent).fit(ledger)
+    again = clone(agent).sync(ledger, anew=True)
     assert again.posterior_.factor.tobytes() == agent.posterior_.factor.tobytes()
 
 
 def test_catch_up_applies_only_what_is_new(agent, ledger, tmp_path, encoder):
     live(agent, ledger)
-    behind = clone(agent).catch_up(ledger)
+    behind = clone(agent).sync(ledger)
     assert behind.ledger_position_ == 10
     behind.save(tmp_path / "state")
     decision = ledger.pending()[0]
     ledger.record_outcome(Outcome(decision.id, 0.9))
     agent.update(decision, 0.9)
-    behind = type(agent).load(tmp_path / "state", encoder=encoder).catch_up(ledger)
+    behind = type(agent).load(tmp_path / "state", encoder=encoder).sync(ledger)
     assert behind.posterior_.mean.tobytes() == agent.posterior_.mean.tobytes()
     mean = agent.posterior_.mean.tobytes()
-    assert agent.catch_up(ledger).posterior_.mean.tobytes() == mean
+    assert agent.sync(ledger).posterior_.mean.tobytes() == mean
 
 
 def test_outcomes_are_recorded_once(agent, ledger):
@@ -126,7 +126,7 @@ def history(agent, ledger):
 
 def test_what_was_taken_back_is_not_learnt_again(agent, ledger):
     decisions = history(agent, ledger)
-    again = clone(agent).fit(ledger)
+    again = clone(agent).sync(ledger, anew=True)
     assert again.settled_ == agent.settled_
     assert decisions[31].id not in again.settled_
     assert again.settled_[decisions[3].id] == 0.1
@@ -134,7 +134,7 @@ def test_what_was_taken_back_is_not_learnt_again(agent, ledger):
     assert again.posterior_.mean.tobytes() == agent.posterior_.mean.tobytes()
     assert again.posterior_.factor.tobytes() == agent.posterior_.factor.tobytes()
     mean = agent.posterior_.mean.tobytes()
-    assert agent.catch_up(ledger).ledger_position_ == again.ledger_position_ == 47
+    assert agent.sync(ledger).ledger_position_ == again.ledger_position_ == 47
     # Learnt live, and ahead of the record: followed, and back where it was.
     np.testing.assert_allclose(
         np.frombuffer(mean), agent.posterior_.mean, rtol=0, atol=1e-12
@@ -144,12 +144,12 @@ def test_what_was_taken_back_is_not_learnt_again(agent, ledger):
 
 def test_a_retraction_is_as_if_nothing_had_come(agent, ledger):
     decisions = live(agent, ledger)
-    twin = clone(agent).fit(ledger)
+    twin = clone(agent).sync(ledger, anew=True)
     late = agent.recommend("late")
     ledger.record_decision(late)
     ledger.record_outcome(Outcome(late.id, 0.0))
     ledger.retract(late.id)
-    again = clone(agent).fit(ledger)
+    again = clone(agent).sync(ledger, anew=True)
     np.testing.assert_allclose(
         again.posterior_.mean, twin.posterior_.mean, rtol=0, atol=1e-12
     )
@@ -165,15 +165,15 @@ def test_what_cannot_be_taken_back_is_learnt_anew(agent, tmp_path):
     for decision in decisions:
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 0.6))
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     ledger.retract(decisions[0].id)
     waiting = agent.recommend("x")
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert agent.n_updates_ == 519
     assert agent.ledger_position_ == 521
     assert decisions[0].id not in agent.settled_
     assert waiting.id in agent.pending_
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert agent.n_updates_ == 519
     ledger.close()
 
@@ -299,16 +299,16 @@ def test_a_number_that_was_purged_is_followed_all_the_same(agent, ledger):
 def test_since_skips_the_beginning(agent, ledger):
     decisions = live(agent, ledger)
     fresh = clone(agent)
-    assert fresh.partial_fit(ledger, since=7).n_updates_ == 3
-    assert fresh.partial_fit(ledger, since=0).n_updates_ == 3  # exactly once
+    assert fresh.sync(ledger, since=7).n_updates_ == 3
+    assert fresh.sync(ledger, since=0).n_updates_ == 3  # exactly once
     last = ledger.pending()[0]
     now = datetime.now(timezone.utc)
     ledger.record_outcome(Outcome(last.id, 0.5))
-    assert clone(agent).partial_fit(ledger, since=now).settled_ == {last.id: 0.5}
+    assert clone(agent).sync(ledger, since=now).settled_ == {last.id: 0.5}
     with pytest.raises(TypeError, match="since"):
-        clone(agent).partial_fit(ledger, since="yesterday")
+        clone(agent).sync(ledger, since="yesterday")
     with pytest.raises(ValueError, match="zone"):
-        clone(agent).partial_fit(ledger, since=datetime(2026, 1, 1))
+        clone(agent).sync(ledger, since=datetime(2026, 1, 1))
     with pytest.raises(ValueError, match="ledger"):
         clone(agent).partial_fit(["a"], [decisions[0].braid.id], since=3)
 
@@ -323,12 +323,12 @@ def test_outcomes_of_unknown_arms_are_passed_over_with_a_warning(agent, ledger):
     ledger.record_outcome(Outcome(last.id, 0.5))
     fresh = clone(agent)
     with pytest.warns(UserWarning, match=rf"2 outcomes .*{strange.braid.id}"):
-        fresh.catch_up(ledger)
+        fresh.sync(ledger)
     assert fresh.settled_.keys() == {*agent.settled_, last.id}
     assert fresh.ledger_position_ == 13
-    fresh.catch_up(ledger)  # said once
+    fresh.sync(ledger)  # said once
     fresh.add_arms([strange.braid], [ModelCard("elsewhere", parameters=10)])
-    assert fresh.fit(ledger).settled_["strange"] == 0.75
+    assert fresh.sync(ledger, anew=True).settled_["strange"] == 0.75
 
 
 def test_an_outcome_of_another_encoder_says_how_to_go_on(agent, ledger):
@@ -340,9 +340,9 @@ def test_an_outcome_of_another_encoder_says_how_to_go_on(agent, ledger):
     ledger.record_outcome(Outcome(last.id, 0.5))
     fresh = clone(agent)
     with pytest.raises(ValueError, match=r"was made with .* since=11\)"):
-        fresh.catch_up(ledger)
+        fresh.sync(ledger)
     assert fresh.n_updates_ == 10
-    assert fresh.catch_up(ledger, since=11).n_updates_ == 11
+    assert fresh.sync(ledger, since=11).n_updates_ == 11
 
 
 def test_learning_anew_skips_what_since_skips(agent, tmp_path, monkeypatch):
@@ -355,16 +355,16 @@ def test_learning_anew_skips_what_since_skips(agent, tmp_path, monkeypatch):
         live(agent, ledger)
         events = list(ledger.events())
         late, some = clone(agent), clone(agent)
-        late.catch_up(ledger, since=7)
-        some._start()
+        late.sync(ledger, since=7)
+        some.start()
         for event in events[:4]:
             some.update(event.decision, event.outcome.reward)
-        some.catch_up(ledger, since=7)
+        some.sync(ledger, since=7)
         for one in (late, some):
             one.retrain(events[8].decision.braid)
         ledger.retract(events[8].decision.id)
-        late.catch_up(ledger, since=7)
-        some.catch_up(ledger, since=7)
+        late.sync(ledger, since=7)
+        some.sync(ledger, since=7)
     kept = [event.decision.id for event in events]
     assert list(late.settled_) == [kept[7], kept[9]]
     assert list(some.settled_) == [*kept[:4], kept[7], kept[9]]
@@ -415,7 +415,7 @@ def test_purge_forgets_texts_or_whole_records(agent, ledger):
     ledger.record_outcome(Outcome(new.id, 0.5))
     assert ledger.purge(before=between) == 1
     assert (ledger.text(old.id), ledger.text(new.id)) == (None, "new secret")
-    assert clone(agent).fit(ledger).n_updates_ == 2
+    assert clone(agent).sync(ledger, anew=True).n_updates_ == 2
     assert ledger.purge(before=datetime.now(timezone.utc), records=True) == 2
     assert ledger.counts() == {"decisions": 0, "outcomes": 0, "pending": 0}
     ledger.record_decision(new)
@@ -440,15 +440,15 @@ def test_a_snapshot_in_the_ledger(agent, ledger, encoder):
     with pytest.raises(FileNotFoundError, match="no saved"):
         type(agent).load(ledger, encoder=encoder)
     live(agent, ledger)
-    behind = clone(agent).catch_up(ledger)
+    behind = clone(agent).sync(ledger)
     for _ in range(5):
         behind.save(ledger)
     last = ledger.pending()[0]
     ledger.record_outcome(Outcome(last.id, 0.4))
     loaded = type(agent).load(ledger, encoder=encoder)
     assert loaded.ledger_position_ == 10
-    loaded.catch_up(ledger)
-    fresh = clone(agent).fit(ledger)
+    loaded.sync(ledger)
+    fresh = clone(agent).sync(ledger, anew=True)
     assert loaded.posterior_.mean.tobytes() == fresh.posterior_.mean.tobytes()
     with ledger.database.engine.begin() as connection:
         count = connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar()

@@ -45,7 +45,7 @@ def test_an_older_ledger_is_brought_up_to_date(ledger_url, monkeypatch, agent):
             assert [o.reward for _, _, o in pairs] == [0.0, 0.25, 0.75]
             assert [s for s, *_ in pairs] == [1, 2, 3]
             assert ledger.text(pairs[0][1].id) == "task 0"
-            assert clone(agent).fit(ledger).n_updates_ == 3
+            assert clone(agent).sync(ledger, anew=True).n_updates_ == 3
     with Ledger(ledger_url) as ledger:
         waiting = ledger.pending()[0]
         ledger.record_outcome(Outcome(waiting.id, 1.0))
@@ -54,7 +54,7 @@ def test_an_older_ledger_is_brought_up_to_date(ledger_url, monkeypatch, agent):
         assert ledger.record_decision(new)
         assert not ledger.record_decision(pairs[0][1])
         assert [s for s, *_ in ledger.pairs(after=3)] == [4, 5]
-        assert clone(agent).fit(ledger).settled_[pairs[0][1].id] == 0.5
+        assert clone(agent).sync(ledger, anew=True).settled_[pairs[0][1].id] == 0.5
 
 
 def test_the_tables_are_those_of_the_migrations(ledger_url):

@@ -108,7 +108,7 @@ def test_a_full_disk(agent, tmp_path):
     try:
         with Ledger(folder / "l.db") as ledger:
             written = fill(ledger, agent)
-            agent.learner_.surprises = np.zeros((2, 10**6))
+            agent.arm_model_.surprises = np.zeros((2, 10**6))
             with pytest.raises(OSError, match="No space left"):
                 agent.save(folder / "policy")
             assert not (folder / "policy" / "manifest.json").exists()

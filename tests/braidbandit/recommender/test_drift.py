@@ -80,10 +80,10 @@ def test_alarms_do_not_add_up_when_a_ledger_is_learnt_again(
         fresh = new()
         for _, decision, outcome in ledger.pairs():
             fresh.update(decision, outcome.reward)
-        assert agent.learner_.alarms == fresh.learner_.alarms
+        assert agent.arm_model_.alarms == fresh.arm_model_.alarms
         assert (
-            agent.learner_.versions[arm][: len(fresh.learner_.versions[arm])]
-            == (fresh.learner_.versions[arm])
+            agent.arm_model_.versions[arm][: len(fresh.arm_model_.versions[arm])]
+            == (fresh.arm_model_.versions[arm])
         )
         for name in ("mean", "factor", "own_mean", "own_covariance", "own_change"):
             np.testing.assert_allclose(
@@ -97,16 +97,16 @@ def test_alarms_do_not_add_up_when_a_ledger_is_learnt_again(
         decision = agent.recommend(f"task {i % 7}", eligible=[arm])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 0.9 if i < 45 else 0.1))
-        agent.catch_up(ledger)
-    assert agent.learner_.alarms
+        agent.sync(ledger)
+    assert agent.arm_model_.alarms
     assert_as_new(agent)
-    assert_as_new(agent.fit(ledger).fit(ledger))
+    assert_as_new(agent.sync(ledger, anew=True).sync(ledger, anew=True))
     first = next(iter(agent.settled_))
     ledger.retract(first)
-    assert_as_new(agent.catch_up(ledger))
+    assert_as_new(agent.sync(ledger))
     agent.save(tmp_path / "state")
     again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
-    assert_as_new(again.fit(ledger))
+    assert_as_new(again.sync(ledger, anew=True))
 
 
 def test_sums_are_saved(catalogue, encoder, tmp_path):
@@ -152,16 +152,15 @@ def test_a_warning_that_is_an_error_comes_after_all_is_learnt(
                 first.update(decision, reward)  # known already
         assert told
         assert first.n_updates_ == 90
-        second, third, fourth = new(), new(), new()
+        second, third = new(), new()
         for learn in (
-            lambda: second.update_batch(zip(decisions, rewards, strict=True)),
-            lambda: third.catch_up(ledger),
-            lambda: fourth.fit(ledger),
+            lambda: second.sync(ledger),
+            lambda: third.sync(ledger, anew=True),
         ):
             with pytest.raises(DriftWarning):
                 learn()
-    for other in (second, third, fourth):
-        assert other.learner_.alarms == first.learner_.alarms
+    for other in (second, third):
+        assert other.arm_model_.alarms == first.arm_model_.alarms
         np.testing.assert_allclose(other.posterior_.mean, first.posterior_.mean)
-        other.catch_up(ledger)
+        other.sync(ledger)
         assert other.n_updates_ == 90

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from braidbandit import BraidRecommender, Ledger, Outcome
-from braidbandit.ledger.records import now
+from braidbandit.ledger.records import Event, now
+from braidbandit.recommender.ledger_sync import LedgerSync
 
 REWARDS = np.random.default_rng(3).random(60).round(3)
 
@@ -32,8 +33,8 @@ def assert_as_the_ledger_says(agent, ledger):
     """A new one, which learns what is true now, believes the same."""
     new = BraidRecommender(agent.catalogue, agent.encoder_, prior=agent.prior)
     pairs = list(ledger.pairs())
-    for _, decision, outcome in pairs:
-        new._learn(decision, outcome.reward, said=True)
+    for sequence, decision, outcome in pairs:
+        new.learn_event(Event(sequence, decision, "outcome", outcome))
     assert agent.n_updates_ == new.n_updates_ == len(pairs)
     new.posterior_._set(new.posterior_.information(), agent.posterior_.scales)
     for one, two in zip(moments(agent), moments(new), strict=True):
@@ -57,7 +58,7 @@ def learnt(agent, ledger):
     """An agent that has learnt 40 rewards from a ledger, and these decisions."""
     decisions = decide(agent, ledger)
     say(ledger, decisions)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert len(agent.settled_) == 20
     return agent, decisions
 
@@ -71,10 +72,10 @@ def test_a_retraction_in_the_ledger_is_looked_up_there(
         agent.save(tmp_path / "state")
         agent = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
     ledger.retract(decisions[2].id)
-    assert agent.catch_up(ledger).n_updates_ == 39
+    assert agent.sync(ledger).n_updates_ == 39
     assert_as_the_ledger_says(agent, ledger)
     ledger.record_outcome(Outcome(decisions[2].id, 0.25))
-    assert agent.catch_up(ledger).n_updates_ == 40
+    assert agent.sync(ledger).n_updates_ == 40
     assert_as_the_ledger_says(agent, ledger)
 
 
@@ -88,21 +89,21 @@ def test_a_revision_in_the_ledger_replaces_what_was_learnt(
         agent = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
     for reward in (0.9, 0.1):
         ledger.revise(decisions[2].id, reward)
-        agent.catch_up(ledger)
+        agent.sync(ledger)
         assert agent.settled_[decisions[2].id] == reward
         assert_as_the_ledger_says(agent, ledger)
 
 
-def test_old_events_of_every_kind_one_after_the_other(learnt, ledger):
+def test_old_events_of_every_kind_one_after_the_other(learnt, ledger, monkeypatch):
     """Without learning anew: what the ledger said before is taken back exactly."""
     agent, decisions = learnt
-    agent._learn_anew = None
+    monkeypatch.setattr(LedgerSync, "read_anew", None)
     ledger.revise(decisions[0].id, 0.5)
     ledger.retract(decisions[0].id)
     ledger.retract(decisions[1].id)
     ledger.record_outcome(Outcome(decisions[1].id, 0.75))
     ledger.revise(decisions[1].id, 0.125)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert_as_the_ledger_says(agent, ledger)
 
 
@@ -110,7 +111,7 @@ def test_a_removed_arm_is_learnt_anew(learnt, ledger):
     agent, decisions = learnt
     agent.remove_arms([decisions[2].braid])
     ledger.retract(decisions[2].id)
-    assert agent.catch_up(ledger).n_updates_ == 39
+    assert agent.sync(ledger).n_updates_ == 39
 
 
 def test_what_was_learnt_live_is_not_learnt_twice(agent, ledger):
@@ -119,10 +120,10 @@ def test_what_was_learnt_live_is_not_learnt_twice(agent, ledger):
     say(ledger, decisions)
     for decision, reward in zip(decisions, REWARDS, strict=False):
         agent.update(decision, reward)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert_as_the_ledger_says(agent, ledger)
     ledger.revise(decisions[0].id, 0.5)
-    assert_as_the_ledger_says(agent.catch_up(ledger), ledger)
+    assert_as_the_ledger_says(agent.sync(ledger), ledger)
 
 
 def test_a_live_change_that_the_ledger_does_not_know_is_found(learnt, ledger):
@@ -131,10 +132,10 @@ def test_a_live_change_that_the_ledger_does_not_know_is_found(learnt, ledger):
     agent.revise(decisions[-2], 0.9)
     later = decide(agent, ledger)
     say(ledger, later)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     ledger.revise(decisions[-2].id, 0.1)
     ledger.retract(decisions[-1].id)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert_as_the_ledger_says(agent, ledger)
 
 
@@ -147,21 +148,21 @@ def test_what_was_taken_back_when_all_was_learnt_anew_is_not_taken_back_again(
     ledger.retract(decisions[0].id)
     ledger.retract(decisions[1].id)
     for _ in range(2):
-        assert agent.catch_up(ledger).n_updates_ == 37
+        assert agent.sync(ledger).n_updates_ == 37
         assert agent.ledger_position_ == ledger.last_sequence()
     assert list(ledger.pairs(until=40))[0][1].id == decisions[0].id
     assert_as_the_ledger_says(agent, ledger)
 
 
-def test_late_rewards_of_old_decisions_are_learnt_once(agent, ledger):
+def test_late_rewards_of_old_decisions_are_learnt_once(agent, ledger, monkeypatch):
     """Three of the first decisions get theirs after all others."""
     decisions = decide(agent, ledger)
     say(ledger, decisions[3:])
     agent.pending_.clear()
-    agent.catch_up(ledger)
-    agent._learn_anew = None
+    agent.sync(ledger)
+    monkeypatch.setattr(LedgerSync, "read_anew", None)
     say(ledger, decisions[:3])
-    assert agent.catch_up(ledger).n_updates_ == 40
+    assert agent.sync(ledger).n_updates_ == 40
     assert_as_the_ledger_says(agent, ledger)
 
 
@@ -172,14 +173,14 @@ def test_what_was_passed_over_is_not_taken_back(agent, ledger, encoder):
     for decision in decisions[2:]:
         ledger.record_outcome(Outcome(decision.id, 0.5))
     new = BraidRecommender(agent.catalogue, encoder, random_state=0)
-    new.catch_up(ledger, since=skipped)
+    new.sync(ledger, since=skipped)
     ledger.retract(decisions[0].id)
     before = moments(new)
     with pytest.raises(ValueError, match="passed over"):
-        new.catch_up(ledger, since=skipped)
+        new.sync(ledger, since=skipped)
     for one, two in zip(moments(new), before, strict=True):
         np.testing.assert_array_equal(one, two)
-    assert_as_the_ledger_says(new.fit(ledger), ledger)
+    assert_as_the_ledger_says(new.sync(ledger, anew=True), ledger)
 
 
 def test_in_memory_an_old_decision_is_refused(agent, tmp_path):
@@ -233,13 +234,13 @@ def test_what_is_learnt_anew_leaves_nothing_to_read(agent, ledger):
     agent.set_params(forgetting=0.5)
     decisions = decide(agent, ledger, 50)
     say(ledger, decisions)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     for decision in decisions[20:]:
         ledger.retract(decision.id)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert agent.ledger_position_ == ledger.last_sequence()
     before, counts = moments(agent), dict(agent.feedback_counts_)
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     assert agent.feedback_counts_ == counts
     for one, two in zip(before, moments(agent), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -250,10 +251,10 @@ def test_what_is_retracted_waits_again_however_old_it_is(agent, ledger):
     decisions = decide(agent, ledger, 41)
     ledger.record_outcome(Outcome(decisions[40].id, 0.5, latency_ms=9.0))
     say(ledger, decisions[:40])
-    agent.catch_up(ledger)
+    agent.sync(ledger)
     for decision in (decisions[2], decisions[-5]):
         ledger.retract(decision.id)
-        agent.catch_up(ledger)
+        agent.sync(ledger)
     assert agent.n_updates_ == 39
     assert set(agent.pending_) == {decisions[2].id, decisions[-5].id}
 
@@ -267,6 +268,7 @@ def test_older_states_do_not_say_how_old_their_rewards_are(agent, tmp_path, enco
     agent.save(tmp_path)
     path = tmp_path / "manifest.json"
     manifest = json.loads(path.read_text())
+    manifest["format"] = 3
     del manifest["gone_until"], manifest["as_said"]
     path.write_text(json.dumps(manifest))
     again = BraidRecommender.load(tmp_path, encoder=encoder)
@@ -279,18 +281,18 @@ def test_every_decision_since_the_saved_state_is_paid_for(
     agent, ledger, tmp_path, monkeypatch
 ):
     """Of 12, four wait and the records of five rewards are kept."""
-    for place in ("feedback", "online"):
-        monkeypatch.setattr(f"braidbandit.{place}.MOST_PENDING", 4)
+    for place in ("feedback", "ledger_sync"):
+        monkeypatch.setattr(f"braidbandit.recommender.{place}.MOST_PENDING", 4)
     agent.set_params(mean_cost=0.1)
     first = decide(agent, ledger, 3)
     say(ledger, first)
-    agent.catch_up(ledger).save(tmp_path)
+    agent.sync(ledger).save(tmp_path)
     decisions = decide(agent, ledger, 12)
     say(ledger, decisions[:7])
     again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
-    again._resume(ledger)
+    again.resume(ledger)
     assert again.pacer_ == agent.pacer_
     again.save(tmp_path)
     again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
-    again._resume(ledger)
+    again.resume(ledger)
     assert again.pacer_ == agent.pacer_

@@ -3,7 +3,7 @@ import pytest
 
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
-from braidbandit.recommender.lookahead import InFlight
+from braidbandit.recommender.lookahead import LookAhead
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def covariance(posterior):
 
 def test_the_width_is_that_after_the_rewards(posterior):
     """Whatever the rewards turn out to be."""
-    ahead = InFlight().ahead(posterior, pulls(6))
+    ahead = LookAhead().ahead(posterior, pulls(6))
     assert ahead is not posterior
     np.testing.assert_allclose(ahead.mean, posterior.mean, atol=1e-14)
     for arm, z, x in pulls(6).values():
@@ -36,21 +36,21 @@ def test_the_width_is_that_after_the_rewards(posterior):
 
 
 def test_a_sliding_window_is_as_good_as_a_new_one(posterior):
-    flight, every = InFlight(), pulls(40)
+    flight, every = LookAhead(), pulls(40)
     names = list(every)
     for start in range(30):
         window = {name: every[name] for name in names[start : start + 10]}
         slid = flight.ahead(posterior, window)
-    fresh = InFlight().ahead(posterior, window)
+    fresh = LookAhead().ahead(posterior, window)
     np.testing.assert_allclose(covariance(slid), covariance(fresh), atol=1e-12)
 
 
 def test_nothing_in_flight_costs_nothing(posterior):
-    assert InFlight().ahead(posterior, {}) is posterior
+    assert LookAhead().ahead(posterior, {}) is posterior
 
 
 def test_an_update_of_the_posterior_is_noticed(posterior):
-    flight, two = InFlight(), pulls(2)
+    flight, two = LookAhead(), pulls(2)
     flight.ahead(posterior, two)
     posterior.update(0, np.ones(2), np.ones(3), 0.9)
     ahead = flight.ahead(posterior, two)
@@ -60,7 +60,7 @@ def test_an_update_of_the_posterior_is_noticed(posterior):
 @pytest.mark.parametrize("refined", [False, True])
 def test_rewards_that_come_leave_nothing_to_make_anew(posterior, refined, monkeypatch):
     """Rewards of pulls that wait, and of one that does not; then scales found again."""
-    flight, every = InFlight(), pulls(12)
+    flight, every = LookAhead(), pulls(12)
     waiting = {name: every[name] for name in list(every)[:9]}
     flight.ahead(posterior, waiting)
     for name in ("d4", "d0", "d11"):
@@ -71,7 +71,7 @@ def test_rewards_that_come_leave_nothing_to_make_anew(posterior, refined, monkey
             posterior.refine_scales()
         flight.rewarded(before, posterior, name, every[name], 1.0)
         waiting.pop(name, None)
-    fresh = InFlight().ahead(posterior, waiting)
+    fresh = LookAhead().ahead(posterior, waiting)
     if not refined:
         monkeypatch.setattr(Posterior, "copy", None)
     ahead = flight.ahead(posterior, waiting)

@@ -87,7 +87,7 @@ def test_preferences_at_call_time(agent, catalogue):
 def test_latency_budget(agent, catalogue):
     limit = Budget(latency_ms=100.0)
     assert agent.recommend("x", budget=limit).expected_latency_ms is None
-    agent.learner_.log.pending.clear()
+    agent.arm_model_.log.pending.clear()
     teach(agent, catalogue)
     assert {agent.recommend(t, budget=limit).braid.anchor for t in TASKS} == {"small"}
     masked = [r for r in agent.explain("x", budget=limit).rows if r.reason]

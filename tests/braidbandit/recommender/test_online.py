@@ -40,15 +40,15 @@ def assert_same(one, other, tolerance=1e-9):
 def fingerprint(agent):
     p = agent.posterior_
     arrays = [] if p is None else [getattr(p, name).tobytes() for name in p.ARRAYS]
-    log = agent.learner_.log
+    log = agent.arm_model_.log
     return [
         *arrays,
         agent.n_updates_,
-        agent.learner_.bandit.clock_,
+        agent.arm_model_.quality.clock,
         json.dumps([log.settled, list(log.pending), list(log.learnt), log.counts]),
         agent.arm_ids_,
-        agent.learner_.bandit.Z_.tobytes(),
-        {k: m.posterior.mean.tobytes() for k, m in agent.learner_.models.items()},
+        agent.arm_model_.Z.tobytes(),
+        {k: m.posterior.mean.tobytes() for k, m in agent.arm_model_.costs.items()},
     ]
 
 
@@ -61,33 +61,13 @@ def decide(agent, n=40):
     return [agent.recommend(task) for task in TASKS[:n]]
 
 
-def test_a_delayed_batch_is_the_same_updates_in_order(agent, twin):
-    decisions = decide(agent)
-    agent.update_batch(zip(decisions, REWARDS, strict=True))
-    for decision, reward in zip(decisions, REWARDS, strict=True):
-        twin.update(decision, reward)
-    for name in agent.posterior_.ARRAYS:
-        got, want = getattr(agent.posterior_, name), getattr(twin.posterior_, name)
-        assert got.tobytes() == want.tobytes()
-
-
 def test_the_order_of_rewards_does_not_matter(agent, twin):
     pairs = list(zip(decide(agent), REWARDS, strict=True))
-    agent.update_batch(pairs)
-    twin.update_batch(pairs[::-1])
+    for decision, reward in pairs:
+        agent.update(decision, reward)
+    for decision, reward in pairs[::-1]:
+        twin.update(decision, reward)
     assert_same(agent, twin)
-
-
-def test_a_batch_is_all_or_nothing(agent):
-    decisions = decide(agent, 5)
-    agent.update(decisions[0], 0.5, latency_ms=3.0)
-    before = fingerprint(agent)
-    with pytest.raises(ValueError, match="reward"):
-        agent.update_batch([(decisions[1], 0.5), (decisions[2].id, 0.1), ("x", 2.0)])
-    assert fingerprint(agent) == before
-    with pytest.raises(KeyError, match="no pending"):
-        agent.update_batch([(decisions[1], 0.5), ("x", 0.2)])
-    assert fingerprint(agent) == before
 
 
 def test_repeated_feedback_is_ignored_and_reported(agent):
@@ -131,8 +111,8 @@ def test_a_retracted_reward_never_came(agent, twin):
             twin.update(decision, REWARDS[i], latency_ms=10.0 + i, compute=1.0)
     agent.retract(decisions[7].id)
     assert_same(agent, twin)
-    for name, model in agent.learner_.models.items():
-        other = twin.learner_.models[name]
+    for name, model in agent.arm_model_.costs.items():
+        other = twin.arm_model_.costs[name]
         assert model.n == other.n == 39
         np.testing.assert_allclose(
             model.posterior.mean, other.posterior.mean, atol=1e-6
@@ -242,7 +222,7 @@ def test_a_new_model_moves_no_old_arm(agent, catalogue):
     for old, new in zip(before, after, strict=False):
         assert new.mean == pytest.approx(old.mean, abs=1e-12)
         assert new.sd == pytest.approx(old.sd, abs=1e-9)
-    assert "share:third" in agent.learner_.bandit.columns_
+    assert "share:third" in agent.arm_model_.columns
     for decision in decide(agent, 20):
         agent.update(decision, 0.6, latency_ms=5.0)
 
@@ -257,7 +237,7 @@ def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
 
     After 64 rewards the prior's scales are chosen again.
     """
-    monkeypatch.setattr("braidbandit.bandit.rowbyrow._REFINE_FROM", 32)
+    monkeypatch.setattr("braidbandit.bandit.online_posterior._REFINE_FROM", 32)
     singles = Catalogue(cards, map(Braid, ("big", "small")))
     agent = BraidRecommender(singles, encoder, Uniform(), random_state=0)
     ledger = Ledger(tmp_path / "ledger.db")
@@ -268,14 +248,14 @@ def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
         ledger.record_decision(decision)
         good = decision.braid.anchor == "big"
         ledger.record_outcome(Outcome(decision.id, 0.6 * good + 0.3 * REWARDS[i]))
-        agent.catch_up(ledger)
+        agent.sync(ledger)
     agent.save(tmp_path / "state")
     loaded = BraidRecommender.load(tmp_path / "state", encoder=encoder)
     for one in (agent, loaded):
         means = {row.arm_id: row.mean for row in one.explain("x").rows}
         assert means[singles.ids[0]] - means[singles.ids[1]] > 0.4
         live = moments(one)
-        for a, b in zip(live, moments(one.fit(ledger)), strict=True):
+        for a, b in zip(live, moments(one.sync(ledger, anew=True)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
 
 
@@ -289,9 +269,9 @@ def test_arms_that_came_make_learning_again_no_other_model(agent, tmp_path):
         decision = agent.recommend(TASKS[i])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, REWARDS[i]))
-        agent.catch_up(ledger)
+        agent.sync(ledger)
     live = moments(agent)
-    for a, b in zip(live, moments(agent.fit(ledger)), strict=True):
+    for a, b in zip(live, moments(agent.sync(ledger, anew=True)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
     assert agent.posterior_.own_width == 15
     agent.fit(TASKS[:2], agent.classes_[:2])  # from scratch
@@ -308,8 +288,8 @@ def test_from_scratch_arms_are_described_as_in_a_new_recommender(cards, encoder,
     if learn:
         agent.fit(TASKS, np.repeat(singles.ids, 20), reward=REWARDS)
     new = BraidRecommender(agent.catalogue, encoder)
-    new._start()
-    assert agent.learner_.bandit.columns_ == new.learner_.bandit.columns_
+    new.start()
+    assert agent.arm_model_.columns == new.arm_model_.columns
     assert agent.Z_.tolist() == new.Z_.tolist()
 
 
@@ -320,7 +300,7 @@ def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     pair = next(b for b in catalogue if b.donors and b.fusion_layers == ("final",))
     twin = replace(pair, shares=(0.76, 0.24))
     agent.add_arms([twin])
-    Z, columns = agent.learner_.bandit.Z_, agent.learner_.bandit.columns_
+    Z, columns = agent.arm_model_.Z, agent.arm_model_.columns
     column = columns.index("gain:mean")
     relative = Z[-1, column] / Z[catalogue.index(pair.id), column]
     order = [0, 1] if catalogue[singles[0]].anchor == pair.anchor else [1, 0]
@@ -343,7 +323,7 @@ def test_a_model_that_was_not_probed_is_no_hindrance_to_the_next_braid(
         [replace(PAIR, shares=(0.6, 0.4))]
     )
     twin.add_arms([replace(PAIR, shares=(0.6, 0.4))])
-    column = agent.learner_.bandit.columns_.index("gain:mean")
+    column = agent.arm_model_.columns.index("gain:mean")
     assert agent.Z_[-1, column] == pytest.approx(twin.Z_[-1, column])
 
 
@@ -373,22 +353,22 @@ def test_a_removed_arm_is_described_anew_by_the_warm_start(catalogue, encoder):
     agent = BraidRecommender(catalogue, encoder.fit(TASKS), Uniform(), random_state=0)
     gone, stays = catalogue.ids[5], catalogue.ids[8]
     late, later = (agent.recommend("x", eligible=[gone]) for _ in range(2))
-    columns = agent.learner_.bandit.columns_
+    columns = agent.arm_model_.columns
     Z = agent.Z_[[catalogue.index(gone), catalogue.index(stays)]]
     before = dict(zip(columns, Z[0] - Z[1], strict=True))
     agent.remove_arms([gone, catalogue.ids[7]])
     singles = [braid.id for braid in agent.catalogue if braid.is_single]
     agent.warm_start(TASKS, singles, np.random.default_rng(0).random((40, 2)))
     row = agent.Z_[agent.catalogue.index(stays)]
-    now = agent.learner_.removed[gone] - row
-    after = dict(zip(agent.learner_.bandit.columns_, now, strict=True))
+    now = agent.arm_model_.removed[gone] - row
+    after = dict(zip(agent.arm_model_.columns, now, strict=True))
     assert len(after) > len(before)
     for name in before.keys() & after.keys():
         assert after[name] == pytest.approx(before[name], abs=1e-12)
     assert agent.update(late, 0.5).n_updates_ == 1
     agent.add_arms([catalogue[catalogue.ids[7]]])
     assert agent.update(later, 0.5).n_updates_ == 2
-    assert agent.add_arms([catalogue[gone]]).learner_.removed == {}
+    assert agent.add_arms([catalogue[gone]]).arm_model_.removed == {}
 
 
 def test_costs_are_learnt_anew_after_a_warm_start(agent):
@@ -404,7 +384,7 @@ def test_costs_are_learnt_anew_after_a_warm_start(agent):
 def test_a_removed_arm_counts_as_one_that_nothing_else_is_known_of(agent, twin):
     """Its reward joins with the arm's own effect integrated out."""
     decision = agent.recommend("x", excluded=agent.catalogue.ids[1:])
-    twin._start()
+    twin.start()
     agent.remove_arms([decision.braid])
     agent.update(decision, 0.1)
     twin.update(decision, 0.1)
@@ -443,20 +423,24 @@ def test_learning_again_widens_an_arm_where_it_was_trained_anew(agent, tmp_path)
         decision = agent.recommend(task, eligible=[arm])
         ledger.record_decision(decision)
         ledger.record_outcome(Outcome(decision.id, 0.9 if i < 10 else 0.1))
-        agent.catch_up(ledger)
+        agent.sync(ledger)
     agent.retrain(arm, 0.3)
     live = [part.copy() for part in moments(agent)]
     agent.save(tmp_path / "state")
     again = BraidRecommender.load(tmp_path / "state", encoder=agent.encoder_)
-    for one in (agent.fit(ledger), agent.fit(ledger), again.fit(ledger)):
+    for one in (
+        agent.sync(ledger, anew=True),
+        agent.sync(ledger, anew=True),
+        again.sync(ledger, anew=True),
+    ):
         for part, want in zip(moments(one), live, strict=True):
             np.testing.assert_allclose(part, want, atol=1e-12)
-        assert one.learner_.versions == {arm: [0.9, 0.9, 0.3]}
+        assert one.arm_model_.versions == {arm: [0.9, 0.9, 0.3]}
 
 
 def test_a_reward_of_an_earlier_version_counts_less(agent, twin):
     only = agent.recommend("x", excluded=agent.catalogue.ids[1:])
-    twin._start()
+    twin.start()
     for one in (agent, twin):
         one.retrain(only.braid)
     agent.update(only, 0.0)
@@ -556,7 +540,7 @@ def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypat
         agent.update(decision, 0.5)
     for decision in decisions[:3]:
         agent.revise(decision, 0.75)
-    learnt = agent.learner_.log.learnt
+    learnt = agent.arm_model_.log.learnt
     assert list(learnt) == [decision.id for decision in decisions[1:3]]
     assert all(record.decision.scores == () for record in learnt.values())
     agent.retract(decisions[2].id)
@@ -589,7 +573,7 @@ def test_each_reward_fades_at_the_rates_of_its_time(
     agent, twin, rates, tmp_path, monkeypatch
 ):
     """0.1 is revised to 0.5 after a change of rate: as if 0.5 had come first."""
-    monkeypatch.setattr("braidbandit.bandit.rowbyrow._REFINE_FROM", 10**9)
+    monkeypatch.setattr("braidbandit.bandit.online_posterior._REFINE_FROM", 10**9)
     decisions = [agent.recommend(task) for task in TASKS * 3]
     for one in (agent, twin):
         for i, decision in enumerate(decisions):
@@ -636,11 +620,11 @@ def test_what_was_forgotten_altogether_is_learnt_anew(agent, tmp_path):
         for decision in decisions:
             ledger.record_decision(decision)
             ledger.record_outcome(Outcome(decision.id, 0.5))
-        agent.catch_up(ledger)
+        agent.sync(ledger)
         with pytest.raises(ValueError, match="is forgotten"):
             agent.retract(decisions[0])
         ledger.retract(decisions[0].id)
-        assert agent.catch_up(ledger).n_updates_ == 119
+        assert agent.sync(ledger).n_updates_ == 119
 
 
 def test_an_arm_that_comes_back_twice_is_a_third_one(agent):
@@ -727,14 +711,14 @@ def test_what_cannot_be_taken_back_is_learnt_anew_from_the_ledger(
             ledger.record_outcome(Outcome(decision.id, reward))
         agent.update(decisions[0], REWARDS[0], weight=1e6, latency_ms=5.0)
         before = fingerprint(agent)
-        with pytest.raises(ValueError, match=r"cannot be taken back.*fit\(ledger\)"):
+        with pytest.raises(ValueError, match=r"cannot be taken back.*sync\(ledger"):
             agent.retract(decisions[0])
         assert fingerprint(agent) == before
         with pytest.raises(ValueError, match="cannot be taken back"):
             agent.revise(decisions[0], 0.5)
         assert fingerprint(agent) == before
         ledger.retract(decisions[0].id)
-        assert agent.catch_up(ledger).n_updates_ == 2
+        assert agent.sync(ledger).n_updates_ == 2
     twin.set_params(prior=PriorScales(noise=1e-3))
     for decision, reward in zip(decisions[1:], REWARDS[1:], strict=False):
         twin.update(decision, reward)

@@ -32,7 +32,7 @@ def expected(folder):
     return json.loads((folder / "expected.json").read_text())
 
 
-@pytest.mark.parametrize(("number", "n_components"), [(2, 2), (3, 8)])
+@pytest.mark.parametrize(("number", "n_components"), [(3, 8), (4, 8)])
 def test_a_format_reads_as_it_was_written(number, n_components, tmp_path):
     folder = DATA / f"state-format-{number}"
     encoder = small_encoder().set_params(n_components=n_components)
@@ -47,17 +47,12 @@ def test_a_format_reads_as_it_was_written(number, n_components, tmp_path):
     agent.save(tmp_path / "again")
 
 
-def test_format_1_brings_its_settings_and_says_what_it_leaves_behind():
-    folder = DATA / "state-format-1"
-    with pytest.warns(UserWarning, match="learn again from the ledger"):
-        agent = BraidRecommender.load(folder, encoder=small_encoder())
-    assert agent.posterior_ is None
-    assert (agent.n_updates_, agent.ledger_position_) == (0, 0)
-    assert len(agent.pending_) == 1
-    assert agent.classes_.tolist() == expected(folder)["arms"]
-    assert agent.policy.alpha == 0.7
-    waiting = next(iter(agent.pending_))
-    agent.update(waiting, 0.5)
+def test_formats_that_no_release_wrote_are_refused(agent, encoder, tmp_path):
+    agent.save(tmp_path)
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    with pytest.raises(ValueError, match="format 2, which no release wrote"):
+        BraidRecommender.load(tmp_path, encoder=encoder)
 
 
 def test_older_states_forgot_at_one_rate(agent, encoder, tmp_path):
@@ -68,6 +63,7 @@ def test_older_states_forgot_at_one_rate(agent, encoder, tmp_path):
         agent.update(decision, 0.5)
     agent.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["format"] = 3
     del manifest["faded"]
     for clock, record in enumerate(manifest["learnt"], start=1):
         del record["faded"]
@@ -75,7 +71,7 @@ def test_older_states_forgot_at_one_rate(agent, encoder, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     again = BraidRecommender.load(tmp_path, encoder=encoder)
     kept = [
-        again.learner_.bandit.kept(again.learner_.log.learnt[decision.id].faded)
+        again.arm_model_.kept(again.arm_model_.log.learnt[decision.id])
         for decision in decisions
     ]
     np.testing.assert_allclose(kept, [0.98**50] * 50 + [1.0] * 10, rtol=1e-12)
@@ -90,12 +86,13 @@ def test_older_states_take_every_version_for_an_alarm_if_drift_is_watched(
     agent.retrain(arm, 0.9)
     agent.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["format"] = 3
     assert manifest.pop("alarms") == {}
     assert manifest["savings"].pop("expired") == []
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     again = BraidRecommender.load(tmp_path, encoder=encoder)
-    assert again.learner_.versions == {arm: [0.9]}
-    assert again.learner_.alarms == {arm: [0]}
+    assert again.arm_model_.versions == {arm: [0.9]}
+    assert again.arm_model_.alarms == {arm: [0]}
     assert again.savings_ == agent.savings_
 
 
@@ -132,7 +129,7 @@ def test_everything_comes_back(used, encoder, tmp_path):
         assert theirs.expected_latency_ms == mine.expected_latency_ms
     assert again.savings_ == used.savings_ is not None
     assert again.pacer_ == used.pacer_
-    learnt = next(iter(used.learner_.log.learnt))
+    learnt = next(iter(used.arm_model_.log.learnt))
     for agent in (used, again):
         agent.retract(learnt)
     np.testing.assert_allclose(
@@ -147,7 +144,7 @@ def test_a_state_says_that_arms_are_to_be_widened_again(agent, encoder, tmp_path
     agent.save(tmp_path / "s")
     again = BraidRecommender.load(tmp_path / "s", encoder=encoder)
     with Ledger(tmp_path / "l.db") as ledger:
-        widened = [a.partial_fit(ledger).posterior_.own_change for a in (agent, again)]
+        widened = [a.sync(ledger).posterior_.own_change for a in (agent, again)]
     assert widened[0].any()
     np.testing.assert_array_equal(*widened)
 

@@ -29,16 +29,16 @@ def test_round_trip_and_replacement(saved):
 
 
 def test_a_crash_before_the_manifest_leaves_the_old_state(saved, monkeypatch):
-    import braidbandit.state as state
+    from braidbandit.recommender import state
 
-    write = state._write
+    write = state.write_atomic
 
     def crash(path, blob):
         if path.name == "manifest.json":
             raise OSError("disk full")
         write(path, blob)
 
-    monkeypatch.setattr(state, "_write", crash)
+    monkeypatch.setattr(state, "write_atomic", crash)
     with pytest.raises(OSError, match="disk full"):
         write_state(saved, {"price": 0.9}, {"a": np.zeros(9)})
     manifest, arrays = read_state(saved)

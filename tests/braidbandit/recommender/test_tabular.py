@@ -23,7 +23,7 @@ def fitted(agent):
 
 def fingerprint(agent):
     """Every fitted array and counter."""
-    posterior, log = agent.posterior_, agent.learner_.log
+    posterior, log = agent.posterior_, agent.arm_model_.log
     return (
         [getattr(posterior, name).tobytes() for name in posterior.ARRAYS],
         (posterior.square, posterior.count, agent.n_updates_, agent.ledger_position_),
@@ -79,7 +79,7 @@ def ledger(fitted, tmp_path):
 def test_a_refused_ledger_changes_nothing(fitted, ledger):
     before = fingerprint(fitted)
     with pytest.raises(ValueError, match="was made with encoder"):
-        fitted.fit(ledger)
+        fitted.sync(ledger, anew=True)
     assert fingerprint(fitted) == before
 
 
@@ -91,25 +91,25 @@ def test_learning_a_ledger_again_keeps_what_is_open(agent, tmp_path):
     with Ledger(tmp_path / "l.db") as ledger:
         for _ in range(20):
             record(ledger, agent.recommend("x", eligible=[base]), 1.0)
-        agent.fit(ledger)
+        agent.sync(ledger, anew=True)
         waits = agent.recommend("x", eligible=[base, other])
         while waits.braid.id != other:
             agent.update(waits, 1.0)
             ledger.record_decision(waits)
             ledger.record_outcome(Outcome(waits.id, 1.0))
             waits = agent.recommend("x", eligible=[base, other])
-        agent.fit(ledger)
+        agent.sync(ledger, anew=True)
         assert list(agent.pending_) == [waits.id]
         agent.update(waits.id, 0.5)
         gone = agent.recommend("x", eligible=[base, other])
         agent.expire(datetime.now(timezone.utc))
         expired = agent.savings_.expired
-        assert agent.fit(ledger).savings_.expired == expired
+        assert agent.sync(ledger, anew=True).savings_.expired == expired
         assert expired == (() if gone.braid.id == base else (gone.id,))
 
 
 def test_a_ledger_that_cannot_be_learnt_anew_changes_nothing(fitted, ledger):
     before = fingerprint(fitted)
     with pytest.raises(ValueError, match="was made with encoder"):
-        fitted._learn_anew(ledger)
+        fitted.sync(ledger, anew=True)
     assert fingerprint(fitted) == before

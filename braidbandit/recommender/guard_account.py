@@ -1,13 +1,12 @@
-"""The guard's book-keeping: what a conservative policy may risk right now."""
+"""The account of a guard: what a conservative policy may risk right now."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from braidbandit.bandit.choice import Policy
 from braidbandit.bandit.guard import ConservativePolicy, Savings
-from braidbandit.bandit.policies import ThompsonSampling
+from braidbandit.bandit.policies import Policy, ThompsonSampling
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.feedback import seconds
@@ -16,7 +15,7 @@ _MOST_EXPIRED = 500
 
 
 @dataclass
-class Guarding:
+class GuardAccount:
     """State of a guard between decisions; without one it does nothing.
 
     Attributes
@@ -29,6 +28,14 @@ class Guarding:
 
     baseline: str | None = None
     savings: Savings | None = None
+
+    def guard_against(self, baseline: str) -> None:
+        """Take an arm for the best single model of the warm start."""
+        self.baseline = baseline
+
+    def close(self) -> None:
+        """Keep account no longer; the baseline stays."""
+        self.savings = None
 
     def open(
         self, policy: Policy | ConservativePolicy | None, catalogue: Catalogue

@@ -1,6 +1,6 @@
 import pytest
 
-from braidbandit.recommender.utility import (
+from braidbandit.recommender.objectives import (
     as_quality,
     quality_from_bits,
     quality_from_stars,
