@@ -166,6 +166,16 @@ class Log:
         ------
         ValueError
             When there is no pair, or features come from several encoders.
+
+        Examples
+        --------
+        >>> from braidbandit import BraidRecommender, Catalogue, TaskEncoder
+        >>> encoder = TaskEncoder(embedder=lambda texts: np.ones((len(texts), 3)))
+        >>> agent = BraidRecommender(Catalogue.build(["a", "b"]), encoder)
+        >>> decision = agent.recommend("sort a list")
+        >>> log = Log.of([(decision, Outcome(decision.id, 0.9))])
+        >>> log.rewards.tolist(), log.decision_ids == (decision.id,)
+        ([0.9], True)
         """
         if not pairs:
             raise ValueError("there is no outcome to make a log of")

@@ -67,7 +67,24 @@ class UnderLimits:
         )
 
     def __call__(self, log: Log) -> Array:
-        """Return the probability of every arm in every row, shape (n, A)."""
+        """Return the probability of every arm in every row.
+
+        Parameters
+        ----------
+        log : Log
+            Of the recommender's ledger, or with features of its encoder.
+
+        Returns
+        -------
+        ndarray of shape (n, A)
+            Columns as in ``log.arm_ids``.
+
+        Raises
+        ------
+        ValueError
+            When the log has features of another encoder, when no arm is left under the
+            limits, or when an arm that the log never had would be played.
+        """
         return _recommended(self.agent, log, self.limits)
 
 
