@@ -26,7 +26,7 @@ from demo import Scorer, calibrate, open_agent, prepare, write_json
 
 from braidbandit import BraidRecommender, Catalogue, TaskEncoder, build_table
 from braidbandit.evaluation.replay import Shuffle, Table, replay, shuffles
-from braidbandit.tasks.packaged import load_tasks, task_of
+from braidbandit.tasks.packaged import load_tasks, without_answer
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     seconds = time.perf_counter() - started
     encoder = agent.recommender.encoder_
     agent.close()
-    shown = [task_of(task) for task in tasks]
+    shown = [without_answer(task) for task in tasks]
     save(options.folder / "table.npz", catalogue, tasks, rewards, encoder)
     report = measure(catalogue, shown, rewards, encoder, options)
     write_json(options.folder / "table.json", {**report, "seconds": seconds})

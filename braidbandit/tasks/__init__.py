@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from braidbandit.tasks.encoder import TaskEncoder
-from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
-from braidbandit.tasks.reading import task_hash, what_is_read
+from braidbandit.tasks.packaged import (
+    calibration_texts,
+    load_tasks,
+    task_of,
+    without_answer,
+)
+from braidbandit.tasks.reading import canonical_task, task_hash, what_is_read
 
 __all__ = [
     "TaskEncoder",
     "calibration_texts",
+    "canonical_task",
     "load_tasks",
     "task_hash",
     "task_of",
     "what_is_read",
+    "without_answer",
 ]

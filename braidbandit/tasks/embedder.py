@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from braidbandit._json import content_hash
 from braidbandit._named import in_rows
-from braidbandit.tasks.embedding_cache import EmbeddingCache
+from braidbandit.tasks.embedding_cache import MEMORY_BYTES, EmbeddingCache
 
 Array = NDArray[np.float64]
 EmbedTexts = Callable[[list[str]], Any]
@@ -112,7 +112,7 @@ class Embedder:
         folder = None
         if self._cache_dir is not None and self._name is not None:
             folder = Path(self._cache_dir).expanduser()
-        self._cache = EmbeddingCache(folder, self._cache_bytes)
+        self._cache = EmbeddingCache(folder, self._cache_bytes, MEMORY_BYTES)
 
     def _source(self) -> tuple[Any, ...]:
         """What says, besides the arguments, which vectors there are now."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from braidbandit._checks import check_whole, same
 from braidbandit._json import canonical_json
@@ -22,7 +23,7 @@ from braidbandit.tasks.projection import (
     fit_projection,
     random_projection,
 )
-from braidbandit.tasks.reading import MOST_CAPABILITIES, what_is_read
+from braidbandit.tasks.reading import MOST_CAPABILITIES, canonical_task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -165,10 +166,20 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return np.concatenate([np.ones((len(tasks), 1)), points, kinds, extra], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return the column names; the number of components is known once fitted."""
-        fitted = hasattr(self, "components_")
-        k = len(self.components_) if fitted else self.n_components
-        names = ["bias", *(f"embedding:{i}" for i in range(k))]
+        """Return the column names, shape (k,).
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``, when the width of the embeddings is not known: there are no
+            more components than that.
+        """
+        check_is_fitted(self)
+        names = ["bias", *(f"embedding:{i}" for i in range(len(self.components_)))]
         names += [f"type:{name}" for name in self.types]
         return np.array([*names, "complexity", "capabilities"], dtype=object)
 
@@ -310,7 +321,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return tasks, self.embed([task["text"] for task in tasks])
 
     def _check_task(self, task: Any) -> dict[str, Any]:
-        """Return what of a task is read, see :func:`what_is_read`."""
+        """Return a task in its canonical form, or say what is wrong with it."""
         if isinstance(task, str):
             task = {"text": task}
         if not isinstance(task, Mapping):
@@ -346,7 +357,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             raise TypeError(
                 f"capabilities is a list of text, received {capabilities!r}"
             )
-        return what_is_read(task)
+        return canonical_task(task)
 
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the embeddings of texts, shape (n, d), before any projection.

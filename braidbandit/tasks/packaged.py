@@ -69,15 +69,29 @@ def calibration_texts(per_domain: int | None = None) -> list[dict[str, str]]:
     return kept
 
 
-def task_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def without_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an agent may see of a packaged task: everything but the answer.
+
+    Parameters
+    ----------
+    row : dict
+        One of :func:`load_tasks`.
+
+    Returns
+    -------
+    dict
+        "prompt", "type", "complexity" and "capabilities".
 
     Examples
     --------
-    >>> sorted(task_of(load_tasks()[0]))
+    >>> sorted(without_answer(load_tasks()[0]))
     ['capabilities', 'complexity', 'prompt', 'type']
     """
     return {key: row[key] for key in _TASK_KEYS}
+
+
+task_of = without_answer
+"""Former name of :func:`without_answer`."""
 
 
 def _read(name: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 Array = NDArray[np.float64]
 
@@ -85,13 +86,14 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     k = min(k, embeddings.shape[1])
     if n <= k:
         return random_projection(width, k, seed)
-    mean = embeddings.mean(axis=0)
-    _, s, vt = np.linalg.svd(embeddings - mean, full_matrices=False)
-    variance = float((s[:k] ** 2).mean()) / n
-    # The sign of a component is arbitrary; fixed for reproducible features.
-    signs = np.sign(vt[np.arange(k), np.abs(vt[:k]).argmax(axis=1)])
-    components = vt[:k] * signs[:, None] / np.sqrt(variance or 1.0)
-    return Projection(gates, mean, components)
+    # Here and below: these imports take as long as the rest of the package.
+    from sklearn.decomposition import PCA
+
+    # Of components, whose sign is arbitrary, the largest entry comes out positive.
+    with np.errstate(invalid="ignore"):  # a share of no variance, which is not used
+        pca = PCA(k, svd_solver="full").fit(embeddings)
+    variance = float((pca.singular_values_**2).mean()) / n
+    return Projection(gates, pca.mean_, pca.components_ / np.sqrt(variance or 1.0))
 
 
 def check_size(embeddings: Array) -> None:
@@ -123,17 +125,20 @@ def memberships(gates: Array, embeddings: Array) -> Array:
     [[0.5, 0.5]]
     """
     logits = embeddings @ gates[:, :-1].T + gates[:, -1]
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    return np.asarray(softmax(logits, axis=1))
 
 
 def _find_kinds(embeddings: Array, kinds: int, seed: int) -> Array:
-    # Only where it is needed: this import takes as long as the rest of the package.
     from sklearn.cluster import KMeans
 
-    found = KMeans(kinds, n_init=3, max_iter=50, random_state=seed).fit(embeddings)
+    found = KMeans(
+        kinds,
+        n_init=3,  # pyright: ignore[reportArgumentType] (taken for text by its default)
+        max_iter=50,
+        random_state=seed,
+    ).fit(embeddings)
     centres = found.cluster_centers_
-    width = _SOFTNESS * max(found.inertia_ / len(embeddings), 1e-12)
+    width = _SOFTNESS * max(float(found.inertia_ or 0.0) / len(embeddings), 1e-12)
     # exp(-|e - c|^2 / width), without what all clusters have in common.
     offsets = -(centres**2).sum(axis=1)
     return np.column_stack([2.0 * centres, offsets]) / width

@@ -1,4 +1,4 @@
-"""What of a task is read, and the hash by which equal tasks are known."""
+"""The canonical form of a task, and the hash by which equal tasks are known."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ MOST_CAPABILITIES = 4
 """More of them say no more about a task."""
 
 
-def what_is_read(task: Any) -> dict[str, Any]:
-    """Return what of a task, text or dict, decides its features.
+def canonical_task(task: Any) -> dict[str, Any]:
+    """Return a task in the one form that all ways of writing it have in common.
+
+    It holds what decides the task's features.
 
     Parameters
     ----------
@@ -31,11 +33,11 @@ def what_is_read(task: Any) -> dict[str, Any]:
 
     Examples
     --------
-    >>> what_is_read({"type": "code", "complexity": 1})
+    >>> canonical_task({"type": "code", "complexity": 1})
     {'type': 'code', 'complexity': 1.0, 'text': 'A code task'}
-    >>> what_is_read({"text": "hello", "capabilities": ["tact", "wit"]})
+    >>> canonical_task({"text": "hello", "capabilities": ["tact", "wit"]})
     {'text': 'hello', 'capabilities': 2}
-    >>> what_is_read({"prompt": "hello", "type": None}) == what_is_read("hello")
+    >>> canonical_task({"prompt": "hello", "type": None}) == canonical_task("hello")
     True
     """
     if isinstance(task, str):
@@ -52,18 +54,31 @@ def what_is_read(task: Any) -> dict[str, Any]:
     return read
 
 
+what_is_read = canonical_task
+"""Former name of :func:`canonical_task`."""
+
+
 def _described(kind: str | None, names: Sequence[str]) -> str:
     needs = f" that needs {', '.join(names)}" if names else ""
     return f"A {kind or 'general'} task{needs}"
 
 
 def task_hash(task: Any) -> str:
-    """Content hash of what of a task decides its features: equal tasks share it.
+    """Return the hash of a task in its canonical form: equal tasks share it.
 
-    However a task is written: a text alone or in a dict, a number as 1 or 1.0, what is
-    None or left out; see :func:`what_is_read`. A numeric task is hashed by its float64
-    bytes. The text is not in the hash, but whoever guesses it can tell that it was this
-    one, and a short text is soon guessed.
+    It does not matter how a task is written: as text or in a dict, with a number as 1
+    or 1.0, with a key that is None or left out; see :func:`canonical_task`. A numeric
+    task is hashed by its float64 bytes. The text is not in the hash, but whoever
+    guesses it can tell that it was this one, and a short text is soon guessed.
+
+    Parameters
+    ----------
+    task : str, dict or ndarray of shape (d,)
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
 
     Examples
     --------
@@ -73,7 +88,7 @@ def task_hash(task: Any) -> str:
     '1adfe38e16c204ba'
     """
     if isinstance(task, str | Mapping):
-        return content_hash({k: unboxed(v) for k, v in what_is_read(task).items()})
+        return content_hash({k: unboxed(v) for k, v in canonical_task(task).items()})
     return _hash_of_numbers(np.asarray(task, np.float64) + 0.0)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -258,3 +259,30 @@ def test_the_real_model_knows_code_from_medicine(monkeypatch, capfd):
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert encoder.transform(tasks).shape == (3, 26)
     assert capfd.readouterr().err == ""
+
+
+def test_memory_and_folder_are_bounded_whatever_the_number_of_tasks(
+    tmp_path, monkeypatch
+):
+    """5,000 embeddings of 384 numbers are 15 MB; a megabyte each is allowed."""
+    monkeypatch.setattr("braidbandit.tasks.embedder.MEMORY_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+
+    def cheap(texts):
+        return rng.standard_normal((len(texts), 384))
+
+    cheap.name = "cheap"
+    encoder = TaskEncoder(embedder=cheap, cache_dir=tmp_path, cache_bytes=2**20)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            encoder.transform([f"request {number}"])
+        before = tracemalloc.get_traced_memory()[0]
+        for start in range(1000, 5000, 10):
+            encoder.transform(
+                [f"request {number}" for number in range(start, start + 10)]
+            )
+            assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2**20
+        assert tracemalloc.get_traced_memory()[0] - before < 2**20
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from toy_embedder import embed
 
 from braidbandit import TaskEncoder
@@ -11,7 +12,9 @@ TEXTS = [f"task number {i}" for i in range(30)]
 
 def test_columns_and_dtype(encoder):
     tasks = [{"text": "sort", "type": "code", "complexity": 0.75}, "a poem"]
-    x = encoder.transform(tasks)
+    with pytest.raises(NotFittedError):
+        encoder.get_feature_names_out()
+    x = encoder.fit(TEXTS).transform(tasks)
     names = list(encoder.get_feature_names_out())
     assert x.shape == (2, len(names)) == (2, 1 + 4 + 8 + 2)
     assert x.dtype == np.float64

@@ -8,7 +8,7 @@ from toy_embedder import embed
 
 from braidbandit import TaskEncoder
 from braidbandit.tasks.encoder import TYPES
-from braidbandit.tasks.packaged import calibration_texts, load_tasks, task_of
+from braidbandit.tasks.packaged import calibration_texts, load_tasks, without_answer
 
 
 def test_every_domain_has_as_many_tasks_and_both_splits():
@@ -27,7 +27,7 @@ def test_splits_are_disjoint_and_whole():
 
 
 def test_tasks_are_what_the_encoder_reads():
-    tasks = [task_of(task) for task in load_tasks()]
+    tasks = [without_answer(task) for task in load_tasks()]
     features = TaskEncoder(embedder=embed, n_components=4).fit(tasks).transform(tasks)
     assert features.shape[0] == 168
 

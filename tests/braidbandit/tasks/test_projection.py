@@ -90,3 +90,22 @@ def test_embeddings_whose_squares_are_lost_are_refused(scale):
     X, _ = clouds()
     with pytest.raises(ValueError, match="Scale them"):
         fit_projection(scale * X, 4, seed=0)
+
+
+def test_tasks_that_are_all_alike_have_no_directions():
+    for shape in ((50, 20), (50, 3)):
+        found = fit_projection(np.ones(shape), 4, seed=0)
+        assert np.isfinite(found.components).all()
+        np.testing.assert_array_equal(found.apply(np.ones((2, shape[1]))), 0.0)
+
+
+def test_components_by_hand():
+    """Points at (2, 0), (-2, 0), (0, 1), (0, -1): variances 2 and 1/2, a mean of 5/4.
+
+    The first direction is the first axis, the second the second, both positive, and
+    the scale is one over the root of the mean variance.
+    """
+    X = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    found = fit_projection(X, 2, seed=0)
+    np.testing.assert_allclose(found.components, np.eye(2) / np.sqrt(1.25), atol=1e-12)
+    np.testing.assert_allclose(found.mean, 0, atol=1e-12)
