@@ -147,13 +147,18 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         # Strands are no modules: they are shared, and are not saved.
         self.anchor, self.donors = anchor, donors
-        self._build()
+        self.build_fusers()
         self._key = memo_key(anchor)
         self._feeds = [self._feed(donor) for donor in donors]
         self.eval()
         self.generation_config = generation_config(anchor)
 
-    def _build(self) -> None:
+    def build_fusers(self) -> None:
+        """Make the fusers anew, as they are before any training.
+
+        All that they learnt is forgotten; strands and recipe stay as they are. Draws
+        starting weights from the global generator of torch.
+        """
         config, anchor = self.config, self.anchor
         widths = [d.width for d in self.donors]
         self.fusers = nn.ModuleDict()
@@ -192,7 +197,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         return self.anchor.tokenizer
 
     def _apply(self, fn: Any, recurse: bool = True) -> BraidedLLM:
-        # Fusers move with their strands but stay in float32 (see `_build`).
+        # Fusers move with their strands but stay in float32 (see `build_fusers`).
         def move(tensor: Tensor) -> Tensor:
             moved: Tensor = fn(tensor)
             # Not by way of the other type, which would round it.

@@ -124,7 +124,7 @@ def _fit(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
         store.features(donor, model.anchor)
     _check_positions(store, model)
     # Anew: parts in the store must not depend on what this braid learnt before.
-    model._build()
+    model.build_fusers()
     if model.layers():
         fit_middle(store, model, epochs)
     if "final" in model.fusers:

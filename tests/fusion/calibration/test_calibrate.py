@@ -14,7 +14,7 @@ from fusion.calibration.texts import HELD_OUT_EVERY, MIN_TEXTS
 from fusion.conformance import check_frozen
 from fusion.judging.scoring import bits_per_byte
 from fusion.report.controls import PromptWeighted
-from fusion.report.held_out import score
+from fusion.report.scores import score
 from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
 
