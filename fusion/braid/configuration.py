@@ -92,6 +92,10 @@ class BraidConfig(PreTrainedConfig):
             setattr(self, key, getattr(anchor.tokenizer, key))
         self.tie_word_embeddings = False
 
+    def note_sources(self, strands: Sequence[Strand]) -> None:
+        """Note where the strands come from, for those who load the braid."""
+        self.sources = {strand.name: strand.source for strand in strands}
+
     def _check_shares(self) -> None:
         if len(self.shares) != 1 + len(self.donors):
             raise ValueError(

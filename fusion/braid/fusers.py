@@ -120,6 +120,8 @@ class LearnedWeighted(nn.Module):
         return out.to(dtype)
 
 
+# A special case, not a part: with no routes it is the learned weighting, whose every
+# parameter it has.
 class Router(LearnedWeighted):
     """The same, with a gate per token and source that sees both states.
 

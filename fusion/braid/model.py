@@ -570,7 +570,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         """
         if not is_main_process:
             return
-        self.config.sources = {s.name: s.source for s in (self.anchor, *self.donors)}
+        self.config.note_sources((self.anchor, *self.donors))
         weights = self.state_dict() if state_dict is None else state_dict
         with replacing(Path(save_directory).expanduser()) as folder:
             write_weights(folder, weights, (self.anchor, *self.donors))

@@ -58,7 +58,7 @@ def sibling(model: BraidedLLM, shares: Sequence[float] | None = None) -> Braided
     """A freshly built braid of the same recipe and strands."""
     config: Any = copy.deepcopy(model.config)
     if shares is not None:
-        config.shares = [float(s) for s in shares]
+        config.update({"shares": [float(s) for s in shares]})
     return BraidedLLM(config, [model.anchor, *model.donors])
 
 

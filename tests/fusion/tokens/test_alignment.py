@@ -18,7 +18,12 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from fusion.tokens.alignment import TokenBytes, common_prefix, complete_text
+from fusion.tokens.alignment import (
+    TokenBytes,
+    common_prefix,
+    complete_text,
+    token_tree,
+)
 
 TOKENS = {
     family: TokenBytes(tiny.tiny_tokenizer(family))
@@ -360,3 +365,42 @@ def test_a_space_in_front_of_a_space_is_told_apart(text, kind):
         ids, ends = tokens.read_with_ends(chat)
         assert ends[-1] == len(chat.encode())
         assert chat.startswith(" ") or ids == tokenizer(chat)["input_ids"]
+
+
+# Texts of few different tokens, so that they often begin alike.
+BEGINNINGS = st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6)
+
+
+@given(known=st.lists(st.integers(0, 2), max_size=6), data=BEGINNINGS, turns=st.data())
+def test_a_tree_spells_every_beginning_of_the_text(known, data, turns):
+    anew = [turns.draw(st.booleans()) for _ in data]
+    tree = token_tree(known, data, anew)
+    tokens = [*known[: tree.past], *tree.tokens]
+    assert [[tokens[i] for i in seen] for seen in tree.seen] == data
+    # Each new token goes on from what stands before it in some beginning.
+    for i, lineage in enumerate(tree.lineage):
+        assert lineage[-1] == tree.past + i
+        assert any(seen[: len(lineage)] == lineage for seen in tree.seen)
+    for before, now, keep in zip([[], *tree.seen], tree.seen, tree.kept, strict=False):
+        assert common_prefix(before, now) == keep
+    assert tree.length == (len(data[-1]) if data else len(known))
+
+
+def test_a_text_that_only_grows_does_not_branch():
+    assert not token_tree([1], [[1, 2], [1, 2, 3]], [False, False]).branches
+    assert token_tree([1], [[1, 2], [1, 3]], [False, False]).branches
+    # Read anew from a point on, it is another branch.
+    assert token_tree([1], [[1, 2], [1, 2, 3]], [False, True]).branches
+    assert not token_tree([1], [], []).branches
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES + tiny.MORE_FAMILIES)
+@pytest.mark.parametrize("text", tiny.SAMPLES.values(), ids=tiny.SAMPLES)
+def test_what_is_written_behind_a_prompt_is_the_rest_of_the_text(family, text):
+    tokens = TokenBytes(tiny.tiny_tokenizer(family))
+    ids = tokens.encode(text)
+    for cut in range(1, len(ids)):
+        before = tokens.text(ids[:cut])
+        behind = tokens.written_behind(ids[:cut], ids)
+        if complete_text(before).encode() == before:
+            assert before.decode() + behind == text

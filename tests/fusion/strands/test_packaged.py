@@ -1,0 +1,27 @@
+"""Packaged models are found where their packages are, and only there."""
+
+import importlib.util
+
+import pytest
+
+from fusion.strands.packaged import PACKAGED
+from fusion.strands.pool import Pool
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_package_that_is_not_installed_has_no_file(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert PACKAGED[name].file(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f"{name}.*with its package installed"):
+        Pool(cache_dir=tmp_path).folder(name)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_file_is_gguf(name, tmp_path):
+    file = PACKAGED[name].file(tmp_path)
+    if file is None:
+        pytest.skip("its package is not installed")
+    with file.open("rb") as opened:
+        assert opened.read(4) == b"GGUF"
+    assert PACKAGED[name].licence
