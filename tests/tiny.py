@@ -211,6 +211,19 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def small(family: str, **changes: Any) -> dict[str, Any]:
+    """Settings of a small model that reads with the family's tokenizer."""
+    return {
+        "vocab_size": len(tiny_tokenizer(family)),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": 0.3,
+        **changes,
+    }
+
+
 def tiny_model(family: str, seed: int = 0) -> Any:
     """A small random model of the family, in eval mode; same seed, same weights."""
     _check_family(family)
@@ -328,20 +341,15 @@ def long_rope_strand(turn: int, name: str = "phi3", seed: int = 0) -> Strand:
         "short_factor": [1.0] * 4,
         "long_factor": [3.0] * 4,
     }
+    sizes = small("qwen2", num_hidden_layers=3, num_key_value_heads=2)
     config = Phi3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **sizes,
         max_position_embeddings=512,
         original_max_position_embeddings=turn,
         rope_parameters=rope,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=1,
-        initializer_range=0.3,
     )
     with _seeded(seed):
         return Strand(name, Phi3ForCausalLM(config).eval(), tokenizer)

@@ -228,13 +228,8 @@ def test_what_is_known_of_a_strand_follows_its_weights():
 def _llama(limit, **rope):
     tokenizer = tiny.tiny_tokenizer("llama")
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        **tiny.small("llama"),
         max_position_embeddings=limit,
-        initializer_range=0.3,
         rope_parameters={"rope_theta": 10000.0, "rope_type": "default", **rope},
     )
     torch.manual_seed(0)
@@ -394,14 +389,8 @@ def test_a_row_of_zeros_hides_no_head(pad):
     """Logits of the padding token are all 0, whatever they are divided by."""
     tokenizer = tiny.tiny_tokenizer("qwen2")
     config = GraniteConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **tiny.small("qwen2", num_key_value_heads=2),
         logits_scaling=8.0,
-        initializer_range=0.3,
         pad_token_id=pad,
         bos_token_id=0,
         eos_token_id=0,
