@@ -22,10 +22,10 @@ SPECIAL_CASES = {
         ),
     },
     "writes_through": {
-        "braidbandit/bandit/generator.py: self._spare.bit_generator.state": (
+        "braidbandit/_random.py: self._spare.bit_generator.state": (
             "numpy's way to set a generator of that file to a place"
         ),
-        "braidbandit/bandit/generator.py: self.generator.bit_generator.state": (
+        "braidbandit/_random.py: self.generator.bit_generator.state": (
             "numpy's way to set a generator to a place"
         ),
         "braidbandit/bandit/linear_bandit.py: work.__dict__": (

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from braidbandit._forks import process_id, tell_of_forks
+from braidbandit._random import seeded
 from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
 from braidbandit.agent.purging import purge_folder
-from braidbandit.bandit.generator import seeded
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue

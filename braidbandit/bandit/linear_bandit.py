@@ -26,7 +26,7 @@ from braidbandit._checks import (
     same,
 )
 from braidbandit._named import Labels, feature_names, few, in_columns, in_rows, ordered
-from braidbandit.bandit.generator import RandomSequence
+from braidbandit._random import RandomSequence
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.online_posterior import (
     UNSOLVED,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -97,6 +97,7 @@ class Limits:
     eligible: ArrayLike | None = None
     preference: Mapping[str, float] | None = None
     accuracy_target: float | None = None
+    record: dict[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_budgets(self.compute_budget, self.budget)
@@ -111,9 +112,18 @@ class Limits:
             )
         if isinstance(self.eligible, Set | Iterator):
             object.__setattr__(self, "eligible", tuple(self.eligible))
-        target = self.accuracy_target
+        target, prefers = self.accuracy_target, self.preference
         if target is not None and not 0.0 <= target <= 1.0:  # also refuses NaN
             raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
+        if prefers is not None:
+            prefers = {key: float(weight) for key, weight in prefers.items()}
+        record = {
+            "compute_budget": float(self.compute_budget),
+            **(self.budget or _NO_BUDGET).to_dict(),
+            "preference": prefers,
+            "accuracy_target": None if target is None else float(target),
+        }
+        object.__setattr__(self, "record", record)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a decision records, as JSON-able data.
@@ -121,15 +131,7 @@ class Limits:
         ``excluded`` and ``eligible`` are left out: a decision records which arms were
         eligible in the end.
         """
-        prefers, target = self.preference, self.accuracy_target
-        if prefers is not None:
-            prefers = {key: float(weight) for key, weight in prefers.items()}
-        return {
-            "compute_budget": float(self.compute_budget),
-            **(self.budget or _NO_BUDGET).to_dict(),
-            "preference": prefers,
-            "accuracy_target": None if target is None else float(target),
-        }
+        return dict(self.record)
 
 
 def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
@@ -147,3 +149,7 @@ def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
             "compute_budget must lie between 0 (only the cheapest arms) and 1 (all "
             f"arms), received {compute_budget!r}"
         )
+
+
+NO_LIMITS = Limits()
+"""Those of a call that gives none."""

@@ -23,11 +23,11 @@ from braidbandit.bandit.belief import Belief
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.linalg import Repeats
 from braidbandit.bandit.online_posterior import UNSOLVED, OnlinePosterior
-from braidbandit.bandit.policies import Policy
+from braidbandit.bandit.policies import Policy, ThompsonSampling
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales, parameter_groups
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.catalogue.features import extend_descriptors, with_gains
+from braidbandit.catalogue.features import block_of, extend_descriptors, with_gains
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.drift import DriftMonitor, DriftWarning
 from braidbandit.recommender.feedback import FeedbackLog, Learnt, NotReversible
@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 
 # From so many arms on, what their descriptors have in common is made use of.
 _MANY_ARMS = 512
+_DEFAULT = ThompsonSampling()
 # A reward of which a smaller share is left cannot be told from rounding.
 _FORGOTTEN = 1e-100
 # What learning changes, beside log and quality: in place, or by another in its place.
@@ -95,6 +96,14 @@ class ArmModel:
         What a ConservativePolicy may risk.
     surprises : ndarray of shape (2, A)
         Sums of the drift monitor.
+    fit : ndarray of bool, shape (A,), or None
+        Arms that calibration has not found unfit; None when it found all of them so.
+    relative_costs : ndarray of shape (A,)
+    rows : dict of int
+        Row of each arm id.
+    labels : tuple of str, length A
+    blocks : tuple of str, length m
+        To which block of descriptors each column belongs.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class ArmModel:
         Z, columns = catalogue.descriptors()
         # Storage order decides the last bits of sums: as a saved state has it.
         self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
+        self._note_arms()
         self.quality: OnlinePosterior | None = None
         self.start: Posterior | None = None
         self.costs: dict[str, CostModel] = {}
@@ -121,6 +131,15 @@ class ArmModel:
         self._lookahead = LookAhead()
         self._later: dict[str, list[float]] = {}
         self._repeats_of: tuple[Array, Repeats] | None = None
+
+    def _note_arms(self) -> None:
+        """Keep what every decision asks of catalogue and descriptors."""
+        catalogue = self.catalogue
+        self.fit = catalogue.mask() if len(catalogue.unfit) < len(catalogue) else None
+        self.relative_costs = catalogue.relative_costs()
+        self.rows = {arm_id: row for row, arm_id in enumerate(catalogue.ids)}
+        self.labels = tuple(braid.label() for braid in catalogue.braids)
+        self.blocks = tuple(block_of(column) for column in self.columns)
 
     # ---- what it goes by ----
 
@@ -193,6 +212,7 @@ class ArmModel:
         }
         self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
         self.signatures = signatures
+        self._note_arms()
         self.reset()
 
     def reset(self) -> None:
@@ -207,9 +227,10 @@ class ArmModel:
 
     def believe(self, x: Array) -> Belief:
         """Return the belief about every arm, less what is in flight."""
-        self.require(len(x))
-        posterior = self._online.posterior
-        if pulls := self._pulls():
+        if self.quality is None or self.posterior.groups.shape[1] != len(x):
+            self.require(len(x))
+        posterior = self.posterior
+        if self.log.pending and (pulls := self._pulls()):
             posterior = self._lookahead.ahead(posterior, pulls)
         return posterior.belief(self.Z, x, self._repeats())
 
@@ -220,8 +241,10 @@ class ArmModel:
 
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
-        pending = self.log.pending.values()
-        return self.account.policy(self.settings.policy, self.catalogue, pending)
+        policy = self.settings.policy
+        if not isinstance(policy, ConservativePolicy):
+            return _DEFAULT if policy is None else policy
+        return self.account.policy(policy, self.catalogue, self.log.pending.values())
 
     def expected(self, objective: str, x: Array) -> Array | None:
         """Return what each arm will typically measure; None before any measurement."""
@@ -243,11 +266,12 @@ class ArmModel:
         by the variance its retraining may have added. An arm that is gone has row -1.
         """
         x = np.array(decision.x, dtype=np.float64)
-        self.require(len(x))
-        arm_id, posterior = decision.braid.id, self._online.posterior
+        if self.quality is None or self.posterior.groups.shape[1] != len(x):
+            self.require(len(x))
+        arm_id, posterior = decision.braid.id, self.posterior
         if arm_id in self.removed:
             return -1, self.removed[arm_id], x, weight
-        row = self.catalogue.index(arm_id)
+        row = self.rows[arm_id] if arm_id in self.rows else self.catalogue.index(arm_id)
         widened = sum(self.versions.get(arm_id, [])[decision.version :])
         if widened:
             noise = posterior.scales.noise**2
@@ -268,8 +292,8 @@ class ArmModel:
         pulls: dict[str, Pull] = {}
         for decision in reversed(newest):
             arm_id = decision.braid.id
-            if arm_id in self.catalogue:
-                row = self.catalogue.index(arm_id)
+            if arm_id in self.rows:
+                row = self.rows[arm_id]
                 pulls[decision.id] = (row, self.Z[row], np.array(decision.x))
         return pulls
 
@@ -308,6 +332,7 @@ class ArmModel:
         if singles:
             best = max(singles, key=lambda i: float(scores[:, i].mean()))
             self.account.guard_against(self.catalogue.ids[arms[best]])
+        self.open_account()
 
     def _signatures(self, arms: Sequence[int], scores: Array) -> Array | None:
         """Return the columns of the single models, if the table has all of them."""
@@ -336,9 +361,10 @@ class ArmModel:
         online = self._online
         before, faded = online.posterior.mean, online.faded
         surprise = online.update(arm, z, x, record.reward, applied)
-        self._lookahead.rewarded(
-            before, online.posterior, record.decision.id, (arm, z, x), applied
-        )
+        if self._lookahead.is_ahead:
+            self._lookahead.rewarded(
+                before, online.posterior, record.decision.id, (arm, z, x), applied
+            )
         for name, value in record.measured.items():
             self._cost_model(name).learn(arm, z, x, value, self._cost(arm), applied)
         self._settle(replace(record, applied=applied, faded=faded), said)
@@ -416,14 +442,16 @@ class ArmModel:
             self.notice(message, DriftWarning)
 
     def _settle(self, record: Learnt, said: bool) -> None:
-        waited = record.decision.id in self.log.pending
+        guarded = self.account.savings is not None
+        waited = not guarded or record.decision.id in self.log.pending
         if not waited and self.account.may_be_booked(record.decision):
             self.notice(
                 "the reward of a departure came after so many others had expired that "
                 "it is not known whether it is booked as 0 already: the guard counts "
                 "it twice, and risks less than it might"
             )
-        self.account.book(self.settings.policy, record.decision, record.reward)
+        if guarded:
+            self.account.book(self.settings.policy, record.decision, record.reward)
         decision = record.decision.only(self.log.keep)
         self.log.settle(replace(record, decision=decision), said)
 
@@ -583,6 +611,8 @@ class ArmModel:
         """Take over values of attributes, such as those of a saved state."""
         for name, value in learnt.items():
             setattr(self, name, value)
+        self._note_arms()
+        self.open_account()
 
     def move_to(self, position: int) -> None:
         """Note up to where a ledger was learnt."""
@@ -625,6 +655,7 @@ class ArmModel:
             order = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
             self._move(catalogue, order, self.Z[order])
         self.catalogue = catalogue
+        self._note_arms()
 
     def add(self, catalogue: Catalogue) -> None:
         """Take over a catalogue with more arms behind; these start from relatives."""
@@ -690,6 +721,7 @@ class ArmModel:
         sums = np.zeros((2, len(rows)))
         sums[:, known] = self.surprises[:, np.array(rows)[known]]
         self.surprises, self.Z, self.catalogue = sums, Z, catalogue
+        self._note_arms()
         self._lookahead.reset()
 
     def _described_anew(self, z: Array, Z: Array, columns: Sequence[str]) -> Array:

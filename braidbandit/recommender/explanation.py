@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from braidbandit._json import known_fields, plain
 from braidbandit.bandit.policies import Choice
 from braidbandit.catalogue.costs import relative
-from braidbandit.catalogue.features import block_of
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.scoring import LATENCY, Situation
 
@@ -319,6 +318,11 @@ class ChoiceView:
         """Score of every arm before masking, shape (A,)."""
         return self.now.belief.mean + self.choice.exploration + self.now.cost_term
 
+    @cached_property
+    def uncertainty(self) -> float:
+        """Posterior standard deviation of the chosen arm's quality."""
+        return self.now.belief.sd_of(self.choice.arm)
+
     def blocks(self) -> dict[str, float]:
         """Split the chosen arm's lead over the best single model by block.
 
@@ -332,17 +336,13 @@ class ChoiceView:
         lead = (model.Z[arm] - model.Z[best]) * belief.mu
         blocks = {"arm": float(belief.own[arm] - belief.own[best])}
         for column in lead.nonzero()[0].tolist():
-            block = block_of(model.columns[column])
+            block = model.blocks[column]
             blocks[block] = blocks.get(block, 0.0) + float(lead[column])
         return {block: value for block, value in blocks.items() if value}
 
     def sentence(self) -> str:
         """Say what was chosen, why, and what is expected of it."""
-        row, belief, catalogue = (
-            self.choice.arm,
-            self.now.belief,
-            self.model.catalogue,
-        )
+        row, belief, model = self.choice.arm, self.now.belief, self.model
         reasons = []
         # Arms that lost an early round score the same as the winner, up to rounding.
         better = self.scores > self.scores[row] + 1e-9
@@ -361,11 +361,11 @@ class ChoiceView:
             reasons.append(f"{gains} speak for it over the best single model")
         if not reasons or np.ptp(belief.mean) < 1e-9:
             reasons.append("nothing known yet speaks for another")
-        cost = catalogue.relative_costs()[row]
+        cost = model.relative_costs[row]
         return (
-            f"chose {catalogue.braids[row].label()}, because "
+            f"chose {model.labels[row]}, because "
             f"{' and '.join(reasons)}; expected quality {belief.mean[row]:.2f} "
-            f"+- {belief.sd_of(row):.2f}, cost {cost:.2f} of the dearest "
+            f"+- {self.uncertainty:.2f}, cost {cost:.2f} of the dearest "
             f"(probability {self.choice.propensity:.2f})"
         )
 
@@ -376,7 +376,7 @@ class ChoiceView:
         rows = tuple(
             ArmRow(
                 arm_id=arm_id,
-                label=catalogue.braids[row].label(),
+                label=self.model.labels[row],
                 mean=float(now.belief.mean[row]),
                 exploration=float(self.choice.exploration[row]),
                 cost=float(now.cost_term[row]),

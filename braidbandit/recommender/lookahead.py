@@ -52,6 +52,7 @@ class LookAhead:
         """Forget the posterior: it was changed in place."""
         self._mean: Array | None = None
         self._ahead: Posterior | None = None
+        self.is_ahead = False
         self._pulls: dict[str, Pull] = {}
         self._n_left = 0
 
@@ -70,7 +71,7 @@ class LookAhead:
         ahead, same = self._ahead, self._mean is posterior.mean
         if ahead is None or not same or self._n_left >= _MOST_LEFT:
             ahead = posterior.copy()
-            self._mean, self._ahead = posterior.mean, ahead
+            self._mean, self._ahead, self.is_ahead = posterior.mean, ahead, True
             self._pulls, self._n_left = {}, 0
         for name in [name for name in self._pulls if name not in pulls]:
             arm, z, x = self._pulls.pop(name)

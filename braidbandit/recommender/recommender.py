@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,7 @@ from braidbandit._checks import (
     same,
 )
 from braidbandit._named import in_columns, in_rows, ordered
-from braidbandit.bandit.generator import RandomSequence
+from braidbandit._random import RandomSequence
 from braidbandit.bandit.guard import ConservativePolicy, Savings
 from braidbandit.bandit.logged_value import logged_value
 from braidbandit.bandit.online_posterior import check_learning
@@ -33,9 +34,9 @@ from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.catalogue.limits import Budget, Limits
+from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision, Event, new_id
+from braidbandit.ledger.records import Decision, Event
 from braidbandit.recommender import saving
 from braidbandit.recommender.arm_model import ArmModel, LearningSettings
 from braidbandit.recommender.drift import DriftMonitor
@@ -59,6 +60,19 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Rows = tuple[list[int], Array, Array]
 
+_SETTINGS = (
+    "catalogue",
+    "encoder",
+    "policy",
+    "price",
+    "mean_cost",
+    "prior",
+    "forgetting",
+    "max_parameters",
+    "drift",
+    "random_state",
+)
+_ENCODER = tuple(TaskEncoder().get_params())
 # Settings of the posterior: another one has another shape, or other scales.
 _SHAPE = ("prior", "max_parameters")
 
@@ -306,14 +320,29 @@ class BraidRecommender(BaseEstimator):
         -------
         Decision
         """
-        limits = Limits(
-            compute_budget, budget, excluded, eligible, preference, accuracy_target
+        proposal = self.propose(
+            task,
+            compute_budget,
+            budget,
+            excluded,
+            eligible=eligible,
+            preference=preference,
+            accuracy_target=accuracy_target,
         )
-        proposal = self.propose(task, limits)
         self.commit(proposal)
         return proposal.decision
 
-    def propose(self, task: Any, limits: Limits | None = None) -> Proposal:
+    def propose(
+        self,
+        task: Any,
+        compute_budget: float = 1.0,
+        budget: Budget | None = None,
+        excluded: Iterable[str] = (),
+        *,
+        eligible: ArrayLike | None = None,
+        preference: Mapping[str, float] | None = None,
+        accuracy_target: float | None = None,
+    ) -> Proposal:
         """Choose a braid without deciding yet: nothing changes.
 
         For whoever writes a decision to a record of his own before it counts: what is
@@ -321,16 +350,16 @@ class BraidRecommender(BaseEstimator):
 
         Parameters
         ----------
-        task : str, dict or ndarray of shape (d,)
-        limits : Limits, optional
-            As the arguments of :meth:`recommend`.
+        task, compute_budget, budget, excluded, eligible, preference, accuracy_target
+            As for :meth:`recommend`.
 
         Returns
         -------
         Proposal
             For :meth:`commit`, before another decision is committed.
         """
-        limits = Limits() if limits is None else limits
+        given = compute_budget, budget, excluded, eligible, preference, accuracy_target
+        limits = NO_LIMITS if _is_free(given) else Limits(*given)
         now = self._assess(task, limits)
         model, catalogue = self.arm_model_, self.arm_model_.catalogue
         policy, rng = model.policy_now(), self.draws_.ahead()
@@ -339,7 +368,7 @@ class BraidRecommender(BaseEstimator):
         view = ChoiceView(model, now, choice, self.encoder_.type_of(task, now.x))
         braid = catalogue.braids[row]
         decision = Decision(
-            id=new_id(),
+            id=uuid4().hex,
             task_hash=task_hash(task),
             x=tuple(now.x.tolist()),
             braid=braid,
@@ -350,9 +379,9 @@ class BraidRecommender(BaseEstimator):
             scores=view.scores,  # type: ignore[arg-type]
             eligible=now.eligible,  # type: ignore[arg-type]
             expected_quality=float(belief.mean[row]),
-            uncertainty=belief.sd_of(row),
-            relative_cost=float(catalogue.relative_costs()[row]),
-            budget=limits.to_dict(),
+            uncertainty=view.uncertainty,
+            relative_cost=float(model.relative_costs[row]),
+            budget=dict(limits.record),
             policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self._encoder_hash,
@@ -399,10 +428,8 @@ class BraidRecommender(BaseEstimator):
         The same arguments and the same state of the random generator give the
         same arm. Changes nothing.
         """
-        limits = Limits(
-            compute_budget, budget, excluded, eligible, preference, accuracy_target
-        )
-        now, model = self._assess(task, limits), self.arm_model_
+        given = compute_budget, budget, excluded, eligible, preference, accuracy_target
+        now, model = self._assess(task, Limits(*given)), self.arm_model_
         policy, rng = model.policy_now(), self.draws_.copy()
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
         kind = self.encoder_.type_of(task, now.x)
@@ -446,7 +473,7 @@ class BraidRecommender(BaseEstimator):
             When no arm is left.
         """
         self.start()
-        model, limits = self.arm_model_, Limits() if limits is None else limits
+        model, limits = self.arm_model_, NO_LIMITS if limits is None else limits
         now = assess(model, x, limits, self.price, self.pacer_.price)
         policy, rng = model.policy_now(), self.draws_.copy()
         return policy.probabilities(now.belief, now.cost_term, now.eligible, rng)
@@ -875,6 +902,8 @@ class BraidRecommender(BaseEstimator):
         Every other method calls it; ``anew`` says that learning is about to begin
         again, with other settings.
         """
+        if not anew and self._is_as_checked():
+            return self
         self._check_settings()
         catalogue = self._catalogue()
         if not hasattr(self, "arm_model_"):
@@ -896,7 +925,25 @@ class BraidRecommender(BaseEstimator):
         # These may be changed at any time by set_params.
         model.follow(self._settings())
         self.draws_.follow(self.random_state)
+        self._checked = self._as_of_now()
         return self
+
+    def _is_as_checked(self) -> bool:
+        """Whether settings, encoder and arms are those that were checked last."""
+        checked = vars(self).get("_checked")
+        if checked is None or self.arm_model_.quality is None:
+            return False
+        now = self._as_of_now()
+        return all(a is b for a, b in zip(now, checked, strict=True))
+
+    def _as_of_now(self) -> tuple[Any, ...]:
+        given, used = self.encoder, self.encoder_
+        return (
+            *(vars(self)[name] for name in _SETTINGS),
+            self.arm_model_.catalogue,
+            *(vars(used).get(name) for name in ("components_", "mean_", "gates_")),
+            *([] if given is None else (getattr(given, n) for n in _ENCODER)),
+        )
 
     def _check_settings(self) -> None:
         check_price(self.price)
@@ -1051,6 +1098,14 @@ class BraidRecommender(BaseEstimator):
 
     def _cost_term(self, x: Array) -> Array:
         return cost_of(self.arm_model_, x, self.price, self.pacer_.price)
+
+
+def _is_free(given: tuple[Any, ...]) -> bool:
+    """Whether limits are those of a call that gives none."""
+    compute_budget, budget, excluded, *others = given
+    free = isinstance(compute_budget, float) and compute_budget == 1.0
+    free = free and isinstance(excluded, tuple) and not excluded
+    return free and all(value is None for value in (budget, *others))
 
 
 def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:

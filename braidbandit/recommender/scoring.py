@@ -13,7 +13,7 @@ from braidbandit._named import as_array, in_columns
 from braidbandit.bandit.belief import Belief
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.costs import relative
-from braidbandit.catalogue.limits import Limits
+from braidbandit.catalogue.limits import NO_LIMITS, Limits
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.objectives import Preference
 
@@ -88,11 +88,24 @@ class Situation:
 
 
 def cost_terms(
-    model: ArmModel, x: Array, preference: Preference, dual: float
+    model: ArmModel,
+    measured: Mapping[str, Array | None],
+    preference: Preference,
+    dual: float,
 ) -> dict[str, Array]:
-    """Return what compute, latency and the long-run budget add to every score."""
-    estimated = model.catalogue.relative_costs()
-    compute, latency = model.expected("compute", x), model.expected("latency", x)
+    """Return what compute, latency and the long-run budget add to every score.
+
+    Parameters
+    ----------
+    model : ArmModel
+    measured : dict of ndarray of shape (A,)
+        What each arm is expected to take, by objective; nothing before it was measured.
+    preference : Preference
+    dual : float
+        The price that holds a long-run mean cost.
+    """
+    estimated = model.relative_costs
+    compute, latency = measured.get("compute"), measured.get("latency")
     priced = estimated if compute is None else relative(compute)
     waiting = np.zeros(len(estimated)) if latency is None else relative(latency)
     return {
@@ -104,7 +117,8 @@ def cost_terms(
 
 def cost_of(model: ArmModel, x: Array, price: float, dual: float) -> Array:
     """Return what costs add to every score when only compute has a price, (A,)."""
-    parts = cost_terms(model, x, Preference(compute=price), dual)
+    measured = {name: model.expected(name, x) for name in model.costs}
+    parts = cost_terms(model, measured, Preference(compute=price), dual)
     return parts["compute"] + parts["latency"] + parts["pacing"]
 
 
@@ -129,9 +143,16 @@ def assess(
         When no arm is left, or a limit makes no sense.
     """
     catalogue = model.catalogue
-    eligible = catalogue.mask(limits.compute_budget, limits.excluded, limits.budget)
-    preference = Preference.read(limits.preference, price)
-    belief, latency = model.believe(x), model.expected("latency", x)
+    if limits is NO_LIMITS and model.fit is not None:
+        eligible = model.fit
+    else:
+        eligible = catalogue.mask(limits.compute_budget, limits.excluded, limits.budget)
+    preference = Preference(compute=price)
+    if limits.preference is not None:
+        preference = Preference.read(limits.preference)
+    belief = model.believe(x)
+    measured = {name: model.expected(name, x) for name in model.costs}
+    latency = measured.get("latency")
     masked = _ruled_out(limits, catalogue, latency)
     for ruled_out in masked:
         eligible = eligible & ~ruled_out.arms
@@ -144,7 +165,7 @@ def assess(
     if limits.accuracy_target is not None:
         short, missed = _falls_short(belief, eligible, limits.accuracy_target)
         masked, eligible = (*masked, short), eligible & ~short.arms
-    costs = cost_terms(model, x, preference, dual)
+    costs = cost_terms(model, measured, preference, dual)
     cost_term = costs["compute"] + costs["latency"] + costs["pacing"]
     return Situation(
         limits, x, belief, costs, cost_term, eligible, masked, latency, missed

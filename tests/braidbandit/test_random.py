@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from braidbandit.bandit.generator import RandomSequence, seeded
+from braidbandit._random import RandomSequence, seeded
 
 
 def test_what_is_drawn_ahead_counts_once_it_is_said():
@@ -41,7 +41,7 @@ def test_another_seed_begins_another_sequence():
 def test_without_a_seed_a_copied_process_draws_for_itself(monkeypatch):
     draws = RandomSequence()
     here = draws.copy().random()
-    monkeypatch.setattr("braidbandit.bandit.generator.process_id", lambda: "another")
+    monkeypatch.setattr("braidbandit._random.process_id", lambda: "another")
     assert draws.generator.random() != here
 
 
