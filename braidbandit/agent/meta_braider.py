@@ -24,7 +24,7 @@ from braidbandit.agent.purging import purge_folder
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.catalogue.limits import Budget, Limits
+from braidbandit.catalogue.limits import Budget
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.explanation import Explanation
@@ -222,12 +222,17 @@ class MetaBraider:
         ValueError
             On an empty prompt, or a budget that no braid meets.
         """
-        limits = Limits(
-            compute_budget, budget, excluded, eligible, preference, accuracy_target
-        )
         text = _text_in(task) if self.keep_text else None
         with self._lock:
-            proposal = self.recommender.propose(task, limits)
+            proposal = self.recommender.propose(
+                task,
+                compute_budget,
+                budget,
+                excluded,
+                eligible=eligible,
+                preference=preference,
+                accuracy_target=accuracy_target,
+            )
             # What is not in the ledger is not decided.
             self.ledger.record_decision(proposal.decision, text)
             self.recommender.commit(proposal)
