@@ -107,6 +107,31 @@ def as_floats(values: Any, name: str) -> Array:
     return np.asarray(values, dtype=np.float64)
 
 
+def check_reward(value: Any) -> float:
+    """Return ``value`` as a float in [0, 1], or say what is wrong with it.
+
+    Examples
+    --------
+    >>> check_reward(True)
+    1.0
+    """
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        reward = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"a reward is a number in [0, 1], received {value!r} "
+            f"({type(value).__name__})"
+        ) from None
+    if not 0.0 <= reward <= 1.0:  # also refuses NaN
+        raise ValueError(
+            f"a reward lies in [0, 1], received {value!r}; convert it first, for "
+            "example a rating of 1 to 5 with stars / 5 (more ways: braidbandit.utility)"
+        )
+    return reward
+
+
 def check_rewards(reward: ArrayLike | None, n: int) -> Array:
     """Return rewards as floats in [0, 1], shape (n,); None means 1 for every row.
 

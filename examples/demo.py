@@ -289,7 +289,7 @@ def learn(
     agent: MetaBraider, scorer: Scorer, tasks: list[Any], options: Any
 ) -> list[dict[str, Any]]:
     """Run what is left of this pass over the tasks; return every round ever run."""
-    from braidbandit.tasks.reading import hash_as_given, task_hash
+    from braidbandit.tasks.encoder import hash_as_given, task_hash
 
     # A folder of an earlier version has the other hash.
     by_hash = {

@@ -1,4 +1,4 @@
-"""Moved to ``braidbandit.ledger.records`` and ``braidbandit.tasks.reading``."""
+"""Moved to ``braidbandit.ledger.records`` and ``braidbandit.tasks.encoder``."""
 
 from braidbandit.ledger.records import *  # noqa: F403
-from braidbandit.tasks.reading import *  # noqa: F403
+from braidbandit.tasks.encoder import *  # noqa: F403

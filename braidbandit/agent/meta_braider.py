@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
+from braidbandit._checks import check_reward
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit._random import seeded
 from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
@@ -28,12 +29,11 @@ from braidbandit.catalogue.limits import Budget
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.explanation import Explanation
-from braidbandit.recommender.objectives import as_quality, check_price, check_quality
+from braidbandit.recommender.objectives import as_quality, check_price
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.recommender.saving import purged
-from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.encoder import TaskEncoder, is_hash_of
 from braidbandit.tasks.packaged import load_tasks, task_of
-from braidbandit.tasks.reading import is_hash_of
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
@@ -323,15 +323,16 @@ class MetaBraider:
             )
         if callable(performance) and output is None:
             raise ValueError("a callable judges the output: give output=...")
-        # A judge may take its time: others decide and learn meanwhile.
-        reward = as_quality(performance, task, output)
-        outcome = Outcome(found.id, reward, latency_ms, compute, source)
+        if callable(performance):
+            # A judge may take its time: others decide and learn meanwhile.
+            performance = as_quality(performance, task, output)
+        outcome = Outcome(found.id, performance, latency_ms, compute, source)
         with self._lock:
             if self._was_not_shown(found):
                 return self
             event = self.ledger.record_outcome(outcome, found)
             self._learn(event)
-        _LOG.debug("%s was worth %.3f", found.id, reward)
+        _LOG.debug("%s was worth %.3f", found.id, outcome.reward)
         return self
 
     def revise(self, decision: Decision | str, reward: float | bool) -> MetaBraider:
@@ -344,7 +345,7 @@ class MetaBraider:
         ValueError, TypeError
             On a reward outside [0, 1].
         """
-        reward = check_quality(reward)
+        reward = check_reward(reward)
         found = self._decision_of(decision)
         with self._lock:
             self._learn(self.ledger.revise(found, reward))
@@ -538,13 +539,16 @@ class MetaBraider:
         return True
 
     def _decision_of(self, decision: Decision | str) -> Decision:
-        """Return a decision as the ledger has it; refuse what could not be learnt."""
-        found = self.ledger.decision(
-            decision.id if isinstance(decision, Decision) else decision
-        )
-        if found.braid.id not in self.recommender.arm_model_.removed:
+        """Return a decision as it was made; refuse one that could not be learnt."""
+        decision_id = decision.id if isinstance(decision, Decision) else decision
+        model, waits = self.recommender.arm_model_, self.recommender.pending_
+        # One that waits is in hand; any other the ledger knows.
+        found = waits.get(decision_id) if isinstance(decision_id, str) else None
+        if found is None:
+            found = self.ledger.decision(decision_id)
+        if found.braid.id not in model.rows and found.braid.id not in model.removed:
             self.catalogue.index(found.braid.id)
-        encoder = self.recommender.encoder_.projection_hash()
+        encoder = self.recommender.encoder_hash_
         if found.encoder_hash != encoder:
             raise ValueError(
                 f"decision {found.id!r} was made with encoder {found.encoder_hash}, "

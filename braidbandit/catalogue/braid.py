@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -94,10 +95,15 @@ class Braid:
     @cached_property
     def id(self) -> str:
         """Content hash of the recipe: stays valid when a catalogue is reordered."""
-        return content_hash(self.recipe())
+        return content_hash(self.as_dict)
 
     def recipe(self) -> dict[str, Any]:
         """Return the JSON-able dict from which the braid can be built again."""
+        return copy.deepcopy(self.as_dict)
+
+    @cached_property
+    def as_dict(self) -> dict[str, Any]:
+        """What :meth:`recipe` returns, made once: to be read, not changed."""
         return {
             "anchor": self.anchor,
             "donors": list(self.donors),

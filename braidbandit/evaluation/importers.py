@@ -17,7 +17,7 @@ from braidbandit._files import damaged, parsed_lines, read_lines
 from braidbandit._json import content_hash
 from braidbandit._named import in_rows, ordered
 from braidbandit.evaluation.log import Log, encoder_names
-from braidbandit.tasks.reading import task_hash
+from braidbandit.tasks.encoder import task_hash
 
 Array = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_reward
 from braidbandit._files import cut_to_whole_lines, damaged, read_lines
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.recommender.objectives import check_quality
-from braidbandit.tasks.reading import hash_as_given
+from braidbandit.tasks.encoder import hash_as_given
 
 Array = NDArray[np.float64]
 Cell = tuple[str, str]
@@ -87,7 +87,7 @@ def build_table(
     ]
     scores = _scores(scorer, cells, n_jobs)
     for cell, score in _with_bar(scores, len(cells), progress):
-        known[cell] = check_quality(score)
+        known[cell] = check_reward(score)
         if file is not None:
             _append(file, cell, known[cell])
     rows = [[known[key, arm_id] for arm_id in catalogue.ids] for key in keys]
@@ -167,4 +167,4 @@ def _cell(row: Mapping[str, Any]) -> tuple[Cell, float]:
     cell = row["task"], row["arm"]
     if not all(isinstance(name, str) for name in cell):
         raise TypeError(f"a cell is named by text, received {cell}")
-    return cell, check_quality(row["score"])
+    return cell, check_reward(row["score"])

@@ -6,20 +6,25 @@ PostgreSQL by its URL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidbandit._json import content_hash
 from braidbandit.ledger.database import Database
-from braidbandit.ledger.records import Decision, Event, Outcome, now
-from braidbandit.ledger.rows import (
-    ArmSets,
+from braidbandit.ledger.records import (
+    Decision,
+    Event,
+    Outcome,
+    decision_of,
     decision_row,
     in_force,
     in_utc,
     kept_text,
+    now,
     outcome_of,
     outcome_row,
 )
@@ -29,6 +34,55 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _SNAPSHOTS = 3
+
+
+class ArmSets:
+    """The sets of arms that decisions were made over, each kept once.
+
+    Many decisions are made over the same arms: their rows hold the hash of the set, its
+    ids are in a table of their own. A set that was written or read is remembered.
+    """
+
+    def __init__(self, database: Database) -> None:
+        import sqlalchemy as sa
+
+        self._sa = sa
+        self._database = database
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def key_of(self, arm_ids: tuple[str, ...]) -> str:
+        """Return the key of a set of arms in its order; write it if it is new."""
+        from sqlalchemy.exc import IntegrityError
+
+        for known, ids in list(self._known.items()):  # other threads add to it
+            if ids == arm_ids:
+                return known
+        key = content_hash(list(arm_ids))
+        row = {"hash": key, "arm_ids": json.dumps(arm_ids)}
+        try:
+            with self._database.writing() as connection:
+                connection.execute(self._database.tables.arm_sets.insert().values(row))
+        except IntegrityError:
+            pass  # another process was faster
+        self._known[key] = arm_ids
+        return key
+
+    def decisions(self, connection: Any, rows: Sequence[Any]) -> list[Decision]:
+        """Build the decisions of rows.
+
+        Sets that are not known yet are read by the same connection: a database in
+        memory has no other.
+        """
+        unknown = {row.arms for row in rows if row.arms} - self._known.keys()
+        if unknown:
+            s = self._database.tables.arm_sets
+            query = self._sa.select(s).where(s.c.hash.in_(unknown))
+            for row in connection.execute(query):
+                self._known[row.hash] = tuple(json.loads(row.arm_ids))
+        return [
+            decision_of(row, None if row.arms is None else self._known[row.arms])
+            for row in rows
+        ]
 
 
 class Ledger:
@@ -132,7 +186,8 @@ class Ledger:
         """
         from sqlalchemy.exc import IntegrityError
 
-        text = kept_text(text, self.redact)
+        if text is not None:
+            text = kept_text(text, self.redact)
         row = decision_row(decision, self.arm_sets.key_of(decision.arm_ids), text)
         try:
             with self.database.writing(at_once=False) as connection:

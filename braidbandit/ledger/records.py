@@ -1,4 +1,4 @@
-"""Frozen records: what was decided, and what came of it.
+"""Frozen records: what was decided, and what came of it; as JSON, and as rows.
 
 Records travel as JSON. Floats are written by ``repr`` and come back bit for bit.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from braidbandit._checks import check_reward
 from braidbandit._json import known_fields, plain, unboxed
 from braidbandit._named import in_columns
 from braidbandit.catalogue.braid import Braid
@@ -184,9 +186,7 @@ class Outcome:
     created_at: str = field(default_factory=now)
 
     def __post_init__(self) -> None:
-        if isinstance(self.reward, str) or not 0.0 <= float(self.reward) <= 1.0:
-            raise ValueError(f"reward lies in [0, 1], received {self.reward!r}")
-        object.__setattr__(self, "reward", float(self.reward))
+        object.__setattr__(self, "reward", check_reward(self.reward))
         for key in ("latency_ms", "compute"):
             value = unboxed(getattr(self, key))
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -247,3 +247,116 @@ class Event:
 def dumps(record: Any) -> str:
     """Return a record as JSON text."""
     return json.dumps(record.to_dict(), allow_nan=False)
+
+
+KINDS = ("outcome", "revision", "retraction")
+_APART = ("arm_ids", "scores", "eligible")
+_IN_BODY = tuple(f.name for f in fields(Decision) if f.name not in _APART)
+
+
+def decision_row(
+    decision: Decision, arms: str, text: str | None = None
+) -> dict[str, Any]:
+    """Return a decision as columns of the ledger.
+
+    Parameters
+    ----------
+    decision : Decision
+    arms : str
+        The key of its set of arms; see :class:`ArmSets`.
+    text : str, optional
+        The text of the task.
+    """
+    # What is stored: arrays, unless somebody has read them as tuples.
+    kept = vars(decision)
+    created_at = in_utc(kept["created_at"])
+    body = {name: kept[name] for name in _IN_BODY}
+    body["braid"] = decision.braid.as_dict
+    return {
+        "id": decision.id,
+        "created_at": created_at,
+        "task_hash": decision.task_hash,
+        "arm_id": decision.braid.id,
+        "text": text,
+        "body": json.dumps(body, allow_nan=False),
+        "arms": arms,
+        "scores": np.asarray(kept["scores"], dtype="<f8").tobytes(),
+        "eligible": np.packbits(np.asarray(kept["eligible"], dtype=bool)).tobytes(),
+    }
+
+
+def decision_of(row: Any, arm_ids: tuple[str, ...] | None) -> Decision:
+    """Build a decision from its columns; ``arm_ids`` is None for rows of 0.1.0."""
+    body = json.loads(row.body)
+    if arm_ids is None:
+        return Decision.from_dict(body)
+    values = known_fields(Decision, body)
+    bits = np.frombuffer(row.eligible, dtype=np.uint8)
+    values |= {
+        "x": tuple(body["x"]),
+        "braid": _braid(json.dumps(body["braid"])),
+        "arm_ids": arm_ids,
+        # Arrays; the record makes tuples of them when they are read.
+        "scores": np.frombuffer(row.scores, dtype="<f8"),
+        "eligible": np.unpackbits(bits, count=len(arm_ids)).astype(bool),
+    }
+    return Decision(**values)
+
+
+@lru_cache(maxsize=4096)
+def _braid(recipe: str) -> Braid:
+    # Many decisions are of the same few braids; a braid is never changed.
+    return Braid.from_recipe(json.loads(recipe))
+
+
+def kept_text(
+    text: str | None, redact: Callable[[str], str] | None = None
+) -> str | None:
+    """Return the text of a task as the ledger keeps it."""
+    if text is None or redact is None:
+        return text
+    text = redact(text)
+    if not isinstance(text, str):
+        raise TypeError(f"redact must return text, received {type(text)}")
+    return text
+
+
+def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
+    """Return an outcome, or the one that is taken back, as columns of the ledger."""
+    return {
+        "decision_id": outcome.decision_id,
+        "revision": revision,
+        "kind": kind,
+        "created_at": in_utc(outcome.created_at),
+        "reward": None if kind == "retraction" else outcome.reward,
+        "body": json.dumps(plain(outcome), allow_nan=False),
+    }
+
+
+def outcome_of(body: str) -> Outcome:
+    """Build an outcome from its column."""
+    return Outcome.from_dict(json.loads(body))
+
+
+def in_force(kind: str | None, body: str | None) -> Outcome | None:
+    """Return what is true after an event with these columns; None before the first."""
+    if body is None or kind == "retraction":
+        return None
+    return outcome_of(body)
+
+
+def in_utc(time: str | datetime) -> str:
+    """Return a time as text that sorts; a time without a zone is a ValueError.
+
+    Examples
+    --------
+    >>> in_utc("2026-01-01T01:00:00+01:00")
+    '2026-01-01T00:00:00.000000+00:00'
+    """
+    parsed = datetime.fromisoformat(time) if isinstance(time, str) else time
+    if parsed.tzinfo is None:
+        raise ValueError(
+            f"expected a time with a zone, received {time!r}; for example "
+            "datetime.now(timezone.utc) - timedelta(days=30)"
+        )
+    return parsed.astimezone(timezone.utc).isoformat(timespec="microseconds")

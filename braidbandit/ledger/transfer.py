@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 from braidbandit._files import damaged, read_lines, replacing
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision, Outcome
-from braidbandit.ledger.rows import (
+from braidbandit.ledger.records import (
     KINDS,
+    Decision,
+    Outcome,
     decision_row,
     in_utc,
     kept_text,

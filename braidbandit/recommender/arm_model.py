@@ -630,7 +630,8 @@ class ArmModel:
         A filter may turn them into errors, and then nothing is to be done again.
         """
         told, self._notices = self._notices, ()
-        if self.quality is not None and self.quality.take_notice():
+        unsolved = self.quality is not None and self.quality.unsolved
+        if unsolved and self._online.take_notice():
             told = (*told, (UNSOLVED, UserWarning))
         for message, category in dict.fromkeys(told):
             warnings.warn(message, category, stacklevel=stacklevel)

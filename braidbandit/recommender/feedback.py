@@ -136,9 +136,9 @@ class FeedbackLog:
         """Count a reward that was learnt already."""
         self.counts["repeated"] += 1
 
-    def pass_over(self, some: bool = True) -> None:
-        """Note whether some of what the ledger says was not learnt."""
-        self.as_said &= not some
+    def pass_over(self) -> None:
+        """Note that some of what the ledger says was not learnt."""
+        self.as_said = False
 
     def is_repeat(self, decision_id: str, reward: float) -> bool:
         """Whether this very reward was learnt already; counts it if so.

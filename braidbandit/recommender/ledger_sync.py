@@ -45,7 +45,8 @@ class LedgerSync:
         """
         start, earliest = _beginning(since)
         log, passed_over = self.model.log, list[str]()
-        log.pass_over(start > self.model.position)
+        if start > self.model.position:
+            log.pass_over()
         try:
             with self.model.replaying():
                 for said in self._new_events(ledger, start, event):
@@ -56,7 +57,8 @@ class LedgerSync:
                         passed_over += self.learn(said)
         except NotReversible:
             passed_over = self.read_anew(ledger, start, earliest)
-        self.model.log.pass_over(bool(passed_over))
+        if passed_over:
+            self.model.log.pass_over()
         return passed_over
 
     def learn(self, event: Event) -> list[str]:
@@ -126,8 +128,11 @@ class LedgerSync:
         """Return the reward that was learnt of a decision before an event, if any."""
         log, decision = self.model.log, event.decision
         known = log.settled.get(decision.id)
-        if known is not None or not log.may_be_gone(decision):
+        # Nothing is gone of most; then there is nothing to be asked.
+        if known is not None or log.gone_until is None:
             return known
+        if not log.may_be_gone(decision):
+            return None
         if not log.as_said:
             self.model.refuse_if_gone(decision)
         return None if event.before is None else float(event.before.reward)
@@ -149,12 +154,14 @@ class LedgerSync:
             model.revise(record, outcome.reward, said=True)
         elif known is not None and decision.id not in log.settled:
             log.note_repeat()
-        elif arm_id not in model.catalogue and arm_id not in model.removed:
+        elif arm_id not in model.rows and arm_id not in model.removed:
             return [arm_id]
         else:
             otherwise = f", or pass over it: sync(ledger, since={sequence})"
             check_encoder(decision, self.encoder_hash, otherwise)
-            if not log.is_repeat(decision.id, outcome.reward):
+            if decision.id in log.settled:
+                log.note_repeat()
+            else:
                 took = outcome.latency_ms or None, outcome.compute or None
                 record = Learnt(
                     decision, outcome.reward, latency_ms=took[0], compute=took[1]

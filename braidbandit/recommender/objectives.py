@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_reward
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 
@@ -234,31 +235,6 @@ class Pacer:
             self.overspent = min(self.overspent, _MAKE_UP)
 
 
-def check_quality(value: Any) -> float:
-    """Return ``value`` as a float in [0, 1], or say what is wrong with it.
-
-    Examples
-    --------
-    >>> check_quality(True)
-    1.0
-    """
-    try:
-        if isinstance(value, str | bytes):
-            raise TypeError
-        quality = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"a reward is a number in [0, 1], received {value!r} "
-            f"({type(value).__name__})"
-        ) from None
-    if not 0.0 <= quality <= 1.0:  # also refuses NaN
-        raise ValueError(
-            f"a reward lies in [0, 1], received {value!r}; convert it first, for "
-            "example a rating of 1 to 5 with stars / 5 (more ways: braidbandit.utility)"
-        )
-    return quality
-
-
 def quality_from_bits(bits: float, reference_bits: float) -> float:
     """Quality of a text score in bits per byte against a reference.
 
@@ -301,7 +277,7 @@ def utility(quality: float, relative_cost: float, price: float) -> float:
     >>> utility(0.75, 0.5, 0.5)
     0.5
     """
-    return check_quality(quality) - check_price(price) * relative_cost
+    return check_reward(quality) - check_price(price) * relative_cost
 
 
 def check_price(price: float) -> float:
@@ -336,4 +312,4 @@ def as_quality(
     """
     if callable(feedback):
         feedback = feedback(task, output)
-    return check_quality(feedback)
+    return check_reward(feedback)

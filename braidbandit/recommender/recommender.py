@@ -18,6 +18,7 @@ from braidbandit._checks import (
     as_floats,
     check_labels,
     check_propensities,
+    check_reward,
     check_rewards,
     check_weight,
     check_weights,
@@ -47,12 +48,10 @@ from braidbandit.recommender.objectives import (
     Pacer,
     check_measurement,
     check_price,
-    check_quality,
 )
 from braidbandit.recommender.scoring import Situation, assess, cost_of
 from braidbandit.recommender.state import pack, read_state, unpack, write_state
-from braidbandit.tasks.encoder import TaskEncoder
-from braidbandit.tasks.reading import task_hash
+from braidbandit.tasks.encoder import TaskEncoder, task_hash
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -242,6 +241,11 @@ class BraidRecommender(BaseEstimator):
     def surprises_(self) -> Array:
         """Sums of the drift monitor, shape (2, A)."""
         return self.arm_model_.surprises
+
+    @property
+    def encoder_hash_(self) -> str:
+        """Hash of the encoder whose features the posterior knows."""
+        return self._encoder_hash
 
     @property
     def Z_(self) -> Array:
@@ -711,7 +715,7 @@ class BraidRecommender(BaseEstimator):
             rewards, and not pending). Whatever is raised, nothing has changed; but a
             warning that a filter makes an error comes after all is learnt.
         """
-        quality, weight = check_quality(reward), check_weight(weight)
+        quality, weight = check_reward(reward), check_weight(weight)
         latency_ms = check_measurement("latency_ms", latency_ms)
         compute = check_measurement("compute", compute)
         self.start()
@@ -732,7 +736,7 @@ class BraidRecommender(BaseEstimator):
 
         See :meth:`retract` for what can be revised.
         """
-        quality = check_quality(reward)
+        quality = check_reward(reward)
         self.start()
         _id_of(decision)
         model = self.arm_model_

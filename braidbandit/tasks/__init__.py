@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.encoder import (
+    TaskEncoder,
+    canonical_task,
+    task_hash,
+    what_is_read,
+)
 from braidbandit.tasks.packaged import (
     calibration_texts,
     load_tasks,
     task_of,
     without_answer,
 )
-from braidbandit.tasks.reading import canonical_task, task_hash, what_is_read
 
 __all__ = [
     "TaskEncoder",

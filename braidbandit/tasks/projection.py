@@ -44,6 +44,7 @@ class Projection(NamedTuple):
 
     def apply(self, embeddings: Array) -> Array:
         """Return the projected embeddings, shape (n, k)."""
+        check_size(embeddings)
         if len(self.gates):
             embeddings = memberships(self.gates, embeddings)
         return np.asarray((embeddings - self.mean) @ self.components.T)
@@ -108,6 +109,7 @@ def check_size(embeddings: Array) -> None:
         )
 
 
+@lru_cache(maxsize=8)
 def random_projection(width: int, k: int, seed: int) -> Projection:
     """Return random orthogonal directions: what there is before any task was seen."""
     k = min(k, width)
@@ -144,7 +146,6 @@ def _find_kinds(embeddings: Array, kinds: int, seed: int) -> Array:
     return np.column_stack([2.0 * centres, offsets]) / width
 
 
-@lru_cache(maxsize=8)
 def _orthogonal(width: int, k: int, seed: int) -> Array:
     """Orthonormal rows, scaled so that a unit vector has unit average variance."""
     draw = np.random.default_rng(seed).standard_normal((width, k))

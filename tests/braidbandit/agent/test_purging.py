@@ -25,7 +25,7 @@ from braidbandit import (
 )
 from braidbandit.ledger.transfer import restore
 from braidbandit.recommender.saving import purged
-from braidbandit.tasks.reading import task_hash
+from braidbandit.tasks.encoder import task_hash
 
 SIZE = {"parameters": 10**8, "layers": 12, "width": 64, "vocab_size": 1000}
 POOL = [

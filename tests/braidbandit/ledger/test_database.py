@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from braidbandit import Ledger, Outcome
 from braidbandit.ledger.database import Database
-from braidbandit.ledger.rows import ArmSets
+from braidbandit.ledger.ledger import ArmSets
 from braidbandit.ledger.transfer import restore
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from braidbandit import Braid, Decision, Ledger, Outcome
 from braidbandit.ledger.database import Database
-from braidbandit.ledger.rows import (
+from braidbandit.ledger.records import (
     KINDS,
     ArmSets,
     decision_of,
