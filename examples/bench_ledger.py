@@ -94,8 +94,8 @@ def measure(
     batch = [("outcome", 0, Outcome(d.id, 0.25)) for d in pending]
     restore(ledger, [], batch)
     start = time.perf_counter()
-    agent.partial_fit(ledger, since=position)
-    found["catch_up"] = {
+    agent.sync(ledger, position)
+    found["sync"] = {
         "outcomes": agent.n_updates_,
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -112,7 +112,7 @@ def check(folder: Path, url: str | None) -> tuple[int, int, float]:
     )
     gap = 0.0
     if said:
-        fresh.fit(agent.ledger)
+        fresh.sync(agent.ledger)
         gap = difference(agent.recommender.posterior_, fresh.posterior_)
     learnt = agent.recommender.settled_
     # Not in the record, or in the record and not (or otherwise) in the posterior.

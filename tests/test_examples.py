@@ -146,7 +146,7 @@ def test_bench_ledger():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["catch_up"]["outcomes"] == 300
+    assert found["sync"]["outcomes"] == 300
     assert found["counts"] == {"decisions": 2020, "outcomes": 1320, "pending": 700}
     assert found["recommend_and_record"]["median_ms"] > 0
 

@@ -176,9 +176,10 @@ class MetaBraider:
         )
         tell_of_forks(self)
         try:
-            self.recommender = recommender or _recommender_of(
+            recommender = recommender or _recommender_of(
                 self.folder, catalogue, exact, **learning
             )
+            self.recommender = recommender.start()
             self._warn_of_unused(catalogue, enumerated)
             texts = calibration_texts
             self._builder = BraidBuilder(sources, self.folder, texts, dtype)

@@ -1,4 +1,4 @@
-"""Building on two tiny real models; the loop around it is in test_meta.py."""
+"""Building on two tiny real models; the loop around it is in test_meta_braider.py."""
 
 import json
 

@@ -188,7 +188,7 @@ def test_resume_after_a_crash_between_ledger_and_state(make, tmp_path):
     assert resumed.recommender.n_updates_ == 6
     assert resumed.recommender.settled_[decision.id] == 0.9
     fresh = BraidRecommender(resumed.catalogue, resumed.recommender.encoder_)
-    fresh.fit(resumed.ledger)
+    fresh.sync(resumed.ledger)
     np.testing.assert_array_equal(
         resumed.recommender.posterior_.mean, fresh.posterior_.mean
     )
@@ -268,7 +268,7 @@ def test_a_folder_brings_its_settings(make, models, tmp_path):
     with MetaBraider(models, folder=tmp_path, encoder=encoder) as again:
         assert again.catalogue == first.catalogue
         assert again.recommender.price == 0.2
-        assert again._workshop.texts == TEXTS
+        assert json.loads((tmp_path / "calibration.json").read_text())["texts"] == TEXTS
         strand = again.create_braided_model(Braid("llama")).anchor
         assert strand.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="dtype"):
@@ -350,7 +350,7 @@ def test_feedback_is_revised_and_taken_back(make, tmp_path):
     agent.close()
     again = make(tmp_path)
     fresh = BraidRecommender(again.catalogue, again.recommender.encoder_)
-    fresh.fit(again.ledger)
+    fresh.sync(again.ledger)
     np.testing.assert_array_equal(
         again.recommender.posterior_.mean, fresh.posterior_.mean
     )
@@ -420,7 +420,7 @@ def test_eight_threads_share_an_agent(make):
     assert agent.ledger.counts() == {"decisions": 32, "outcomes": 32, "pending": 0}
     assert agent.recommender.n_updates_ == 32
     fresh = BraidRecommender(agent.catalogue, agent.recommender.encoder_)
-    fresh.fit(agent.ledger)
+    fresh.sync(agent.ledger)
     np.testing.assert_array_equal(
         agent.recommender.posterior_.mean, fresh.posterior_.mean
     )
@@ -592,7 +592,8 @@ def test_calibration_texts_may_be_a_column(models, tmp_path):
     encoder = TaskEncoder(embedder=embed, n_components=4)
     texts = pd.Series(TEXTS)
     with MetaBraider(models, encoder=encoder, calibration_texts=texts) as agent:
-        assert agent._workshop.texts == list(TEXTS)
+        kept = json.loads((agent.folder / "calibration.json").read_text())
+        assert kept["texts"] == list(TEXTS)
 
 
 def test_braids_that_a_resumed_folder_does_not_have_are_warned_of(make, tmp_path):

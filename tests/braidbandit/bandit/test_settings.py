@@ -196,7 +196,7 @@ CALLS = {
     "predict": lambda one, decision: one.predict(TASKS),
     "update": lambda one, decision: one.update(decision, 0.3),
     "partial_fit": lambda one, decision: one.partial_fit(TASKS, Y),
-    "catch_up": lambda one, decision: one.sync(SimpleNamespace(events=list)),
+    "sync": lambda one, decision: one.sync(SimpleNamespace(events=list)),
 }
 
 

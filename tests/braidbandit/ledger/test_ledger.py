@@ -56,7 +56,7 @@ def test_forgetting_is_replayed_too(agent, ledger):
     assert again.posterior_.factor.tobytes() == agent.posterior_.factor.tobytes()
 
 
-def test_catch_up_applies_only_what_is_new(agent, ledger, tmp_path, encoder):
+def test_sync_applies_only_what_is_new(agent, ledger, tmp_path, encoder):
     live(agent, ledger)
     behind = clone(agent).sync(ledger)
     assert behind.ledger_position_ == 10
@@ -309,8 +309,9 @@ def test_since_skips_the_beginning(agent, ledger):
         clone(agent).sync(ledger, since="yesterday")
     with pytest.raises(ValueError, match="zone"):
         clone(agent).sync(ledger, since=datetime(2026, 1, 1))
-    with pytest.raises(ValueError, match="ledger"):
-        clone(agent).partial_fit(["a"], [decisions[0].braid.id], since=3)
+    for learn in (clone(agent).fit, clone(agent).partial_fit):
+        with pytest.raises(TypeError, match=r"sync\(ledger\)"):
+            learn(ledger, [decisions[0].braid.id])
 
 
 def test_outcomes_of_unknown_arms_are_passed_over_with_a_warning(agent, ledger):

@@ -41,7 +41,7 @@ def test_there_and_back(source, agent, ledger_url, tmp_path, suffix):
     with Ledger(ledger_url) as ledger:
         assert import_ledger(file, ledger) == 11
         assert everything(ledger) == everything(source)
-        fitted = [clone(agent).fit(one).posterior_ for one in (ledger, source)]
+        fitted = [clone(agent).sync(one).posterior_ for one in (ledger, source)]
         assert fitted[0].mean.tobytes() == fitted[1].mean.tobytes()
         # Once more, and what was said meanwhile is not in the way.
         last = ledger.pending()[0]

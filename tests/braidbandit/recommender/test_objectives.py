@@ -6,8 +6,11 @@ from braidbandit.recommender.objectives import (
     CostModel,
     Pacer,
     Preference,
+    as_quality,
     check_measurement,
-    relative,
+    quality_from_bits,
+    quality_from_stars,
+    utility,
 )
 
 TYPES = ("code", "medical", "creative")
@@ -27,8 +30,8 @@ def test_preferences():
             Preference.read(bad)
 
 
-def test_small_parts():
-    assert relative(np.array([3.0, 3.0])).tolist() == [0.0, 0.0]
+def test_measurements_are_above_zero():
+    assert check_measurement("compute", 2) == 2.0
     assert check_measurement("latency_ms", None) is None
     with pytest.raises(ValueError, match="latency_ms"):
         check_measurement("latency_ms", float("inf"))
@@ -159,3 +162,47 @@ def test_the_pacer_holds_the_mean_cost(catalogue, encoder, mean_cost):
 def test_bad_mean_cost(agent):
     with pytest.raises(ValueError, match="mean_cost"):
         agent.set_params(mean_cost=1.5).recommend("x")
+
+
+@pytest.mark.parametrize(
+    ("bits", "quality"), [(0.8, 0.5), (0.4, 1.0), (0.1, 1.0), (1.2, 0.0), (0.72, 0.6)]
+)
+def test_quality_of_bits(bits, quality):
+    """clip(1/2 + (0.8 - bits) / 0.8, 0, 1)"""
+    assert quality_from_bits(bits, 0.8) == pytest.approx(quality)
+
+
+def test_stars_and_utility():
+    assert [quality_from_stars(n) for n in (1, 5)] == [0.2, 1.0]
+    assert utility(0.8, 0.5, 0.1) == pytest.approx(0.75)
+
+
+def test_feedback_becomes_quality():
+    assert as_quality(0.3) == 0.3
+    assert as_quality(False) == 0.0
+    assert as_quality(lambda task, output: output == task, "x", "x") == 1.0
+
+
+@pytest.mark.parametrize("bad", ["0.5", b"0.5", None, [0.5]])
+def test_a_reward_is_a_number(bad):
+    with pytest.raises(TypeError, match="a reward is a number"):
+        as_quality(bad)
+
+
+@pytest.mark.parametrize("bad", [1.2, -0.1, float("nan")])
+def test_a_reward_lies_between_0_and_1(bad):
+    with pytest.raises(ValueError, match="reward"):
+        as_quality(bad)
+
+
+def test_what_quality_cannot_be_made_of():
+    with pytest.raises(TypeError, match="reward"):
+        as_quality("good")
+    with pytest.raises(ValueError, match="stars"):
+        quality_from_stars(0)
+    with pytest.raises(ValueError, match="reference"):
+        quality_from_bits(1.0, 0.0)
+    with pytest.raises(ValueError, match="bits"):
+        quality_from_bits(float("nan"), 1.0)
+    with pytest.raises(ValueError, match="price"):
+        utility(0.5, 0.5, -1.0)
