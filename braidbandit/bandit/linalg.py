@@ -11,8 +11,10 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dger, strmm
-from scipy.linalg.lapack import dpotrf
+
+# Compiled modules, which have no stubs.
+from scipy.linalg.blas import dger, strmm  # pyright: ignore[reportAttributeAccessIssue]
+from scipy.linalg.lapack import dpotrf  # pyright: ignore[reportAttributeAccessIssue]
 
 Array = NDArray[np.float64]
 

@@ -1,8 +1,8 @@
 """The Bayesian linear model of quality: ``r = z' W x + b_a' x + noise``.
 
-``z`` describes the braid, ``x`` the task; ``b_a`` is what the descriptor does not
-explain about arm a. All parameters are Gaussian, with one prior scale per block.
-Equations are numbered in ``docs/math.md``.
+``z`` describes the arm, ``x`` the task; ``b_a`` is what the descriptor leaves
+unexplained about arm a. All parameters are Gaussian, with one prior scale per group of
+them. Equations are numbered in ``docs/math.md``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,14 @@ from numpy.typing import NDArray
 from braidbandit._checks import MOST_WEIGHT
 from braidbandit.bandit import linalg
 from braidbandit.bandit.belief import Belief
-from braidbandit.bandit.evidence import (
-    Information,
-    find_scales,
-    solve,
-    symmetric,
-    task_precision,
-)
+from braidbandit.bandit.evidence import find_scales
+from braidbandit.bandit.layout import Layout, check_features
 from braidbandit.bandit.prior import GROUPS, USUAL_SPREAD, PriorScales
+from braidbandit.bandit.solution import solve, symmetric
+from braidbandit.bandit.sufficient_statistics import SufficientStatistics
+from braidbandit.bandit.task_noise import task_precision
 
 Array = NDArray[np.float64]
-
-# Larger features leave too few digits to what they are added to.
-_LARGEST = 1e4
 
 
 class Posterior:
@@ -40,41 +35,54 @@ class Posterior:
     Parameters
     ----------
     groups : ndarray of shape (m, k)
-        From :func:`parameter_groups`; p is its number of entries that are not -1.
+        Prior group of each entry of ``W``, from :func:`parameter_groups`. The p
+        entries that are not -1 are the shared parameters ``theta``.
     prior : PriorScales, optional
         Scales before any data, and what they are drawn back to when they are found
         from data. The defaults are then relative to the spread of the rewards.
     n_arms : int
         A.
     own_width : int
-        d, how many of the k task features an arm has own parameters for: 0 none, 1
-        an intercept, k slopes as well.
+        d, for how many of the k task features an arm has a parameter of its own: 0 for
+        none, 1 for an intercept, k for slopes as well.
 
     Attributes
     ----------
+    groups : ndarray of shape (m, k)
     mean : ndarray of shape (p,)
-        Of the entries of ``W``.
+        Mean of ``theta``.
     factor : ndarray of shape (p, p)
-        Square root of their covariance, ``P = factor @ factor.T``.
+        Square root of its covariance, ``P = factor @ factor.T``.
     own_mean : ndarray of shape (A, d)
-        Of the arms' own parameters.
+        Mean of the arms' own parameters.
     own_covariance : ndarray of shape (A, d, d)
-        Theirs when ``theta``, the entries of ``W``, is given: independent of the
-        other arms.
+        Their covariance when ``theta`` is given: the arms are then independent.
     seen : ndarray of int, shape (P,)
         Arms with a reward, in the order of their first one.
     own_load : ndarray of shape (P, d, p)
         How their own parameters depend on ``theta``: the covariance of the two is
         ``-own_load @ factor.T``.
     own_groups : ndarray of int, shape (d,)
-        Blocks of the prior to which these belong, as in ``groups``.
+        Prior group of each of an arm's own parameters.
     own_change : ndarray of shape (A, d)
         Prior variance of arms' own parameters beside their scale: see :meth:`widen`.
     square, count : float
-        Weighted sum of squared rewards from the prior mean, and number of rewards.
+        Weighted sum of squared rewards, counted from the prior mean, and number of
+        rewards.
     scales : PriorScales
     solved : int
-        How often it was solved for from all sums, instead of reward by reward.
+        How often the posterior was solved from all sums instead of moved by one reward.
+
+    Raises
+    ------
+    ValueError
+        When a descriptor column has no parameter, or ``own_width`` is above k.
+
+    References
+    ----------
+    Agrawal and Goyal (2013), *Thompson sampling for contextual bandits with linear
+    payoffs*, for the model; Bierman (1977), *Factorization methods for discrete
+    sequential estimation*, for the square root.
 
     Examples
     --------
@@ -99,7 +107,6 @@ class Posterior:
         "own_change",
     )
 
-    groups: NDArray[np.int64]
     own_groups: NDArray[np.int64]
     mean: Array
     factor: Array
@@ -120,19 +127,14 @@ class Posterior:
         n_arms: int = 1,
         own_width: int = 0,
     ) -> None:
-        self.groups = np.asarray(groups)
-        self._rows, self._columns = np.nonzero(self.groups >= 0)
-        self._labels = self.groups[self._rows, self._columns]
-        if self.groups.ndim != 2 or len(np.unique(self._rows)) != len(self.groups):
-            raise ValueError("every descriptor column needs at least one parameter")
+        self._layout = Layout(groups)
         if not 0 <= own_width <= self.groups.shape[1]:
             raise ValueError(
                 f"own_width lies between 0 and the {self.groups.shape[1]} task "
                 f"features, received {own_width}"
             )
-        self._runs = consecutive(self.groups >= 0)
         # Where no descriptor says what an arm is made of, the arm is all there is.
-        alone = GROUPS.index("braid") not in self._labels
+        alone = GROUPS.index("braid") not in self._layout.labels
         level, slope = (
             ("braid", "interaction") if alone else ("arm_intercept", "arm_slope")
         )
@@ -143,23 +145,28 @@ class Posterior:
         self.reset(prior or PriorScales())
 
     def reset(self, scales: PriorScales) -> None:
-        """Go back to the prior with the given scales."""
+        """Go back to the prior with the given scales; every reward is forgotten."""
         self.own_change = np.zeros((self._n_arms, self.own_width))
-        self._set(self._nothing(), scales)
+        self._set(self._no_sums(), scales)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Prior group of each entry of ``W``, shape (m, k)."""
+        return self._layout.groups
 
     @property
     def n_parameters(self) -> int:
-        """The number of shared parameters p."""
-        return len(self._rows)
+        """Number of shared parameters p."""
+        return len(self._layout)
 
     @property
     def n_arms(self) -> int:
-        """The number of arms A."""
+        """Number of arms A."""
         return len(self.own_mean)
 
     @property
     def own_width(self) -> int:
-        """The number of parameters d that each arm has of its own."""
+        """Number of parameters d that each arm has of its own."""
         return len(self.own_groups)
 
     def copy(self) -> Posterior:
@@ -173,28 +180,72 @@ class Posterior:
     def belief(
         self, Z: Array, x: Array, repeats: linalg.Repeats | None = None
     ) -> Belief:
-        """Return the joint belief about every arm on the task x: equations (2), (3).
+        """Return the joint belief about every arm on one task: equations (2), (3).
 
-        ``repeats`` of Z makes this cheaper where there are many arms.
+        Parameters
+        ----------
+        Z : ndarray of shape (A, m)
+            Descriptors of the arms.
+        x : ndarray of shape (k,)
+            Features of the task.
+        repeats : Repeats, optional
+            Of Z; makes this cheaper where there are many arms.
+
+        Returns
+        -------
+        Belief
+            Independent of this posterior: later rewards do not change it.
         """
-        x, p = self._features(x), len(self.mean)
-        mu, half = np.empty(len(self.groups)), np.empty((len(self.groups), p))
-        for rows, entries, width in self._runs:
-            # Rows of W with as many parameters each, which are consecutive.
-            if width == 1:
-                mu[rows], half[rows] = self.mean[entries], self.factor[entries]
-            else:
-                mu[rows] = self.mean[entries].reshape(-1, width) @ x[:width]
-                half[rows] = x[:width] @ self.factor[entries].reshape(-1, width, p)
+        x = self._features(x)
+        mu, half = self._layout.contract(self.mean, self.factor, x)
         own = self._own_of_one(x[: self.own_width])
         return Belief(Z, mu, half, *own, repeats)
 
     def means(self, Z: Array, X: Array) -> Array:
-        """Return the mean quality of every arm on every task, shape (n, A)."""
-        X = self._features(X)
-        W = np.zeros(self.groups.shape)
-        W[self._rows, self._columns] = self.mean
-        return X @ W.T @ Z.T + X[:, : self.own_width] @ self.own_mean.T
+        """Return the mean quality of every arm on every task.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (A, m)
+        X : ndarray of shape (n, k)
+
+        Returns
+        -------
+        ndarray of shape (n, A)
+        """
+        tasks = self._features(X)
+        W = self._layout.matrix(self.mean)
+        return tasks @ W.T @ Z.T + tasks[:, : self.own_width] @ self.own_mean.T
+
+    def expected(self, arm: int, z: Array, x: Array) -> float:
+        """Return the mean quality of one arm on one task.
+
+        Parameters
+        ----------
+        arm : int
+        z : ndarray of shape (m,)
+        x : ndarray of shape (k,)
+        """
+        W = self._layout.matrix(self.mean)
+        return float(z @ W @ x + self.own_mean[arm] @ x[: self.own_width])
+
+    def covariance_terms(self, arm: int, z: Array, x: Array) -> Array:
+        """Return what an arm's quality on a task loads on the factor, shape (p,).
+
+        The inner product of two of these is the covariance of the two qualities,
+        without the part that is the arm's alone.
+
+        Parameters
+        ----------
+        arm : int
+        z : ndarray of shape (m,)
+        x : ndarray of shape (k,)
+        """
+        load = self._layout.features(z, x) @ self.factor
+        slot = self._slot(arm)
+        if slot is not None:
+            load = load - x[: self.own_width] @ self.own_load[slot]
+        return np.asarray(load)
 
     # ---- learning ----
 
@@ -207,31 +258,39 @@ class Posterior:
         weight: float = 1.0,
         kept: float = 1.0,
     ) -> float:
-        """Learn one reward of one arm.
+        """Learn one reward of one arm: equations (5) to (7).
 
         Parameters
         ----------
         arm : int
         z : ndarray of shape (m,)
+            Descriptor of the arm.
         x : ndarray of shape (k,)
+            Features of the task, the constant 1 first.
         r : float
+            The reward.
         weight : float
             Above 0, at most 1e6; divides the noise variance.
         kept : float
-            The share of the reward that forgetting has left, in (0, 1].
+            Share of the reward that forgetting has left, in (0, 1].
 
         Returns
         -------
         surprise : float
             The reward minus what was expected, in standard deviations of it.
+
+        Raises
+        ------
+        ValueError
+            When arm, shapes, numbers or weight cannot be right. Nothing has changed
+            then.
         """
         phi, x, variance = self._observation(arm, z, x, r, weight * kept)
         slot = self._slot(arm)
         load = phi @ self.factor
         if slot is not None:
             load -= x @ self.own_load[slot]
-        # The arm's own parameters make the noise larger, and what is left of them
-        # is a reward of the shared parameters alone: equations (5) to (8).
+        # To the shared parameters, what is uncertain about the arm alone is noise.
         spread = self.own_covariance[arm] @ x
         # Rounding must not leave a variance below 0.
         noise = variance + max(float(x @ spread), 0.0)
@@ -259,9 +318,17 @@ class Posterior:
         weight: float = 1.0,
         kept: float = 1.0,
     ) -> None:
-        """Take one reward back exactly; refused when it was never learnt.
+        """Take one reward back exactly: equation (8).
 
-        Parameters as in :meth:`update`.
+        Parameters
+        ----------
+        arm, z, x, r, weight, kept
+            Those with which :meth:`update` learnt it.
+
+        Raises
+        ------
+        ValueError
+            When this reward cannot have been learnt. Nothing has changed then.
         """
         phi, x, variance = self._observation(arm, z, x, r, weight * kept)
         slot = self._slot(arm)
@@ -269,10 +336,10 @@ class Posterior:
         left = variance - float(x @ spread)
         if slot is None or not left > linalg.LEAST_LEFT * variance:
             raise ValueError(
-                f"this observation cannot be taken back: arm {arm} was never observed "
-                "like this. Take back only observations that were added, once"
+                f"this reward cannot be taken back: arm {arm} never had one like it. "
+                "Take back only rewards that were learnt, once"
             )
-        # What the update saw, from what is there after it.
+        # What the update started from, by what is there after it.
         noise, factor = variance**2 / left, variance / left
         load = (phi @ self.factor - x @ self.own_load[slot]) * factor
         total, beta = linalg.potter_back(load, noise)
@@ -287,38 +354,61 @@ class Posterior:
         self.square, self.count = max(square, 0.0), max(self.count - kept, 0.0)
 
     def learn_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
-        """Learn a table of n tasks scored on several arms at once: equation (4).
+        """Learn a table of n tasks, each scored on several arms: equation (4).
 
         Parameters
         ----------
         arms : sequence of int, length B
             Distinct arms, the columns of the table.
         Z : ndarray of shape (B, m)
+            Their descriptors.
         X : ndarray of shape (n, k)
+            Features of the tasks.
         R : ndarray of shape (n, B)
+            Rewards.
         """
-        info = self._with_table(arms, Z, X, R, self.scales.mean, np.eye(R.shape[1]))
-        self._set(info, self.scales)
+        self._set(self._with_table(arms, Z, X, R, np.eye(R.shape[1])), self.scales)
 
     def forget(self, gamma: float) -> None:
         """Blend toward the prior: every reward so far counts ``gamma`` as much.
 
-        Unlike a discount of the precision alone, this leaves no variance above
-        the prior's, however long no task excites a direction.
+        Equation (10). Unlike a discount of the precision alone, this leaves no variance
+        above the prior's, however long no task points in a direction.
+
+        Parameters
+        ----------
+        gamma : float in (0, 1]
+
+        Raises
+        ------
+        ValueError
+            When gamma is outside its range.
+        numpy.linalg.LinAlgError
+            When rounding leaves nothing to solve with. Nothing has changed then.
         """
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma must lie in (0, 1], received {gamma!r}")
         if gamma < 1.0:
-            self._set(self.information().scaled(gamma), self.scales)
+            self._set(self.sufficient_statistics().scaled(gamma), self.scales)
+
+    def rescale(self, scales: PriorScales) -> None:
+        """Become the posterior that the same rewards give under other prior scales."""
+        self._set(self.sufficient_statistics(), scales)
 
     def refine_scales(self) -> None:
         """Choose prior scales and noise again by the evidence of all rewards.
 
-        Empirical Bayes: the scales maximise the marginal likelihood of what was
-        learnt times a weak hyperprior (equation (11)), and the posterior becomes
-        the one that the same rewards give under the new scales. Draws nothing.
+        Empirical Bayes: the scales maximise the marginal likelihood of what was learnt
+        times a weak hyperprior (equation (11)), then as :meth:`rescale`. Uses no
+        random numbers.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            When rounding leaves nothing to solve with. Nothing has changed then.
         """
-        self._adopt(self.information(), self.scales.mean)
+        sums = self.sufficient_statistics()
+        self._set(sums, self._found_scales(sums))
 
     def start_from_table(
         self,
@@ -331,25 +421,43 @@ class Posterior:
         """Learn a table from the prior, with prior scales chosen on it.
 
         The prior mean becomes the mean of the table; the scales are chosen as in
-        :meth:`refine_scales`. Parameters as in :meth:`learn_table`, and whether arms
-        have strands in common.
+        :meth:`refine_scales`. A task that is hard for one arm is hard for all: what the
+        task features do not say about that is taken to be common to the rewards of the
+        task (:func:`task_precision`), so arms are compared on the same tasks, as they
+        were measured.
 
-        A task that is hard for one arm is hard for all: what the task features do
-        not say about that is taken to be common to the rewards of the task, so
-        that arms are compared on the same tasks, as they were measured.
+        Parameters
+        ----------
+        arms, Z, X, R
+            As in :meth:`learn_table`.
+        shared : bool
+            Whether arms have strands in common.
         """
-        X = self._features(X)
+        tasks = self._features(X)
         self.reset(replace(self.scales, mean=float(R.mean())))
-        mean = self.scales.mean
-        info = self._with_table(arms, Z, X, R, mean, task_precision(R, shared))
-        self._adopt(info, mean)
+        sums = self._with_table(arms, Z, tasks, R, task_precision(R, shared))
+        self._set(sums, self._found_scales(sums))
+
+    # ---- other arms, other columns, other scales ----
 
     def take_arms(self, rows: Sequence[int]) -> Posterior:
-        """Return the posterior over other arms: row by row, -1 for a new one.
+        """Return the posterior over other arms.
 
         What was learnt on an arm that is left out stays in the shared parameters.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            For each new arm the arm that it was, or -1 for one that is new.
+
+        Examples
+        --------
+        >>> old = Posterior(np.zeros((1, 1), dtype=int), n_arms=2, own_width=1)
+        >>> _ = old.update(0, np.ones(1), np.ones(1), 1.0)
+        >>> old.take_arms([-1, 0, 1]).seen.tolist()
+        [1]
         """
-        other = self.unlearnt(self.groups, len(rows))
+        other = self._prior_over(self.groups, len(rows), self.prior, self.scales)
         other.mean, other.factor = self.mean.copy(), self.factor.copy()
         other.square, other.count = self.square, self.count
         slots = {int(arm): slot for slot, arm in enumerate(self.seen)}
@@ -364,17 +472,6 @@ class Posterior:
             other.own_mean[row] = self.own_mean[rows[row]]
         return other
 
-    def unlearnt(self, groups: NDArray[np.int64], n_arms: int) -> Posterior:
-        """Return the prior by these scales over other columns or arms.
-
-        Arms' own parameters stay what they are, even where more columns now say what
-        an arm is made of.
-        """
-        other = Posterior(groups, self.prior, n_arms, self.own_width)
-        other.own_groups = self.own_groups
-        other.reset(self.scales)
-        return other
-
     def with_columns(self, groups: NDArray[np.int64]) -> Posterior:
         """Return the posterior with more descriptor columns, behind those it has.
 
@@ -383,8 +480,8 @@ class Posterior:
         Parameters
         ----------
         groups : ndarray of shape (more, k)
-            Blocks of the new columns, from :func:`parameter_groups`. They have no task
-            slopes where none of the columns there has.
+            Prior groups of the new columns, from :func:`parameter_groups`. Where no
+            column here but the bias has task slopes, the new ones get none either.
 
         Examples
         --------
@@ -394,11 +491,8 @@ class Posterior:
         >>> bool(new.mean[0] == old.mean[0]), float(new.mean[1])
         (True, 0.0)
         """
-        slopes = self.groups[self.groups[:, 0] != GROUPS.index("intercept"), 1:]
-        if len(slopes) and (slopes == -1).all():
-            groups = groups.copy()
-            groups[:, 1:] = -1
-        other = self.unlearnt(np.vstack([self.groups, groups]), self.n_arms)
+        wider = self._layout.more_rows(groups).groups
+        other = self._prior_over(wider, self.n_arms, self.prior, self.scales)
         p, more = self.n_parameters, other.n_parameters - self.n_parameters
         other.mean[:p], other.factor[:p, :p] = self.mean, self.factor
         other.own_mean = self.own_mean.copy()
@@ -409,28 +503,36 @@ class Posterior:
         other.square, other.count = self.square, self.count
         return other
 
-    def expected(self, arm: int, z: Array, x: Array) -> float:
-        """Return the mean quality of one arm on one task.
+    def anew(self, prior: PriorScales | None = None) -> Posterior:
+        """Return the prior, with other scales, over the same parameters.
 
-        Parameters as in :meth:`update`.
+        Unlike a new ``Posterior``, it keeps the groups of the arms' own parameters as
+        they were before :meth:`with_columns` told what arms are made of.
+
+        Parameters
+        ----------
+        prior : PriorScales, optional
+            By default the default scales.
         """
-        W = np.zeros(self.groups.shape)
-        W[self._rows, self._columns] = self.mean
-        return float(z @ W @ x + self.own_mean[arm] @ x[: self.own_width])
+        scales = prior or PriorScales()
+        return self._prior_over(self.groups, self.n_arms, prior, scales)
 
     def take_means(self, other: Posterior) -> None:
-        """Expect what another posterior over the same parameters expects."""
+        """Take over the means of another posterior over the same parameters."""
         self.mean, self.own_mean = other.mean, other.own_mean.copy()
 
+    # ---- as arrays ----
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all that tells this posterior from another, but for its scales."""
-        arrays: dict[str, NDArray[Any]] = {n: getattr(self, n) for n in self.ARRAYS}
-        sums = np.array([self.square, self.count])
+        """Return everything but the scales as arrays, for :meth:`from_arrays`.
+
+        Later rewards change them: write them down, or copy them, at once.
+        """
         return {
             "groups": self.groups,
             "own_groups": self.own_groups,
-            **arrays,
-            "sums": sums,
+            **{name: getattr(self, name) for name in self.ARRAYS},
+            "sums": np.array([self.square, self.count]),
         }
 
     @classmethod
@@ -440,14 +542,30 @@ class Posterior:
         scales: PriorScales,
         prior: PriorScales | None = None,
     ) -> Posterior:
-        """Build a posterior from :meth:`to_arrays`.
+        """Return the posterior that :meth:`to_arrays` described; it owns its arrays.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+        scales : PriorScales
+            The scales it had.
+        prior : PriorScales, optional
+            As the constructor takes it.
 
         Raises
         ------
         KeyError
             When an array is missing.
         ValueError
-            When one has another shape than the rest says.
+            When the shapes of two arrays do not fit together.
+
+        Examples
+        --------
+        >>> old = Posterior(np.zeros((1, 1), dtype=int))
+        >>> _ = old.update(0, np.ones(1), np.ones(1), 1.0)
+        >>> new = Posterior.from_arrays(old.to_arrays(), old.scales)
+        >>> bool(new.mean[0] == old.mean[0]), new.count
+        (True, 1.0)
         """
         posterior = cls(arrays["groups"], prior, *arrays["own_mean"].shape)
         posterior.own_groups = arrays["own_groups"]
@@ -461,37 +579,28 @@ class Posterior:
                     f"received {name} of shape {arrays[name].shape}, expected "
                     f"{expected[name]}"
                 )
-        vars(posterior).update({name: arrays[name] for name in cls.ARRAYS})
+        # Copies, as learning changes arrays in place.
+        owned = {name: np.array(arrays[name], order="K") for name in cls.ARRAYS}
+        vars(posterior).update(owned)
         posterior.square, posterior.count = map(float, arrays["sums"])
         return posterior
 
-    def covariance_terms(self, arm: int, z: Array, x: Array) -> Array:
-        """Return what an arm's quality on a task loads on the factor, shape (p,).
-
-        The inner product of two of these is the covariance of the two qualities, but
-        for what is the arm's alone.
-        """
-        load = (z[self._rows] * x[self._columns]) @ self.factor
-        slot = self._slot(arm)
-        if slot is not None:
-            load = load - x[: self.own_width] @ self.own_load[slot]
-        return np.asarray(load)
-
-    def anew(self, prior: PriorScales | None = None) -> Posterior:
-        """Return the prior, by other scales, over the same parameters.
-
-        Columns that came later stay what they are: see :meth:`with_columns`.
-        """
-        other = Posterior(self.groups, prior, self.n_arms, self.own_width)
-        other.own_groups = self.own_groups
-        other.reset(prior or PriorScales())
-        return other
-
     def widen(self, arm: int, share: float) -> None:
-        """Take an arm for changed, such as a braid that was trained again.
+        """Allow for a change of an arm, such as a braid that was trained again.
 
-        Its mean stays. It may have moved by the given share of the variance with
-        which models differ, whatever its descriptor says: equation (33).
+        Its mean stays, and it becomes less certain: equation (33).
+
+        Parameters
+        ----------
+        arm : int
+        share : float in [0, 1)
+            How much the arm may have moved, as a share of the variance with which
+            models differ, whatever its descriptor says.
+
+        Raises
+        ------
+        ValueError
+            When share is outside its range.
         """
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")
@@ -505,11 +614,13 @@ class Posterior:
         sd[:1] = self.scales.braid
         return sd**2
 
-    def information(self) -> Information:
-        """Return the sums over rewards that this posterior follows from."""
+    # ---- the sums ----
+
+    def sufficient_statistics(self) -> SufficientStatistics:
+        """Return the sums over rewards that gave this posterior: equation (9)."""
         values, variance = self._scale_values(), self.scales.noise**2
-        sd, own_sd = values[self._labels], values[self.own_groups]
-        shift, sums = self.mean - self._prior_mean(), self._nothing()
+        sd, own_sd = values[self._layout.labels], values[self.own_groups]
+        shift, sums = self.mean - self._prior_mean(), self._no_sums()
         white = np.linalg.inv(self.factor / sd[:, None])
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
         gain = self.own_load @ white / sd
@@ -537,6 +648,7 @@ class Posterior:
     def _observation(
         self, arm: int, z: Array, x: Array, r: float, weight: float
     ) -> tuple[Array, Array, float]:
+        """Return the features of a checked reward, shared and own, and its variance."""
         if not 0 <= arm < self.n_arms:
             raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
         z, x = np.asarray(z, dtype=np.float64), self._features(x)
@@ -554,43 +666,28 @@ class Posterior:
             raise ValueError(
                 f"weight is above 0 and at most {MOST_WEIGHT:g}, received {weight!r}"
             )
-        phi = z[self._rows] * x[self._columns]
-        return phi, x[: self.own_width], self.scales.noise**2 / weight
+        return (
+            self._layout.features(z, x),
+            x[: self.own_width],
+            self.scales.noise**2 / weight,
+        )
 
     def _features(self, X: Array) -> Array:
-        """Check the features of one task (k,) or of several (n, k)."""
-        X, k = np.asarray(X, dtype=np.float64), self.groups.shape[1]
-        if X.ndim not in (1, 2) or X.shape[-1] != k:
-            raise ValueError(
-                f"received features of shape {X.shape}, expected width {k}"
-            )
-        if not (X[0] == 1.0 if X.ndim == 1 else (X[:, 0] == 1.0).all()):
-            raise ValueError(
-                "the first feature of every task is the constant 1, which carries the "
-                f"intercepts; received {X[..., 0]}. Put a column of ones in front"
-            )
-        if not np.abs(X).max(initial=0.0) <= _LARGEST:  # also refuses NaN
-            sizes = np.nan_to_num(np.abs(X).reshape(-1, k), nan=np.inf).max(axis=0)
-            largest = int(sizes.argmax())
-            raise ValueError(
-                f"task features must be finite and at most {_LARGEST:g}, received "
-                f"{sizes[largest]:g} in feature {largest}. Scale what they are made "
-                "of (embeddings, columns) to about unit variance"
-            )
-        return X
+        return check_features(X, self.groups.shape[1])
 
     def _slot(self, arm: int) -> int | None:
-        """Where the arm is in ``seen``."""
+        """Return where the arm is in ``seen``, or None before its first reward."""
         found = (self.seen == arm).nonzero()[0]
         return int(found[0]) if len(found) else None
 
     def _own_of_one(self, x: Array) -> tuple[Array, Array, NDArray[np.int64], Array]:
-        """Means and variances of the arms' own part on one task, and its coupling.
+        """Return what the arms' own parameters add to the belief about one task.
 
-        Copies: learning changes in place what is here.
+        Means and variances, the arms that have a coupling to ``theta``, and that. All
+        are copies, as learning changes the arrays here in place.
         """
         if len(x) == 1:
-            # The constant 1, so that there is nothing to multiply.
+            # The only feature is the constant 1: there is nothing to multiply.
             mean, variance = self.own_mean[:, 0], self.own_covariance[:, 0, 0]
             return mean.copy(), variance.copy(), self.seen, self.own_load[:, 0].copy()
         squares = self.own_covariance.reshape(self.n_arms, -1)
@@ -598,7 +695,7 @@ class Posterior:
         return self.own_mean @ x, variance, self.seen, x @ self.own_load
 
     def _move(self, load: Array, step: float, beta: float) -> None:
-        """Move means and roots of everything that depends on ``theta``."""
+        """Move means and roots of all that depends on ``theta``: equations (5), (6)."""
         own = self.own_load.reshape(-1, len(load))
         gain, own_gain = self.factor @ load, own @ load
         self.mean = self.mean + step * gain
@@ -608,99 +705,72 @@ class Posterior:
         own = linalg.add_outer(own, beta, own_gain, load)
         self.own_load = own.reshape(self.own_load.shape)
 
-    def _nothing(self) -> Information:
-        p, d = self.n_parameters, self.own_width
-        arms = self._n_arms
-        return Information(
-            np.zeros((p, p)),
-            np.zeros((arms, d, p)),
-            np.zeros((arms, d, d)),
-            np.zeros(p),
-            np.zeros((arms, d)),
-            0.0,
-            0.0,
+    def _no_sums(self) -> SufficientStatistics:
+        return SufficientStatistics.of_nothing(
+            self.n_parameters, self._n_arms, self.own_width
         )
 
     def _with_table(
+        self, arms: Sequence[int], Z: Array, X: Array, R: Array, V: Array
+    ) -> SufficientStatistics:
+        sums, above = self.sufficient_statistics(), R - self.scales.mean
+        return sums.with_table(self._layout, arms, Z, self._features(X), above, V)
+
+    def _prior_over(
         self,
-        arms: Sequence[int],
-        Z: Array,
-        X: Array,
-        R: Array,
-        mean: float,
-        V: Array,
-    ) -> Information:
-        """Sums over what is known and a table; its features are never formed.
+        groups: NDArray[np.int64],
+        n_arms: int,
+        prior: PriorScales | None,
+        scales: PriorScales,
+    ) -> Posterior:
+        """Return a posterior of no rewards over these columns and arms.
 
-        ``V`` (B, B) is the precision of one task's rewards, in units of one's noise.
+        Arms' own parameters stay in the groups that they are in, even where more
+        columns now say what an arm is made of.
         """
-        known, R, X = self.information(), R - mean, self._features(X)
-        rows, columns, own = self._rows, self._columns, X[:, : self.own_width]
-        VZ, VR, index = V @ Z, R @ V, np.asarray(arms, dtype=np.intp)
-        gram = (Z.T @ VZ)[np.ix_(rows, rows)] * (X.T @ X)[np.ix_(columns, columns)]
-        known.cross[index] += VZ[:, None, rows] * (own.T @ X)[None][:, :, columns]
-        # Arms stay independent given the shared parameters: of V, their own part
-        # keeps what it says about differences. Larger than V, so nothing turns
-        # negative, and exact where the shared parameters carry the common level.
-        known.own[index] += np.linalg.norm(V, 2) * (own.T @ own)
-        known.own_moment[index] += VR.T @ own
-        return replace(
-            known,
-            gram=known.gram + gram,
-            moment=known.moment + (Z.T @ VR.T @ X)[rows, columns],
-            square=known.square + float((R * VR).sum()),
-            count=known.count + R.size,
-        )
+        other = Posterior(groups, prior, n_arms, self.own_width)
+        other.own_groups = self.own_groups
+        other.reset(scales)
+        return other
 
-    def _adopt(self, info: Information, mean: float) -> None:
-        """Choose scales for these sums and become their posterior."""
-        used = np.unique(np.append(self._labels, self.own_groups))
+    def _found_scales(self, sums: SufficientStatistics) -> PriorScales:
+        """Return the scales that fit these sums best: equation (11)."""
+        labels = self._layout.labels
+        used = np.unique(np.append(labels, self.own_groups))
         place = np.searchsorted(used, np.arange(len(GROUPS)))
         names = [*(GROUPS[g] for g in used), "noise"]
         centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
-        if self.prior is None and info.square > 0:
-            centre += np.log(np.sqrt(info.square / info.count) / USUAL_SPREAD)
+        if self.prior is None and sums.square > 0:
+            centre += np.log(np.sqrt(sums.square / sums.count) / USUAL_SPREAD)
         # The first search starts where the hyperprior is, a later one from the last.
         start = np.log([getattr(self.scales, name) for name in names])
         found = find_scales(
-            info,
-            place[self._labels],
+            sums,
+            place[labels],
             place[self.own_groups],
             centre if self.count == 0 else start,
             centre,
             self.own_change,
         )
         best = {n: float(v) for n, v in zip(names, np.exp(found), strict=True)}
-        self._set(info, replace(self.scales, mean=mean, **best))
+        return replace(self.scales, **best)
 
-    def _set(self, info: Information, scales: PriorScales) -> None:
+    def _set(self, sums: SufficientStatistics, scales: PriorScales) -> None:
+        """Become the posterior of these sums under these scales: equation (4)."""
         values = np.array([getattr(scales, name) for name in GROUPS])
         own_sd = np.sqrt(values[self.own_groups] ** 2 + self.own_change)
-        found = solve(info, values[self._labels], own_sd, scales.noise**2)
+        found = solve(sums, values[self._layout.labels], own_sd, scales.noise**2)
         self.scales, self.solved = scales, self.solved + 1
         prior_mean = self._prior_mean()
         self.mean, self.factor = prior_mean + found.mean, found.factor
         self.own_mean = found.own_mean - found.own_gain @ found.mean
-        self.own_covariance, self.seen = found.own_covariance, info.seen
+        self.own_covariance, self.seen = found.own_covariance, sums.seen
         self.own_load = found.own_gain[self.seen] @ self.factor
-        self.square, self.count = info.square, info.count
+        self.square, self.count = sums.square, sums.count
 
     def _scale_values(self) -> Array:
         return np.array([getattr(self.scales, name) for name in GROUPS])
 
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
-        return np.where(self._labels == 0, self.scales.mean, 0.0)
-
-
-def consecutive(used: NDArray[np.bool_]) -> list[tuple[slice, slice, int]]:
-    """Consecutive rows with as many parameters each: rows, parameters, width."""
-    widths = used.sum(axis=1)
-    if any(not row[:width].all() for row, width in zip(used, widths, strict=True)):
-        raise ValueError("the parameters of a descriptor column must come first")
-    edges = [0, *(np.flatnonzero(np.diff(widths)) + 1), len(widths)]
-    ends = np.append(0, np.cumsum(widths))
-    return [
-        (slice(a, b), slice(int(ends[a]), int(ends[b])), int(widths[a]))
-        for a, b in zip(edges, edges[1:], strict=False)
-    ]
+        return np.where(self._layout.labels == 0, self.scales.mean, 0.0)

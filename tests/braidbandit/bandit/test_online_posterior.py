@@ -51,8 +51,7 @@ def test_taking_a_reward_back_is_exact(forgetting):
 
     (bandit, faded), (never, _) = run(False), run(True)
     # Prior scales are chosen from the rewards, at the 64th of them: the same for both.
-    scales = never.posterior.scales
-    bandit.posterior._set(bandit.posterior.information(), scales)
+    bandit.posterior.rescale(never.posterior.scales)
     arm = int(y[gone] == "b")
     bandit.downdate(arm, np.ones(1), X[gone], float(reward[gone]), 1.0, faded)
     for part in (

@@ -1,3 +1,5 @@
+"""The posterior against dense closed forms, and what leaves it as it was."""
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -160,13 +162,22 @@ def test_table_equals_stream(own_width):
 
 
 @pytest.mark.parametrize("own_width", [0, 1, 3])
-def test_information_gives_the_posterior_back(own_width):
+def test_the_sums_give_the_posterior_back(own_width):
     posterior = make(own_width)
     stream(posterior)
     before = posterior.copy()
-    posterior._set(posterior.information(), posterior.scales)
+    posterior.rescale(posterior.scales)
     assert_same(posterior, before)
-    assert posterior.information().count == 25
+    assert posterior.sufficient_statistics().count == 25
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_other_scales_give_the_posterior_that_they_would_have_given(own_width):
+    posterior, other = make(own_width), make(own_width, noise=0.1, task=0.3)
+    for one in (posterior, other):
+        stream(one)
+    posterior.rescale(other.scales)
+    assert_same(posterior, other)
 
 
 @pytest.mark.parametrize("own_width", [0, 1, 3])
@@ -224,6 +235,31 @@ def test_forgetting_halves_what_was_learnt():
     np.testing.assert_allclose(belief.mean, F @ mean, atol=1e-10)
     np.testing.assert_allclose(belief.sd**2, np.diag(F @ P @ F.T), atol=1e-10)
     assert posterior.count == 12.5
+
+
+def test_forgetting_of_noise_free_rewards_keeps_exact_sums():
+    """What rounding made unsymmetric in an arm's covariance doubled at every
+    forgetting, until the sums had a negative eigenvalue after some 6,000 rewards."""
+    rng, arms, k, gamma = np.random.default_rng(0), 3, 5, 0.995**50
+    groups = parameter_groups(["bias"], k)
+    # Where the scales end up when the rewards have no noise.
+    scales = PriorScales(
+        intercept=0.2, task=0.02, braid=1e-3, interaction=0.1, noise=1e-3
+    )
+    posterior = Posterior(groups, scales, arms, k)
+    W, z, own = rng.standard_normal((arms, k)) / 8, np.ones(1), np.zeros((arms, k, k))
+    for t in range(1, 7001):
+        x, arm = np.append(1.0, rng.standard_normal(k - 1)), int(rng.integers(arms))
+        posterior.update(arm, z, x, 0.5 + float(W[arm] @ x))
+        own[arm] += np.outer(x, x)
+        if t % 50 == 0:
+            posterior.forget(gamma)
+            own *= gamma
+    found = posterior.sufficient_statistics()
+    np.testing.assert_allclose(found.own, own, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.gram, own.sum(axis=0), rtol=1e-9, atol=1e-9)
+    belief = posterior.belief(np.ones((arms, 1)), x)
+    np.testing.assert_allclose(belief.mean, 0.5 + W @ x, atol=0.01)
 
 
 def test_long_forgetting_on_few_directions_stays_within_the_prior():

@@ -36,7 +36,7 @@ def assert_as_the_ledger_says(agent, ledger):
     for sequence, decision, outcome in pairs:
         new.learn_event(Event(sequence, decision, "outcome", outcome))
     assert agent.n_updates_ == new.n_updates_ == len(pairs)
-    new.posterior_._set(new.posterior_.information(), agent.posterior_.scales)
+    new.posterior_.rescale(agent.posterior_.scales)
     for one, two in zip(moments(agent), moments(new), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-9)
 
