@@ -229,7 +229,7 @@ def check_whole(name: str, value: Any, least: int) -> int:
     >>> check_whole("n_draws", np.int64(3), 1)
     3
     """
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not isinstance(value, int | Integral) or isinstance(value, bool):
         raise TypeError(f"{name} is a whole number, received {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, received {value!r}")

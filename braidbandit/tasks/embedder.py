@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -79,11 +81,16 @@ class EmbeddingCache:
         dict of ndarray of shape (d,)
             Not to be written to.
         """
+        found: dict[str, Array] = {}
+        missing: list[str] = []
         with self._lock:
-            found = {key: self._recent[key] for key in keys if key in self._recent}
-            for key in found:
-                self._recent.move_to_end(key)
-            missing = [key for key in keys if key not in found]
+            for key in keys:
+                vector = self._recent.get(key)
+                if vector is None:
+                    missing.append(key)
+                else:
+                    self._recent.move_to_end(key)
+                    found[key] = vector
             if missing and self._file is not None:
                 read = self._file.read(missing)
                 self._remember(read)
@@ -126,7 +133,6 @@ class EmbeddingCache:
             self._bytes -= self._recent.popitem(last=False)[1].nbytes
 
 
-Array = NDArray[np.float64]
 EmbedTexts = Callable[[list[str]], Any]
 """A function of texts that returns one row of numbers for each."""
 
@@ -206,7 +212,7 @@ class Embedder:
             new = dict(zip(missing, computed, strict=True))
             self._cache.keep(new)
             rows |= new
-        return np.stack([rows[key] for key in keys])
+        return np.array([rows[key] for key in keys])
 
     def forget(self) -> None:
         """Drop the embeddings that are kept in memory."""
@@ -314,12 +320,19 @@ def _resolve(model: str) -> str:
 
 
 def _stamp(folder: Path) -> _Stamp:
-    found = []
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            s, name = file.stat(), file.relative_to(folder).as_posix()
-            found.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
-    return tuple(found)
+    """Stamp of a folder; made for every call, and so without a Path for each file."""
+    found: list[tuple[str, int, int, int, int]] = []
+    start = len(str(folder)) + 1
+    for place, _, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            try:
+                s = os.stat(path)
+            except FileNotFoundError:
+                continue  # a link to what is no longer there
+            name = path[start:].replace(os.sep, "/")
+            if stat.S_ISREG(s.st_mode):
+                found.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
+    return tuple(sorted(found, key=lambda file: file[0].split("/")))
 
 
 @lru_cache(maxsize=8)

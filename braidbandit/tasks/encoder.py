@@ -323,7 +323,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def _check_task(self, task: Any) -> dict[str, Any]:
         """Return a task in its canonical form, or say what is wrong with it."""
         if isinstance(task, str):
-            task = {"text": task}
+            _check_text(task)
+            return canonical_task(task)
         if not isinstance(task, Mapping):
             raise TypeError(
                 f"a task is text or a dict with {list(_KEYS)}, received "
@@ -335,10 +336,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         if "text" in task and "prompt" in task:
             raise KeyError("give 'text' or 'prompt', not both")
         task = {key: value for key, value in task.items() if value is not None}
-        text = task.get("text", task.get("prompt"))
-        if text is not None and (not isinstance(text, str) or not text.strip()):
-            raise ValueError(f"the text of a task must not be empty, received {text!r}")
-        if text is None and not task.get("type") and not task.get("capabilities"):
+        if "text" in task or "prompt" in task:
+            _check_text(task.get("text", task.get("prompt")))
+        elif not task.get("type") and not task.get("capabilities"):
             raise ValueError(
                 "a task needs 'text', 'type' or 'capabilities', received "
                 f"{dict(task)!r}"
@@ -349,14 +349,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 f"{list(self.types)}. Use 'other', or TaskEncoder(types=...)"
             )
         _check_complexity(task.get("complexity"))
-        capabilities = task.get("capabilities", ())
-        # Not a set: its order, and so what is embedded, differs between processes.
-        if not isinstance(capabilities, list | tuple) or not all(
-            isinstance(name, str) for name in capabilities
-        ):
-            raise TypeError(
-                f"capabilities is a list of text, received {capabilities!r}"
-            )
+        _check_capabilities(task.get("capabilities", ()))
         return canonical_task(task)
 
     def embed(self, texts: Sequence[str]) -> Array:
@@ -407,6 +400,20 @@ def _is_numeric(X: Any) -> bool:
     return isinstance(first, list | tuple) and not any(
         isinstance(value, str | Mapping) for value in first
     )
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"the text of a task must not be empty, received {text!r}")
+
+
+def _check_capabilities(names: Any) -> None:
+    # A set is refused: its order, and so the text that is embedded in place of a task
+    # without one, differs from process to process.
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise TypeError(f"capabilities is a list of text, received {names!r}")
 
 
 def _check_complexity(value: Any) -> None:

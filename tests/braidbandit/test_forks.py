@@ -97,11 +97,12 @@ def test_the_numeric_bandit_draws_for_itself_in_every_process(copied, monkeypatc
     assert one != two
 
 
-def test_a_copy_in_the_same_process_goes_on_as_the_original(catalogue, encoder):
-    agent = braids(catalogue, encoder)
-    agent.recommend("x")
-    copy = pickle.loads(pickle.dumps(agent.arm_model_.bandit))
-    assert copy.rng_.random() == agent.rng_.random()
+def test_a_copy_in_the_same_process_goes_on_as_the_original():
+    X = np.random.default_rng(0).standard_normal((40, 2))
+    bandit = LinearBandit(ThompsonSampling(floor=1.0), random_state=None)
+    bandit.fit(X, [0, 1] * 20).recommend(X)
+    copy = pickle.loads(pickle.dumps(bandit))
+    assert copy.recommend(X)[0].tolist() == bandit.recommend(X)[0].tolist()
 
 
 def test_ids_of_decisions_differ(catalogue, encoder):
