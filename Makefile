@@ -37,7 +37,8 @@ demo: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python -p .ci/pyright-fusion.json
 	$(PYTEST)
 
 # The same tests on the newest of everything but torch, without the lock.

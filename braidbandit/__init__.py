@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from braidbandit.agent.meta_braider import MetaBraider
@@ -42,38 +43,39 @@ __path__.append(f"{__path__[0]}/_former")
 
 # A name brings its module when it is first used (scientific Python's SPEC 1): what only
 # asks for help or the version does not wait a second for scikit-learn.
-_MODULES = {
-    "Braid": "catalogue.braid",
-    "BraidRecommender": "recommender.recommender",
-    "Budget": "catalogue.limits",
-    "Catalogue": "catalogue.catalogue",
-    "ConservativePolicy": "bandit.guard",
-    "Decision": "ledger.records",
-    "DriftMonitor": "recommender.drift",
-    "DriftWarning": "recommender.drift",
-    "EpsilonGreedy": "bandit.policies",
-    "Explanation": "recommender.explanation",
-    "Greedy": "bandit.policies",
-    "Ledger": "ledger.ledger",
-    "LinUCB": "bandit.policies",
-    "LinearBandit": "bandit.linear_bandit",
-    "Log": "evaluation.log",
-    "MetaBraider": "agent.meta_braider",
-    "ModelCard": "catalogue.cards",
-    "Outcome": "ledger.records",
-    "PriorScales": "bandit.prior",
-    "SquareCB": "bandit.policies",
-    "TaskEncoder": "tasks.encoder",
-    "ThompsonSampling": "bandit.policies",
-    "UnderLimits": "evaluation.target_policies",
-    "Uniform": "bandit.policies",
-    "build_table": "evaluation.reward_table",
-    "compare": "evaluation.offpolicy",
-    "evaluate": "evaluation.offpolicy",
-    "export_ledger": "ledger.transfer",
-    "import_ledger": "ledger.transfer",
-    "tune": "evaluation.tuning",
-}
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "agent.meta_braider": ["MetaBraider"],
+        "bandit.guard": ["ConservativePolicy"],
+        "bandit.linear_bandit": ["LinearBandit"],
+        "bandit.policies": [
+            "EpsilonGreedy",
+            "Greedy",
+            "LinUCB",
+            "SquareCB",
+            "ThompsonSampling",
+            "Uniform",
+        ],
+        "bandit.prior": ["PriorScales"],
+        "catalogue.braid": ["Braid"],
+        "catalogue.cards": ["ModelCard"],
+        "catalogue.catalogue": ["Catalogue"],
+        "catalogue.limits": ["Budget"],
+        "evaluation.log": ["Log"],
+        "evaluation.offpolicy": ["compare", "evaluate"],
+        "evaluation.reward_table": ["build_table"],
+        "evaluation.target_policies": ["UnderLimits"],
+        "evaluation.tuning": ["tune"],
+        "ledger.ledger": ["Ledger"],
+        "ledger.records": ["Decision", "Outcome"],
+        "ledger.transfer": ["export_ledger", "import_ledger"],
+        "recommender.drift": ["DriftMonitor", "DriftWarning"],
+        "recommender.explanation": ["Explanation"],
+        "recommender.recommender": ["BraidRecommender"],
+        "tasks.encoder": ["TaskEncoder"],
+    },
+)
 
 __all__ = [
     "Braid",
@@ -107,13 +109,3 @@ __all__ = [
     "import_ledger",
     "tune",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'braidbandit' has no attribute {name!r}")
-    return getattr(import_module(f"braidbandit.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

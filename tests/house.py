@@ -30,6 +30,8 @@ FOLDERS = {
         "recommender",
         "evaluation",
         "agent",
+        "service",
+        "cli",
     ],
     "fusion": [
         "tokens",
