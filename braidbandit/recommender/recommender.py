@@ -74,6 +74,8 @@ _SETTINGS = (
 _ENCODER = tuple(TaskEncoder().get_params())
 # Settings of the posterior: another one has another shape, or other scales.
 _SHAPE = ("prior", "max_parameters")
+# Settings of the encoder that leave its features as they are.
+_CACHE = ("cache_dir", "cache_bytes")
 
 
 @dataclass(frozen=True)
@@ -946,7 +948,7 @@ class BraidRecommender(BaseEstimator):
             *(vars(self)[name] for name in _SETTINGS),
             self.arm_model_.catalogue,
             *(vars(used).get(name) for name in ("components_", "mean_", "gates_")),
-            *([] if given is None else (getattr(given, n) for n in _ENCODER)),
+            *([] if given is None else (getattr(given, n, None) for n in _ENCODER)),
         )
 
     def _check_settings(self) -> None:
@@ -965,13 +967,13 @@ class BraidRecommender(BaseEstimator):
 
     def _begin(self, catalogue: Catalogue) -> None:
         encoder = self.encoder if self.encoder is not None else TaskEncoder()
+        draws = RandomSequence(self.random_state)  # refuses what is no seed
         self._encoder_given = self.encoder
         self._encoder_settings = encoder.get_params()
         self.encoder_ = encoder if encoder.__sklearn_is_fitted__() else clone(encoder)
         self._encoder_hash = self.encoder_.projection_hash()
         self.arm_model_ = ArmModel(catalogue, self._settings())
-        self.draws_ = RandomSequence(self.random_state)
-        self.catalogue_hash_ = catalogue.hash
+        self.draws_, self.catalogue_hash_ = draws, catalogue.hash
         self.pacer_, self.n_decisions_ = Pacer(), 0
 
     def _settings(self) -> LearningSettings:
@@ -995,7 +997,7 @@ class BraidRecommender(BaseEstimator):
             before = self._encoder_settings
             now = {name: getattr(self.encoder, name) for name in before}
             changed = [name for name in now if not same(now[name], before[name])]
-            if changed and changed != ["cache_dir"]:
+            if not set(changed) <= set(_CACHE):
                 raise ValueError(
                     f"settings of the encoder, {changed}, changed after learning "
                     "began: what was learnt is about the features of before. Set them "
@@ -1003,7 +1005,7 @@ class BraidRecommender(BaseEstimator):
                 )
             if changed:
                 self._encoder_settings = now
-                self.encoder_.set_params(cache_dir=self.encoder.cache_dir)
+                self.encoder_.set_params(**{name: now[name] for name in _CACHE})
         found = self.encoder_.projection_hash()
         if self.arm_model_.quality is not None and found != self._encoder_hash:
             raise ValueError(

@@ -150,7 +150,6 @@ def assess(
     preference = Preference(compute=price)
     if limits.preference is not None:
         preference = Preference.read(limits.preference)
-    belief = model.believe(x)
     measured = {name: model.expected(name, x) for name in model.costs}
     latency = measured.get("latency")
     masked = _ruled_out(limits, catalogue, latency)
@@ -161,7 +160,7 @@ def assess(
                 f"no arm is left: all that remained are {ruled_out.reason}. Raise the "
                 "budget or allow more arms"
             )
-    missed = False
+    belief, missed = model.believe(x), False  # what is refused leaves no trace
     if limits.accuracy_target is not None:
         short, missed = _falls_short(belief, eligible, limits.accuracy_target)
         masked, eligible = (*masked, short), eligible & ~short.arms

@@ -20,6 +20,7 @@ from braidbandit import (
     PriorScales,
     ThompsonSampling,
 )
+from braidbandit.bandit.online_posterior import OnlinePosterior
 
 X = np.random.default_rng(0).standard_normal((60, 3))
 Y = np.array(["a", "b", "c"] * 20)
@@ -28,10 +29,8 @@ Y = np.array(["a", "b", "c"] * 20)
 def test_an_unpulled_arm_has_the_width_of_the_prior():
     """MABWiser starts the inverse of lambda I as lambda I: bonus 10, should be 0.1."""
     prior = PriorScales(intercept=0.06, arm_intercept=0.01, braid=0.08)
-    bandit = LinearBandit(LinUCB(alpha=1.0), prior=prior)
-    bandit.open(np.array(["a", "b"]))
-    bandit.start(1)
-    belief = bandit.posterior_.belief(bandit.Z_, np.ones(1))
+    online = OnlinePosterior.start(["bias"], width=1, n_arms=2, prior=prior)
+    belief = online.posterior.belief(np.ones((2, 1)), np.ones(1))
     np.testing.assert_allclose(LinUCB(1.0).bonus(belief), 0.1, rtol=1e-12)
 
 
@@ -101,9 +100,8 @@ def test_replicas_do_not_replay_one_another(agent, encoder, tmp_path):
 
 def test_forgetting_on_few_directions_stays_finite():
     """Plain discounting passes 1e12 after 5,500 steps at 0.995 on low-rank contexts."""
-    bandit = LinearBandit(forgetting=0.995)
-    bandit.open(np.array(["a", "b"]))
-    bandit.start(8)
+    Z = np.ones((2, 1))
+    online = OnlinePosterior.start(["bias"], width=8, n_arms=2, forgetting=0.995)
     rng = np.random.default_rng(0)
     few = rng.standard_normal((2, 8))
     unseen = np.append(1.0, np.linalg.svd(few[:, 1:])[2][-1])
@@ -112,11 +110,11 @@ def test_forgetting_on_few_directions_stays_finite():
         x[0] = 1.0
         arm = int(rng.integers(2))
         reward = float(np.clip(0.5 + 0.05 * x[1] + 0.1 * rng.standard_normal(), 0, 1))
-        bandit.learn(arm, bandit.Z_[arm], x, reward)
-    posterior = bandit.posterior_
+        online.update(arm, Z[arm], x, reward)
+    posterior = online.posterior
     assert np.isfinite(posterior.factor).all()
     values = [s for n, s in posterior.scales.to_dict().items() if n != "mean"]
-    width = posterior.belief(bandit.Z_, unseen).sd
+    width = posterior.belief(Z, unseen).sd
     # Features of squared length 2, shared parameters and the arm's own.
     assert (width <= max(values) * np.sqrt(4)).all()
 
