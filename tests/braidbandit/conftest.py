@@ -27,3 +27,9 @@ def catalogue(cards):
 @pytest.fixture
 def agent(catalogue, encoder):
     return BraidRecommender(catalogue, encoder, random_state=0)
+
+
+@pytest.fixture
+def twin(catalogue, encoder):
+    """Another recommender like ``agent``."""
+    return BraidRecommender(catalogue, encoder, random_state=0)

@@ -1,306 +1,89 @@
-from datetime import datetime, timedelta, timezone
+"""What a guard may risk, in numbers: an account, and which policy it allows."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from braidbandit import (
-    BraidRecommender,
-    ConservativePolicy,
-    Greedy,
-    Ledger,
-    LinUCB,
-    Outcome,
-    Uniform,
-)
+from braidbandit import ConservativePolicy, Greedy, LinUCB, ThompsonSampling, Uniform
+from braidbandit.bandit.belief import Belief
 from braidbandit.bandit.guard import Savings
-from braidbandit.recommender.saving import policy_from_dict, policy_to_dict
 
-TASKS = [f"task {i}" for i in range(40)]
-
-
-def singles(catalogue):
-    return [braid.id for braid in catalogue if braid.is_single]
+RNG = np.random.default_rng(0)
+REWARD = st.floats(0, 1)
 
 
-def guarded(catalogue, encoder, share=0.1, **settings):
-    agent = BraidRecommender(
-        catalogue, encoder, ConservativePolicy(Uniform(), share), random_state=0
-    )
-    table = np.column_stack([np.full(40, 0.6), np.full(40, 0.8)])
-    return agent.warm_start(TASKS, singles(catalogue), table)
+def belief():
+    """Three arms; the second looks best, the first is the baseline."""
+    return Belief(np.eye(3), np.array([0.5, 0.9, 0.4]), np.eye(3) / 10)
 
 
-def test_baseline_is_the_best_single_model_of_the_probe(catalogue, encoder):
-    agent = guarded(catalogue, encoder)
-    assert agent.baseline_ == singles(catalogue)[1]
+def test_an_account_by_hand():
+    """0.1 * 0.8 for a round of the baseline, -(1 - 0.3) for a departure."""
+    saved = Savings("base", 1.0).after("base", 0.8, 0.1).after("other", 0.3, 0.1)
+    assert saved.amount == pytest.approx(1.0 + 0.08 - 0.7)
 
 
-def test_a_departure_waits_until_it_can_be_paid_for(catalogue, encoder):
-    """At 0.8 a round and a share of 0.1, 13 rounds save 1.04: then one departure."""
-    agent = guarded(catalogue, encoder)
-    for _ in range(13):
-        decision = agent.recommend("x")
-        assert decision.braid.id == agent.baseline_
-        assert decision.propensity == 1.0
-        agent.update(decision, 0.8)
-    assert agent.savings_.amount == pytest.approx(1.04)
-    first = agent.recommend("x")
-    assert first.propensity == pytest.approx(1 / len(catalogue))
-    if first.braid.id != agent.baseline_:
-        assert agent.recommend("x").propensity == 1.0
-        agent.update(first, 0.5)
-        assert agent.savings_.amount == pytest.approx(0.54)
+@given(st.lists(st.tuples(st.booleans(), REWARD), max_size=20))
+def test_what_is_taken_back_was_never_booked(rounds):
+    saved, arms = Savings("base", 0.25), {True: "base", False: "other"}
+    for stays, reward in rounds:
+        saved = saved.after(arms[stays], reward, 0.1)
+    for stays, reward in rounds:
+        saved = saved.before(arms[stays], reward, 0.1)
+    assert saved.amount == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_adversary_costs_more_than_the_share(catalogue, encoder, seed):
-    """The adversary pays every other arm 0 and the baseline whatever hurts most."""
-    agent = guarded(catalogue, encoder, share=0.1)
-    rng = np.random.default_rng(seed)
-    earned = baseline = 0.0
-    for t in range(300):
-        good = float(rng.random() < 0.7)
-        decision = agent.recommend(f"adversary {t % 7}")
-        departs = decision.braid.id != agent.baseline_
-        if departs:
-            good = 1.0
-        reward = 0.0 if departs else good
-        agent.update(decision, reward)
-        earned, baseline = earned + reward, baseline + good
-        assert earned >= 0.9 * baseline - 1e-9
-    assert earned < baseline
+@given(st.lists(st.tuples(REWARD, REWARD), min_size=1, max_size=200), st.data())
+def test_no_sequence_falls_behind_by_more_than_the_share(rounds, data):
+    """Each pair: what the baseline would have earned, and what a departure does."""
+    policy, saved = ConservativePolicy(Uniform(), share=0.2), Savings("base")
+    earned = kept = 0.0
+    for ours, theirs in rounds:
+        free = policy.at(0, saved, 0) == policy.inner
+        departs = free and data.draw(st.booleans())
+        reward = theirs if departs else ours
+        saved = saved.after("other" if departs else "base", reward, policy.share)
+        earned, kept = earned + reward, kept + ours
+    assert earned >= 0.8 * kept - 1e-9
 
 
-def test_the_unguarded_policy_falls_behind_the_same_adversary(catalogue, encoder):
-    agent = BraidRecommender(catalogue, encoder, Uniform(), random_state=0)
-    baseline = singles(catalogue)[0]
-    chosen = [agent.recommend(task).braid.id == baseline for task in TASKS]
-    assert sum(chosen) < 0.5 * len(TASKS)
+@pytest.mark.parametrize(
+    ("amount", "open_departures", "free"),
+    [(0.99, 0, False), (1.0, 0, True), (1.99, 1, False), (2.0, 1, True)],
+)
+def test_a_departure_is_paid_for_before_it_happens(amount, open_departures, free):
+    """It may cost 1, and so may each that is still open."""
+    policy = ConservativePolicy(Uniform())
+    allowed = policy.at(0, Savings("base", amount), open_departures)
+    assert (allowed == policy.inner) is free
+    shares = allowed.probabilities(belief(), np.zeros(3), np.ones(3, dtype=bool), RNG)
+    assert shares.tolist() == pytest.approx([1 / 3] * 3 if free else [1, 0, 0])
 
 
-def test_where_the_baseline_is_excluded_nothing_is_booked(catalogue, encoder):
-    agent = guarded(catalogue, encoder)
-    decision = agent.recommend("x", excluded=[agent.baseline_])
-    assert decision.braid.id != agent.baseline_
-    agent.update(decision, 0.0)
-    assert agent.savings_.amount == 0
+def test_without_savings_the_baseline_is_chosen_for_certain():
+    only = ConservativePolicy(Greedy(0.3)).at(0, Savings("base"), 0)
+    state = RNG.bit_generator.state
+    choice = only.select(belief(), np.zeros(3), np.ones(3, dtype=bool), RNG)
+    assert (choice.arm, choice.propensity, choice.propensity_se) == (0, 1.0, 0.0)
+    assert choice.exploration.tolist() == [0.0, 0.0, 0.0]
+    assert RNG.bit_generator.state == state  # nothing was drawn
+    assert only.floor == 0.3
 
 
-def test_a_reward_taken_back_is_taken_out_of_the_savings(catalogue, encoder):
-    agent = guarded(catalogue, encoder)
-    decision = agent.recommend("x")
-    agent.update(decision, 0.8)
-    agent.retract(decision)
-    assert agent.savings_.amount == 0
-
-
-def test_saved_and_loaded(catalogue, encoder, tmp_path):
-    agent = guarded(catalogue, encoder)
-    agent.update(agent.recommend("x"), 0.8)
-    agent.save(tmp_path)
-    again = BraidRecommender.load(tmp_path, encoder=encoder)
-    assert again.savings_ == agent.savings_ == Savings(agent.baseline_, 0.8 * 0.1)
-    assert again.baseline_ == agent.baseline_
+def test_where_the_baseline_may_not_be_chosen_the_policy_is_free():
+    policy, without = ConservativePolicy(Greedy(0.0)), np.array([False, True, True])
+    only = policy.at(0, Savings("base"), 5)
+    args = belief(), np.zeros(3), without, RNG
+    assert only.select(*args).arm == 1
+    assert only.probabilities(*args).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_settings():
-    policy = ConservativePolicy(LinUCB(0.5), 0.02, "some arm")
-    assert policy_from_dict(policy_to_dict(policy)) == policy
+    assert ConservativePolicy().inner == ThompsonSampling()
     assert ConservativePolicy(Greedy(0.3)).floor == 0.3
-    with pytest.raises(ValueError, match="share"):
-        ConservativePolicy(share=1.0)
-
-
-def test_without_a_baseline_it_says_what_to_do(catalogue, encoder):
-    agent = BraidRecommender(catalogue, encoder, ConservativePolicy())
-    with pytest.raises(ValueError, match="warm_start"):
-        agent.recommend("x")
-
-
-def test_a_departure_that_expires_is_booked_as_nothing_earned(
-    catalogue, encoder, tmp_path
-):
-    """40 rounds at 1 and a share of 0.1 save 4: four departures, then no more."""
-    agent = guarded(catalogue, encoder)
-    for task in TASKS:
-        agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
-    others = [arm for arm in catalogue.ids if arm != agent.baseline_]
-    departures = []
-    for task in TASKS:
-        decision = agent.recommend(task)
-        if decision.braid.id in others:
-            departures.append(decision)
-        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
-    assert len(departures) == 4
-    assert agent.savings_.amount == pytest.approx(0.0)
-    agent.save(tmp_path)
-    again = BraidRecommender.load(tmp_path, encoder=encoder)
-    assert again.savings_ == agent.savings_
-    for one in (agent, again):
-        one.update(departures[0], 0.75)
-        assert one.savings_.amount == pytest.approx(0.75)
-        one.retract(departures[0])
-        assert one.savings_.amount == pytest.approx(1.0)
-        assert one.recommend("x").propensity == 1.0  # it waits again
-
-
-def test_a_departure_among_too_many_to_wait_for_is_booked_as_nothing_earned(
-    catalogue, encoder, monkeypatch
-):
-    """40 rounds at 1 and a share of 0.1 save 4; then three rounds are waited for."""
-    monkeypatch.setattr("braidbandit.recommender.feedback.MOST_PENDING", 3)
-    agent = guarded(catalogue, encoder)
-    for task in TASKS:
-        agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
-    decisions = [agent.recommend(task) for task in [*TASKS, *TASKS]]
-    departures = [d for d in decisions if d.braid.id != agent.baseline_]
-    assert len(departures) == 4
-    assert agent.savings_.amount == pytest.approx(0.0)
-    agent.update(departures[0], 0.75)
-    assert agent.savings_.amount == pytest.approx(0.75)
-
-
-def test_savings_are_those_of_the_ledger(catalogue, encoder, tmp_path):
-    """Learning it, live or from the start, and whatever was asked before."""
-    baseline, ledger = singles(catalogue)[0], Ledger(tmp_path / "ledger.db")
-
-    def new():
-        policy = ConservativePolicy(Uniform(), 0.5, baseline)
-        return BraidRecommender(catalogue, encoder, policy, random_state=0)
-
-    live = new()
-    for task in TASKS[:10]:
-        decision = live.recommend(task, eligible=[baseline])
-        ledger.record_decision(decision)
-        ledger.record_outcome(Outcome(decision.id, 0.8))
-        live.sync(ledger)
-    asked = new()
-    asked.predict_proba(["x"])
-    for one in (
-        live,
-        new().sync(ledger, anew=True),
-        new().sync(ledger),
-        asked.sync(ledger, anew=True),
-    ):
-        assert one.savings_.amount == pytest.approx(4.0)
-
-
-def test_what_expired_is_still_owed_when_everything_is_learnt_anew(
-    catalogue, encoder, tmp_path
-):
-    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
-    for task in TASKS:
-        decision = agent.recommend(task, eligible=[agent.baseline_])
-        ledger.record_decision(decision)
-        ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.sync(ledger)
-    other = singles(catalogue)[0]
-    for _ in range(40):
-        agent.recommend("x", eligible=[agent.baseline_, other])
-        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
-    assert agent.savings_.amount == pytest.approx(0.0)
-    agent.retrain(agent.baseline_)
-    ledger.retract(decision.id)
-    agent.sync(ledger)
-    assert agent.savings_.amount == pytest.approx(3.9 - 4.0)
-
-
-def test_departures_beyond_the_newest_that_expired_are_owed_and_told_of(
-    catalogue, encoder, tmp_path, monkeypatch
-):
-    """Four expired, two are known by name: all four are owed, live and learnt anew."""
-    monkeypatch.setattr("braidbandit.recommender.guard_account._MOST_EXPIRED", 2)
-    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
-    for task in TASKS:
-        decision = agent.recommend(task, eligible=[agent.baseline_])
-        ledger.record_decision(decision)
-        ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.sync(ledger)
-    other, departures = singles(catalogue)[0], []
-    while len(departures) < 4:
-        decision = agent.recommend("x", eligible=[agent.baseline_, other])
-        if decision.braid.id == other:
-            departures.append(decision)
-        agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
-    agent.save(tmp_path / "state")
-    again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
-    assert again.savings_ == agent.savings_
-    assert again.savings_.expired == tuple(d.id for d in departures[2:])
-    for one in (agent, again):
-        assert one.sync(ledger, anew=True).savings_.amount == pytest.approx(0.0)
-        one.update(departures[3], 0.75)
-        assert one.savings_.amount == pytest.approx(0.75)
-        with pytest.warns(UserWarning, match="counts it twice"):
-            one.update(departures[0], 0.75)
-        assert one.savings_.amount == pytest.approx(0.5)
-        assert one.sync(ledger, anew=True).savings_.amount == pytest.approx(1.0)
-
-
-def test_a_ledger_that_is_resumed_owes_for_all_that_are_open(
-    catalogue, encoder, tmp_path, monkeypatch
-):
-    """Of four departures two are waited for; the others count as 0, once."""
-    for place in ("feedback", "ledger_sync"):
-        monkeypatch.setattr(f"braidbandit.recommender.{place}.MOST_PENDING", 2)
-    agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
-    for task in TASKS:
-        decision = agent.recommend(task, eligible=[agent.baseline_])
-        ledger.record_decision(decision)
-        ledger.record_outcome(Outcome(decision.id, 1.0))
-    agent.sync(ledger).save(tmp_path / "state")
-    for _ in range(4):
-        decision = None
-        while decision is None or decision.braid.id == agent.baseline_:
-            decision = agent.recommend("x", excluded=())
-        ledger.record_decision(decision)
-    live = agent.savings_
-    for _ in range(2):
-        again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
-        again.resume(ledger)
-        assert again.savings_.amount == pytest.approx(2.0)
-        assert len(again.pending_) == 2
-        again.save(tmp_path / "state")
-    assert again.savings_.expired == live.expired
-
-
-def test_removing_the_best_model_of_the_probe_leaves_another_baseline(
-    catalogue, encoder
-):
-    """The guard was told its baseline; what it saved and owes stays."""
-    other, best = singles(catalogue)
-    agent = guarded(catalogue, encoder)
-    agent.set_params(policy=ConservativePolicy(Uniform(), 0.1, other))
-    assert agent.baseline_ == best
-    agent.update(agent.recommend("x", eligible=[other]), 0.5)
-    agent.remove_arms([best])
-    assert agent.savings_ == Savings(other, 0.05)
-    assert agent.baseline_ is None
-    with pytest.raises(KeyError, match="unknown arm"):
-        agent.remove_arms([other]).recommend("x")
-    assert agent.savings_ is None
-
-
-def test_an_account_is_of_one_baseline_and_one_share(catalogue, encoder):
-    other, best = singles(catalogue)
-    agent = guarded(catalogue, encoder)
-    agent.set_params(policy=ConservativePolicy(Uniform(), 0.1, best))
-    agent.set_params(policy=ConservativePolicy(Uniform(), 0.2, best))  # empty yet
-    agent.update(agent.recommend("x", eligible=[best]), 0.5)
-    before = agent.savings_
-    for policy in (
-        ConservativePolicy(Uniform(), 0.2, other),
-        ConservativePolicy(Uniform(), 0.1, best),
-    ):
-        for _ in range(2):
-            with pytest.raises(ValueError, match="the guard has booked rewards"):
-                agent.set_params(policy=policy).recommend("x")
-    assert agent.savings_ == before == Savings(best, 0.1)
-    agent.set_params(policy=Uniform()).recommend("x")
-    agent.set_params(policy=ConservativePolicy(Uniform(), 0.2)).recommend("x")
-
-
-def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
-    agent = guarded(catalogue, encoder)
-    table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
-    agent.warm_start(TASKS, singles(catalogue), table)
-    assert agent.recommend("x").braid.id == agent.baseline_ == singles(catalogue)[0]
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="share must lie in"):
+            ConservativePolicy(share=share)
+    with pytest.raises(TypeError, match="baseline is an arm id"):
+        ConservativePolicy(LinUCB(), baseline=3)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learnt import TASKS
 
 from braidbandit import BraidRecommender, Ledger, Outcome
 from braidbandit.ledger.records import Event, now
@@ -296,3 +297,39 @@ def test_every_decision_since_the_saved_state_is_paid_for(
     again = BraidRecommender.load(tmp_path, encoder=agent.encoder_)
     again.resume(ledger)
     assert again.pacer_ == agent.pacer_
+
+
+def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
+    """Of at most 200, two more are kept until the oldest three go together."""
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_SETTLED", 200)
+    ids, sizes = [], []
+    for i in range(206):
+        decision = agent.recommend(TASKS[i % 40])
+        agent.update(decision, 0.5)
+        ids.append(decision.id)
+        sizes.append(len(agent.settled_))
+    assert sizes[199:] == [200, 201, 202, 200, 201, 202, 200]
+    assert list(agent.settled_) == ids[-200:]
+
+
+def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    decisions = [agent.recommend(task) for task in TASKS[:6]]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    for decision in decisions[:3]:
+        agent.revise(decision, 0.75)
+    learnt = agent.arm_model_.log.learnt
+    assert list(learnt) == [decision.id for decision in decisions[1:3]]
+    assert all(record.decision.scores == () for record in learnt.values())
+    agent.retract(decisions[2].id)
+    assert agent.n_updates_ == 5
+
+
+def test_a_pending_decision_keeps_nothing_of_the_other_arms(agent):
+    """Not even as the hidden base of a view."""
+    agent.recommend(TASKS[0])
+    (kept,) = agent.pending_.values()
+    for name in ("scores", "eligible"):
+        assert vars(kept)[name].base is None
+        assert getattr(kept, name) == ()

@@ -1,6 +1,10 @@
+from datetime import datetime, timedelta, timezone
+
 import numpy as np
 import pytest
+from learnt import decide
 
+from braidbandit import BraidRecommender, LinUCB
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import parameter_groups
 from braidbandit.recommender.lookahead import LookAhead
@@ -81,3 +85,28 @@ def test_rewards_that_come_leave_nothing_to_make_anew(posterior, refined, monkey
     one, two = ahead.belief(Z, x), fresh.belief(Z, x)
     np.testing.assert_allclose(one.mean, two.mean, atol=1e-12)
     np.testing.assert_allclose(one.sd, two.sd, atol=1e-12)
+
+
+def test_pending_decisions_spread(catalogue, encoder):
+    """LinUCB is deterministic: without the pending pulls it would repeat itself."""
+    agent = BraidRecommender(catalogue, encoder, LinUCB(1.0, floor=0.0), price=0.0)
+    same = {"type": "code"}
+    first = agent.recommend(same)
+    before = agent.explain(same).chosen.sd
+    chosen = {agent.recommend(same).braid.id for _ in range(9)}
+    assert len(chosen) > 4
+    row = next(r for r in agent.explain(same).rows if r.arm_id == first.braid.id)
+    assert row.sd < before
+    means = [r.mean for r in agent.explain(same).rows]
+    agent.expire(datetime.now(timezone.utc) + timedelta(days=1))
+    calm = [r.mean for r in agent.explain(same).rows]
+    np.testing.assert_allclose(means, calm, atol=1e-12)
+
+
+def test_widths_with_pending_pulls_are_those_after_the_rewards(agent):
+    decisions = decide(agent, 6)
+    waiting = [row.sd for row in agent.explain("new task").rows]
+    for decision in decisions:
+        agent.update(decision, 0.5)
+    learnt = [row.sd for row in agent.explain("new task").rows]
+    np.testing.assert_allclose(waiting, learnt, rtol=1e-9)

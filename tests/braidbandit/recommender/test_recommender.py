@@ -1,11 +1,13 @@
 import copy
-import dataclasses
 import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from learnt import REWARDS, assert_same, decide, fingerprint
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_validate
 
@@ -25,19 +27,8 @@ from braidbandit import (
 )
 
 TYPES = ("code", "medical", "creative")
+TWELVE = [f"task {i}" for i in range(12)]
 TASKS = [{"text": f"task {i}", "type": TYPES[i % 3]} for i in range(60)]
-
-
-def fingerprint(agent):
-    """Every fitted array and counter, as bytes."""
-    posterior = agent.posterior_
-    return (
-        None if posterior is None else posterior.mean.tobytes(),
-        None if posterior is None else posterior.factor.tobytes(),
-        agent.n_updates_,
-        json.dumps(agent.settled_),
-        list(agent.pending_),
-    )
 
 
 def rng_state(agent):
@@ -204,8 +195,8 @@ def test_rejected_rewards_change_nothing(agent, reward):
 def test_other_rejected_calls_change_nothing(agent, encoder):
     decision = teach(agent).recommend("x")
     before, state = fingerprint(agent), rng_state(agent)
-    foreign = dataclasses.replace(decision, id="f", braid=Braid("other"))
-    drifted = dataclasses.replace(decision, id="d", encoder_hash="0")
+    foreign = replace(decision, id="f", braid=Braid("other"))
+    drifted = replace(decision, id="d", encoder_hash="0")
     for call, error in [
         (lambda: agent.update("nope", 0.5), KeyError),
         (lambda: agent.update(3, 0.5), TypeError),
@@ -234,9 +225,8 @@ def test_other_rejected_calls_change_nothing(agent, encoder):
 
 def test_a_second_reward(agent):
     decision = agent.recommend("x")
-    agent.update(decision.id, 0.5)
+    agent.update(decision.id, 0.5).update(decision, 0.5)
     before = fingerprint(agent)
-    agent.update(decision, 0.5)
     with pytest.raises(ValueError, match="already learnt"):
         agent.update(decision, 0.6)
     assert fingerprint(agent) == before
@@ -462,3 +452,197 @@ def test_probabilities_are_those_of_recommend(agent, policy):
         agent.pending_.clear()
     error = np.sqrt(expected * (1 - expected) / 400 + 0.25 / 256)
     assert (np.abs(counts / 400 - expected) < 4 * error).all()
+
+
+# ---- rows: all of them, or a refusal that changes nothing ----
+
+
+@pytest.fixture
+def fitted(agent):
+    ids = agent.catalogue.ids
+    agent.fit(TWELVE, [ids[i % len(ids)] for i in range(12)], reward=[0.5] * 12)
+    for task in TWELVE[:3]:
+        agent.update(agent.recommend(task), 0.7)
+    agent.recommend("one that waits")
+    return agent
+
+
+@pytest.mark.parametrize("bad", [["good", ""], ["good", 3], np.ones((2, 5))])
+def test_a_refused_fit_changes_nothing(fitted, bad):
+    before = fingerprint(fitted)
+    with pytest.raises((ValueError, TypeError)):
+        fitted.fit(bad, fitted.catalogue.ids[:2])
+    assert fingerprint(fitted) == before
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "nan", np.ma.masked])
+def test_tasks_without_an_arm_are_counted(fitted, missing):
+    """Eight of twelve; a braid stands for its id."""
+    known = fitted.catalogue.braids[0]
+    arms, before = [missing] * 8 + [known, known.id] * 2, fingerprint(fitted)
+    for learn in (fitted.fit, fitted.partial_fit, fitted.score):
+        with pytest.raises(ValueError, match="8 rows have no arm, of 12"):
+            learn(TWELVE, arms)
+    assert fingerprint(fitted) == before
+    fitted.partial_fit(TWELVE[8:], arms[8:])
+
+
+def test_after_a_refused_first_batch_the_next_one_is_the_first(agent):
+    ids = [agent.catalogue.ids[0]] * 12
+    with pytest.raises(ValueError, match="must not be empty"):
+        agent.partial_fit(["good", ""], ids[:2])
+    agent.partial_fit(TWELVE, ids, reward=[0.5] * 12)
+    assert agent.encoder_.__sklearn_is_fitted__()
+
+
+# ---- feedback as it arrives ----
+
+
+def test_the_order_of_rewards_does_not_matter(agent, twin):
+    pairs = list(zip(decide(agent), REWARDS, strict=True))
+    for decision, reward in pairs:
+        agent.update(decision, reward)
+    for decision, reward in pairs[::-1]:
+        twin.update(decision, reward)
+    assert_same(agent, twin)
+
+
+def test_repeated_feedback_is_ignored_and_reported(agent):
+    decision = agent.recommend("x")
+    agent.update(decision.id, 0.5)
+    mean = agent.posterior_.mean.tobytes()
+    agent.update(decision, 0.5).update(decision.id, 0.5)
+    assert agent.posterior_.mean.tobytes() == mean
+    assert agent.feedback_counts_["learnt"] == 1
+    assert agent.feedback_counts_["repeated"] == 2
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.99])
+def test_a_revised_reward_is_as_if_it_had_come_first(catalogue, encoder, forgetting):
+    def new():
+        return BraidRecommender(
+            catalogue, encoder, forgetting=forgetting, random_state=0
+        )
+
+    agent, twin = new(), new()
+    decisions = [agent.recommend(task) for task in TASKS]
+    for i, decision in enumerate(decisions):
+        agent.update(decision, 0.1 if i == 3 else 0.6)
+        twin.update(decision, 0.9 if i == 3 else 0.6)
+    agent.revise(decisions[3].id, 0.9)
+    assert_same(agent, twin)
+    assert agent.settled_[decisions[3].id] == 0.9
+    assert agent.feedback_counts_["revised"] == 1
+    with pytest.raises(ValueError, match="reward"):
+        agent.revise(decisions[3], 1.9)
+    with pytest.raises(KeyError, match="no reward"):
+        agent.revise("unknown", 0.9)
+
+
+def test_a_retracted_reward_never_came(agent, twin):
+    decisions = decide(agent)
+    for i, decision in enumerate(decisions):
+        agent.update(decision, REWARDS[i], latency_ms=10.0 + i, compute=1.0)
+        if i != 7:
+            twin.update(decision, REWARDS[i], latency_ms=10.0 + i, compute=1.0)
+    agent.retract(decisions[7].id)
+    assert_same(agent, twin)
+    for name, model in agent.arm_model_.costs.items():
+        other = twin.arm_model_.costs[name]
+        assert model.n == other.n == 39
+        np.testing.assert_allclose(
+            model.posterior.mean, other.posterior.mean, atol=1e-6
+        )
+    assert agent.n_updates_ == 39
+    agent.update(decisions[7].id, 0.5)
+    with pytest.raises(KeyError, match="no reward"):
+        agent.retract("unknown")
+
+
+def test_an_old_record_needs_the_decision(agent, monkeypatch):
+    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    decisions = decide(agent, 4)
+    before = None
+    for decision in decisions:
+        agent.update(decision, 0.4)
+    with pytest.raises(KeyError, match="Give the Decision itself"):
+        agent.retract(decisions[0].id)
+    before = agent.n_updates_
+    assert agent.retract(decisions[0]).n_updates_ == before - 1
+    agent.retrain(decisions[1].braid)
+    with pytest.raises(ValueError, match="cannot be taken back exactly"):
+        agent.retract(decisions[1])
+
+
+def test_expired_decisions(agent):
+    old, new = decide(agent, 2)
+    agent.pending_[old.id] = replace(
+        agent.pending_[old.id], created_at="2020-01-01T00:00:00+00:00"
+    )
+    assert agent.expire(datetime.now(timezone.utc) - timedelta(days=1)) == [old.id]
+    assert list(agent.pending_) == [new.id]
+    with pytest.raises(KeyError, match="expired"):
+        agent.update(old.id, 0.5)
+    agent.update(old, 0.5)
+    assert agent.feedback_counts_["expired"] == 1
+    with pytest.raises(ValueError, match="zone"):
+        agent.expire(datetime(2020, 1, 1))
+
+
+def test_rejected_calls_change_nothing(agent):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward, latency_ms=7.0)
+    decision = agent.recommend("y")
+    unknown = Braid("nobody")
+    gone = agent.recommend("z")
+    agent.remove_arms([gone.braid])
+    before = fingerprint(agent)
+    for call, error in [
+        (lambda: agent.update(decision, 0.5, latency_ms=0.0), ValueError),
+        (lambda: agent.update(decision, 0.5, compute=float("nan")), ValueError),
+        (lambda: agent.update(decision, 0.5, weight=float("nan")), ValueError),
+        (lambda: agent.update(replace(decision, id="z", x=(1.0,)), 0.5), ValueError),
+        (lambda: agent.update(replace(gone, x=(2.0, *gone.x[1:])), 0.5), ValueError),
+        (lambda: agent.add_arms([unknown]), ValueError),
+        (lambda: agent.add_arms([unknown], [ModelCard("nobody")]), ValueError),
+        (lambda: agent.add_arms([agent.catalogue.braids[0]]), ValueError),
+        (lambda: agent.remove_arms([unknown]), KeyError),
+        (lambda: agent.remove_arms("text"), TypeError),
+        (lambda: agent.remove_arms(agent.classes_), ValueError),
+        (lambda: agent.retract(3), TypeError),
+        (lambda: agent.recommend("x", eligible=[]), ValueError),
+        (lambda: agent.recommend("x", eligible=["nope"]), KeyError),
+        (lambda: agent.recommend("x", eligible=[decision.braid.id] * 2), ValueError),
+        (lambda: agent.recommend(np.full(12, np.nan)), ValueError),
+        (lambda: agent.recommend(np.full(12, np.inf)), ValueError),
+        (lambda: agent.recommend(np.ones(2)), ValueError),
+        (lambda: agent.recommend("x", eligible=[True]), ValueError),
+        (lambda: agent.recommend("x", accuracy_target=2.0), ValueError),
+        (lambda: agent.recommend("x", preference={"speed": 1}), KeyError),
+        (lambda: agent.recommend("x", preference={"quality": 0}), ValueError),
+    ]:
+        with pytest.raises(error):
+            call()
+        assert fingerprint(agent) == before
+
+
+def test_the_uncertainty_of_a_decision_is_its_arms_width(agent):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward)
+    explanation = agent.explain("x")
+    width = agent.recommend("x").uncertainty
+    assert width == pytest.approx(explanation.chosen.sd, rel=1e-9)
+
+
+@pytest.mark.parametrize("weight", [1e12, 2e6, 1e-9, 0.0, float("inf")])
+def test_weights_beyond_their_range_change_nothing(agent, weight):
+    for decision, reward in zip(decide(agent), REWARDS, strict=True):
+        agent.update(decision, reward)
+    decision = agent.recommend("y")
+    before = fingerprint(agent)
+    with pytest.raises(ValueError, match="weight"):
+        agent.update(decision, 0.5, weight=weight)
+    for learn in (agent.fit, agent.partial_fit):
+        with pytest.raises(ValueError, match="sample_weight"):
+            learn(TASKS[:1], [agent.catalogue.ids[0]], sample_weight=[weight or -1.0])
+    assert fingerprint(agent) == before
