@@ -1,4 +1,4 @@
-"""The random numbers of an estimator: seeded once, and no two processes alike."""
+"""The random numbers of an estimator: one sequence, which no two processes share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from braidbandit._forks import process_id
 
 
 def seeded(random_state: Any) -> np.random.Generator:
-    """Return a generator; one of a RandomState or Generator goes on where that is.
+    """Return the generator that a ``random_state`` stands for.
 
     Parameters
     ----------
     random_state : None, int, Generator, RandomState or anything NumPy seeds from
+        A Generator or RandomState is not copied: both then draw from one sequence.
+
+    Returns
+    -------
+    Generator
+
+    Raises
+    ------
+    ValueError, TypeError
+        When NumPy cannot seed from it.
 
     Examples
     --------
@@ -30,14 +40,19 @@ def seeded(random_state: Any) -> np.random.Generator:
 
 
 class RandomSequence:
-    """The generator of an estimator, and what it was seeded with.
+    """The generator of an estimator, and the ``random_state`` it began with.
 
-    Without a seed, a process that was forked or got a copy draws numbers of its own, so
-    that several of them do not explore in lockstep. With one it continues the sequence.
+    Without a seed, a process that was forked or got a copy draws other numbers, so
+    several of them do not explore in lockstep. With a seed it continues the sequence.
 
     Parameters
     ----------
     random_state : None, int, Generator or RandomState
+
+    Raises
+    ------
+    ValueError, TypeError
+        When NumPy cannot seed from it.
 
     Examples
     --------
@@ -63,28 +78,28 @@ class RandomSequence:
         return same(random_state, self._random_state)
 
     def follow(self, random_state: Any) -> None:
-        """Begin a new sequence, if this ``random_state`` is another than before."""
+        """Begin a new sequence if this is not the ``random_state`` of before."""
         if not self.follows(random_state):
             self._begin(random_state)
 
     def reseed(self) -> None:
-        """Draw from now on what nobody can foretell, and no other process draws too."""
+        """Go on from fresh entropy, in this process."""
         self._generator, self._seeded_in = np.random.default_rng(), process_id()
         self._spare: np.random.Generator | None = None
 
     def resume(self, generator: np.random.Generator) -> None:
-        """Go on with a sequence that was saved."""
+        """Go on with a sequence that was saved, wherever this process came from."""
         self._generator, self._seeded_in, self._spare = generator, None, None
 
     def copy(self) -> np.random.Generator:
-        """Return an independent generator at the same place."""
+        """Return an independent generator at the same place of the sequence."""
         return copy.deepcopy(self.generator)
 
     def ahead(self) -> np.random.Generator:
         """Return a generator at the same place, whose draws do not count yet.
 
-        It is one object, set back by every call; :meth:`advance_to` makes its draws
-        count.
+        Every call returns the same object, set back to the present place;
+        :meth:`advance_to` makes its draws count.
         """
         now = self.generator
         if self._spare is None:
@@ -94,7 +109,7 @@ class RandomSequence:
         return self._spare
 
     def advance_to(self, ahead: np.random.Generator) -> None:
-        """Go on behind what was drawn from a generator of :meth:`ahead`."""
+        """Go on behind the draws of a generator that :meth:`ahead` returned."""
         self.generator.bit_generator.state = ahead.bit_generator.state
 
     def _begin(self, random_state: Any) -> None:

@@ -12,36 +12,43 @@ from braidbandit.bandit.linalg import Repeats, gaussian_draws, root
 
 Array = NDArray[np.float64]
 
-# An arm whose own noise would have to exceed this many standard deviations to win a
-# draw is not given any: one such draw in three million would have changed the winner.
+# An arm that could win a draw only by more than so many standard deviations of its own
+# noise gets none: in one of three million draws that would have changed the winner.
 _REACH = 5.0
-# Of no more arms than this, everything is computed arm by arm.
+# Up to so many arms, the covariance is computed arm by arm.
 _FEW = 64
-# Of more arms than this, only those that may win get random numbers of their own.
 MANY_ARMS = 128
+"""Of more arms, only those that may win a draw get random numbers of their own."""
 
 
 class Belief:
-    """Belief ``Z (W x) + own`` about A arms.
+    """Joint Gaussian belief ``Z (W x) + own`` about A arms: equation (3).
 
     Parameters
     ----------
     Z : ndarray of shape (A, m)
         Descriptors of the arms.
     mu : ndarray of shape (m,)
-        Mean of ``W x``.
+        Mean of ``W x``, with ``W`` the shared parameters and ``x`` the task.
     half : ndarray of shape (m, q)
         Square root of the covariance of ``W x``.
     own : ndarray of shape (A,), optional
         What each arm's own parameters add to its mean.
     own_variance : ndarray of shape (A,), optional
-        Variance of them that is independent of everything else.
+        The part of its variance that is independent of everything else.
     seen : ndarray of int, shape (P,), optional
-        Arms whose own parameters depend on the shared ones, and
+        Arms whose own parameters depend on the shared ones.
     coupling : ndarray of shape (P, q), optional
-        how: minus their loading on the columns of ``half``.
+        How they do: minus their loading on the columns of ``half``.
     repeats : Repeats, optional
-        Of Z, where there are many arms.
+        Of Z; makes products cheaper where there are many arms.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (A,)
+        Expected quality of each arm.
+    mu : ndarray of shape (m,)
+    own : ndarray of shape (A,)
 
     Examples
     --------
@@ -67,7 +74,7 @@ class Belief:
         self.mean: Array = self._of_every_arm(mu) + self.own
         if own_variance is None:
             own_variance = np.zeros(len(Z))
-        # Rounding may have left a little less than nothing.
+        # Rounding may have left a variance just below 0.
         self._own_variance = np.maximum(own_variance, 0.0)
         self._seen = np.zeros(0, dtype=np.intp) if seen is None else seen
         self._coupling = np.zeros((0, half.shape[1])) if coupling is None else coupling
@@ -91,7 +98,7 @@ class Belief:
         return np.asarray(np.sqrt(np.maximum(shared, 0.0) + self._own_variance))
 
     def sd_of(self, arm: int) -> float:
-        """Posterior standard deviation of one arm; cheaper than that of all."""
+        """Return the posterior standard deviation of one arm, cheaper than of all."""
         if "sd" in vars(self):
             return float(self.sd[arm])
         load = self._Z[arm] @ self._half
@@ -100,7 +107,19 @@ class Belief:
         return math.sqrt(load @ load + self._own_variance[arm])
 
     def among(self, arms: NDArray[np.intp]) -> Belief:
-        """Return the belief about some of the arms, in the order given."""
+        """Return the belief about some of the arms, in the order given.
+
+        Parameters
+        ----------
+        arms : ndarray of int, shape (B,)
+            Distinct arms.
+
+        Examples
+        --------
+        >>> belief = Belief(np.eye(3), np.array([0.4, 0.6, 0.5]), np.eye(3))
+        >>> belief.among(np.array([2, 0])).mean.tolist()
+        [0.5, 0.4]
+        """
         place = np.full(len(self._Z), -1)
         place[arms] = np.arange(len(arms))
         slots = np.flatnonzero(place[self._seen] >= 0)
@@ -121,7 +140,7 @@ class Belief:
         scale: float = 1.0,
         offset: Array | None = None,
     ) -> Array:
-        """Draw the quality of all arms jointly, shape (n_draws, A).
+        """Draw the quality of all arms jointly.
 
         Parameters
         ----------
@@ -130,9 +149,19 @@ class Belief:
         scale : float
             Multiplies every posterior standard deviation.
         offset : ndarray of shape (A,), optional
-            What is added to the draws before the best arm is looked for, minus
-            infinity for arms that do not count. Of more than 128 arms, only those
-            that could win a draw get the part of it that is theirs alone.
+            What will be added to the draws before the best arm is looked for, minus
+            infinity for arms that do not count. Of more than 128 arms, only those that
+            could then win a draw get noise of their own in it.
+
+        Returns
+        -------
+        ndarray of shape (n_draws, A)
+
+        Examples
+        --------
+        >>> belief = Belief(np.eye(2), np.array([0.4, 0.6]), np.zeros((2, 2)))
+        >>> belief.draw(1, np.random.default_rng(0)).tolist()
+        [[0.4, 0.6]]
         """
         q = self._half.shape[1]
         if len(self._Z) <= min(q, _FEW):
@@ -146,7 +175,8 @@ class Belief:
             draws[:, self._seen] -= noise @ self._coupling.T
         own = scale * np.sqrt(self._own_variance)
         if len(own) <= MANY_ARMS:
-            # Whatever the offset, so that it can be told what another price would do.
+            # Without regard to the offset: an explanation can then tell what the same
+            # draws would have led to at another price.
             return np.asarray(draws + own * rng.standard_normal(draws.shape))
         scores = draws if offset is None else draws + offset
         reach = _REACH * own
@@ -157,7 +187,7 @@ class Belief:
         return draws
 
     def _loads(self) -> Array:
-        """What every arm loads on the columns of ``half``, shape (A, q)."""
+        """Return what every arm loads on the columns of ``half``, shape (A, q)."""
         load = self._Z @ self._half
         load[self._seen] -= self._coupling
         return np.asarray(load)

@@ -1,8 +1,8 @@
 """A guard: never fall behind one known arm by more than a stated share.
 
-It holds on every stream of rewards in [0, 1], an adversary's too, because it pays for
-every departure from the baseline at its worst possible price: the baseline might have
-earned 1 there.
+It holds for every sequence of rewards in [0, 1], even an adversary's. Each departure
+from the baseline is paid for at the highest possible price, because the baseline might
+have earned 1 there.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from braidbandit.bandit.policies import (
 
 @dataclass(frozen=True)
 class Savings:
-    """How far the rewards so far are above what the guard must keep.
+    """How far the rewards so far are above what the guard has to keep.
 
     Attributes
     ----------
     baseline : str
-        Id of the arm that is guarded against.
+        Id of the arm that the others are measured by.
     amount : float
-        ``share`` times the rewards of the baseline's own rounds, minus
-        ``1 - reward`` of every other round. Below 0 only after rewards were revised
-        or taken back.
+        ``share`` times the rewards of the baseline's own rounds, minus ``1 - reward``
+        of every other round. It is below 0 only after rewards were revised or taken
+        back.
     expired : tuple of str
-        Ids of the newest 500 departures that expired: booked as if they had earned
-        0, until their reward comes.
+        Ids of the newest 500 departures that expired. Until their reward comes they
+        are booked as if they had earned 0.
     forgotten : int
-        How many expired before these: they stay booked as if they had earned 0.
+        How many expired before these. They stay booked as if they had earned 0.
     expired_until : float, optional
-        When the newest of all of them was made, in seconds.
+        When the newest of all these was made, in seconds since 1970.
     """
 
     baseline: str
@@ -52,6 +52,14 @@ class Savings:
     def after(self, arm_id: str, reward: float, share: float) -> Savings:
         """Return the savings after one reward.
 
+        Parameters
+        ----------
+        arm_id : str
+            The arm that earned it.
+        reward : float in [0, 1]
+        share : float in (0, 1)
+            What may be lost.
+
         Examples
         --------
         >>> saved = Savings("a", 1.0).after("a", 0.5, share=0.1)
@@ -61,7 +69,7 @@ class Savings:
         return replace(self, amount=self.amount + self._gain(arm_id, reward, share))
 
     def before(self, arm_id: str, reward: float, share: float) -> Savings:
-        """Return the savings with one reward taken back."""
+        """Return the savings with one reward taken back; arguments as :meth:`after`."""
         return replace(self, amount=self.amount - self._gain(arm_id, reward, share))
 
     def _gain(self, arm_id: str, reward: float, share: float) -> float:
@@ -70,22 +78,29 @@ class Savings:
 
 @dataclass(frozen=True)
 class ConservativePolicy:
-    """Follow a policy as long as the baseline's rewards are safe, else the baseline.
+    """Follow a policy while the savings allow it, and play the baseline otherwise.
 
     With rewards in [0, 1], the sum of rewards never falls below ``1 - share`` times
-    what the baseline would have earned on the same tasks, whatever these are: a
-    departure is allowed when its loss is covered even if it earns 0 where the
-    baseline would have earned 1. A small share therefore explores seldom. While
-    the savings do not allow a departure, other arms have probability 0.
+    what the baseline would have earned on the same tasks, whatever these are. A
+    departure is allowed when its loss is covered even if it earns 0 where the baseline
+    would have earned 1, so a small share explores seldom. While the savings do not
+    allow one, other arms have probability 0.
 
     Parameters
     ----------
     policy : Policy, optional
-        Thompson sampling by default.
+        The policy to follow, by default Thompson sampling.
     share : float in (0, 1)
-        What may be lost.
+        The share of the baseline's rewards that may be lost.
     baseline : str, optional
-        Id of the baseline; by default the best single model of the warm start.
+        Id of the baseline, by default the best single model of the warm start.
+
+    Raises
+    ------
+    ValueError
+        When share is outside its range.
+    TypeError
+        When ``policy`` is none, or ``baseline`` is no text.
 
     References
     ----------
@@ -112,12 +127,12 @@ class ConservativePolicy:
 
     @property
     def floor(self) -> float:
-        """Uniform share of the guarded policy."""
+        """Floor of the guarded policy."""
         return self.inner.floor
 
     @property
     def inner(self) -> Policy:
-        """The guarded policy."""
+        """The guarded policy, the default one included."""
         return ThompsonSampling() if self.policy is None else self.policy
 
     def at(self, row: int, savings: Savings, open_departures: int) -> Policy:
@@ -129,7 +144,20 @@ class ConservativePolicy:
             Position of the baseline.
         savings : Savings
         open_departures : int
-            Decisions for other arms whose reward is not known yet.
+            Number of decisions for other arms whose reward is not known yet.
+
+        Returns
+        -------
+        Policy
+            The guarded policy, or one that plays the baseline only.
+
+        Examples
+        --------
+        >>> guard, saved = ConservativePolicy(share=0.1), Savings("a", amount=1.0)
+        >>> guard.at(0, saved, open_departures=0) == guard.inner
+        True
+        >>> guard.at(0, saved, open_departures=1) == guard.inner
+        False
         """
         # One more departure may cost 1, and so may each that is still open.
         if savings.amount >= 1.0 + open_departures:
@@ -139,7 +167,7 @@ class ConservativePolicy:
 
 @dataclass(frozen=True)
 class _Only:
-    """The baseline and nothing else, where it may be chosen."""
+    """The baseline and nothing else; where it may not be chosen, another policy."""
 
     row: int
     otherwise: Policy

@@ -1,8 +1,8 @@
-"""Square-root covariance arithmetic in float64 (``docs/math.md`` section 2).
+"""Arithmetic on square roots of covariances, in float64: ``docs/math.md`` section 2.
 
-A covariance is kept as one factor ``F`` with ``P = F F'``. The factor is the only
-truth: no precision matrix and no inverse is stored beside it. Every function but
-:func:`add_outer` returns new arrays and leaves its arguments alone.
+A covariance is kept as one factor ``F`` with ``P = F F'``. No precision and no inverse
+is stored beside it, which could come to disagree. Every function but :func:`add_outer`
+returns new arrays and leaves its arguments alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,23 @@ from scipy.linalg.lapack import dpotrf  # pyright: ignore[reportAttributeAccessI
 Array = NDArray[np.float64]
 
 LEAST_LEFT = 1e-7
-"""Share of a variance that must be left: of less, rounding leaves no six digits."""
+"""Share of a variance that must be left; of less, fewer than six digits are right."""
 
 
 def add_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
-    """``matrix + alpha * outer(left, right)``, in one BLAS pass.
+    """Return ``matrix + alpha * outer(left, right)``, in one BLAS pass.
 
-    A contiguous matrix is changed in place: a copy would take longer than the sum.
+    Parameters
+    ----------
+    matrix : ndarray of shape (n, m)
+        Changed in place if it is C-contiguous: a copy would take longer than the sum.
+    alpha : float
+    left : ndarray of shape (n,)
+    right : ndarray of shape (m,)
+
+    Returns
+    -------
+    ndarray of shape (n, m)
 
     Examples
     --------
@@ -39,16 +49,28 @@ def add_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:
 
 
 class Repeats:
-    """Rows of a matrix as a few distinct left parts, and columns of their own.
+    """A matrix whose rows repeat each other in most columns.
 
-    Braids of the same models with the same shares differ in a handful of columns
-    only, so most of a quadratic form over a catalogue is the same for many of them.
-    Columns join the left part, in their order, while it has at most a quarter as many
-    distinct rows as the matrix.
+    Braids of the same models with the same shares differ in a handful of columns only,
+    so most of a quadratic form over a catalogue is the same for many of them. The
+    matrix is split into a left part, of which only the distinct rows are kept, and the
+    other columns. Columns join the left part, in their order, as long as it has at most
+    a quarter as many distinct rows as the matrix.
 
     Parameters
     ----------
     Z : ndarray of shape (A, m)
+
+    Attributes
+    ----------
+    left : ndarray of shape (U, s)
+        Distinct rows of the left part.
+    code : ndarray of int, shape (A,)
+        Which of them each row of Z has.
+    right : ndarray of shape (A, m - s)
+        The other columns.
+    columns, others : ndarrays of int, shape (s,) and (m - s,)
+        Which columns of Z these are.
 
     Examples
     --------
@@ -76,16 +98,34 @@ class Repeats:
         self._left = self.left.astype(np.float32)
 
     def times(self, v: Array) -> Array:
-        """Return ``z' v`` of every row; v has shape (..., m), the result (..., A)."""
+        """Return ``z' v`` of every row.
+
+        Parameters
+        ----------
+        v : ndarray of shape (..., m)
+
+        Returns
+        -------
+        ndarray of shape (..., A)
+        """
         left = v[..., self.columns] @ self.left.T
         right = v[..., self.others] @ self.right.T
         return np.asarray(np.take(left, self.code, axis=-1) + right)
 
     def quadratic(self, S: Array) -> Array:
-        """Return ``z' S z`` of every row, shape (A,); S is a covariance.
+        """Return ``z' S z`` of every row.
 
-        The largest product is taken in single precision, of a root of S: a sum of
-        squares, which is off by about a millionth.
+        The largest product is taken in single precision, with a root of S. It is a sum
+        of squares, so the result is off by about a millionth at most.
+
+        Parameters
+        ----------
+        S : ndarray of shape (m, m)
+            A covariance.
+
+        Returns
+        -------
+        ndarray of shape (A,)
         """
         columns, others = self.columns, self.others
         lower = root(S[np.ix_(columns, columns)]).astype(np.float32, order="F")
@@ -99,11 +139,23 @@ class Repeats:
 
 
 def potter(load: Array, variance: float) -> tuple[float, float]:
-    """Step of a square root when a linear observation is made.
+    """Return the step of a square root when a linear observation is made.
 
-    With ``load = F' phi`` and the noise variance, returns the variance ``t`` that
-    the observed value had, and ``beta`` so that ``F - beta (F load) load'`` is a
-    square root after the observation: equation (6) of ``docs/math.md``.
+    ``F - beta (F load) load'`` is a square root of the covariance after the
+    observation: equation (6).
+
+    Parameters
+    ----------
+    load : ndarray of shape (p,)
+        ``F' phi``, with phi the features of the observation.
+    variance : float
+        Of the noise.
+
+    Returns
+    -------
+    total : float
+        Variance that the observed value had.
+    beta : float
 
     References
     ----------
@@ -123,15 +175,28 @@ def potter(load: Array, variance: float) -> tuple[float, float]:
 
 
 def potter_back(load: Array, variance: float) -> tuple[float, float]:
-    """Step that undoes :func:`potter`: ``F + beta (F load) load'``, equation (8).
+    """Return the step that undoes :func:`potter`: equation (8).
 
-    ``load`` is ``F' phi`` with the present factor. Returns ``t`` and ``beta``.
+    ``F + beta (F load) load'`` is the square root of before the observation.
+
+    Parameters
+    ----------
+    load : ndarray of shape (p,)
+        ``F' phi`` with the present factor.
+    variance : float
+        Of the noise.
+
+    Returns
+    -------
+    total : float
+        Variance of the noise minus the one that the observed value has now.
+    beta : float
 
     Raises
     ------
     ValueError
-        When the covariance would stop being positive definite, which means the
-        observation was never part of this posterior.
+        When the covariance would stop being positive definite: the observation was
+        never part of this posterior.
 
     Examples
     --------
@@ -153,7 +218,21 @@ def potter_back(load: Array, variance: float) -> tuple[float, float]:
 
 
 def root(covariance: Array) -> Array:
-    """Lower triangular root of a covariance, tolerant of rounding.
+    """Return the lower triangular root of a covariance, tolerant of rounding.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n, n)
+        Positive semidefinite, but for rounding.
+
+    Returns
+    -------
+    ndarray of shape (n, n)
+
+    Raises
+    ------
+    ValueError
+        When an eigenvalue is negative beyond rounding.
 
     Examples
     --------
@@ -180,7 +259,18 @@ def root(covariance: Array) -> Array:
 def gaussian_draws(
     mean: Array, lower: Array, n_draws: int, rng: np.random.Generator
 ) -> Array:
-    """Joint draws of N(mean, lower lower'), shape (n_draws, len(mean)).
+    """Return joint draws of N(mean, lower lower').
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n,)
+    lower : ndarray of shape (n, q)
+    n_draws : int
+    rng : Generator
+
+    Returns
+    -------
+    ndarray of shape (n_draws, n)
 
     Examples
     --------

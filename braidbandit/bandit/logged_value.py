@@ -1,4 +1,4 @@
-"""The value of other choices on logged rows: what ``score`` returns."""
+"""What other choices would have earned on logged rows: the value of ``score``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,33 @@ def logged_value(
     propensity: Any = None,
     sample_weight: Any = None,
 ) -> float:
-    """Self-normalised inverse propensity value of predicted arms on logged rows.
+    """Return the self-normalised inverse propensity value of predicted arms.
 
-    ``sum(w m r / p) / sum(w m / p)``, with m = 1 where the predicted arm is the one
-    that was taken. Without rewards the (weighted) share of such rows; without
-    propensities an arm's share of the rows. NaN when no row agrees.
+    ``sum(w m r / p) / sum(w m / p)``, where m is 1 if the predicted arm is the one that
+    was taken, and 0 otherwise.
+
+    Parameters
+    ----------
+    predicted : array-like of shape (n,)
+        The arms whose value is asked for.
+    taken : array-like of shape (n,)
+        The arms that were chosen when the rows were logged.
+    reward : array-like of shape (n,) in [0, 1], optional
+        Without it, the weighted share of the rows that agree is returned.
+    propensity : array-like of shape (n,) in (0, 1], optional
+        Probability with which ``taken`` was chosen; without it, its share of the rows.
+    sample_weight : array-like of shape (n,), optional
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN when no row agrees, or all weights are 0.
+
+    Raises
+    ------
+    ValueError
+        When lengths differ, labels are missing or of several kinds, or a number is
+        outside its range.
 
     References
     ----------

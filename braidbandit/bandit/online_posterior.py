@@ -17,26 +17,30 @@ from braidbandit.bandit.prior import PriorScales, parameter_groups
 Array = NDArray[np.float64]
 
 FORGET_EVERY = 50
-"""Forgetting is done for so many rewards at once."""
+"""Number of rewards for which forgetting is done at once."""
 
-# Prior scales are chosen again after so many rewards, and whenever these double.
+# Prior scales are refined after so many rewards, and whenever their number doubles.
 _REFINE_FROM = 64
 
 UNSOLVED = (
-    "prior scales could not be chosen again, or nothing be forgotten: rewards or "
-    "features differ in size beyond what can be computed with. Rewards are learnt "
-    "under the scales of before; standardise the features, and keep weights near 1"
+    "refining the prior scales, or forgetting, has failed: rewards or features differ "
+    "too much in size for floating-point numbers. Rewards are still learnt, under the "
+    "scales of before; standardise the features, and keep weights near 1"
 )
-"""What to tell when :attr:`OnlinePosterior.unsolved` becomes true."""
+"""Warning to give when :meth:`OnlinePosterior.take_notice` says so."""
 
 
 class OnlinePosterior:
-    """A posterior of rewards that come one by one.
+    """A posterior that learns rewards one by one, forgets, and refines its scales.
+
+    Every 50 rewards it forgets, and at the 64th, 128th, 256th ... reward it chooses its
+    prior scales again. Both are counted in rewards learnt, so a replay does them at the
+    same places.
 
     Parameters
     ----------
     posterior : Posterior
-        Of no rewards, or of a warm start.
+        Of no rewards, or of a warm start; it belongs to this object from now on.
     forgetting : float in (0, 1]
         Share of what was learnt that is kept at each reward; 1 keeps all.
 
@@ -44,13 +48,14 @@ class OnlinePosterior:
     ----------
     posterior : Posterior
     n_updates : int
-        Rewards in the posterior, the warm start not counted.
+        Number of rewards in the posterior, without those of a warm start.
     clock : int
-        Rewards learnt so far, those taken back included: forgetting counts these.
+        Number of rewards learnt so far, those taken back included.
     faded : float
         Log of the share that forgetting has left of the first reward.
     unsolved : bool
-        Whether prior scales could not be chosen again, or nothing be forgotten.
+        Whether refining or forgetting has ever failed. Rewards were learnt all the
+        same.
 
     Examples
     --------
@@ -80,19 +85,20 @@ class OnlinePosterior:
         forgetting: float = 1.0,
         max_parameters: int = 640,
     ) -> OnlinePosterior:
-        """Return the prior over arms with these descriptor columns.
+        """Return one that has learnt nothing, over arms with these descriptors.
 
         Parameters
         ----------
         columns : sequence of str, length m
+            Names of the descriptor columns, as :func:`parameter_groups` takes them.
         width : int
             Number of task features k, the constant in front included.
         n_arms : int
         prior : PriorScales, optional
         forgetting : float in (0, 1]
         max_parameters : int
-            Arms have task slopes of their own, not only an intercept, while these are
-            no more parameters than this.
+            Arms have task slopes of their own, not only an intercept, as long as these
+            are no more than so many parameters for all arms together.
         """
         own_width = width if n_arms * width <= max_parameters else 1
         groups = parameter_groups(columns, width)
@@ -100,7 +106,7 @@ class OnlinePosterior:
 
     @property
     def width(self) -> int:
-        """The number of task features k."""
+        """Number of task features k."""
         return self.posterior.groups.shape[1]
 
     @classmethod
@@ -113,7 +119,15 @@ class OnlinePosterior:
         clock: int,
         faded: float,
     ) -> OnlinePosterior:
-        """Return the one that had come so far; see the attributes."""
+        """Return one that goes on from where another was saved.
+
+        Parameters
+        ----------
+        posterior : Posterior
+        forgetting : float in (0, 1]
+        n_updates, clock, faded
+            The attributes that it had.
+        """
         other = cls(posterior, forgetting)
         other.n_updates, other.clock, other.faded = n_updates, clock, faded
         return other
@@ -127,28 +141,34 @@ class OnlinePosterior:
     def update(
         self, arm: int, z: Array, x: Array, reward: float, weight: float = 1.0
     ) -> float:
-        """Learn one reward; forget, and choose prior scales, when it is time.
+        """Learn one reward; forget and refine the prior scales when it is time.
 
         Parameters
         ----------
         arm : int
         z : ndarray of shape (m,)
+            Descriptor of the arm.
         x : ndarray of shape (k,)
+            Features of the task.
         reward : float
         weight : float
-            Above 0; divides the noise variance.
+            Above 0, at most 1e6; divides the noise variance.
 
         Returns
         -------
         float
             How surprising the reward was, in standard deviations.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`Posterior.update`. Nothing has changed then.
         """
         clock = self.clock + 1
-        # Both factor the whole covariance, so they are done for many rewards at once;
-        # counted in rewards, so that a replay does them at the same places.
+        # Both solve for the whole posterior, so they are done for many rewards at once.
         forgets = self.forgetting < 1.0 and clock % FORGET_EVERY == 0
         refines = clock >= _REFINE_FROM and clock & (clock - 1) == 0
-        # On a copy, as they may fail: then nothing was learnt.
+        # On a copy, so that an error leaves this one as it was.
         posterior = self.posterior.copy() if forgets or refines else self.posterior
         surprise = posterior.update(arm, z, x, reward, weight)
         faded, unsolved = self.faded, self.unsolved
@@ -173,7 +193,20 @@ class OnlinePosterior:
         weight: float = 1.0,
         faded: float = 0.0,
     ) -> None:
-        """Take back a reward that was learnt when :attr:`faded` was ``faded``."""
+        """Take one reward back.
+
+        Parameters
+        ----------
+        arm, z, x, reward, weight
+            Those with which :meth:`update` learnt it.
+        faded : float
+            The attribute as it was then.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`Posterior.downdate`. Nothing has changed then.
+        """
         self.posterior.downdate(arm, z, x, reward, weight, self.kept(faded))
         self.n_updates -= 1
 
@@ -186,18 +219,38 @@ class OnlinePosterior:
         weight: float,
         faded: float,
     ) -> None:
-        """Put another reward, the second, in the place of the first one."""
+        """Put another reward in the place of one that was learnt.
+
+        Parameters
+        ----------
+        arm, z, x, weight, faded
+            As in :meth:`downdate`.
+        rewards : tuple of two floats
+            The one that was learnt, and the one to learn instead.
+
+        Raises
+        ------
+        ValueError
+            When either cannot be done. Nothing has changed then.
+        """
         posterior, kept = self.posterior.copy(), self.kept(faded)
         posterior.downdate(arm, z, x, rewards[0], weight, kept)
         posterior.update(arm, z, x, rewards[1], weight, kept)
         self.posterior = posterior
 
     def carry_over(self, change: Callable[[Posterior], Posterior]) -> None:
-        """Go on with the posterior that a change returns: other arms or columns."""
+        """Go on with another posterior, of other arms or columns.
+
+        Parameters
+        ----------
+        change : callable
+            Takes the present posterior and returns the one to go on with, as
+            :meth:`Posterior.take_arms` and :meth:`Posterior.with_columns` do.
+        """
         self.posterior = change(self.posterior)
 
     def widen(self, arm: int, share: float) -> None:
-        """Take an arm for changed; see :meth:`Posterior.widen`."""
+        """Allow for a change of an arm: see :meth:`Posterior.widen`."""
         self.posterior.widen(arm, share)
 
     def forget_at(self, forgetting: float) -> None:
@@ -205,24 +258,30 @@ class OnlinePosterior:
         self.forgetting = forgetting
 
     def take_notice(self) -> bool:
-        """Whether something could not be solved that was not noticed before."""
+        """Return whether :attr:`unsolved` has become true since the last call."""
         new = self.unsolved and not self._noticed
         self._noticed = self.unsolved
         return new
 
     def kept(self, faded: float) -> float:
-        """Return the share that is left of a reward learnt when so much had faded.
+        """Return the share that forgetting has left of a reward.
 
-        Forgetting makes every reward count less by the same share, so taking it back
-        with what is left of its weight is exact.
+        Forgetting takes the same share of every reward, so taking a reward back with
+        what is left of its weight is exact.
+
+        Parameters
+        ----------
+        faded : float
+            The attribute as it was when the reward was learnt.
         """
         return math.exp(self.faded - faded)
 
 
 def _solved(change: Callable[[], None]) -> bool:
-    """Change a posterior from all its sums, or leave it where rounding is all.
+    """Make a change that solves for the posterior; return whether it was possible.
 
-    Then every later reward is still learnt, under the scales of before.
+    Where it was not, because only rounding is left to compute with, the posterior is as
+    it was, and later rewards are still learnt.
     """
     try:
         change()
@@ -232,7 +291,14 @@ def _solved(change: Callable[[], None]) -> bool:
 
 
 def check_learning(forgetting: Any, prior: Any, max_parameters: Any) -> None:
-    """Refuse settings that learning could not go by."""
+    """Refuse settings with which nothing could be learnt.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When ``forgetting`` is not in (0, 1], ``prior`` is no PriorScales, or
+        ``max_parameters`` is no whole number from 0 up.
+    """
     if not 0.0 < forgetting <= 1.0:
         raise ValueError(f"forgetting lies in (0, 1], received {forgetting!r}")
     if prior is not None and not isinstance(prior, PriorScales):

@@ -1,8 +1,9 @@
-"""Policies: from what is believed about each arm to one arm and its propensity.
+"""Policies: from what is believed about every arm to one arm and its propensity.
 
-A uniform share ``floor`` over the eligible arms gives each of them a known probability
-above zero, so that logged decisions can be evaluated for other policies later (Li et
-al. 2011, *Unbiased offline evaluation*).
+With probability ``floor`` a policy picks any eligible arm. Each then has a known
+probability above zero, so logged decisions can tell later what other policies would
+have earned (Li et al. 2011, *Unbiased offline evaluation of contextual-bandit-based
+news article recommendation algorithms*).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from braidbandit.bandit.belief import MANY_ARMS, Belief
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# More than MANY_ARMS are drawn in two stages: a few draws of all of them, and the arms
-# that come nearest to the best in any of these go on to the draws that decide. Eight
-# draws up to 4,096 arms, then fewer, but not below four: they are what takes time.
+# Of more than MANY_ARMS, a few pilot draws of all of them find the finalists, and only
+# these take part in the draws that decide. The pilots take most of the time: there are
+# eight of them up to 4,096 arms, then fewer, down to four.
 _FINALISTS = 64
 _MOST_NUMBERS, _FEWEST, _ENOUGH = 2**15, 4, 8
 
@@ -34,13 +35,15 @@ class Choice(NamedTuple):
     Attributes
     ----------
     arm : int
+        The arm that was chosen.
     propensity : float
-        Probability with which ``arm`` was chosen.
+        Probability with which it was chosen.
     propensity_se : float
         Standard error of the propensity; 0 where it is exact.
     exploration : ndarray of shape (A,)
-        What exploration added to each arm's mean.
+        What exploration added to the mean of each arm.
     probabilities : ndarray of shape (A,)
+        Probability with which each arm would have been chosen.
     """
 
     arm: int
@@ -51,11 +54,16 @@ class Choice(NamedTuple):
 
 
 class Policy(Protocol):
-    """What the recommender asks of a policy."""
+    """What is asked of a policy, own ones included.
+
+    Both methods take the same arguments: what is believed about the A arms, what the
+    price adds to the mean of each, which of them may be chosen (at least one), and the
+    source of random numbers.
+    """
 
     @property
     def floor(self) -> float:
-        """Uniform share over the eligible arms."""
+        """Probability of picking any eligible arm."""
         ...
 
     def select(
@@ -65,7 +73,19 @@ class Policy(Protocol):
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Choice:
-        """Choose one eligible arm."""
+        """Choose one eligible arm.
+
+        Parameters
+        ----------
+        belief : Belief
+        cost_term : ndarray of shape (A,)
+        eligible : ndarray of bool, shape (A,)
+        rng : Generator
+
+        Returns
+        -------
+        Choice
+        """
         ...
 
     def probabilities(
@@ -75,7 +95,20 @@ class Policy(Protocol):
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Array:
-        """Return the selection probability of each arm, shape (A,)."""
+        """Return the probability with which :meth:`select` chooses each arm.
+
+        Parameters
+        ----------
+        belief : Belief
+        cost_term : ndarray of shape (A,)
+        eligible : ndarray of bool, shape (A,)
+        rng : Generator
+
+        Returns
+        -------
+        ndarray of shape (A,)
+            Its sum is 1, and it is 0 for arms that are not eligible.
+        """
         ...
 
 
@@ -86,23 +119,59 @@ def check_share(name: str, value: float) -> None:
 
 
 def mix(shares: Array, eligible: Mask, floor: float) -> Array:
-    """(1 - floor) of the given shares plus ``floor`` uniform over eligible arms."""
+    """Return ``(1 - floor) * shares`` plus ``floor`` evenly over the eligible arms.
+
+    Equation (15).
+
+    Parameters
+    ----------
+    shares : ndarray of shape (A,)
+        Probabilities without the floor.
+    eligible : ndarray of bool, shape (A,)
+    floor : float in [0, 1]
+
+    Returns
+    -------
+    ndarray of shape (A,)
+
+    Examples
+    --------
+    >>> mix(np.array([1.0, 0.0, 0.0]), np.array([True, True, False]), 0.5).tolist()
+    [0.75, 0.25, 0.0]
+    """
     return (1.0 - floor) * shares + floor / np.count_nonzero(eligible) * eligible
 
 
 def pick(best: int, eligible: Mask, floor: float, rng: np.random.Generator) -> int:
-    """Return ``best``, or with probability ``floor`` a uniform eligible arm."""
+    """Return ``best``, or with probability ``floor`` any eligible arm.
+
+    Parameters
+    ----------
+    best : int
+    eligible : ndarray of bool, shape (A,)
+    floor : float in [0, 1]
+    rng : Generator
+
+    Examples
+    --------
+    >>> pick(2, np.ones(3, dtype=bool), 0.0, np.random.default_rng(0))
+    2
+    """
     if rng.random() < floor:
         return int(rng.choice(np.flatnonzero(eligible)))
     return best
 
 
-_CHOOSES = ("select", "probabilities")
-
-
 def check_policy(policy: Any) -> None:
-    """Refuse what cannot choose; None is the default policy."""
-    able = all(callable(getattr(policy, name, None)) for name in _CHOOSES)
+    """Refuse what is no policy; None stands for the default one.
+
+    Raises
+    ------
+    TypeError
+        When it is a class, or lacks one of the two methods of :class:`Policy`.
+    """
+    methods = ("select", "probabilities")
+    able = all(callable(getattr(policy, name, None)) for name in methods)
     if policy is not None and (isinstance(policy, type) or not able):
         raise TypeError(
             "policy is a policy such as LinUCB(), or None, received "
@@ -112,22 +181,27 @@ def check_policy(policy: Any) -> None:
 
 @dataclass(frozen=True)
 class ThompsonSampling:
-    """Play each arm as often as it is the best of a posterior draw.
+    """Play each arm as often as it is the best of a draw from the posterior.
 
     Parameters
     ----------
     scale : float
-        Multiplies the posterior standard deviations that are drawn with. A full
-        posterior (1) explores for the worst case; after a warm start, less was
-        better on every table tried.
+        Multiplies the posterior standard deviations in the draws. A value of 1
+        explores for the worst case; after a warm start, less was better on every table
+        tried.
     n_draws : int
-        Joint draws; the propensity is the share of them an arm wins, and its
-        standard error is the Monte-Carlo error of that share. Of more than 128 arms,
-        the 64 that are nearest to the best in a few draws, or by their mean, are
-        drawn again, and only they can win: the propensity is that given these
-        finalists.
+        Number of joint draws. The propensity of an arm is the share of them that it
+        wins, and its standard error is the Monte-Carlo error of that share. Of more
+        than 128 arms, the 64 that come nearest to the best in a few draws, or by their
+        mean, are drawn again, and only they can win: the propensity is that given
+        these finalists.
     floor : float in [0, 1]
-        Uniform share over the eligible arms.
+        Probability of picking any eligible arm.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When a setting is outside its range.
 
     References
     ----------
@@ -161,16 +235,16 @@ class ThompsonSampling:
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Choice:
-        """Pick one of the draws and play its best arm, or a uniform one."""
+        """Pick one of the draws and play its best arm, or any: see :class:`Policy`."""
         exploration, winners = self._winners(belief, cost_term, eligible, rng)
         n = len(winners)
         wins = np.bincount(winners, minlength=len(eligible))
         probabilities = mix(wins / n, eligible, self.floor)
-        # One of the draws at random, or the uniform share: given the draws, each
-        # arm is chosen with exactly the probability reported.
+        # One of the draws at random, or the floor: given the draws, each arm is chosen
+        # with exactly the probability that is reported.
         picked = int(rng.integers(n))
         arm = pick(int(winners[picked]), eligible, self.floor, rng)
-        # One win and one loss more: all of a few draws is no certainty.
+        # One win and one loss more: to win every one of a few draws is no certainty.
         share = (wins[arm] + 1) / (n + 2)
         return Choice(
             arm,
@@ -187,7 +261,7 @@ class ThompsonSampling:
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Array:
-        """Return the estimated selection probability of each arm."""
+        """Return the estimated probability of each arm: see :class:`Policy`."""
         _, winners = self._winners(belief, cost_term, eligible, rng)
         wins = np.bincount(winners, minlength=len(eligible)) / len(winners)
         return mix(wins, eligible, self.floor)
@@ -210,7 +284,7 @@ class ThompsonSampling:
         scores = draws + offset[finalists]
 
         def exploration(i: int) -> Array:
-            # An arm that did not get this far keeps its mean, below the winner.
+            # An arm that is no finalist keeps its mean, but never beats the winner.
             found = np.minimum(scores[i].max() - belief.mean - cost_term, 0.0)
             found[finalists] = draws[i] - few.mean
             return found
@@ -220,6 +294,7 @@ class ThompsonSampling:
     def _finalists(
         self, belief: Belief, offset: Array, rng: np.random.Generator
     ) -> NDArray[np.intp]:
+        """Return the arms nearest to the best in a pilot draw, or by their mean."""
         n = min(max(_MOST_NUMBERS // len(offset), _FEWEST), _ENOUGH)
         pilots = belief.draw(n, rng, self.scale, offset)
         scores = np.vstack([pilots, belief.mean]) + offset
@@ -230,7 +305,7 @@ class ThompsonSampling:
 
 
 class _ByScore:
-    """A policy that plays the arm with the best score, up to the floor."""
+    """A policy that plays the arm with the best score, but for the floor."""
 
     floor: Any
 
@@ -245,11 +320,11 @@ class _ByScore:
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Choice:
-        """Play an arm with the best score, or a uniform one."""
+        """Play an arm with the best score, or any: see :class:`Policy`."""
         bonus = self.bonus(belief)
         probabilities = self._shares(belief.mean + bonus + cost_term, eligible)
         total = probabilities.cumsum()
-        # Strictly above: an arm of probability 0 ends where the one before it does.
+        # To the right, because an arm of probability 0 ends where the one before does.
         arm = int(total.searchsorted(rng.random() * total[-1], side="right"))
         return Choice(arm, float(probabilities[arm]), 0.0, bonus, probabilities)
 
@@ -260,11 +335,15 @@ class _ByScore:
         eligible: Mask,
         rng: np.random.Generator,
     ) -> Array:
-        """Return the exact selection probability of each arm; draws nothing."""
+        """Return the exact probability of each arm: see :class:`Policy`.
+
+        Uses no random numbers.
+        """
         score = belief.mean + self.bonus(belief) + cost_term
         return self._shares(score, eligible)
 
     def _shares(self, score: Array, eligible: Mask) -> Array:
+        """Return the probability of each arm by its score."""
         score = np.where(eligible, score, -np.inf)
         # Ties are shared: an argmax would always favour the first arm.
         best = score == score.max()
@@ -278,9 +357,14 @@ class LinUCB(_ByScore):
     Parameters
     ----------
     alpha : float
-        Posterior standard deviations added to the mean.
+        Number of posterior standard deviations that are added to the mean.
     floor : float in [0, 1]
-        Uniform share over the eligible arms.
+        Probability of picking any eligible arm.
+
+    Raises
+    ------
+    ValueError
+        When a setting is outside its range.
 
     References
     ----------
@@ -304,24 +388,29 @@ class LinUCB(_ByScore):
             raise ValueError(f"alpha must be at least 0, received {self.alpha!r}")
 
     def bonus(self, belief: Belief) -> Array:
-        """``alpha`` posterior standard deviations."""
+        """Return ``alpha`` posterior standard deviations of each arm, shape (A,)."""
         return self.alpha * belief.sd
 
 
 @dataclass(frozen=True)
 class SquareCB(_ByScore):
-    """Play every arm with a probability inverse to how far it is behind.
+    """Play every arm the less often, the further it is behind the best.
 
-    An arm that is expected to be worse than the best one by g is played with
-    probability ``1 / (A + gamma g)``, the best arm with what remains (inverse-gap
-    weighting). Needs means only, and its propensities are exact.
+    Of A eligible arms, one that is expected to be worse than the best by g has
+    probability ``1 / (A + gamma g)``, and the best has what remains: inverse-gap
+    weighting, equation (16). It needs means only, and its propensities are exact.
 
     Parameters
     ----------
     gamma : float
         How fast the probability falls with the gap.
     floor : float in [0, 1]
-        Uniform share over the eligible arms, on top.
+        Probability of picking any eligible arm, on top.
+
+    Raises
+    ------
+    ValueError
+        When a setting is outside its range.
 
     References
     ----------
@@ -357,7 +446,29 @@ class SquareCB(_ByScore):
 
 @dataclass(frozen=True)
 class EpsilonGreedy(_ByScore):
-    """Play the best mean, and a uniform arm with probability ``floor``."""
+    """Play the arm with the best mean, and any with probability ``floor``.
+
+    Parameters
+    ----------
+    floor : float in [0, 1]
+        Probability of picking any eligible arm.
+
+    Raises
+    ------
+    ValueError
+        When the floor is outside its range.
+
+    References
+    ----------
+    Sutton and Barto (2018), *Reinforcement learning: an introduction*, section 2.2.
+
+    Examples
+    --------
+    >>> belief = Belief(np.eye(2), np.array([0.5, 0.4]), np.eye(2))
+    >>> EpsilonGreedy(floor=0.5).probabilities(
+    ...     belief, np.zeros(2), np.ones(2, bool), np.random.default_rng(0)).tolist()
+    [0.75, 0.25]
+    """
 
     floor: float = 0.1
 
@@ -367,7 +478,27 @@ class EpsilonGreedy(_ByScore):
 
 @dataclass(frozen=True)
 class Greedy(_ByScore):
-    """Play the best mean, with no exploration unless ``floor`` is above 0."""
+    """Play the arm with the best mean, without exploration unless ``floor`` says so.
+
+    Parameters
+    ----------
+    floor : float in [0, 1]
+        Probability of picking any eligible arm.
+
+    Raises
+    ------
+    ValueError
+        When the floor is outside its range.
+
+    Examples
+    --------
+    A price of 0.2 for the first arm puts the second ahead:
+
+    >>> belief = Belief(np.eye(2), np.array([0.5, 0.4]), np.eye(2))
+    >>> Greedy().probabilities(belief, np.array([-0.2, 0.0]), np.ones(2, bool),
+    ...     np.random.default_rng(0)).tolist()
+    [0.0, 1.0]
+    """
 
     floor: float = 0.0
 
@@ -377,7 +508,25 @@ class Greedy(_ByScore):
 
 @dataclass(frozen=True)
 class Uniform(_ByScore):
-    """Play every eligible arm equally often: the control for experiments."""
+    """Play every eligible arm equally often: the control of an experiment.
+
+    Parameters
+    ----------
+    floor : float
+        Always 1.
+
+    Raises
+    ------
+    ValueError
+        When the floor is not 1.
+
+    Examples
+    --------
+    >>> belief = Belief(np.eye(2), np.array([0.5, 0.4]), np.eye(2))
+    >>> Uniform().probabilities(
+    ...     belief, np.zeros(2), np.ones(2, bool), np.random.default_rng(0)).tolist()
+    [0.5, 0.5]
+    """
 
     floor: float = 1.0
 

@@ -1,4 +1,4 @@
-"""Prior scales of the blocks of parameters, and which parameter is in which block."""
+"""Groups of parameters that have one prior scale each, and these scales."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# The arm's own parameters are in the last two, or where nothing says what an arm is
+# made of, in "braid" and "interaction".
 GROUPS = (
     "intercept",
     "task",
@@ -20,6 +22,8 @@ GROUPS = (
     "arm_intercept",
     "arm_slope",
 )
+"""Names of the groups, in the order in which arrays count them."""
+
 # Group of the bias column and of the task columns of each kind of descriptor; None
 # where the effect is taken to be the same for every task.
 _GROUPS_OF: dict[str, tuple[str, str | None]] = {
@@ -30,33 +34,41 @@ _GROUPS_OF: dict[str, tuple[str, str | None]] = {
     "pair": ("pair", None),
     "gain": ("gain", None),
 }
-# Default scales are for rewards that spread like this around their mean (0 or 1, about
-# as often); they grow and shrink with the spread of the rewards that are seen.
 USUAL_SPREAD = 0.5
+"""Standard deviation of rewards that the default scales are for: 0 and 1, as often.
+
+The defaults grow and shrink with the spread of the rewards that are seen.
+"""
+
 _KNOB: tuple[str, str | None] = ("knob", "knob_slope")
 
 
 @dataclass(frozen=True)
 class PriorScales:
-    """Prior standard deviations of the blocks of parameters, and of the noise.
+    """Prior standard deviations of the groups of parameters, and of the noise.
 
     Parameters
     ----------
     mean : float
-        Prior mean of the quality of every arm. A little above what is expected:
-        an arm nobody tried then looks worth a try.
+        Prior mean of the quality of every arm. The default is a little above what is
+        expected, so that an arm that nobody tried looks worth a try.
     intercept, task : float
-        Overall level, and how task features move every arm alike.
+        The overall level, and how task features move all arms alike.
     braid, interaction : float
-        How the share of a model moves quality, for every task and per task feature.
+        How the share of a model moves quality, on every task and per task feature.
     knob, knob_slope : float
         The same for how the models are combined: layers, strategy, count, cost.
     pair, gain : float
-        How two models work together, and what the probe tasks say about it.
+        How two models work together, and what the probe tasks say about that.
     arm_intercept, arm_slope : float
-        For one arm only: what the descriptors do not explain.
+        What the descriptors leave unexplained about one arm.
     noise : float
         Standard deviation of one reward around its mean.
+
+    Raises
+    ------
+    ValueError
+        When a scale is not finite, or not above 0; the mean may be any finite number.
 
     Examples
     --------
@@ -85,12 +97,12 @@ class PriorScales:
                 )
 
     def to_dict(self) -> dict[str, float]:
-        """Return the scales as JSON-able data."""
+        """Return the scales by name, as JSON-able data."""
         return asdict(self)
 
 
 def parameter_groups(names: Sequence[str], n_columns: int) -> NDArray[np.int64]:
-    """Say which block of the prior each entry of ``W`` belongs to.
+    """Return which group of the prior each entry of ``W`` is in.
 
     Anchor, cost, pair and gain columns have no task slopes.
 
