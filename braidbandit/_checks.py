@@ -127,7 +127,8 @@ def check_reward(value: Any) -> float:
     if not 0.0 <= reward <= 1.0:  # also refuses NaN
         raise ValueError(
             f"a reward lies in [0, 1], received {value!r}; convert it first, for "
-            "example a rating of 1 to 5 with stars / 5 (more ways: braidbandit.utility)"
+            "example a rating of 1 to 5 with stars / 5 (more ways: "
+            "braidbandit.recommender.objectives)"
         )
     return reward
 

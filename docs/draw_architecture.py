@@ -22,6 +22,8 @@ WHAT = {
     "recommender": "braids for tasks",
     "evaluation": "what would have been",
     "agent": "the loop",
+    "service": "answers over HTTP, later",
+    "cli": "command line, later",
     "tokens": "bytes of tokens",
     "strands": "one frozen model",
     "braid": "the model",

@@ -76,7 +76,7 @@ class MetaBraider:
         What fusers are trained on; by default the packaged texts.
     dtype : str, optional
         Numbers that strands compute with: "float32" (default) or "bfloat16", which is
-        faster on some processors; `fusion.machine.fastest_dtype` measures it.
+        faster on some processors; `fusion.strands.machine.fastest_dtype` measures it.
     layer_sets, strategies, shares : sequences, optional
         Which braids of the pool to choose from; see :meth:`Catalogue.build`. Without
         effect on a folder that is resumed: where it has other braids, a warning says

@@ -107,7 +107,7 @@ def run_python(
 
     It changes nothing outside that folder and starts a bounded number of processes. Not
     stopped: reading what this user can read, filling the folder, using memory and
-    processor in each process; `help(fusion.sandbox)` says all of it.
+    processor in each process; `help(fusion.judging.sandbox)` says all of it.
 
     Parameters
     ----------
