@@ -25,7 +25,9 @@ def run(script, *arguments, timeout):
     )
 
 
-@pytest.mark.parametrize("script", ["demo.py", "meta_braiding.py", "build_table.py"])
+@pytest.mark.parametrize(
+    "script", ["demo.py", "meta_braiding.py", "build_table.py", "bench_memory.py"]
+)
 def test_help(script):
     done = run(script, "--help", timeout=120)
     assert done.returncode == 0, done.stderr
@@ -41,6 +43,8 @@ def test_help(script):
         ("build_table.py", "--tasks", "12", "--probes", "12"),
         ("bench_speed.py", "--long", "-1"),
         ("bench_offpolicy.py", "--data", "nowhere"),
+        ("bench_memory.py", "--tasks", "1000"),
+        ("bench_memory.py", "--megabytes", "0.1"),
     ],
     ids=lambda words: " ".join(words[:2]),
 )
@@ -149,6 +153,21 @@ def test_bench_ledger():
     assert found["sync"]["outcomes"] == 300
     assert found["counts"] == {"decisions": 2020, "outcomes": 1320, "pending": 700}
     assert found["recommend_and_record"]["median_ms"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_bench_memory(tmp_path):
+    """A folder of a megabyte holds a tenth of these tasks, and is never larger."""
+    done = run(
+        "bench_memory.py", "--tasks", "3000", "--megabytes", "1", "--folder",
+        str(tmp_path), "--json", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tasks"] == 3000
+    assert 0.5 < found["folder_at_most_mb"] <= found["folder_limit_mb"] == 1
+    assert found["memory_above_first_mb"] < 30
+    assert [file.suffix for file in tmp_path.iterdir()] == [".sqlite"]
 
 
 def test_bench_speed_compares_a_stream_with_one_solve():
