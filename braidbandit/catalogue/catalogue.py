@@ -17,15 +17,20 @@ from braidbandit.catalogue.costs import costs_per_token, memory_of, relative
 from braidbandit.catalogue.eligibility import Eligibility
 from braidbandit.catalogue.enumeration import braids_of_pool
 from braidbandit.catalogue.features import describe
-from braidbandit.catalogue.limits import Budget, Limits
+from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
 
 
 class Catalogue:
     """A set of braids over a pool of models, in a fixed order.
 
+    Each braid is an arm. It is named by its ``id`` everywhere outside the catalogue;
+    its row, the place in ``braids`` and in every array of shape (A,), may differ from
+    one catalogue to the next.
+
     Parameters
     ----------
     cards : iterable of ModelCard
+        The pool.
     braids : iterable of Braid
         Distinct braids over those models.
     unfit : mapping from arm id to reason, optional
@@ -34,11 +39,25 @@ class Catalogue:
     Attributes
     ----------
     braids : tuple of Braid
+        Length A.
     ids : tuple of str
+        Their ids, in the same order.
     cards : dict from name to ModelCard
     unfit : dict from arm id to reason
-    hash : str
-        Content hash of the sorted ids and the cards. Order does not enter.
+
+    Raises
+    ------
+    ValueError
+        When there is no braid, when two models share a name or two braids are equal, or
+        when a braid uses a model or a layer that the cards do not have.
+    KeyError
+        When ``unfit`` names an unknown arm.
+
+    Notes
+    -----
+    A catalogue is never changed in place: :meth:`with_braids`, :meth:`without` and
+    :meth:`with_unfit` return copies. Whoever holds one can keep what was computed from
+    it.
 
     Examples
     --------
@@ -89,9 +108,9 @@ class Catalogue:
         Each model appears alone and fed its own states (the matched control), and
         as the anchor of every set of up to ``max_strands`` strands. "output" alone
         has no fuser to attend with, so it takes "learned_weighted" and "router"
-        only. Elsewhere the share is only a prior on a trained fuser: those sets
-        take the first share vector of each length, and so do the gated strategies
-        at the output; "learned_weighted" at the output takes every share vector.
+        only. "learned_weighted" at the output takes every share vector, for there the
+        shares are what mixes. Everywhere else a share is only the prior of a fuser that
+        is trained, and the first share vector of each length is enough.
 
         "sparse" is the layers ``round(L f) - 1`` for f in (0.7, 0.83, 0.97) of an
         anchor with L layers (20, 24, 28 of 30); "dense" is 9 layers evenly spaced
@@ -113,6 +132,10 @@ class Catalogue:
         strategies : sequence of str, optional
             All by default.
 
+        Returns
+        -------
+        Catalogue
+
         Raises
         ------
         ValueError
@@ -124,6 +147,13 @@ class Catalogue:
         -----
         UserWarning
             Where the ``parameters`` of some models are known and of others not.
+
+        Examples
+        --------
+        >>> len(Catalogue.build(["a", "b"], layer_sets=("output",)))
+        12
+        >>> len(Catalogue.build(["a", "b"], max_strands=1))
+        4
         """
         cards = as_cards(pool)
         if not cards:
@@ -158,7 +188,22 @@ class Catalogue:
         return f"<Catalogue of {len(self)} braids over {list(self.cards)}>"
 
     def index(self, arm_id: str) -> int:
-        """Return the row of an arm; an unknown id is a KeyError."""
+        """Return the row of an arm.
+
+        Parameters
+        ----------
+        arm_id : str
+
+        Returns
+        -------
+        int
+            Its place in ``braids``, ``ids`` and every array of shape (A,).
+
+        Raises
+        ------
+        KeyError
+            When the arm is unknown.
+        """
         try:
             return self._rows[arm_id]
         except (KeyError, TypeError):
@@ -170,16 +215,32 @@ class Catalogue:
 
     @cached_property
     def hash(self) -> str:
+        """Content hash of the sorted ids and the cards. Order does not enter."""
         cards = [self.cards[name].to_dict() for name in sorted(self.cards)]
         return content_hash([sorted(self.ids), cards])
 
     @cached_property
     def singles(self) -> NDArray[np.intp]:
-        """Rows of the models alone."""
+        """Rows of the models alone, ascending."""
         return np.flatnonzero([braid.is_single for braid in self.braids])
 
     def with_unfit(self, arm_id: str, reason: str) -> Catalogue:
-        """Return a copy in which an arm is masked, with the reason on record."""
+        """Return a copy in which an arm is masked, with the reason on record.
+
+        Parameters
+        ----------
+        arm_id : str
+        reason : str
+            What explanations say about the arm, after "unfit: ".
+
+        Examples
+        --------
+        >>> catalogue = Catalogue.build(["a", "b"], layer_sets=("output",))
+        >>> arm = catalogue.ids[2]
+        >>> catalogue = catalogue.with_unfit(arm, "worse than b alone")
+        >>> catalogue.mask().tolist()[:4], catalogue.mask_reasons()[2]
+        ([True, True, False, True], 'unfit: worse than b alone')
+        """
         self.index(arm_id)
         return Catalogue(
             self.cards.values(), self.braids, {**self.unfit, arm_id: reason}
@@ -188,9 +249,20 @@ class Catalogue:
     def with_braids(
         self, braids: Iterable[Braid], cards: Iterable[ModelCard] = ()
     ) -> Catalogue:
-        """Return a copy with more braids behind, and the cards they need.
+        """Return a copy with more braids, after the others, and the cards they need.
 
-        Where every model's ``parameters`` are known, those of a new one must be too.
+        Parameters
+        ----------
+        braids : iterable of Braid
+        cards : iterable of ModelCard
+            Those of new models; the ones that are there already may be among them.
+
+        Raises
+        ------
+        ValueError
+            When another card of that name is there already, or when the ``parameters``
+            of every model so far are known and those of a new one are not; besides,
+            for the reasons that :class:`Catalogue` refuses braids.
         """
         known = dict(self.cards)
         sized = all(card.parameters is not None for card in known.values())
@@ -206,14 +278,35 @@ class Catalogue:
         return Catalogue(known.values(), (*self.braids, *braids), self.unfit)
 
     def without(self, arm_ids: Iterable[str]) -> Catalogue:
-        """Return a copy without some braids; every card stays."""
+        """Return a copy without some braids; every card stays.
+
+        The unit of all costs depends on the cards, so that removing braids changes the
+        cost of no other.
+
+        Parameters
+        ----------
+        arm_ids : iterable of str
+
+        Raises
+        ------
+        KeyError
+            When an arm is unknown.
+        ValueError
+            When no braid would be left.
+        """
         gone = {self.ids[self.index(arm_id)] for arm_id in _ids(arm_ids)}
         kept = [braid for braid in self.braids if braid.id not in gone]
         unfit = {a: reason for a, reason in self.unfit.items() if a not in gone}
         return Catalogue(self.cards.values(), kept, unfit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole catalogue as JSON-able data."""
+        """Return the whole catalogue as JSON-able data.
+
+        Returns
+        -------
+        dict
+            "cards", "braids" (recipes, in the order of the rows) and "unfit".
+        """
         return {
             "cards": [card.to_dict() for card in self.cards.values()],
             "braids": [braid.recipe() for braid in self.braids],
@@ -222,7 +315,14 @@ class Catalogue:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Catalogue:
-        """Build a catalogue from :meth:`to_dict`."""
+        """Build a catalogue from what :meth:`to_dict` returned.
+
+        Examples
+        --------
+        >>> catalogue = Catalogue.build(["a", "b"])
+        >>> Catalogue.from_dict(catalogue.to_dict()) == catalogue
+        True
+        """
         return cls(
             [ModelCard.from_dict(card) for card in data["cards"]],
             [Braid.from_recipe(recipe) for recipe in data["braids"]],
@@ -230,9 +330,14 @@ class Catalogue:
         )
 
     def costs(self) -> NDArray[np.float64]:
-        """Estimate the operations per token written, shape (A,).
+        """Estimate the operations per token written.
 
-        See :func:`braidbandit.catalogue.costs.costs_per_token`.
+        See :func:`braidbandit.catalogue.costs.costs_per_token` for the estimate. Where
+        the ``parameters`` of any model are unknown, the unit is one model instead.
+
+        Returns
+        -------
+        ndarray of shape (A,)
         """
         return self._costs.copy()
 
@@ -241,7 +346,13 @@ class Catalogue:
         return costs_per_token(self.braids, self.cards)
 
     def relative_costs(self) -> NDArray[np.float64]:
-        """Costs on the scale from 0 (cheapest) to 1 (dearest), shape (A,)."""
+        """Return the costs on a scale from 0 (cheapest) to 1 (dearest).
+
+        Returns
+        -------
+        ndarray of shape (A,)
+            All 0 where every arm costs the same.
+        """
         return self._relative.copy()
 
     @cached_property
@@ -249,9 +360,14 @@ class Catalogue:
         return relative(self._costs)
 
     def memory(self) -> NDArray[np.float64]:
-        """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
+        """Estimate the bytes that the weights of each arm take.
 
         Two bytes a weight unless the card's ``quantisation`` says otherwise.
+
+        Returns
+        -------
+        ndarray of shape (A,)
+            A model whose ``parameters`` is None counts as 0.
         """
         return self._memory.copy()
 
@@ -259,11 +375,21 @@ class Catalogue:
     def _memory(self) -> NDArray[np.float64]:
         return memory_of(self.braids, self.cards)
 
-    def eligibility(self, limits: Limits | None = None) -> Eligibility:
+    def eligibility(self, limits: Limits = NO_LIMITS) -> Eligibility:
         """Return which arms the limits of one call allow, and why not the others.
 
-        ``eligible``, ``accuracy_target`` and ``budget.latency_ms`` do not enter here:
-        they need what a recommender knows.
+        That no arm is left is no error here; see :meth:`allowed`.
+
+        Parameters
+        ----------
+        limits : Limits
+            ``eligible``, ``accuracy_target`` and ``budget.latency_ms`` do not enter:
+            they need what a recommender knows.
+
+        Returns
+        -------
+        Eligibility
+            With a ``mask`` of shape (A,) and ``reasons()``.
 
         Raises
         ------
@@ -272,7 +398,6 @@ class Catalogue:
         KeyError
             When an excluded arm is unknown.
         """
-        limits = limits or Limits()
         budget = limits.budget or Budget()
         if budget.memory is not None:
             unsized = [c.name for c in self.cards.values() if c.parameters is None]
@@ -291,13 +416,43 @@ class Catalogue:
             costs > highest,
             lambda row: f"relative cost {costs[row]:.2f} above {highest}",
         )
-        for most, values in (
-            (budget.flops, self._costs),
-            (budget.memory, self._memory),
-        ):
+        absolute = ((budget.flops, self._costs), (budget.memory, self._memory))
+        for most, values in absolute:
             if most is not None:
                 found = found.without(values > most, "beyond the absolute budget")
         return found
+
+    def allowed(self, limits: Limits = NO_LIMITS) -> NDArray[np.bool_]:
+        """Return which arms the limits of one call allow, at least one.
+
+        Parameters
+        ----------
+        limits : Limits
+            What enters is said in :meth:`eligibility`.
+
+        Returns
+        -------
+        ndarray of bool, shape (A,)
+
+        Raises
+        ------
+        ValueError
+            When no arm is left, or on a budget of memory where the size of a model is
+            unknown.
+        KeyError
+            When an excluded arm is unknown.
+        """
+        allowed = self.eligibility(limits).mask
+        if not allowed.any():
+            cheapest = int(np.argmin(self._costs))
+            raise ValueError(
+                f"no arm is left for compute_budget={limits.compute_budget} and "
+                f"{limits.budget}: the cheapest is {self.braids[cheapest].label()!r} "
+                f"at {self._costs[cheapest]:.4g} per token and "
+                f"{self._memory[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
+                "unfit. Raise the budget or exclude fewer arms"
+            )
+        return allowed
 
     def mask(
         self,
@@ -305,7 +460,7 @@ class Catalogue:
         excluded: Iterable[str] = (),
         budget: Budget | None = None,
     ) -> NDArray[np.bool_]:
-        """Return which arms may be chosen, shape (A,).
+        """Return which arms may be chosen: :meth:`allowed` of these limits.
 
         Parameters
         ----------
@@ -315,6 +470,10 @@ class Catalogue:
         budget : Budget, optional
             Absolute limits on top; its ``latency_ms`` does not enter here.
 
+        Returns
+        -------
+        ndarray of bool, shape (A,)
+
         Raises
         ------
         ValueError
@@ -322,17 +481,7 @@ class Catalogue:
         KeyError
             When an excluded arm is unknown.
         """
-        eligible = self.eligibility(Limits(compute_budget, budget, excluded)).mask
-        if not eligible.any():
-            cheapest = int(np.argmin(self._costs))
-            raise ValueError(
-                f"no arm is left for compute_budget={compute_budget} and {budget}: the "
-                f"cheapest is {self.braids[cheapest].label()!r} at "
-                f"{self._costs[cheapest]:.4g} per token and "
-                f"{self._memory[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
-                "unfit. Raise the budget or exclude fewer arms"
-            )
-        return eligible
+        return self.allowed(Limits(compute_budget, budget, excluded))
 
     def mask_reasons(
         self,
@@ -340,7 +489,13 @@ class Catalogue:
         excluded: Iterable[str] = (),
         budget: Budget | None = None,
     ) -> list[str]:
-        """Return why each arm is masked; empty text where it is eligible."""
+        """Return why each arm is masked by these limits; see :meth:`mask` for them.
+
+        Returns
+        -------
+        list of str, length A
+            The first reason that applies; empty text where an arm may be chosen.
+        """
         return self.eligibility(Limits(compute_budget, budget, excluded)).reasons()
 
     def _rows_of(self, arm_ids: Iterable[str]) -> NDArray[np.bool_]:
@@ -349,9 +504,14 @@ class Catalogue:
         return rows
 
     def descriptors(self) -> tuple[NDArray[np.float64], list[str]]:
-        """Return ``Z`` of shape (A, m) and its column names.
+        """Describe every arm as one row of numbers, by which related arms share.
 
         See :func:`braidbandit.catalogue.features.describe` for the columns.
+
+        Returns
+        -------
+        Z : ndarray of shape (A, m)
+        names : list of str, length m
         """
         return describe(self.braids, self.cards, self._costs)
 

@@ -76,9 +76,7 @@ class Situation:
 
     def reasons(self, catalogue: Catalogue) -> list[str]:
         """Return why each arm is masked; empty text where it is eligible."""
-        reasons = catalogue.mask_reasons(
-            self.limits.compute_budget, self.limits.excluded, self.limits.budget
-        )
+        reasons = catalogue.eligibility(self.limits).reasons()
         for _, out, text in self.masked:
             reasons = [
                 why or (text if gone else "")
@@ -146,7 +144,7 @@ def assess(
     if limits is NO_LIMITS and model.fit is not None:
         eligible = model.fit
     else:
-        eligible = catalogue.mask(limits.compute_budget, limits.excluded, limits.budget)
+        eligible = catalogue.allowed(limits)
     preference = Preference(compute=price)
     if limits.preference is not None:
         preference = Preference.read(limits.preference)

@@ -1,6 +1,7 @@
 """A mask and its reasons are one thing."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,8 @@ def test_a_catalogue_says_the_first_reason_of_each_arm(catalogue):
         else:
             assert reason == "beyond the absolute budget"
     assert not found.mask.any()  # and that is no error here
+    with pytest.raises(ValueError, match=r"no arm is left for compute_budget=0\.5"):
+        unfit.allowed(Limits(0.5, Budget(flops=1000.0), excluded=ids[:2]))
 
 
 def test_mask_and_reasons_of_a_catalogue_are_of_one_eligibility(catalogue):
@@ -52,5 +55,6 @@ def test_mask_and_reasons_of_a_catalogue_are_of_one_eligibility(catalogue):
     found = catalogue.eligibility(limits)
     given = (limits.compute_budget, limits.excluded, limits.budget)
     np.testing.assert_array_equal(catalogue.mask(*given), found.mask)
+    np.testing.assert_array_equal(catalogue.allowed(limits), found.mask)
     assert catalogue.mask_reasons(*given) == found.reasons()
     assert catalogue.eligibility().mask.all()
