@@ -34,6 +34,21 @@ class Braid:
     strategy : str, optional
         One of ``STRATEGIES``; None without fusion layers.
 
+    Raises
+    ------
+    TypeError
+        When donors or fusion layers are text, or donors are a set, which has no order.
+    ValueError
+        When strands repeat, shares do not fit the strands or do not sum to 1, a layer
+        or strategy is unknown, or the parts do not go together: donors without fusion
+        layers, a strategy without any, "output" without donors, or "attention" with
+        nothing but "output".
+
+    Notes
+    -----
+    Only the recipe is known here, no model. Whether an anchor has the layers is checked
+    by the :class:`Catalogue` that holds the braid, and by the strands that run it.
+
     Examples
     --------
     >>> braid = Braid("gemma", ("smol",), (0.7, 0.3), ("final", "output"), "router")
@@ -69,7 +84,7 @@ class Braid:
 
     @property
     def strands(self) -> tuple[str, ...]:
-        """Anchor and donors, in the order of ``shares``."""
+        """Names of the anchor and the donors, in the order of ``shares``."""
         return (self.anchor, *self.donors)
 
     @property
@@ -94,16 +109,27 @@ class Braid:
 
     @cached_property
     def id(self) -> str:
-        """Content hash of the recipe: stays valid when a catalogue is reordered."""
+        """Content hash of the recipe, 16 hexadecimal digits.
+
+        It is the same in every process and catalogue, and so it names the arm in
+        ledgers, saved agents and masks.
+        """
         return content_hash(self.as_dict)
 
     def recipe(self) -> dict[str, Any]:
-        """Return the JSON-able dict from which the braid can be built again."""
+        """Return what the braid can be built from again.
+
+        Returns
+        -------
+        dict
+            The five parameters under their names, tuples as lists: JSON-able, and free
+            to be changed.
+        """
         return copy.deepcopy(self.as_dict)
 
     @cached_property
     def as_dict(self) -> dict[str, Any]:
-        """What :meth:`recipe` returns, made once: to be read, not changed."""
+        """What :meth:`recipe` returns, made only once. Read it, do not change it."""
         return {
             "anchor": self.anchor,
             "donors": list(self.donors),
@@ -114,7 +140,23 @@ class Braid:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> Braid:
-        """Build a braid from :meth:`recipe`; unknown keys are a KeyError."""
+        """Build a braid from a recipe.
+
+        Parameters
+        ----------
+        recipe : mapping
+            What :meth:`recipe` returned; only "anchor" is required.
+
+        Raises
+        ------
+        KeyError
+            When "anchor" is missing, or on an unknown key.
+
+        Examples
+        --------
+        >>> Braid.from_recipe({"anchor": "gemma"}) == Braid("gemma")
+        True
+        """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(recipe) - set(known))
         if unknown or "anchor" not in recipe:
@@ -125,7 +167,10 @@ class Braid:
         return cls(**recipe)
 
     def label(self) -> str:
-        """Return a short text for people."""
+        """Return a short text for people: strands with their shares, and the fuser.
+
+        Different braids may share a label: of numbered layers it says only how many.
+        """
         if self.is_single:
             return f"{self.anchor} alone"
         if self.is_control:

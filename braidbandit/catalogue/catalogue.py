@@ -108,9 +108,10 @@ class Catalogue:
         Each model appears alone and fed its own states (the matched control), and
         as the anchor of every set of up to ``max_strands`` strands. "output" alone
         has no fuser to attend with, so it takes "learned_weighted" and "router"
-        only. "learned_weighted" at the output takes every share vector, for there the
-        shares are what mixes. Everywhere else a share is only the prior of a fuser that
-        is trained, and the first share vector of each length is enough.
+        only. "learned_weighted" at the output takes every share vector, because there
+        the shares are the weights of the mixture. Everywhere else a share is only the
+        prior of a fuser that is trained, and the first share vector of each length is
+        enough.
 
         "sparse" is the layers ``round(L f) - 1`` for f in (0.7, 0.83, 0.97) of an
         anchor with L layers (20, 24, 28 of 30); "dense" is 9 layers evenly spaced

