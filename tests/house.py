@@ -184,6 +184,21 @@ def upward_imports(root: Path = ROOT) -> list[str]:
     return found
 
 
+def asserts(root: Path = ROOT) -> list[str]:
+    """What is checked by an assert, which is gone with ``python -O``.
+
+    One that only tells the type checker what is so says it in a comment behind it.
+    """
+    found = []
+    for file in files(root):
+        for _, node, _ in file.nodes:
+            if isinstance(node, ast.Assert):
+                last = file.lines[(node.end_lineno or node.lineno) - 1]
+                if "#" not in last:
+                    found.append(f"{file.name}: {ast.unparse(node)}")
+    return found
+
+
 def folder_arrows(package: str, root: Path = ROOT) -> set[tuple[str, str]]:
     """Which folder imports which."""
     all_files = files(root)
@@ -519,6 +534,7 @@ CHECKS: list[Callable[[Path], list[str]]] = [
     writes_to_others,
     long_functions,
     not_annotated,
+    asserts,
 ]
 
 

@@ -90,6 +90,7 @@ def test_the_recommender_is_composed():
 
 BANDIT, LEDGER = "braidbandit/bandit/x.py", "braidbandit/ledger/x.py"
 PLANTED = [
+    (house.asserts, {BANDIT: "assert 1 > 0, 'said'"}),
     (house.upward_imports, {BANDIT: "from braidbandit.ledger.ledger import Ledger"}),
     (house.upward_imports, {BANDIT: "from ..ledger import ledger"}),
     (house.upward_imports, {BANDIT: "from .. import ledger"}),

@@ -142,7 +142,7 @@ class DonorPath:
             # Layers above the deepest tap never ran.
             if isinstance(layer, DynamicLayer) and layer.is_initialized:
                 assert layer.keys is not None  # for the type checker
-                assert layer.values is not None
+                assert layer.values is not None  # for the type checker
                 layer.keys = layer.keys[:, :, index.to(layer.keys.device)]
                 layer.values = layer.values[:, :, index.to(layer.values.device)]
 

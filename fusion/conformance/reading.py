@@ -17,6 +17,7 @@ from .tools import (
     agree,
     batch_of,
     cached_logits,
+    expect,
     ids_of,
     logits_of,
     padded,
@@ -61,9 +62,10 @@ def check_causality(
                 what = f"{text!r} followed by {name} after position {cut}"
                 agree(got, whole[: cut + 1], atol, f"causality, {what}")
     foreign = [d for d in model.donors if d.tokens.table != model.anchor.tokens.table]
-    assert hard or not foreign, (
+    expect(
+        bool(hard) or not foreign,
         "causality: these texts never change a donor's segmentation, so the check "
-        "proves little; pass texts with code, emoji or CJK"
+        "proves little; pass texts with code, emoji or CJK",
     )
 
 
@@ -106,8 +108,9 @@ def _check_view(
     newest = found.aligned()[0][0]
     for t, alone in enumerate(wanted):
         seen = found.states[0, found.visible[0, t]]
-        assert len(seen) == len(alone), (
-            f"{what} + {t}: sees {len(seen)} tokens, the text so far has {len(alone)}"
+        expect(
+            len(seen) == len(alone),
+            f"{what} + {t}: sees {len(seen)} tokens, the text so far has {len(alone)}",
         )
         if len(alone):
             # Relative: states of strands differ by orders of magnitude.
@@ -149,9 +152,10 @@ def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
             read = cache.rows[0].donors[donor.name].ids
             prompt = ids[: options["prompt_length"]]
             wanted = readings(model.anchor, donor, prompt)[-1]
-            assert read == wanted, (
+            expect(
+                read == wanted,
                 f"prompt, {text!r}: {donor.name} read tokens {read}, the prompt has "
-                f"{wanted}"
+                f"{wanted}",
             )
 
 

@@ -126,12 +126,22 @@ def cached_logits(
     return torch.cat(parts, dim=1)
 
 
+def expect(holds: bool, message: str) -> None:
+    """Raise where something does not hold, also with ``python -O``."""
+    if not holds:
+        raise AssertionError(message)
+
+
 def agree(got: Tensor, wanted: Tensor, atol: float, what: str) -> None:
     """Raise unless two (T, V) logits agree; say at which position they part."""
-    assert got.shape == wanted.shape, (
-        f"{what}: shapes {tuple(got.shape)} and {tuple(wanted.shape)} differ"
+    expect(
+        got.shape == wanted.shape,
+        f"{what}: shapes {tuple(got.shape)} and {tuple(wanted.shape)} differ",
     )
-    assert bool(torch.isfinite(got).all()), f"{what}: logits are not finite"
+    expect(
+        bool(torch.isfinite(got).all()),
+        f"{what}: logits are not finite",
+    )
     gap = (got.float() - wanted.float()).abs().amax(-1).flatten()
     worst = float(gap.max())
     if worst > atol:

@@ -21,6 +21,7 @@ from .tools import (
     agree,
     batch_of,
     cached_logits,
+    expect,
     ids_of,
     logits_of,
     prompt_of,
@@ -96,26 +97,32 @@ def check_save_load(
     """Saving keeps the fusers and nothing else; loading gives the same bits."""
     model.save_pretrained(path)
     files = sorted(Path(path).glob("*.safetensors"))
-    assert len(files) == 1, f"save: expected one weights file in {path}, found {files}"
+    expect(
+        len(files) == 1,
+        f"save: expected one weights file in {path}, found {files}",
+    )
     with safe_open(files[0], framework="pt") as opened:
         names = set(opened.keys())
     wanted = set(model.state_dict())
-    assert names == wanted, (
+    expect(
+        names == wanted,
         f"save: the file lacks {sorted(wanted - names)[:3]} and has "
-        f"{sorted(names - wanted)[:3]} beyond the fusers"
+        f"{sorted(names - wanted)[:3]} beyond the fusers",
     )
     strands = [s.model for s in (model.anchor, *model.donors)]
     frozen = {id(p) for m in strands for p in m.parameters()}
-    assert not frozen & {id(p) for p in model.parameters()}, (
-        "save: parameters of a strand are parameters of the braid"
+    expect(
+        not frozen & {id(p) for p in model.parameters()},
+        "save: parameters of a strand are parameters of the braid",
     )
     loaded = BraidedLLM.from_pretrained(path, pool=pool)
     for text in texts:
         ids = ids_of(model, text)
         got, before = logits_of(loaded, [ids]), logits_of(model, [ids])
-        assert torch.equal(got, before), (
+        expect(
+            torch.equal(got, before),
             f"save: after loading, logits of {text!r} differ by "
-            f"{float((got - before).abs().max()):.3g}, expected the same bits"
+            f"{float((got - before).abs().max()):.3g}, expected the same bits",
         )
 
 
@@ -128,21 +135,34 @@ def check_frozen(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
     for text in texts:
         ids = batch_of(model, [ids_of(model, text)])
         loss = model(input_ids=ids, labels=ids).loss
-        assert loss is not None, "frozen: no loss though labels were given"
-        assert bool(torch.isfinite(loss)), f"frozen: the loss of {text!r} is {loss}"
+        expect(
+            loss is not None,
+            "frozen: no loss though labels were given",
+        )
+        expect(
+            bool(torch.isfinite(loss)),
+            f"frozen: the loss of {text!r} is {loss}",
+        )
         if trainable:
-            assert loss.requires_grad, "frozen: the loss does not depend on the fusers"
+            expect(
+                loss.requires_grad,
+                "frozen: the loss does not depend on the fusers",
+            )
             loss.backward()
     try:
         for m in strands:
             for name, p in m.named_parameters():
                 who = f"{type(m).__name__}.{name}"
-                assert not p.requires_grad, f"frozen: {who} is trainable"
-                assert p.grad is None, f"frozen: {who} received a gradient"
+                expect(
+                    not p.requires_grad,
+                    f"frozen: {who} is trainable",
+                )
+                expect(p.grad is None, f"frozen: {who} received a gradient")
         for name, p in model.named_parameters():
             if p.requires_grad:
-                assert p.grad is not None, f"frozen: {name} received no gradient"
-                finite = bool(torch.isfinite(p.grad).all())
-                assert finite, f"frozen: the gradient of {name} is not finite"
+                grad = p.grad
+                expect(grad is not None, f"frozen: {name} received no gradient")
+                finite = grad is not None and bool(torch.isfinite(grad).all())
+                expect(finite, f"frozen: the gradient of {name} is not finite")
     finally:
         model.zero_grad(set_to_none=True)

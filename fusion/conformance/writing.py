@@ -11,7 +11,17 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..braid.model import BraidedLLM
-from .tools import ATOL, TEXTS, agree, batch_of, ids_of, logits_of, padded, reported
+from .tools import (
+    ATOL,
+    TEXTS,
+    agree,
+    batch_of,
+    expect,
+    ids_of,
+    logits_of,
+    padded,
+    reported,
+)
 
 BEAMS = 2
 
@@ -59,9 +69,10 @@ def check_greedy(
         while len(byhand) < new_tokens and not ends & set(byhand):
             logits = logits_of(model, [prompt + byhand], **fused)
             byhand.append(int(logits[0, -1].argmax()))
-        assert alone[-1] == byhand, (
+        expect(
+            alone[-1] == byhand,
             f"generate, {text!r}: greedy wrote {alone[-1]}, the largest logits are "
-            f"{byhand}"
+            f"{byhand}",
         )
     # Prompts of different lengths in one batch, padded left as transformers does.
     rows, mask = padded(model, prompts, "left")
@@ -70,8 +81,9 @@ def check_greedy(
     )
     for text, wanted, got in zip(texts, alone, together, strict=True):
         got = got[: len(wanted)]  # shorter rows are filled up after their end
-        assert got == wanted, (
-            f"generate, {text!r}: wrote {got} in a batch and {wanted} alone"
+        expect(
+            got == wanted,
+            f"generate, {text!r}: wrote {got} in a batch and {wanted} alone",
         )
     _check_refusal(model, prompts)
 
@@ -100,9 +112,10 @@ def check_sampling(
         _write(model, batch_of(model, rows), new_tokens, use_cache=c, **options)
         for c in (True, False)
     )
-    assert cached == plain, (
+    expect(
+        cached == plain,
         f"generate, {texts[:2]!r}: with one seed sampled {cached} with a cache and "
-        f"{plain} without"
+        f"{plain} without",
     )
 
 
@@ -122,8 +135,9 @@ def check_beams(
         agree(scores[mine], wanted, ATOL, f"{what}' scores, cached and not")
         for got, row in zip(together[mine], alone, strict=True):
             got = got[: len(row)]  # shorter rows are filled up after their end
-            assert got == row, (
-                f"{what} wrote {got} with a cache in a batch and {row} alone without"
+            expect(
+                got == row,
+                f"{what} wrote {got} with a cache in a batch and {row} alone without",
             )
 
 
