@@ -11,7 +11,6 @@ from braidbandit._checks import (
     check_weight,
     check_weights,
 )
-from braidbandit.bandit.logged_value import logged_value
 
 # One label of four is missing in each, two in the last.
 MISSING = {
@@ -79,44 +78,6 @@ def test_labels_of_another_shape(bad):
         check_labels(bad)
 
 
-@pytest.mark.parametrize("name", [*MISSING, *COLLIDING])
-def test_no_value_without_labels(name):
-    labels = {**MISSING, **COLLIDING}[name]
-    with pytest.raises(ValueError, match="no arm|several kinds"):
-        logged_value(["a"] * 4, labels, [1.0] * 4)
-
-
-def test_predictions_of_another_kind_agree_with_nothing():
-    with pytest.raises(ValueError, match="several kinds"):
-        logged_value(["1", "2"], [1, 2], [1.0, 1.0])
-
-
-def test_value_by_hand():
-    """Rows 1 and 3 agree: (2 x 1 / 0.5 + 1 x 0.4 / 0.2) / (2 / 0.5 + 1 / 0.2) = 6/9."""
-    value = logged_value(
-        ["a", "b", "b"], ["a", "a", "b"], [1.0, 0.0, 0.4], [0.5, 0.5, 0.2], [2, 1, 1]
-    )
-    assert value == pytest.approx(6 / 9)
-
-
-def test_without_rewards_it_is_the_agreement():
-    assert logged_value(["a", "b"], ["a", "a"]) == 0.5
-    assert logged_value(["a", "b"], ["a", "a"], sample_weight=[3, 1]) == 0.75
-
-
-def test_it_is_unbiased_enough_on_a_skewed_log():
-    """Arm "a" is logged 9 times in 10; the value of always "b" is 0.3 +- 0.03."""
-    rng = np.random.default_rng(0)
-    taken = np.where(rng.random(4000) < 0.9, "a", "b")
-    reward = (rng.random(4000) < np.where(taken == "a", 0.8, 0.3)).astype(float)
-    p = np.where(taken == "a", 0.9, 0.1)
-    always = np.full(4000, "b")
-    error = np.sqrt(0.3 * 0.7 / 400)
-    for propensity in (p, None):
-        value = logged_value(always, taken, reward, propensity)
-        assert abs(value - 0.3) < 3 * error
-
-
 @pytest.mark.parametrize("bad", [[1.5], [np.nan], [-0.1], [0.5, 0.5]])
 def test_bad_rewards(bad):
     with pytest.raises(ValueError, match="reward"):
@@ -134,8 +95,6 @@ def test_weights_beyond_their_range(bad):
     with pytest.raises(ValueError, match="between 1e-06 and 1e"):
         check_weights([1.0, bad], 2)
     with pytest.raises(ValueError, match="between 1e-06 and 1e"):
-        logged_value(["a"], ["a"], sample_weight=[bad])
-    with pytest.raises(ValueError, match="between 1e-06 and 1e"):
         check_weight(bad)
 
 
@@ -148,4 +107,3 @@ def test_weights_within_their_range():
         check_weight(0.0)
     with pytest.raises(TypeError, match="number"):
         check_weight("2")
-    assert np.isnan(logged_value(["a"], ["a"], sample_weight=[0.0]))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from braidbandit import Braid, Decision, Ledger, Outcome
 from braidbandit.ledger.database import Database
+from braidbandit.ledger.ledger import ArmSets
 from braidbandit.ledger.records import (
     KINDS,
-    ArmSets,
     Event,
     decision_of,
     decision_row,
@@ -45,9 +45,11 @@ def test_unknown_keys_are_refused(agent):
 
 def test_outcome_checks():
     assert Outcome("d", True).reward == 1.0
-    for reward in (1.5, float("nan"), "good"):
+    for reward in (1.5, float("nan")):
         with pytest.raises(ValueError, match="reward"):
             Outcome("d", reward)
+    with pytest.raises(TypeError, match="reward"):
+        Outcome("d", "good")
     with pytest.raises(ValueError, match="latency_ms"):
         Outcome("d", 0.5, latency_ms=-1.0)
     assert Outcome("d", 0.5).same_measurement(Outcome("d", 0.5, created_at="later"))
