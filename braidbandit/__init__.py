@@ -1,4 +1,18 @@
-"""Learn which braid of language models to use for each task."""
+"""Learn which braid of language models to use for each task.
+
+Six names to begin with:
+
+- :class:`MetaBraider`, the agent: it takes a task, builds a braid and learns from the
+  reward.
+- :class:`BraidRecommender`, which only recommends: whoever calls it runs the models.
+- :class:`LinearBandit`, the same learner for rows of numbers, a scikit-learn estimator.
+- :class:`Catalogue`, the braids that can be chosen, with their costs.
+- :class:`Ledger`, the database of decisions and rewards.
+- :class:`TaskEncoder`, which makes numbers of a task.
+
+The rest of ``__all__`` are what these take and return, and what compares policies on
+logged rewards.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +52,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Modules that were shown under another name are found under it too.
+# Modules are found under their former paths too.
 __path__.append(f"{__path__[0]}/_former")
 
-# A name brings its module when it is first used (scientific Python's SPEC 1): what only
-# asks for help or the version does not wait a second for scikit-learn.
+# A module is imported when one of its names is first used (Scientific Python's SPEC 1):
+# whoever only asks for the version does not wait a second for scikit-learn.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={

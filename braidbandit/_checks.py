@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
-"""What a weight lies between: beyond, one reward drowns all others in rounding."""
+"""Bounds of a weight: beyond them one reward would drown all others in rounding."""
 
 # A missing value after a conversion to text.
 _WRITTEN_OUT = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
@@ -21,9 +21,9 @@ _WRITTEN_OUT = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})
 def check_labels(labels: Any, of: str = "rows", what: str = "arm") -> list[Any]:
     """Return the labels of arms as a list; none is missing, all are of one kind.
 
-    None, NaN, NaT, pandas' NA, masked entries and blank text are missing, and so is
-    what they become as text. Text, numbers and truth values are kinds: 1 and "1" could
-    be one arm or two, and an array makes them one.
+    None, NaN, NaT, pandas' NA, masked entries and blank text count as missing, and so
+    do the texts they are written as. The kinds are text, numbers and truth values: 1
+    and "1" could be one arm or two, and an array would silently make them one.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def _kind(label: Any) -> str:
 
 
 def as_floats(values: Any, name: str) -> Array:
-    """Return an array of floats; masked values have none and are refused."""
+    """Return an array of floats; masked values are refused, as they have no number."""
     if np.ma.is_masked(values):
         raise ValueError(
             f"{int(np.ma.getmaskarray(values).sum())} values of {name} are masked; "
@@ -223,7 +223,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def check_whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number that is at least so much.
+    """Return a setting as an int, if it is a whole number and at least ``least``.
 
     Examples
     --------

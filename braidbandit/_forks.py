@@ -1,4 +1,4 @@
-"""What a process must not share with the one it was forked from, or copied to."""
+"""Forks: what a process must not share with the one that it was forked from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Forked(Protocol):
-    """What is told of a fork: before it, and after it in both processes."""
+    """An object that is told of a fork: before it, and after it in both processes."""
 
     def before_fork(self) -> None:
         """Wait until nothing is being changed, and keep it so."""
@@ -29,7 +29,7 @@ _process = uuid.uuid4().hex
 
 
 def process_id() -> str:
-    """Return what tells this process from every other, on other machines too."""
+    """Return an id that no other process has, on this machine or another."""
     return _process
 
 
@@ -40,9 +40,9 @@ def tell_of_forks(listener: Forked, *, last: bool = False) -> None:
     ----------
     listener : Forked
     last : bool
-        Before the fork, tell it after those that are not told last. For what waits in
-        ``before_fork`` for a lock that is taken by a thread which holds theirs: taken
-        in the same order, locks cannot block each other.
+        Whether to tell it before a fork only after the others. This is for an object
+        whose ``before_fork`` waits for a lock which threads take while they hold a lock
+        of the others: locks that all take in the same order cannot block each other.
     """
     with _adding:
         (_told_last if last else _told).add(listener)

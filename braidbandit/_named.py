@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def row_labels(values: Any) -> list[Any] | None:
-    """Return the labels of a pandas object's rows; None of anything else.
+    """Return the labels of a pandas object's rows; None for anything else.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def row_labels(values: Any) -> list[Any] | None:
 
 
 def column_names(values: Any) -> list[Any] | None:
-    """Return the column names of a data frame; None of anything else."""
+    """Return the column names of a data frame; None for anything else."""
     names = getattr(values, "columns", None)
     if names is None or np.ndim(names) != 1:
         return None
@@ -105,7 +105,7 @@ def in_columns(values: Any, names: Names, what: str, rows: Any = None) -> NDArra
     values : array-like of shape (A,) or (n, A), or mapping from name to value or column
     names : sequence, length A
     what : str
-        What errors call the values.
+        What messages call the values.
     rows : optional
         What the rows are of, see :func:`in_rows`.
 
@@ -138,7 +138,7 @@ def in_columns(values: Any, names: Names, what: str, rows: Any = None) -> NDArra
 
 
 def in_rows(X: Any, values: Mapping[str, Any]) -> list[Any]:
-    """Return values, one per row of ``X`` each, in the order of these rows.
+    """Return values, of which each has one entry per row of ``X``, in that order.
 
     Rows are named by the labels of ``X``, or by its texts where it is a list of tasks.
     Where it has neither, the first of the values that is labelled names them.
@@ -190,7 +190,7 @@ class Labels:
 
 
 def _texts(X: Any) -> list[str]:
-    """Return the texts of a list of tasks; none of anything else."""
+    """Return the texts of a list of tasks; no texts for anything else."""
     if X is None or isinstance(X, str | Mapping | Labels) or hasattr(X, "columns"):
         return []
     texts = []
@@ -212,7 +212,7 @@ def _taken(values: Any, order: list[int] | None) -> Any:
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return an array, of numbers or booleans where objects hold nothing else."""
+    """Return an array; objects that are all numbers or booleans become such."""
     array = np.asarray(values)
     # Columns of several types, or that may lack values, come as objects.
     return np.array(array.tolist()) if array.dtype == object else array

@@ -31,10 +31,10 @@ _BYTES = {
 def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
     """Estimate the operations per token written, shape (A,).
 
-    Two per weight that is read: the whole anchor, and of each donor the body
-    (``parameters - vocab_size * width``) down to its deepest tap; its head only where
-    outputs are mixed. If the ``parameters`` of any model are unknown, every model
-    counts as one unit and there is no head.
+    Two for each weight that is read: those of the whole anchor, and of each donor those
+    of its body (``parameters - vocab_size * width``) down to the deepest layer that is
+    tapped, and of its head only where outputs are mixed. If the ``parameters`` of any
+    model are unknown, every model counts as one unit and there is no head.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
 
 
 def bytes_per_weight(quantisation: str | None) -> float:
-    """Bytes of one weight, two unless the quantisation's name says otherwise.
+    """Return the bytes of one weight: two, unless the quantisation says otherwise.
 
     Examples
     --------

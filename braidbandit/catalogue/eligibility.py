@@ -15,7 +15,7 @@ Reason = str | Callable[[int], str]
 
 @dataclass(frozen=True)
 class Eligibility:
-    """What rules out arms, in order: an arm's reason is the first that applies to it.
+    """The rules that rule out arms, in order: the first that applies is the reason.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Eligibility:
     rules: tuple[tuple[Mask, Reason], ...] = ()
 
     def without(self, out: Mask, reason: Reason) -> Eligibility:
-        """Return the same with one more rule, behind the others."""
+        """Return a copy with one more rule, after the others."""
         return Eligibility(self.n_arms, (*self.rules, (out, reason)))
 
     @property

@@ -26,13 +26,14 @@ def describe(
 ) -> tuple[Array, list[str]]:
     """Describe every braid as one row of numbers.
 
-    Columns carry the prefix of their block: "bias", "share:<model>" (share minus
+    The name of a column begins with its block: "bias", "share:<model>" (share minus
     the equal share, so that the bias is the quality of an even mix),
     "anchor:<model>", "pair:<a>+<b>" (4 times the product of the shares, 1 for an
     even pair), "strands" (count minus 2), "layers:<flag>", "strategy:<name>",
     "control" and "cost" (log cost, centred). Columns that are the same for every
-    braid, or that repeat another one, say nothing and are left out, and so are the
-    shares where nothing is shared: arms have parameters of their own besides.
+    braid, or that repeat another one, say nothing and are left out. So are shares,
+    anchors and pairs where no braid has donors: what sets one model apart is learnt by
+    the parameters that each arm has of its own.
 
     Parameters
     ----------
@@ -99,10 +100,10 @@ def with_gains(
 
     A braid can be better than the mean of its strands where these are good at
     different tasks. Its gain on a probe task is the best of its strands' scores
-    minus their mean by share. Columns "gain:mean" (over the tasks) and
-    "gain:pattern0", ... (principal components over the tasks), each alone and
-    times every column that says how strands are combined, which can decide how
-    much of the gain is had.
+    minus their mean by share. The columns are "gain:mean" (over the tasks) and
+    "gain:pattern0", ... (principal components over the tasks), each alone and times
+    every column that says how strands are combined, as that may decide how much of
+    the gain is reached.
 
     Parameters
     ----------
@@ -163,11 +164,12 @@ def extend_descriptors(
     newcomers: Sequence[Braid],
     probed: tuple[Sequence[str], Array] | None = None,
 ) -> tuple[Array, tuple[str, ...]]:
-    """Describe more arms without moving the arms that are there.
+    """Describe more arms, and leave the rows of those that are there as they are.
 
-    Describing a larger catalogue afresh centres columns anew and brings columns
-    that were constant before. Every column is shifted so that the arms that were
-    there keep their numbers; a column that is new is zero for them.
+    Were a larger catalogue simply described afresh, columns would be centred anew and
+    some that were constant would appear, and what was learnt would refer to other
+    numbers. Instead each column of the newcomers is shifted to fit the arms that are
+    there; a column that is new is zero for those.
 
     Parameters
     ----------
@@ -203,7 +205,7 @@ def extend_descriptors(
         elif name in gains:
             out[n:, j] = gains[name]
         else:
-            # Nothing tells this column: a newcomer takes the average.
+            # Nothing is known of a newcomer here: it takes the average.
             out[n:, j] = out[:n, j].mean()
     # Products of a gain with a knob follow from both.
     for j, name in enumerate(shared):

