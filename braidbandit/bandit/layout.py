@@ -29,6 +29,8 @@ class Layout:
     Attributes
     ----------
     groups : ndarray of shape (m, k)
+    shape : tuple of int
+        (m, k), the shape of ``W``.
     labels : ndarray of int, shape (p,)
         Prior group of each parameter.
 
@@ -55,6 +57,7 @@ class Layout:
         self.groups = np.asarray(groups)
         if self.groups.ndim != 2:
             raise ValueError(f"groups has two axes, received shape {self.groups.shape}")
+        self.shape: tuple[int, int] = self.groups.shape
         self._rows, self._columns = np.nonzero(self.groups >= 0)
         if len(np.unique(self._rows)) != len(self.groups):
             raise ValueError("every descriptor column needs at least one parameter")
@@ -80,11 +83,11 @@ class Layout:
         phi : ndarray of shape (p,)
             ``z' W x = phi' theta``.
         """
-        return np.asarray(z[self._rows] * x[self._columns])
+        return z[self._rows] * x[self._columns]
 
     def matrix(self, theta: Array) -> Array:
         """Return ``W``, shape (m, k), of parameters ``theta``, shape (p,)."""
-        W = np.zeros(self.groups.shape)
+        W = np.zeros(self.shape)
         W[self._rows, self._columns] = theta
         return W
 
@@ -106,7 +109,7 @@ class Layout:
         half : ndarray of shape (m, p)
         """
         p = len(mean)
-        mu, half = np.empty(len(self.groups)), np.empty((len(self.groups), p))
+        mu, half = np.empty(self.shape[0]), np.empty((self.shape[0], p))
         for rows, entries, width in self._runs:
             if width == 1:
                 mu[rows], half[rows] = mean[entries], factor[entries]

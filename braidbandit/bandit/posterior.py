@@ -196,7 +196,7 @@ class Posterior:
         Belief
             Independent of this posterior: later rewards do not change it.
         """
-        x = self._features(x)
+        x = check_features(x, self._layout.shape[1])
         mu, half = self._layout.contract(self.mean, self.factor, x)
         own = self._own_of_one(x[: self.own_width])
         return Belief(Z, mu, half, *own, repeats)
@@ -213,7 +213,7 @@ class Posterior:
         -------
         ndarray of shape (n, A)
         """
-        tasks = self._features(X)
+        tasks = check_features(X, self._layout.shape[1])
         W = self._layout.matrix(self.mean)
         return tasks @ W.T @ Z.T + tasks[:, : self.own_width] @ self.own_mean.T
 
@@ -433,7 +433,7 @@ class Posterior:
         shared : bool
             Whether arms have strands in common.
         """
-        tasks = self._features(X)
+        tasks = check_features(X, self._layout.shape[1])
         self.reset(replace(self.scales, mean=float(R.mean())))
         sums = self._with_table(arms, Z, tasks, R, task_precision(R, shared))
         self._set(sums, self._found_scales(sums))
@@ -651,11 +651,11 @@ class Posterior:
         """Return the features of a checked reward, shared and own, and its variance."""
         if not 0 <= arm < self.n_arms:
             raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
-        z, x = np.asarray(z, dtype=np.float64), self._features(x)
-        if z.shape != (self.groups.shape[0],) or x.ndim != 1:
+        m, k = self._layout.shape
+        z, x = np.asarray(z, dtype=np.float64), check_features(x, k)
+        if z.shape != (m,) or x.ndim != 1:
             raise ValueError(
-                f"received z {z.shape} and x {x.shape}, expected "
-                f"({self.groups.shape[0]},) and ({self.groups.shape[1]},)"
+                f"received z {z.shape} and x {x.shape}, expected ({m},) and ({k},)"
             )
         # One number that is finite only if all of them are: two passes less.
         if not math.isfinite(z.dot(z) + r):
@@ -671,9 +671,6 @@ class Posterior:
             x[: self.own_width],
             self.scales.noise**2 / weight,
         )
-
-    def _features(self, X: Array) -> Array:
-        return check_features(X, self.groups.shape[1])
 
     def _slot(self, arm: int) -> int | None:
         """Return where the arm is in ``seen``, or None before its first reward."""
@@ -714,7 +711,9 @@ class Posterior:
         self, arms: Sequence[int], Z: Array, X: Array, R: Array, V: Array
     ) -> SufficientStatistics:
         sums, above = self.sufficient_statistics(), R - self.scales.mean
-        return sums.with_table(self._layout, arms, Z, self._features(X), above, V)
+        return sums.with_table(
+            self._layout, arms, Z, check_features(X, self._layout.shape[1]), above, V
+        )
 
     def _prior_over(
         self,
