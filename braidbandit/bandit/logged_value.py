@@ -68,6 +68,10 @@ def logged_value(
     given |= {"propensity": propensity, "sample_weight": sample_weight}
     predicted, taken, reward, propensity, sample_weight = in_rows(None, given)
     arms, chosen = check_labels(taken), np.asarray(predicted).tolist()
+    if len(chosen) != len(arms):
+        raise ValueError(
+            f"{len(chosen)} arms are predicted for {len(arms)} rows; expected one each"
+        )
     check_one_kind([*arms, *chosen])
     y = np.asarray(arms)
     match = (np.asarray(chosen) == y).astype(np.float64)

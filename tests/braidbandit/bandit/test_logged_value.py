@@ -2,9 +2,23 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from test_checks import COLLIDING, MISSING
 
 from braidbandit.bandit.logged_value import logged_value
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.sampled_from("ab"),
+        st.floats(0, 1),
+        st.floats(0.05, 1),
+        st.floats(0.1, 10),
+    ),
+    min_size=1,
+    max_size=20,
+)
 
 
 @pytest.mark.parametrize("name", [*MISSING, *COLLIDING])
@@ -43,6 +57,34 @@ def test_it_is_unbiased_enough_on_a_skewed_log():
     for propensity in (p, None):
         value = logged_value(always, taken, reward, propensity)
         assert abs(value - 0.3) < 3 * error
+
+
+@given(ROWS)
+def test_it_is_between_the_rewards_that_agree(rows):
+    predicted, taken, reward, p, weight = map(list, zip(*rows, strict=True))
+    agreed = [r for one, other, r, *_ in rows if one == other]
+    value = logged_value(predicted, taken, reward, p, weight)
+    if agreed:
+        assert min(agreed) - 1e-9 <= value <= max(agreed) + 1e-9
+    else:
+        assert np.isnan(value)
+
+
+@given(ROWS, st.randoms(), st.floats(0.01, 100))
+def test_neither_order_nor_the_size_of_all_weights_matters(rows, random, factor):
+    assume(any(one == other for one, other, *_ in rows))
+    predicted, taken, reward, p, weight = map(list, zip(*rows, strict=True))
+    value = logged_value(predicted, taken, reward, p, weight)
+    random.shuffle(rows)
+    predicted, taken, reward, p, weight = map(list, zip(*rows, strict=True))
+    other = logged_value(predicted, taken, reward, p, [factor * w for w in weight])
+    assert other == pytest.approx(value)
+
+
+def test_predictions_for_other_rows_are_refused():
+    """One prediction would count for every row."""
+    with pytest.raises(ValueError, match="1 arms are predicted for 2 rows"):
+        logged_value(["a"], ["a", "b"])
 
 
 def test_what_agrees_with_nothing_has_no_value():

@@ -1,5 +1,16 @@
+"""Every policy under every contract; then what is particular to each of them.
+
+A new policy is one row of ``POLICIES``.
+"""
+
+import dataclasses
+import pickle
+from typing import NamedTuple
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from braidbandit import (
@@ -11,17 +22,37 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.guard import ConservativePolicy, Savings
+from braidbandit.bandit.online_posterior import OnlinePosterior
+from braidbandit.bandit.policies import Policy, check_policy, mix, pick
 from braidbandit.recommender.saving import policy_from_dict, policy_to_dict
 
-POLICIES = [
-    ThompsonSampling(),
-    ThompsonSampling(1.0),
-    LinUCB(),
-    SquareCB(),
-    EpsilonGreedy(),
-    Greedy(),
-    Uniform(),
-]
+
+class Row(NamedTuple):
+    policy: Policy
+    exact: bool = True  # whether propensities are without a Monte-Carlo error
+    learns: bool = True  # whether it earns more than Uniform
+
+
+POLICIES = {
+    "Thompson": Row(ThompsonSampling(), exact=False),
+    "Thompson, wide": Row(ThompsonSampling(1.0, floor=0.2), exact=False),
+    "LinUCB": Row(LinUCB()),
+    "LinUCB, floor": Row(LinUCB(2.0, floor=0.3)),
+    "SquareCB": Row(SquareCB()),
+    "SquareCB, floor": Row(SquareCB(20.0, floor=0.2)),
+    "EpsilonGreedy": Row(EpsilonGreedy()),
+    "Greedy": Row(Greedy()),
+    "Uniform": Row(Uniform(), learns=False),
+}
+GUARDED = {
+    "guarded, free": ConservativePolicy(LinUCB(floor=0.2)).at(0, Savings("a", 9.0), 0),
+    "guarded, held": ConservativePolicy(LinUCB(floor=0.2)).at(0, Savings("a"), 0),
+}
+EVERY = {**{name: row.policy for name, row in POLICIES.items()}, **GUARDED}
+each_policy = pytest.mark.parametrize("policy", EVERY.values(), ids=EVERY)
+each_row = pytest.mark.parametrize("row", POLICIES.values(), ids=POLICIES)
+
 MEAN = np.array([0.5, 0.6, 0.4, 0.9])
 ELIGIBLE = np.array([True, True, True, False])
 COST = np.array([0.0, -0.02, 0.0, 0.0])
@@ -31,43 +62,157 @@ def belief():
     return Belief(np.eye(4), MEAN, np.sqrt(0.02) * np.eye(4))
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
-class TestEveryPolicy:
-    def test_probabilities_are_a_distribution_over_eligible_arms(self, policy):
-        p = policy.probabilities(belief(), COST, ELIGIBLE, np.random.default_rng(0))
-        assert p.sum() == pytest.approx(1.0)
-        assert p[3] == 0
-        assert (p[:3] >= policy.floor / 3 - 1e-12).all()
+def some_belief(arms, seed):
+    """One that is correlated, with noise of each arm's own."""
+    rng = np.random.default_rng(seed)
+    Z = np.column_stack([np.ones(arms), rng.standard_normal((arms, 2)) / 3])
+    half = rng.standard_normal((3, 3)) / 5
+    return Belief(Z, rng.random(3), half, own_variance=rng.random(arms) / 100)
 
-    def test_same_seed_same_choice(self, policy):
-        one, two = (
-            policy.select(belief(), COST, ELIGIBLE, np.random.default_rng(7))
-            for _ in range(2)
-        )
-        assert one.arm == two.arm
-        assert one.propensity == two.propensity
 
-    def test_masked_arms_are_never_chosen_and_propensity_is_reported(self, policy):
-        rng = np.random.default_rng(1)
-        for _ in range(50):
-            choice = policy.select(belief(), COST, ELIGIBLE, rng)
-            assert choice.arm != 3
-            assert choice.propensity == choice.probabilities[choice.arm] > 0
-            assert choice.exploration.shape == (4,)
+SITUATIONS = st.tuples(
+    st.lists(st.booleans(), min_size=1, max_size=200).filter(any),
+    st.integers(0, 1000),
+)
 
-    def test_propensities_match_frequencies(self, policy):
-        """Chi-square over 4,000 choices against the mean reported distribution."""
-        rng = np.random.default_rng(2)
-        choices = [policy.select(belief(), COST, ELIGIBLE, rng) for _ in range(4000)]
-        seen = np.bincount([c.arm for c in choices], minlength=4)
-        expected = np.mean([c.probabilities for c in choices], axis=0) * 4000
-        possible = expected > 0
-        assert seen[~possible].sum() == 0
-        if possible.sum() > 1:
-            assert chisquare(seen[possible], expected[possible]).pvalue > 0.001
 
-    def test_round_trip(self, policy):
-        assert policy_from_dict(policy_to_dict(policy)) == policy
+@each_policy
+@settings(max_examples=30, deadline=None)
+@given(situation=SITUATIONS)
+def test_probabilities_are_a_distribution_over_eligible_arms(policy, situation):
+    eligible, seed = np.array(situation[0]), situation[1]
+    rng, arms = np.random.default_rng(seed), len(eligible)
+    told, cost = some_belief(arms, seed), -rng.random(arms)
+    p = policy.probabilities(told, cost, eligible, rng)
+    choice = policy.select(told, cost, eligible, rng)
+    for found in (p, choice.probabilities):
+        assert found.shape == (arms,)
+        assert found.sum() == pytest.approx(1.0)
+        assert (found >= 0).all()
+        assert not found[~eligible].any()
+    assert eligible[choice.arm]
+    assert choice.propensity == choice.probabilities[choice.arm] > 0
+    assert choice.exploration.shape == (arms,)
+    assert 0 <= choice.propensity_se < 0.5
+
+
+@each_row
+@settings(max_examples=30, deadline=None)
+@given(situation=SITUATIONS)
+def test_every_eligible_arm_has_its_share_of_the_floor(row, situation):
+    eligible, seed = np.array(situation[0]), situation[1]
+    rng, arms = np.random.default_rng(seed), len(eligible)
+    args = (some_belief(arms, seed), np.zeros(arms), eligible, rng)
+    least = row.policy.floor / eligible.sum() - 1e-12
+    assert (row.policy.probabilities(*args)[eligible] >= least).all()
+    assert (row.policy.select(*args).probabilities[eligible] >= least).all()
+
+
+@each_policy
+def test_same_seed_same_choice(policy):
+    one, two = (
+        policy.select(belief(), COST, ELIGIBLE, np.random.default_rng(7))
+        for _ in range(2)
+    )
+    assert one[:3] == two[:3]
+    np.testing.assert_array_equal(one.exploration, two.exploration)
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+@each_policy
+def test_what_it_is_told_stays_as_it_was(policy):
+    told, cost, eligible = belief(), COST.copy(), ELIGIBLE.copy()
+    for method in (policy.select, policy.probabilities):
+        method(told, cost, eligible, np.random.default_rng(0))
+    np.testing.assert_array_equal(told.mean, belief().mean)
+    np.testing.assert_array_equal(told.sd, belief().sd)
+    np.testing.assert_array_equal(cost, COST)
+    np.testing.assert_array_equal(eligible, ELIGIBLE)
+
+
+@each_policy
+def test_propensities_match_frequencies(policy):
+    """Chi-square over 4,000 choices against the mean reported distribution."""
+    rng = np.random.default_rng(2)
+    choices = [policy.select(belief(), COST, ELIGIBLE, rng) for _ in range(4000)]
+    seen = np.bincount([c.arm for c in choices], minlength=4)
+    expected = np.mean([c.probabilities for c in choices], axis=0) * 4000
+    possible = expected > 0
+    assert seen[~possible].sum() == 0
+    if possible.sum() > 1:
+        assert chisquare(seen[possible], expected[possible]).pvalue > 0.001
+
+
+@each_row
+def test_propensities_are_exact_or_say_how_far_they_are_off(row):
+    """Probabilities of 400 calls spread as their standard error says, or not at all."""
+    rng = np.random.default_rng(4)
+    choices = [row.policy.select(belief(), COST, ELIGIBLE, rng) for _ in range(400)]
+    p = np.array([c.probabilities for c in choices])
+    errors = np.array([c.propensity_se for c in choices])
+    if row.exact:
+        assert (p == p[0]).all()
+        assert not errors.any()
+        asked = row.policy.probabilities(belief(), COST, ELIGIBLE, rng)
+        np.testing.assert_array_equal(asked, p[0])
+    else:
+        often = p.mean(axis=0).argmax()
+        of_it = errors[[c.arm == often for c in choices]]
+        assert p[:, often].std() == pytest.approx(of_it.mean(), rel=0.25)
+
+
+@each_policy
+def test_the_only_arm_there_is_is_certain(policy):
+    one = Belief(np.ones((1, 1)), np.array([0.3]), np.array([[0.1]]))
+    args = (one, np.zeros(1), np.ones(1, dtype=bool), np.random.default_rng(0))
+    choice = policy.select(*args)
+    assert (choice.arm, choice.propensity) == (0, pytest.approx(1.0))
+    assert policy.probabilities(*args) == pytest.approx([1.0])
+
+
+@each_policy
+@pytest.mark.parametrize("arms", [4, 500])
+def test_the_only_eligible_arm_is_certain(policy, arms):
+    only = np.zeros(arms, dtype=bool)
+    only[-1] = True
+    args = (some_belief(arms, 0), np.zeros(arms), only, np.random.default_rng(0))
+    choice = policy.select(*args)
+    assert (choice.arm, choice.propensity) == (arms - 1, pytest.approx(1.0))
+
+
+@each_row
+def test_it_earns_more_than_uniform(row):
+    """Three arms that earn 0.8, 0.4 and 0.3 on average, and so Uniform 0.5 a round,
+    with a standard error of 0.025 over 400 rounds."""
+    rng, z, x = np.random.default_rng(0), np.ones(1), np.ones(1)
+    online, earned = OnlinePosterior.start(["bias"], 1, 3), []
+    free, every = np.zeros(3), np.ones(3, dtype=bool)
+    for _ in range(400):
+        told = online.posterior.belief(np.ones((3, 1)), x)
+        arm = row.policy.select(told, free, every, rng).arm
+        earned.append(float(rng.random() < (0.8, 0.4, 0.3)[arm]))
+        online.update(arm, z, x, earned[-1])
+    assert (np.mean(earned) > 0.5 + 4 * 0.025) == row.learns
+
+
+@each_row
+def test_round_trip(row):
+    again = policy_from_dict(policy_to_dict(row.policy))
+    assert again == row.policy
+    assert type(again) is type(row.policy)
+    guard = ConservativePolicy(row.policy, 0.02, "some arm")
+    assert policy_from_dict(policy_to_dict(guard)) == guard
+    assert pickle.loads(pickle.dumps(row.policy)) == row.policy
+
+
+@each_row
+def test_a_policy_is_a_value(row):
+    """Settings that were checked stay, and equal policies are one key of a dict."""
+    for field in dataclasses.fields(row.policy):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(row.policy, field.name, 0.5)
+    assert hash(row.policy) == hash(dataclasses.replace(row.policy))
+    check_policy(row.policy)
 
 
 def test_thompson_probability_is_the_chance_to_be_best():
@@ -156,10 +301,44 @@ def test_ties_are_shared():
     np.testing.assert_allclose(p, 1 / 3)
 
 
+def test_the_floor_is_mixed_in():
+    """0.8 x (0.75, 0.25, 0) + 0.2 / 2 for each of the first two."""
+    eligible = np.array([True, True, False])
+    found = mix(np.array([0.75, 0.25, 0.0]), eligible, 0.2)
+    np.testing.assert_allclose(found, [0.7, 0.3, 0.0])
+
+
+def test_the_floor_picks_any_eligible_arm():
+    rng, eligible = np.random.default_rng(0), np.array([True, False, True, True])
+    found = [pick(2, eligible, 0.3, rng) for _ in range(3000)]
+    counts = np.bincount(found, minlength=4)
+    assert counts[1] == 0
+    assert chisquare(counts[[0, 2, 3]], [300, 2400, 300]).pvalue > 0.001
+
+
+def test_squarecb_by_hand():
+    """Gaps 0.1 and 0.2 of three arms at gamma 20: 1 / 5, 1 / 7, and what remains."""
+    three = Belief(np.eye(3), np.array([0.5, 0.4, 0.3]), np.eye(3))
+    args = (three, np.zeros(3), np.ones(3, dtype=bool), np.random.default_rng(0))
+    found = SquareCB(gamma=20.0).probabilities(*args)
+    np.testing.assert_allclose(found, [1 - 1 / 5 - 1 / 7, 1 / 5, 1 / 7])
+
+
+@pytest.mark.parametrize("policy", ["greedy", Greedy, 3, ConservativePolicy()])
+def test_what_is_no_policy(policy):
+    with pytest.raises(TypeError, match="policy is a policy such as LinUCB"):
+        check_policy(policy)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: ThompsonSampling(floor=1.5),
+        lambda: ThompsonSampling(scale=-0.1),
+        lambda: EpsilonGreedy(floor=-0.1),
+        lambda: Greedy(floor=2.0),
+        lambda: SquareCB(gamma=0.0),
+        lambda: SquareCB(floor=1.1),
         lambda: ThompsonSampling(n_draws=0),
         lambda: LinUCB(alpha=-1),
         lambda: LinUCB(floor=float("nan")),
