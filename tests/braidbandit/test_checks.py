@@ -1,15 +1,23 @@
+"""What people give is taken as it is, or refused with what is wrong with it."""
+
 import decimal
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit._checks import (
     check_labels,
     check_propensities,
+    check_reward,
     check_rewards,
     check_weight,
     check_weights,
+    check_whole,
+    is_missing,
+    same,
 )
 
 # One label of four is missing in each, two in the last.
@@ -107,3 +115,83 @@ def test_weights_within_their_range():
         check_weight(0.0)
     with pytest.raises(TypeError, match="number"):
         check_weight("2")
+
+
+@pytest.mark.parametrize("given", [0, 1, 0.25, True, np.float32(0.5), "half"])
+def test_one_reward(given):
+    if given == "half":
+        with pytest.raises(TypeError, match=r"in \[0, 1\], received 'half' \(str\)"):
+            check_reward(given)
+    else:
+        found = check_reward(given)
+        assert found == given
+        assert type(found) is float
+
+
+@given(st.floats())
+def test_a_reward_is_taken_as_it_is_or_refused(value):
+    if 0.0 <= value <= 1.0:
+        assert check_reward(value) == value
+        assert check_rewards([value], 1).tolist() == [value]
+    else:
+        for check in (check_reward, lambda v: check_rewards([v], 1)):
+            with pytest.raises(ValueError, match="lies in"):
+                check(value)
+
+
+def test_what_is_not_given_counts_as_one():
+    assert check_rewards(None, 2).tolist() == check_weights(None, 2).tolist() == [1, 1]
+    assert check_propensities(None, 2) is None
+
+
+@given(st.lists(st.floats(1e-6, 1e6) | st.just(0.0), min_size=1))
+def test_weights_are_not_changed(weights):
+    assert check_weights(weights, len(weights)).tolist() == weights
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_a_whole_number_becomes_one_of_python(value):
+    found = check_whole("n", value, 3)
+    assert found == 3
+    assert type(found) is int
+
+
+@pytest.mark.parametrize("value", [3.0, "3", True, None, np.float64(3), np.bool_(True)])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(TypeError, match="n is a whole number"):
+        check_whole("n", value, 0)
+
+
+def test_a_whole_number_that_is_too_small():
+    with pytest.raises(ValueError, match="n must be at least 4, received 3"):
+        check_whole("n", 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (None, None, True),
+        (None, 0, False),
+        (0, np.int32(0), True),
+        (0, False, False),
+        ("a", "a", True),
+        ([1, 2], (1, 2), False),
+        (np.arange(2), np.arange(2), True),
+        (np.arange(2), np.arange(3), False),
+    ],
+)
+def test_settings_that_are_the_same(one, other, equal):
+    assert same(one, other) is equal
+    assert same(other, one) is equal
+
+
+@pytest.mark.parametrize(
+    "label", [None, np.nan, "", "  ", "NaN", "<NA>", np.ma.masked, np.datetime64("NaT")]
+)
+def test_missing_labels(label):
+    assert is_missing(label)
+
+
+@pytest.mark.parametrize("label", [0, False, "0", "nano", -1.5, np.datetime64(1, "D")])
+def test_labels_that_are_not_missing(label):
+    assert not is_missing(label)

@@ -1,5 +1,6 @@
 """Processes that were forked, as web servers do, or that got a copy by pickle."""
 
+import gc
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from braidbandit import (
     ThompsonSampling,
     Uniform,
 )
+from braidbandit._forks import process_id, tell_of_forks
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here"),
@@ -47,6 +49,44 @@ def choices(agent):
 
 def braids(catalogue, encoder, **settings):
     return BraidRecommender(catalogue, encoder, Uniform(), **settings)
+
+
+class Listener:
+    """Notes what it is told, with its name, in a list that several share."""
+
+    def __init__(self, name, told):
+        self.name, self.told = name, told
+
+    def before_fork(self):
+        self.told.append(f"{self.name} before")
+
+    def after_fork(self, in_child):
+        self.told.append(f"{self.name} in the {'child' if in_child else 'parent'}")
+
+
+def test_who_asks_to_be_told_last_is_told_last_before_the_fork():
+    told = []
+    last, first = Listener("last", told), Listener("first", told)
+    tell_of_forks(last, last=True)
+    tell_of_forks(first)
+    in_the_child = in_child(lambda: told)
+    assert in_the_child[:2] == told[:2] == ["first before", "last before"]
+    assert in_the_child[2:] == ["first in the child", "last in the child"]
+    assert told[2:] == ["first in the parent", "last in the parent"]
+
+
+def test_what_is_gone_is_not_told():
+    told = []
+    listener = Listener("gone", told)
+    tell_of_forks(listener)
+    del listener
+    gc.collect()
+    assert in_child(lambda: told) == []
+
+
+def test_a_process_has_an_id_of_its_own():
+    here = process_id()
+    assert in_child(process_id) != here == process_id()
 
 
 def test_workers_do_not_explore_in_lockstep(catalogue, encoder):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit import Braid, ModelCard
 from braidbandit.catalogue.costs import (
@@ -60,3 +62,22 @@ def test_relative_values():
     assert relative(np.array([3.0, 3.0])).tolist() == [0.0, 0.0]
     found = relative(np.random.default_rng(0).random(50))
     assert (found.min(), found.max()) == (0.0, 1.0)
+
+
+@given(st.sets(st.integers(0, 9), min_size=1), st.integers(0, 9))
+def test_a_deeper_tap_reads_more_of_the_donor(layers, further):
+    """Never less than the anchor alone, never more than the donor's body on top."""
+    some, more = (
+        costs_per_token([pair(*sorted(taps))], CARDS)[0]
+        for taps in (layers, layers | {further})
+    )
+    assert 2000.0 < some <= more <= 2000.0 + 1000.0
+    assert (some < more) == (further > max(layers))
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1))
+def test_relative_values_keep_their_order(numbers):
+    values = np.array(numbers, dtype=float)
+    found = relative(values)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.argsort(found, kind="stable") == np.argsort(values, kind="stable")).all()

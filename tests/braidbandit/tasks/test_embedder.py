@@ -184,6 +184,31 @@ def test_a_folder_that_changes_is_loaded_anew(tmp_path, write_model, on_disk):
     np.testing.assert_allclose(cold(TaskEncoder(encoder.model)), 2 * one)
 
 
+@pytest.mark.parametrize("change", ["written", "added", "renamed", "removed"])
+def test_any_file_of_a_folder_counts(write_model, change):
+    """Also one in a folder inside; a link to nowhere is no file."""
+    folder = Path(write_model("m", 1.0))
+    inside = folder / "1_Pooling" / "config.json"
+    inside.parent.mkdir()
+    inside.write_text("{}")
+    (folder / "gone").symlink_to(folder / "nowhere")
+    encoder = TaskEncoder(str(folder))
+    cold(encoder)
+    before = Folder.loaded
+    cold(encoder)
+    assert Folder.loaded == before
+    if change == "written":
+        inside.write_text("{ }")
+    elif change == "added":
+        (inside.parent / "more").touch()
+    elif change == "renamed":
+        inside.rename(inside.with_suffix(".txt"))
+    else:
+        inside.unlink()
+    encoder.transform([*TEXTS[:3], "one more"])
+    assert Folder.loaded == before + 1
+
+
 def test_the_same_files_elsewhere_are_the_same_model(tmp_path, write_model):
     kept = tmp_path / "kept"
     cold(TaskEncoder(write_model("here", 1.0), cache_dir=kept))
