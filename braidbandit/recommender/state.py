@@ -45,7 +45,8 @@ def write_state(
 
     Examples
     --------
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     write_state(folder, {"price": 0.1}, {"mean": np.ones(2)})
     ...     manifest, arrays = read_state(folder)
     >>> manifest["price"], arrays["mean"].tolist()
