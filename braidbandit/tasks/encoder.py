@@ -181,9 +181,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError, KeyError
+            When a task is not what the class describes.
         ValueError
-            When a setting has changed since ``fit``, when embeddings are of another
-            width than in ``fit``, or when one is NaN or infinite.
+            When a value in a task is not, when a setting has changed since ``fit``, or
+            when embeddings have another width than in ``fit``, NaN or infinity.
         """
         return self.features(X)
 
@@ -216,8 +218,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         Raises
         ------
         NotFittedError
-            Before ``fit``, when the width of the embeddings is not known: there are no
-            more components than that.
+            Before ``fit``: how many components there are depends on the width of the
+            embeddings, which is not known yet.
         """
         check_is_fitted(self)
         names = ["bias", *(f"embedding:{i}" for i in range(len(self.components_)))]
@@ -271,8 +273,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     def projection_hash(self) -> str:
         """Return the content hash of everything that decides the features.
 
-        Equal hashes mean equal features, with one exception: what a custom ``embedder``
-        computes is not known here, and whoever changes it has to fit again.
+        Equal hashes mean equal features as long as the embeddings are the same: what a
+        custom ``embedder`` computes, or is in the files of a model, does not enter.
+        Whoever changes these has to fit again.
 
         Returns
         -------

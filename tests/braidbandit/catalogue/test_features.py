@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit import Braid, Catalogue, ModelCard
 from braidbandit.catalogue.features import (
@@ -29,6 +31,38 @@ def test_columns_that_say_nothing_are_left_out():
     catalogue = Catalogue.build(["a"], max_strands=1)
     _, names = catalogue.descriptors()
     assert not [name for name in names if name.startswith(("share", "strands", "cost"))]
+
+
+POOL = Catalogue.build(
+    [ModelCard(name, parameters=100 * n, layers=12) for n, name in enumerate("abc", 1)],
+    layer_sets=("output", "final", "sparse"),
+)
+SOME = st.lists(st.sampled_from(POOL.braids), min_size=2, max_size=12, unique=True)
+
+
+@given(SOME)
+def test_every_column_says_something_and_once(braids):
+    Z, names = Catalogue(POOL.cards.values(), braids).descriptors()
+    assert len(set(names)) == len(names) == Z.shape[1]
+    assert np.isfinite(Z).all()
+    assert names[0] == "bias"
+    assert (np.ptp(Z[:, 1:], axis=0) > 0).all()
+    knobs = [j for j, n in enumerate(names) if block_of(n) in ("strategy", "layers")]
+    for at, one in enumerate(knobs):
+        for other in knobs[:at]:
+            alike = np.corrcoef(Z[:, one], Z[:, other])[0, 1]
+            assert abs(alike) < 1 - 1e-9
+
+
+@given(SOME, st.randoms())
+def test_a_row_is_of_its_braid_wherever_that_stands(braids, random):
+    shuffled = list(braids)
+    random.shuffle(shuffled)
+    Z, names = Catalogue(POOL.cards.values(), braids).descriptors()
+    again, names_again = Catalogue(POOL.cards.values(), shuffled).descriptors()
+    assert names_again == names
+    for row, braid in enumerate(braids):
+        np.testing.assert_allclose(again[shuffled.index(braid)], Z[row], atol=1e-12)
 
 
 def test_gains_by_hand():

@@ -5,6 +5,8 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit import Budget
 from braidbandit.catalogue.limits import Limits
@@ -80,3 +82,25 @@ def test_limits_do_not_change():
 
 def test_a_budget_without_limits_is_no_budget():
     assert Limits(budget=Budget()).to_dict() == Limits().to_dict()
+
+
+@given(st.floats(), st.none() | st.floats())
+def test_shares_are_taken_as_they_are_or_refused(compute_budget, target):
+    if all(share is None or 0 <= share <= 1 for share in (compute_budget, target)):
+        record = Limits(compute_budget, accuracy_target=target).to_dict()
+        assert record["compute_budget"] == compute_budget
+        assert record["accuracy_target"] == target
+    else:
+        with pytest.raises(ValueError, match="compute_budget must lie|accuracy_target"):
+            Limits(compute_budget, accuracy_target=target)
+
+
+@given(st.lists(st.none() | st.floats(), min_size=3, max_size=3))
+def test_a_budget_comes_back_from_its_record(values):
+    if all(value is None or value > 0 for value in values):
+        budget = Budget(*values)
+        assert Budget(**budget.to_dict()) == budget
+        json.dumps(budget.to_dict(), allow_nan=False)
+    else:
+        with pytest.raises(ValueError, match="must be above 0 or None"):
+            Budget(*values)

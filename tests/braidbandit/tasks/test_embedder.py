@@ -367,6 +367,29 @@ def test_what_left_memory_is_found_in_the_file(tmp_path):
     assert key(0) in cache.find([key(0)])
 
 
+def test_threads_share_a_cache_that_is_too_small_for_them(tmp_path):
+    """Each finds what belongs to its keys, from memory or from the file."""
+    cache = EmbeddingCache(tmp_path, 2**20, memory_bytes=8 * 4 * 5)
+    wrong: list[int] = []
+
+    def work(seed):
+        for number in np.random.default_rng(seed).integers(0, 40, 100).tolist():
+            found = cache.find([key(number)])
+            if found and not np.array_equal(found[key(number)], vector(number)):
+                wrong.append(number)
+            cache.keep({key(number): vector(number)})
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(cache) == 5
+    found = cache.find([key(number) for number in range(40)])
+    assert len(found) == 40
+
+
 def test_one_larger_than_memory_is_not_kept_there():
     cache = EmbeddingCache(memory_bytes=100)
     cache.keep({key(0): vector(0), key(1): vector(1, width=50)})
