@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from braidbandit import PriorScales
-from braidbandit.bandit.online_posterior import OnlinePosterior
+from braidbandit.bandit.online_posterior import OnlinePosterior, check_learning
+from braidbandit.bandit.posterior import Posterior
 
 
 def log(n=200, seed=0):
@@ -102,3 +105,241 @@ def test_learning_that_fails_has_changed_nothing(monkeypatch):
     with pytest.raises(ValueError, match="no scales"):
         bandit.update(0, np.ones(1), x, 0.5)
     assert fingerprint(bandit) == before
+
+
+# ---- any rewards, whatever they are ----
+
+ARMS, COLUMNS, WIDTH = 4, ["bias", "share:a", "cost"], 3
+Z = np.random.default_rng(0).standard_normal((ARMS, len(COLUMNS)))
+REWARDS = st.tuples(
+    st.integers(0, ARMS - 1),
+    st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+    st.floats(0, 1),
+    st.floats(0.1, 5),
+)
+STREAMS = st.lists(REWARDS, min_size=1, max_size=25)
+few = settings(max_examples=30, deadline=None)
+
+
+def begin(forgetting=1.0, max_parameters=640):
+    return OnlinePosterior.start(
+        COLUMNS,
+        WIDTH,
+        ARMS,
+        prior=PriorScales(),
+        forgetting=forgetting,
+        max_parameters=max_parameters,
+    )
+
+
+def told(row):
+    """What update and downdate take for one of these rewards."""
+    arm, x, reward, weight = row
+    return arm, Z[arm], np.append(1.0, x), reward, weight
+
+
+def learnt(rows, **settings):
+    online = begin(**settings)
+    for row in rows:
+        online.update(*told(row))
+    return online
+
+
+def moments(posterior):
+    """Means and covariances; a root of a covariance may be turned, arms reordered."""
+    load = np.zeros((ARMS, *posterior.own_load.shape[1:]))
+    load[posterior.seen] = posterior.own_load
+    return [
+        posterior.mean,
+        posterior.factor @ posterior.factor.T,
+        posterior.own_mean,
+        posterior.own_covariance,
+        load @ posterior.factor.T,
+        posterior.square,
+        posterior.count,
+    ]
+
+
+def assert_same(one, other, atol=1e-8):
+    for a, b in zip(moments(one.posterior), moments(other.posterior), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+@few
+@given(STREAMS, REWARDS, st.sampled_from([0, 640]))
+def test_update_then_downdate_is_as_before(rows, row, max_parameters):
+    online = learnt(rows, max_parameters=max_parameters)
+    before = online.copy()
+    online.update(*told(row))
+    online.downdate(*told(row), faded=online.faded)
+    assert_same(online, before)
+    assert online.n_updates == before.n_updates
+    assert online.clock == before.clock + 1
+
+
+@few
+@given(STREAMS, st.randoms())
+def test_the_order_of_rewards_does_not_matter(rows, random):
+    one = learnt(rows)
+    random.shuffle(rows)
+    assert_same(one, learnt(rows))
+
+
+@few
+@given(STREAMS, st.data())
+def test_a_reward_that_is_replaced_is_as_if_it_had_been_the_other(rows, data):
+    at = data.draw(st.integers(0, len(rows) - 1))
+    other = data.draw(st.floats(0, 1))
+    arm, x, reward, weight = rows[at]
+    online = learnt(rows)
+    clock = online.clock
+    arm, z, features, _, weight = told(rows[at])
+    online.replace(arm, z, features, (reward, other), weight, faded=0.0)
+    assert (online.n_updates, online.clock) == (len(rows), clock)
+    rows[at] = (arm, x, other, weight)
+    assert_same(online, learnt(rows))
+
+
+X = np.array([1.0, 0.3, -0.7])
+REJECTED = {
+    "arm": (ARMS, Z[0], X, 0.5),
+    "features": (0, Z[0], X[:2], 0.5),
+    "no constant": (0, Z[0], X + 1.0, 0.5),
+    "NaN": (0, Z[0], np.array([1.0, np.nan, 0.0]), 0.5),
+    "descriptor": (0, Z[0][:2], X, 0.5),
+    "reward": (0, Z[0], X, np.nan),
+    "weight": (0, Z[0], X, 0.5, 0.0),
+    "heavy": (0, Z[0], X, 0.5, 1e7),
+}
+
+
+@pytest.mark.parametrize("call", REJECTED.values(), ids=REJECTED)
+@pytest.mark.parametrize("n", [10, 49, 63])
+def test_what_is_refused_changes_nothing(call, n):
+    """Also where the next reward would forget, at the 50th, or refine, at the 64th."""
+    rng = np.random.default_rng(n)
+    rows = [(int(rng.integers(3)), tuple(rng.random(2)), 0.5, 1.0) for _ in range(n)]
+    online = learnt(rows, forgetting=0.99)
+    before = fingerprint(online)
+    arm, z, x, reward, *weight = call
+    for change in (
+        lambda: online.update(*call),
+        lambda: online.downdate(*call),
+        lambda: online.replace(arm, z, x, (0.5, reward), *(weight or [1.0]), 0.0),
+    ):
+        with pytest.raises(ValueError, match="received|taken back"):
+            change()
+        assert fingerprint(online) == before
+
+
+def test_a_reward_that_was_never_learnt_is_not_replaced():
+    """Arm 3 has none; on the others, features that no reward had."""
+    rows = [(i % 3, (0.0, 0.0), 0.5, 1.0) for i in range(12)]
+    online = learnt(rows)
+    before = fingerprint(online)
+    for arm, size in ((3, 0.0), (0, 3000.0)):
+        x = np.array([1.0, size, -size])
+        with pytest.raises(ValueError, match="taken back"):
+            online.replace(arm, Z[arm], x, (0.5, 0.9), 1.0, 0.0)
+        with pytest.raises(ValueError, match="taken back"):
+            online.downdate(arm, Z[arm], x, 0.5)
+        assert fingerprint(online) == before
+
+
+@few
+@given(STREAMS, st.floats(0.5, 1.0))
+def test_saved_and_resumed_it_goes_on_as_if_nothing_had_been(rows, forgetting):
+    one = learnt([*rows, *rows, *rows], forgetting=forgetting)
+    arrays = {name: a.copy() for name, a in one.posterior.to_arrays().items()}
+    posterior = Posterior.from_arrays(arrays, one.posterior.scales, PriorScales())
+    other = OnlinePosterior.resume(
+        posterior,
+        forgetting,
+        n_updates=one.n_updates,
+        clock=one.clock,
+        faded=one.faded,
+    )
+    assert fingerprint(other) == fingerprint(one)
+    for row in rows:
+        assert other.update(*told(row)) == one.update(*told(row))
+    assert fingerprint(other) == fingerprint(one)
+
+
+def test_a_copy_goes_its_own_way():
+    one = learnt([(0, (0.5, 0.5), 0.5, 1.0)] * 3)
+    before, other = fingerprint(one), one.copy()
+    other.update(*told((1, (0.1, 0.2), 0.3, 1.0)))
+    other.widen(0, 0.5)
+    other.forget_at(0.5)
+    assert fingerprint(one) == before
+    assert one.forgetting == 1.0
+
+
+def test_forgetting_is_done_for_fifty_rewards_at_once():
+    """After 120 rewards the first 50 were forgotten twice, the next 50 once."""
+    rows = [(i % ARMS, (0.1 * (i % 7), -0.2), 0.5, 1.0) for i in range(120)]
+    online = learnt(rows, forgetting=0.99)
+    assert online.faded == pytest.approx(100 * np.log(0.99))
+    kept = 50 * 0.99**100 + 50 * 0.99**50 + 20
+    assert online.posterior.count == pytest.approx(kept)
+    assert online.kept(50 * np.log(0.99)) == pytest.approx(0.99**50)
+
+
+def test_scales_are_refined_at_every_power_of_two_from_64():
+    online, refined = begin(), []
+    rng = np.random.default_rng(1)
+    for clock in range(1, 300):
+        scales = online.posterior.scales
+        online.update(*told((clock % 4, tuple(rng.random(2)), rng.random(), 1.0)))
+        if online.posterior.scales != scales:
+            refined.append(clock)
+    assert refined == [64, 128, 256]
+
+
+def test_arms_that_come_and_go_keep_what_counts():
+    online = learnt([(i % 3, (0.2 * i, -0.1), 0.4, 1.0) for i in range(12)])
+    counters = (online.n_updates, online.clock, online.faded)
+    online.carry_over(lambda posterior: posterior.take_arms([2, 0, -1]))
+    assert (online.n_updates, online.clock, online.faded) == counters
+    assert sorted(online.posterior.seen) == [0, 1]
+    assert online.posterior.n_arms == 3
+
+
+def test_own_slopes_while_they_are_few():
+    assert begin(max_parameters=ARMS * WIDTH).posterior.own_width == WIDTH
+    assert begin(max_parameters=ARMS * WIDTH - 1).posterior.own_width == 1
+    assert begin().width == WIDTH
+
+
+def test_what_could_not_be_solved_is_noticed_once(monkeypatch):
+    def fails(*_):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr("braidbandit.bandit.posterior.solve", fails)
+    with pytest.raises(np.linalg.LinAlgError):
+        begin()
+    monkeypatch.undo()
+    online = learnt([(0, (0.5, 0.5), 0.5, 1.0)] * 49, forgetting=0.9)
+    assert not online.take_notice()
+    monkeypatch.setattr("braidbandit.bandit.posterior.solve", fails)
+    online.update(*told((0, (0.5, 0.5), 0.5, 1.0)))
+    assert (online.clock, online.n_updates, online.faded) == (50, 50, 0.0)
+    assert online.unsolved
+    assert [online.take_notice() for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ((0.0, None, 640), ValueError),
+        ((1.1, None, 640), ValueError),
+        ((float("nan"), None, 640), ValueError),
+        ((1.0, {"noise": 0.1}, 640), TypeError),
+        ((1.0, None, 1.5), TypeError),
+        ((1.0, None, -1), ValueError),
+    ],
+)
+def test_settings_with_which_nothing_could_be_learnt(settings, error):
+    with pytest.raises(error, match="received"):
+        check_learning(*settings)
+    check_learning(0.5, PriorScales(), 0)
