@@ -1,3 +1,7 @@
+"""LinearBandit: a scikit-learn classifier that is composed of posterior and policy."""
+
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -10,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_checks import COLLIDING, MISSING
 
-from braidbandit import EpsilonGreedy, Greedy, LinearBandit, ThompsonSampling
+from braidbandit import EpsilonGreedy, Greedy, LinearBandit, LinUCB, ThompsonSampling
+from braidbandit.bandit.online_posterior import OnlinePosterior
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -334,3 +339,103 @@ def test_a_warning_that_is_an_error_comes_after_all_is_learnt():
         with pytest.raises(UserWarning, match="hardly count"):
             bandit.fit(1e-9 * X, y, reward=reward)
     assert bandit.n_updates_ == 200
+
+
+COPIES = {
+    "pickle": lambda bandit: pickle.loads(pickle.dumps(bandit)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_goes_on_as_the_original_does(copied):
+    """The same choices, the same learning; and neither moves the other."""
+    X, y, reward, _ = log()
+    bandit = LinearBandit(ThompsonSampling(), forgetting=0.99, random_state=0)
+    bandit.fit(X, y, reward=reward)
+    other = copied(bandit)
+    for found, want in zip(other.recommend(X), bandit.recommend(X), strict=True):
+        np.testing.assert_array_equal(found, want)
+    before = fingerprint(bandit)
+    other.partial_fit(X[:60], y[:60], reward=reward[:60])
+    assert fingerprint(bandit) == before
+    bandit.partial_fit(X[:60], y[:60], reward=reward[:60])
+    assert fingerprint(bandit) == fingerprint(other)
+    np.testing.assert_array_equal(other.predict_proba(X), bandit.predict_proba(X))
+
+
+def test_it_is_what_its_parts_are():
+    """A row is an update of the posterior, a recommendation a choice of the policy."""
+    X, y, reward, _ = log(40)
+    weight = np.linspace(0.5, 2.0, 40)
+    policy = ThompsonSampling(floor=0.1)
+    bandit = LinearBandit(policy, forgetting=0.99, random_state=3)
+    bandit.fit(X, y, reward=reward, sample_weight=weight)
+    online = OnlinePosterior.start(["bias"], 3, 2, forgetting=0.99)
+    rows = np.column_stack([np.ones(40), X])
+    for arm, x, r, w in zip(y == "b", rows, reward, weight, strict=True):
+        online.update(int(arm), np.ones(1), x, float(r), float(w))
+    assert online.posterior.mean.tobytes() == bandit.posterior_.mean.tobytes()
+    assert bandit.faded_ == online.faded
+    rng, every = np.random.default_rng(3), np.ones(2, dtype=bool)
+    for x in rows[:10]:
+        belief = online.posterior.belief(np.ones((2, 1)), x)
+        choice = policy.select(belief, np.zeros(2), every, rng)
+        arms, propensities = bandit.recommend(x[None, 1:])
+        assert arms.tolist() == ["ab"[choice.arm]]
+        assert propensities.tolist() == [choice.propensity]
+
+
+def test_a_clone_has_the_settings_and_nothing_else():
+    X, y, reward, _ = log()
+    bandit = LinearBandit(LinUCB(0.3), max_parameters=0, random_state=0)
+    again = clone(bandit.fit(X, y, reward=reward))
+    assert again.get_params() == bandit.get_params()
+    assert not [name for name in vars(again) if name.endswith("_")]
+    assert fingerprint(again.fit(X, y, reward=reward)) == fingerprint(bandit)
+
+
+def test_one_weight_is_the_weight_of_every_row():
+    X, y, reward, _ = log()
+    one = LinearBandit().fit(X, y, reward=reward, sample_weight=2.0)
+    every = LinearBandit().fit(X, y, reward=reward, sample_weight=[2] * 200)
+    assert fingerprint(one) == fingerprint(every)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.zeros(4), "zero"),
+        (0, "zero"),
+        (np.ma.array([1.0, 2.0, 1.0, 1.0], mask=[0, 1, 0, 0]), "masked"),
+        (np.ones((4, 1)), "shape"),
+        ([1.0, 1.0], "shape|rows"),
+    ],
+)
+def test_weights_that_are_none(weights, message):
+    X, y, reward, _ = log()
+    bandit = LinearBandit().fit(X, y, reward=reward)
+    before = fingerprint(bandit)
+    for learn in (bandit.fit, bandit.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            learn(X[:4], y[:4], sample_weight=weights)
+        assert fingerprint(bandit) == before
+
+
+def test_a_row_of_weight_0_is_left_out():
+    X, y, reward, _ = log(10)
+    weight = np.append(np.ones(9), 0.0)
+    bandit = LinearBandit(arms=["a", "b"]).fit(
+        X, y, reward=reward, sample_weight=weight
+    )
+    without = LinearBandit(arms=["a", "b"]).fit(X[:9], y[:9], reward=reward[:9])
+    assert fingerprint(bandit) == fingerprint(without)
+
+
+def test_columns_of_before_are_forgotten_by_fit():
+    pandas = pytest.importorskip("pandas")
+    X, y, reward, _ = log()
+    frame = pandas.DataFrame(X, columns=["size", "age"])
+    bandit = LinearBandit().fit(frame, y, reward=reward)
+    assert bandit.feature_names_in_.tolist() == ["size", "age"]
+    assert not hasattr(bandit.fit(X, y, reward=reward), "feature_names_in_")

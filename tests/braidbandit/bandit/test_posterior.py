@@ -559,3 +559,119 @@ def test_new_columns_start_at_the_prior_and_move_nothing():
     assert new.belief(wide, x).sd[0] ** 2 == pytest.approx(
         before.sd[0] ** 2 + extra, rel=1e-9
     )
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_arrays_give_the_very_posterior_back(own_width):
+    posterior = make(own_width)
+    stream(posterior)
+    posterior.widen(1, 0.3)
+    arrays = posterior.to_arrays()
+    again = Posterior.from_arrays(arrays, posterior.scales, posterior.prior)
+    assert state(again) == state(posterior)
+    assert again.scales == posterior.scales
+    for name, array in again.to_arrays().items():
+        np.testing.assert_array_equal(array, arrays[name])
+    posterior.refine_scales()
+    again.refine_scales()
+    assert state(again) == state(posterior)
+
+
+def test_two_posteriors_from_the_same_arrays_learn_apart():
+    """Learning works in place; what was given stays as it was."""
+    source = make()
+    stream(source)
+    arrays = {name: array.copy() for name, array in source.to_arrays().items()}
+    one = Posterior.from_arrays(arrays, source.scales)
+    other = Posterior.from_arrays(arrays, source.scales)
+    one.update(0, Z[0], np.array([1.0, 0.3, -0.7]), 0.9)
+    assert state(other) == state(source)
+    for name, array in source.to_arrays().items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+@pytest.mark.parametrize("name", Posterior.ARRAYS)
+def test_arrays_that_do_not_fit_together_are_named(name):
+    posterior = make()
+    stream(posterior)
+    arrays = posterior.to_arrays()
+    with pytest.raises(KeyError, match=name):
+        Posterior.from_arrays(
+            {key: a for key, a in arrays.items() if key != name}, posterior.scales
+        )
+    longer = np.concatenate([arrays[name], arrays[name]])
+    with pytest.raises(ValueError, match="of shape"):
+        Posterior.from_arrays({**arrays, name: longer}, posterior.scales)
+
+
+def test_anew_is_the_prior_over_the_same_parameters():
+    posterior = make(1)
+    stream(posterior)
+    other = posterior.anew(PriorScales(noise=0.1))
+    fresh = Posterior(posterior.groups, PriorScales(noise=0.1), 3, 1)
+    assert state(other) == state(fresh)
+    assert other.prior == PriorScales(noise=0.1)
+    assert posterior.anew().scales == PriorScales()
+    # Own parameters that were all that told arms apart stay in the group they had.
+    alone = Posterior(parameter_groups(["bias"], 3), n_arms=2, own_width=1)
+    wider = alone.with_columns(parameter_groups(["share:a"], 3))
+    assert GROUPS[wider.anew().own_groups[0]] == "braid"
+    assert GROUPS[Posterior(wider.groups, None, 2, 1).own_groups[0]] == "arm_intercept"
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_arms_in_another_order_learn_as_before(own_width):
+    """Taken, then taught, is taught, then taken."""
+    one, other = make(own_width), make(own_width)
+    rows, (first, last) = [2, 0, 1], (15, 10)
+    history = stream(make(own_width), first + last)
+    for arm, x, r in history[:first]:
+        one.update(arm, Z[arm], x, r)
+        other.update(arm, Z[arm], x, r)
+    one = one.take_arms(rows)
+    for arm, x, r in history[first:]:
+        one.update(rows.index(arm), Z[arm], x, r)
+        other.update(arm, Z[arm], x, r)
+    assert_same(one, other.take_arms(rows))
+
+
+def test_arms_that_are_left_out_stay_in_what_is_shared():
+    posterior = make()
+    stream(posterior)
+    before = state(posterior)
+    other = posterior.take_arms([-1])
+    assert state(posterior) == before
+    np.testing.assert_array_equal(other.mean, posterior.mean)
+    assert other.count == posterior.count
+    assert not other.own_mean.any()
+    assert other.seen.tolist() == []
+
+
+def test_covariances_are_products_of_their_terms():
+    """Between two arms on two tasks, against the dense covariance."""
+    posterior = make(1, noise=0.3)
+    rows = stream(posterior)
+    Phi = np.array([features(posterior, arm, x) for arm, x, _ in rows])
+    r = np.array([r for *_, r in rows])
+    _, P = dense(posterior, Phi, r, np.full(25, 0.09))
+    x, y = np.array([1.0, 0.3, -0.7]), np.array([1.0, -1.0, 0.2])
+    found = posterior.covariance_terms(0, Z[0], x) @ posterior.covariance_terms(
+        1, Z[1], y
+    )
+    want = features(posterior, 0, x) @ P @ features(posterior, 1, y)
+    assert found == pytest.approx(want, abs=1e-12)
+    assert posterior.expected(1, Z[1], y) == pytest.approx(
+        posterior.means(Z, y[None])[0, 1]
+    )
+
+
+def test_means_are_taken_over_without_the_rest():
+    one, other = make(), make()
+    stream(other)
+    one.take_means(other)
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.own_mean, other.own_mean)
+    assert one.count == 0
+    before = state(other)
+    one.update(0, Z[0], np.array([1.0, 0.3, -0.7]), 0.9)
+    assert state(other) == before
