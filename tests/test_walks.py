@@ -9,8 +9,6 @@ import walks
 TO_DO = {
     ("task to decision", "files"),
     ("task to decision", "changes"),
-    ("reward to posterior", "files"),
-    ("reward to posterior", "changes"),
 }
 
 
