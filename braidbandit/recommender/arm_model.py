@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -70,8 +70,8 @@ class ArmModel:
     ----------
     catalogue : Catalogue
     settings : LearningSettings
-    Z : ndarray of shape (A, m)
-        Descriptors of the arms, a constant in front.
+    descriptors : ndarray of shape (A, m)
+        What is known of each arm beforehand, a constant in front.
     columns : tuple of str, length m
     quality : OnlinePosterior or None
         None until the number of task features is known.
@@ -113,7 +113,8 @@ class ArmModel:
         self.settings = settings or LearningSettings()
         Z, columns = catalogue.descriptors()
         # Storage order decides the last bits of sums: as a saved state has it.
-        self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
+        self.descriptors: Array = np.ascontiguousarray(Z)
+        self.columns = tuple(columns)
         self._note_arms()
         self.quality: OnlinePosterior | None = None
         self.start: Posterior | None = None
@@ -202,15 +203,16 @@ class ArmModel:
 
         Drops what was learnt: the descriptors are others now.
         """
-        Z, columns = self.catalogue.descriptors()
+        described = self.catalogue.descriptors()
         if signatures is not None:
             braids, models = self.catalogue.braids, list(self.catalogue.cards)
-            Z, columns = with_gains(Z, columns, braids, models, signatures)
+            described = with_gains(*described, braids, models, signatures)
+        Z, columns = described
         self.removed = {
             arm_id: self._described_anew(z, Z, columns)
             for arm_id, z in self.removed.items()
         }
-        self.Z, self.columns = np.ascontiguousarray(Z), tuple(columns)
+        self.descriptors, self.columns = np.ascontiguousarray(Z), tuple(columns)
         self.signatures = signatures
         self._note_arms()
         self.reset()
@@ -232,12 +234,12 @@ class ArmModel:
         posterior = self.posterior
         if self.log.pending and (pulls := self._pulls()):
             posterior = self._lookahead.ahead(posterior, pulls)
-        return posterior.belief(self.Z, x, self._repeats())
+        return posterior.belief(self.descriptors, x, self._repeats())
 
     def means(self, X: Array) -> Array:
         """Return the mean quality of every arm on every task, shape (n, A)."""
         self.require(X.shape[1])
-        return self._online.posterior.means(self.Z, X)
+        return self._online.posterior.means(self.descriptors, X)
 
     def policy_now(self) -> Policy:
         """Return the policy for the next decision; a guard depends on the past."""
@@ -251,7 +253,7 @@ class ArmModel:
         model = self.costs.get(objective)
         if model is None or model.n == 0:
             return None
-        return model.expected(self.Z, x, self.catalogue.costs())
+        return model.expected(self.descriptors, x, self.catalogue.costs())
 
     def kept(self, record: Learnt) -> float:
         """Return the share that forgetting has left of a reward."""
@@ -277,14 +279,14 @@ class ArmModel:
             noise = posterior.scales.noise**2
             more = widened * posterior.variance_of_change()
             weight *= noise / (noise + float(more @ x[: len(more)] ** 2))
-        return row, self.Z[row], x, weight
+        return row, self.descriptors[row], x, weight
 
     def _repeats(self) -> Repeats | None:
         """What the descriptors have in common; found again when they are others."""
-        if len(self.Z) < _MANY_ARMS:
+        if len(self.descriptors) < _MANY_ARMS:
             return None
-        if self._repeats_of is None or self._repeats_of[0] is not self.Z:
-            self._repeats_of = (self.Z, Repeats(self.Z))
+        if self._repeats_of is None or self._repeats_of[0] is not self.descriptors:
+            self._repeats_of = (self.descriptors, Repeats(self.descriptors))
         return self._repeats_of[1]
 
     def _pulls(self) -> dict[str, Pull]:
@@ -294,7 +296,7 @@ class ArmModel:
             arm_id = decision.braid.id
             if arm_id in self.rows:
                 row = self.rows[arm_id]
-                pulls[decision.id] = (row, self.Z[row], np.array(decision.x))
+                pulls[decision.id] = (row, self.descriptors[row], np.array(decision.x))
         return pulls
 
     # ---- learning from rows and tables ----
@@ -307,7 +309,9 @@ class ArmModel:
         online = self._online
         for arm, x, reward, weight in zip(arms, X, rewards, weights, strict=True):
             if weight > 0:
-                online.update(arm, self.Z[arm], x, float(reward), float(weight))
+                online.update(
+                    arm, self.descriptors[arm], x, float(reward), float(weight)
+                )
 
     def learn_table(self, arms: Sequence[int], X: Array, scores: Array) -> None:
         """Learn a table of tasks scored on several arms, with prior scales found on it.
@@ -326,7 +330,7 @@ class ArmModel:
         self.require(X.shape[1])
         strands = [strand for braid in braids for strand in braid.strands]
         shared = len(set(strands)) < len(strands)
-        self.posterior.start_from_table(arms, self.Z[arms], X, scores, shared)
+        self.posterior.start_from_table(arms, self.descriptors[arms], X, scores, shared)
         self.start = self.posterior.copy()
         singles = [i for i, braid in enumerate(braids) if braid.is_single]
         if singles:
@@ -553,7 +557,7 @@ class ArmModel:
             self.await_reward(decision)
 
     @contextmanager
-    def replaying(self) -> Iterator[None]:
+    def replaying(self) -> Generator[None, None, None]:
         """Learn from a ledger; once rewards were forgotten, widen arms again.
 
         An arm that was trained anew is widened where the version of its decisions
@@ -595,7 +599,7 @@ class ArmModel:
     # ---- all or nothing ----
 
     @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
+    def all_or_nothing(self) -> Generator[None, None, None]:
         """Go back to where learning began when it cannot be finished."""
         saved = {name: getattr(self, name) for name in _REPLACED}
         saved |= {name: copy.deepcopy(getattr(self, name)) for name in _CHANGED}
@@ -654,7 +658,7 @@ class ArmModel:
             )
         if catalogue.ids != self.catalogue.ids:
             order = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
-            self._move(catalogue, order, self.Z[order])
+            self._move(catalogue, order, self.descriptors[order])
         self.catalogue = catalogue
         self._note_arms()
 
@@ -663,7 +667,7 @@ class ArmModel:
         n, columns = len(self.catalogue), self.columns
         models, signatures = list(self.catalogue.cards), self.signatures
         Z, extended = extend_descriptors(
-            self.Z,
+            self.descriptors,
             columns,
             self.catalogue.braids,
             catalogue.descriptors(),
@@ -693,7 +697,7 @@ class ArmModel:
         gone = [arm_id for arm_id in self.catalogue.ids if arm_id not in catalogue]
         for arm_id in gone:
             row = self.catalogue.index(arm_id)
-            self.removed[arm_id] = self.Z[row].copy()
+            self.removed[arm_id] = self.descriptors[row].copy()
             if arm_id in self.versions:
                 # Counted on, should it come back; nothing is left to widen.
                 self.versions[arm_id] = [0.0] * len(self.versions[arm_id])
@@ -701,7 +705,7 @@ class ArmModel:
         self.log.drop_records(gone)
         self.account.forget(gone)
         rows = [self.catalogue.index(arm_id) for arm_id in catalogue.ids]
-        self._move(catalogue, rows, self.Z[rows])
+        self._move(catalogue, rows, self.descriptors[rows])
 
     def retrain(self, arm_id: str, share: float) -> None:
         """Keep an arm's mean and widen its variance: it was trained anew."""
@@ -721,7 +725,7 @@ class ArmModel:
         known = np.array(rows) >= 0
         sums = np.zeros((2, len(rows)))
         sums[:, known] = self.surprises[:, np.array(rows)[known]]
-        self.surprises, self.Z, self.catalogue = sums, Z, catalogue
+        self.surprises, self.descriptors, self.catalogue = sums, Z, catalogue
         self._note_arms()
         self._lookahead.reset()
 
@@ -731,7 +735,7 @@ class ArmModel:
         for j, name in enumerate(columns):
             if name in self.columns:
                 old = self.columns.index(name)
-                new[j] += z[old] - self.Z[:, old].mean()
+                new[j] += z[old] - self.descriptors[:, old].mean()
         return new
 
     def _each_posterior(self, change: Callable[[Posterior], Posterior]) -> None:
@@ -744,7 +748,7 @@ class ArmModel:
 
 
 @contextmanager
-def _exactly(record: Learnt) -> Iterator[None]:
+def _exactly(record: Learnt) -> Generator[None, None, None]:
     """Say of what cannot be taken back that everything can be learnt again."""
     try:
         yield

@@ -333,7 +333,7 @@ class ChoiceView:
             return {}
         best = int(singles[self.now.belief.mean[singles].argmax()])
         belief, arm = self.now.belief, self.choice.arm
-        lead = (model.Z[arm] - model.Z[best]) * belief.mu
+        lead = (model.descriptors[arm] - model.descriptors[best]) * belief.mu
         blocks = {"arm": float(belief.own[arm] - belief.own[best])}
         for column in lead.nonzero()[0].tolist():
             block = model.blocks[column]
@@ -416,7 +416,7 @@ class ChoiceView:
 
     def prior(self) -> float:
         """Return the expected quality of the chosen arm before anything was learnt."""
-        z = self.model.Z[self.choice.arm]
+        z = self.model.descriptors[self.choice.arm]
         return self._prior_of(z, self.now.x)
 
     def nearest(self) -> tuple[KnownTask, ...]:
@@ -433,7 +433,7 @@ class ChoiceView:
         X = np.array([record.decision.x for record in records])
         near = _cosines(X[:, 1:], self.now.x[1:])
         arm = self.choice.arm
-        here = posterior.covariance_terms(arm, model.Z[arm], self.now.x)
+        here = posterior.covariance_terms(arm, model.descriptors[arm], self.now.x)
         found = []
         for i in np.argsort(-near, kind="stable")[:_NEAREST]:
             record = records[i]

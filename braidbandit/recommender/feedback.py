@@ -62,8 +62,8 @@ class Learnt:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Learnt:
         """Build a record from :meth:`to_dict`."""
-        decision = Decision.from_dict(data["decision"])
-        return cls(**{**data, "decision": decision})
+        others: dict[str, Any] = {k: v for k, v in data.items() if k != "decision"}
+        return cls(Decision.from_dict(data["decision"]), **others)
 
 
 @dataclass

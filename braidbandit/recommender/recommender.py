@@ -252,7 +252,7 @@ class BraidRecommender(BaseEstimator):
     @property
     def Z_(self) -> Array:
         """Descriptors of the arms, shape (A, m)."""
-        return self.arm_model_.Z
+        return self.arm_model_.descriptors
 
     @property
     def rng_(self) -> np.random.Generator:

@@ -191,7 +191,7 @@ def _arrays(
     model: ArmModel, posteriors: Mapping[str, Posterior], encoder: TaskEncoder
 ) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {
-        "descriptors": model.Z,
+        "descriptors": model.descriptors,
         "surprises": model.surprises,
         "origins": np.array(list(model.log.origins.values())).reshape(-1, 2),
     }
@@ -291,7 +291,7 @@ def learnt(
             faded=manifest["faded"],
         )
     return {
-        "Z": arrays["descriptors"],
+        "descriptors": arrays["descriptors"],
         "columns": columns,
         "signatures": arrays.get("signatures"),
         "surprises": arrays["surprises"],
@@ -340,7 +340,8 @@ def _account(manifest: Mapping[str, Any]) -> GuardAccount:
     data = manifest["savings"]
     if data is None:
         return GuardAccount(manifest["baseline"])
-    savings = Savings(**{**data, "expired": tuple(data["expired"])})
+    others: dict[str, Any] = {k: v for k, v in data.items() if k != "expired"}
+    savings = Savings(**others, expired=tuple(data["expired"]))
     return GuardAccount(manifest["baseline"], savings)
 
 
@@ -422,7 +423,8 @@ def newest(
 def _encoder(
     manifest: Mapping[str, Any], arrays: Arrays, given: TaskEncoder | None
 ) -> TaskEncoder:
-    settings = manifest["encoder"]
+    settings: dict[str, Any] = manifest["encoder"]
+    encoder: Any
     if given is not None:
         encoder = clone(given)
     elif settings["model"] is None:
@@ -431,7 +433,8 @@ def _encoder(
             "saved; give load(encoder=TaskEncoder(embedder=...))"
         )
     else:
-        encoder = TaskEncoder(**{**settings, "types": tuple(settings["types"])})
+        others = {key: value for key, value in settings.items() if key != "types"}
+        encoder = TaskEncoder(**others, types=tuple(settings["types"]))
     if encoder.settings() != settings:
         raise ValueError(
             f"the state was saved with encoder {settings}, received "
@@ -441,4 +444,5 @@ def _encoder(
         encoder.take_fit(_of("encoder", arrays))
     if encoder.projection_hash() != manifest["encoder_hash"]:
         raise ValueError("the saved encoder does not match its hash; restore a backup")
-    return encoder
+    found: TaskEncoder = encoder
+    return found
