@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,8 @@ class RandomSequence:
     def ahead(self) -> np.random.Generator:
         """Return a generator at the same place, whose draws do not count yet.
 
-        Every call returns the same object, set back to the present place;
-        :meth:`advance_to` makes its draws count.
+        It is one object, set back by every call. What its ``bit_generator.state`` is
+        after drawing makes the draws count, see :meth:`advance_to`.
         """
         now = self.generator
         if self._spare is None:
@@ -108,9 +109,9 @@ class RandomSequence:
             self._spare.bit_generator.state = now.bit_generator.state
         return self._spare
 
-    def advance_to(self, ahead: np.random.Generator) -> None:
-        """Go on behind the draws of a generator that :meth:`ahead` returned."""
-        self.generator.bit_generator.state = ahead.bit_generator.state
+    def advance_to(self, place: Mapping[str, Any]) -> None:
+        """Go on behind what was drawn ahead: at this state of the bit generator."""
+        self.generator.bit_generator.state = place
 
     def _begin(self, random_state: Any) -> None:
         if random_state is None:

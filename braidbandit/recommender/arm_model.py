@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -29,11 +29,12 @@ from braidbandit.bandit.prior import PriorScales, parameter_groups
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.features import block_of, extend_descriptors, with_gains
 from braidbandit.ledger.records import Decision
-from braidbandit.recommender.drift import DriftMonitor, DriftWarning
+from braidbandit.recommender.drift import DriftWarning
 from braidbandit.recommender.feedback import FeedbackLog, Learnt, NotReversible
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, LookAhead, Pull
 from braidbandit.recommender.objectives import CostModel
+from braidbandit.recommender.settings import LearningSettings
 
 Array = NDArray[np.float64]
 
@@ -45,17 +46,6 @@ _FORGOTTEN = 1e-100
 # What learning changes, beside log and quality: in place, or by another in its place.
 _CHANGED = ("costs", "account", "versions", "alarms")
 _REPLACED = ("rewound", "surprises", "position", "settings", "_notices")
-
-
-@dataclass(frozen=True)
-class LearningSettings:
-    """How an :class:`ArmModel` learns; see :class:`BraidRecommender`."""
-
-    policy: Policy | ConservativePolicy | None = None
-    prior: PriorScales | None = None
-    forgetting: float = 1.0
-    max_parameters: int = 640
-    drift: DriftMonitor | None = None
 
 
 class ArmModel:

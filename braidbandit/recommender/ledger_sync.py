@@ -9,6 +9,7 @@ from datetime import datetime
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.encoder_in_use import check_encoder
 from braidbandit.recommender.feedback import (
     MOST_PENDING,
     FeedbackLog,
@@ -168,16 +169,6 @@ class LedgerSync:
                 )
                 model.learn(record, said=True)
         return []
-
-
-def check_encoder(decision: Decision, encoder_hash: str, otherwise: str = "") -> None:
-    """Refuse a decision whose features mean something else."""
-    if decision.encoder_hash != encoder_hash:
-        raise ValueError(
-            f"decision {decision.id!r} was made with encoder {decision.encoder_hash}, "
-            f"this recommender has {encoder_hash}; its features mean something else. "
-            f"Load the state it was made with{otherwise}"
-        )
 
 
 def made(decision: Decision) -> datetime:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,24 +12,14 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 
-from braidbandit._checks import (
-    as_floats,
-    check_labels,
-    check_propensities,
-    check_reward,
-    check_rewards,
-    check_weight,
-    check_weights,
-    same,
-)
-from braidbandit._named import in_columns, in_rows, ordered
+from braidbandit._checks import check_reward, check_weight, same
+from braidbandit._named import in_rows, ordered
 from braidbandit._random import RandomSequence
 from braidbandit.bandit.guard import ConservativePolicy, Savings
 from braidbandit.bandit.logged_value import logged_value
-from braidbandit.bandit.online_posterior import check_learning
-from braidbandit.bandit.policies import Policy, check_policy
+from braidbandit.bandit.policies import Policy
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.braid import Braid
@@ -39,17 +29,22 @@ from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event
 from braidbandit.recommender import saving
-from braidbandit.recommender.arm_model import ArmModel, LearningSettings
+from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.drift import DriftMonitor
+from braidbandit.recommender.encoder_in_use import EncoderInUse, check_encoder
 from braidbandit.recommender.explanation import ChoiceView, Explanation
 from braidbandit.recommender.feedback import Learnt
-from braidbandit.recommender.ledger_sync import LedgerSync, check_encoder
-from braidbandit.recommender.objectives import (
-    Pacer,
-    check_measurement,
-    check_price,
+from braidbandit.recommender.ledger_sync import LedgerSync
+from braidbandit.recommender.objectives import Pacer, check_measurement
+from braidbandit.recommender.proposal import Proposal
+from braidbandit.recommender.rows import (
+    arm_ids_of,
+    check_rows,
+    check_table,
+    decision_id_of,
 )
 from braidbandit.recommender.scoring import Situation, assess, cost_of
+from braidbandit.recommender.settings import LearningSettings, check_settings
 from braidbandit.recommender.state import pack, read_state, unpack, write_state
 from braidbandit.tasks.encoder import TaskEncoder, task_hash
 
@@ -57,7 +52,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Array = NDArray[np.float64]
-Rows = tuple[list[int], Array, Array]
 
 _SETTINGS = (
     "catalogue",
@@ -71,25 +65,9 @@ _SETTINGS = (
     "drift",
     "random_state",
 )
-_ENCODER = tuple(TaskEncoder().get_params())
+_OF_ENCODER = (*TaskEncoder().get_params(), "components_", "mean_", "gates_")
 # Settings of the posterior: another one has another shape, or other scales.
 _SHAPE = ("prior", "max_parameters")
-# Settings of the encoder that leave its features as they are.
-_CACHE = ("cache_dir", "cache_bytes")
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A decision that nothing knows of yet; see :meth:`BraidRecommender.propose`.
-
-    Attributes
-    ----------
-    decision : Decision
-    """
-
-    decision: Decision
-    rng: np.random.Generator
-    after: int
 
 
 class BraidRecommender(BaseEstimator):
@@ -176,15 +154,13 @@ class BraidRecommender(BaseEstimator):
     (1,)
     """
 
-    encoder_: TaskEncoder
     arm_model_: ArmModel
     draws_: RandomSequence
     catalogue_hash_: str
     pacer_: Pacer
     n_decisions_: int
-    _encoder_given: TaskEncoder | None
-    _encoder_settings: dict[str, Any]
-    _encoder_hash: str
+    _in_use: EncoderInUse
+    _checked: tuple[tuple[Any, ...], tuple[Any, ...]] | None
 
     def __init__(
         self,
@@ -245,9 +221,14 @@ class BraidRecommender(BaseEstimator):
         return self.arm_model_.surprises
 
     @property
+    def encoder_(self) -> TaskEncoder:
+        """The encoder in use."""
+        return self._in_use.encoder
+
+    @property
     def encoder_hash_(self) -> str:
         """Hash of the encoder whose features the posterior knows."""
-        return self._encoder_hash
+        return self._in_use.hash
 
     @property
     def Z_(self) -> Array:
@@ -370,6 +351,7 @@ class BraidRecommender(BaseEstimator):
         model, catalogue = self.arm_model_, self.arm_model_.catalogue
         policy, rng = model.policy_now(), self.draws_.ahead()
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
+        place = rng.bit_generator.state
         row, belief, latency = choice.arm, now.belief, now.latency
         view = ChoiceView(model, now, choice, self.encoder_.type_of(task, now.x))
         braid = catalogue.braids[row]
@@ -390,12 +372,12 @@ class BraidRecommender(BaseEstimator):
             budget=dict(limits.record),
             policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
-            encoder_hash=self._encoder_hash,
+            encoder_hash=self._in_use.hash,
             sentence=view.sentence(),
             version=len(model.versions.get(braid.id, ())),
             expected_latency_ms=None if latency is None else float(latency[row]),
         )
-        return Proposal(decision, rng, self.n_decisions_)
+        return Proposal(decision, self.n_decisions_, self.draws_.generator, place)
 
     def commit(self, proposal: Proposal) -> Self:
         """Decide as proposed: the generator advances, and a reward is waited for.
@@ -403,16 +385,22 @@ class BraidRecommender(BaseEstimator):
         Raises
         ------
         ValueError
-            When another decision was committed since: propose again.
+            When another decision was committed since, or the random numbers are
+            others now: propose again.
         """
         if proposal.after != self.n_decisions_:
             raise ValueError(
                 f"decision {proposal.decision.id!r} was proposed before another one "
                 "was committed, with the same random numbers; propose again"
             )
+        if proposal.generator is not self.draws_.generator:
+            raise ValueError(
+                f"decision {proposal.decision.id!r} was proposed elsewhere, or with "
+                "random numbers that are no longer in use; propose again"
+            )
         decision = proposal.decision
         self.n_decisions_ += 1
-        self.draws_.advance_to(proposal.rng)
+        self.draws_.advance_to(proposal.place)
         self.arm_model_.await_reward(decision)
         if self.mean_cost is not None:
             self.pacer_.spend(decision.relative_cost, self.mean_cost)
@@ -535,9 +523,8 @@ class BraidRecommender(BaseEstimator):
         labels, or by its texts.
         """
         self.start(anew=True)
-        arms, rewards, weights = self._check_rows(
-            X, y, reward, propensity, sample_weight
-        )
+        given = {"reward": reward, "propensity": propensity}
+        arms, rewards, weights = self._rows(X, y, sample_weight, given)
         model = self.arm_model_
         self._check_anew(())
         self._fit_encoder(X)
@@ -563,9 +550,8 @@ class BraidRecommender(BaseEstimator):
         """Learn more rows; see :meth:`fit`."""
         first = not hasattr(self, "arm_model_") or self.arm_model_.quality is None
         self.start()
-        arms, rewards, weights = self._check_rows(
-            X, y, reward, propensity, sample_weight
-        )
+        given = {"reward": reward, "propensity": propensity}
+        arms, rewards, weights = self._rows(X, y, sample_weight, given)
         if first:
             self._fit_encoder(X)
         features, model = self.encoder_.features(X), self.arm_model_
@@ -592,7 +578,13 @@ class BraidRecommender(BaseEstimator):
             put in the order of ``arm_ids`` and ``X``.
         """
         self.start(anew=True)
-        arms, scores = self._check_table(X, ordered(arm_ids, "arm_ids"), table)
+        ids = ordered(arm_ids, "arm_ids")
+        arms, scores = check_table(X, ids, table, self._catalogue())
+        if self.n_updates_:
+            raise ValueError(
+                f"warm_start comes before any update; {self.n_updates_} rewards were "
+                "learnt already. Use a new recommender, then sync(ledger)"
+            )
         self._fit_encoder(X)
         self.arm_model_.adopt(self.prior, self.max_parameters)
         self.arm_model_.learn_table(arms, self.encoder_.features(X), scores)
@@ -722,10 +714,10 @@ class BraidRecommender(BaseEstimator):
         compute = check_measurement("compute", compute)
         self.start()
         model, log = self.arm_model_, self.arm_model_.log
-        if log.is_repeat(_id_of(decision), quality):
+        if log.is_repeat(decision_id_of(decision), quality):
             return self
         found = log.decision(decision) if isinstance(decision, str) else decision
-        check_encoder(found, self._encoder_hash)
+        check_encoder(found, self._in_use.hash)
         model.refuse_if_gone(found)
         model.learn(
             Learnt(found, quality, weight, latency_ms=latency_ms, compute=compute)
@@ -740,7 +732,7 @@ class BraidRecommender(BaseEstimator):
         """
         quality = check_reward(reward)
         self.start()
-        _id_of(decision)
+        decision_id_of(decision)
         model = self.arm_model_
         model.revise(model.record_of(decision), quality)
         return self
@@ -756,7 +748,7 @@ class BraidRecommender(BaseEstimator):
         up in the ledger.
         """
         self.start()
-        _id_of(decision)
+        decision_id_of(decision)
         model = self.arm_model_
         model.unlearn(model.record_of(decision))
         return self
@@ -910,7 +902,8 @@ class BraidRecommender(BaseEstimator):
         """
         if not anew and self._is_as_checked():
             return self
-        self._check_settings()
+        self._checked = None  # until all is checked, and in force
+        check_settings(vars(self))
         catalogue = self._catalogue()
         if not hasattr(self, "arm_model_"):
             self._begin(catalogue)
@@ -919,19 +912,19 @@ class BraidRecommender(BaseEstimator):
                 "the catalogue changed after learning began; use add_arms and "
                 "remove_arms, or make a new recommender for it and fit it"
             )
-        self._check_encoder_kept()
         model = self.arm_model_
+        self._in_use.check_kept(self.encoder, model.quality is not None)
         if model.quality is not None and not anew and self._other_shape():
             raise ValueError(
                 f"{self._other_shape()} changed after learning began; that takes "
                 "effect with fit or warm_start only. Set them back, or learn anew"
             )
-        if catalogue is not model.catalogue:
-            model.reorder(catalogue)
+        model.reorder(catalogue)
         # These may be changed at any time by set_params.
         model.follow(self._settings())
         self.draws_.follow(self.random_state)
-        self._checked = self._as_of_now()
+        if not anew:
+            self._checked = (self._in_force(), self._contents())
         return self
 
     def _is_as_checked(self) -> bool:
@@ -939,39 +932,32 @@ class BraidRecommender(BaseEstimator):
         checked = vars(self).get("_checked")
         if checked is None or self.arm_model_.quality is None:
             return False
-        now = self._as_of_now()
-        return all(a is b for a, b in zip(now, checked, strict=True))
+        things, contents = checked
+        same_things = all(map(operator.is_, things, self._in_force()))
+        return same_things and contents == self._contents()
 
-    def _as_of_now(self) -> tuple[Any, ...]:
-        given, used = self.encoder, self.encoder_
+    def _in_force(self) -> tuple[Any, ...]:
+        """Return what a decision goes by, to be told from others by identity."""
+        model, mine = self.arm_model_, vars(self)
         return (
-            *(vars(self)[name] for name in _SETTINGS),
-            self.arm_model_.catalogue,
-            *(vars(used).get(name) for name in ("components_", "mean_", "gates_")),
-            *([] if given is None else (getattr(given, n, None) for n in _ENCODER)),
+            *[mine[name] for name in _SETTINGS],
+            model.settings,
+            model.catalogue,
+            *[vars(e).get(name) for e in self._encoders() for name in _OF_ENCODER],
         )
 
-    def _check_settings(self) -> None:
-        check_price(self.price)
-        check_learning(self.forgetting, self.prior, self.max_parameters)
-        if not isinstance(self.policy, ConservativePolicy):
-            check_policy(self.policy)
-        if self.drift is not None and not isinstance(self.drift, DriftMonitor):
-            raise TypeError(f"drift is a DriftMonitor or None, received {self.drift!r}")
-        if self.encoder is not None and not isinstance(self.encoder, TaskEncoder):
-            raise TypeError(f"encoder is a TaskEncoder, received {self.encoder!r}")
-        if self.mean_cost is not None and not 0.0 <= self.mean_cost <= 1.0:
-            raise ValueError(
-                f"mean_cost is a relative cost in [0, 1], received {self.mean_cost!r}"
-            )
+    def _contents(self) -> tuple[Any, ...]:
+        """Return what is in those that somebody may change in place."""
+        unfit = len(self.arm_model_.catalogue.unfit)
+        return (unfit, *[tuple(encoder.types) for encoder in self._encoders()])
+
+    def _encoders(self) -> tuple[TaskEncoder, ...]:
+        given, used = self.encoder, self._in_use.encoder
+        return (used,) if given is None or given is used else (used, given)
 
     def _begin(self, catalogue: Catalogue) -> None:
-        encoder = self.encoder if self.encoder is not None else TaskEncoder()
         draws = RandomSequence(self.random_state)  # refuses what is no seed
-        self._encoder_given = self.encoder
-        self._encoder_settings = encoder.get_params()
-        self.encoder_ = encoder if encoder.__sklearn_is_fitted__() else clone(encoder)
-        self._encoder_hash = self.encoder_.projection_hash()
+        self._in_use = EncoderInUse(self.encoder)
         self.arm_model_ = ArmModel(catalogue, self._settings())
         self.draws_, self.catalogue_hash_ = draws, catalogue.hash
         self.pacer_, self.n_decisions_ = Pacer(), 0
@@ -985,34 +971,6 @@ class BraidRecommender(BaseEstimator):
         """Return settings of the posterior that are not those it was made with."""
         made = self.arm_model_.settings
         return [n for n in _SHAPE if not same(getattr(self, n), getattr(made, n))]
-
-    def _check_encoder_kept(self) -> None:
-        """Refuse features that would mean something else than those learnt from."""
-        if self.encoder is not self._encoder_given:
-            raise ValueError(
-                "the encoder changed after learning began: what was learnt is about "
-                "the features of the first one. Make a new recommender"
-            )
-        if self.encoder is not None:
-            before = self._encoder_settings
-            now = {name: getattr(self.encoder, name) for name in before}
-            changed = [name for name in now if not same(now[name], before[name])]
-            if not set(changed) <= set(_CACHE):
-                raise ValueError(
-                    f"settings of the encoder, {changed}, changed after learning "
-                    "began: what was learnt is about the features of before. Set them "
-                    "back, or make a new recommender"
-                )
-            if changed:
-                self._encoder_settings = now
-                self.encoder_.set_params(**{name: now[name] for name in _CACHE})
-        found = self.encoder_.projection_hash()
-        if self.arm_model_.quality is not None and found != self._encoder_hash:
-            raise ValueError(
-                "the encoder was fitted anew after learning began: what was learnt is "
-                "about the features of before. Make a new recommender"
-            )
-        self._encoder_hash = found
 
     def _take_over(self, catalogue: Catalogue) -> None:
         """Note that what was learnt is about another catalogue now."""
@@ -1029,8 +987,7 @@ class BraidRecommender(BaseEstimator):
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""
         if not self.encoder_.__sklearn_is_fitted__():
-            self.encoder_.fit(X)
-            self._encoder_hash = self.encoder_.projection_hash()
+            self._in_use.fit(X)
             self.arm_model_.reset()
             self.arm_model_.forget_pending()
 
@@ -1045,56 +1002,16 @@ class BraidRecommender(BaseEstimator):
                 "them back, or make a new recommender"
             )
 
-    def _check_rows(
-        self, X: Any, y: Any, reward: Any, propensity: Any, sample_weight: Any
-    ) -> Rows:
-        """Check labels, rewards and weights before anything is touched."""
-        if isinstance(X, Ledger):
-            raise TypeError("a ledger is learnt by sync(ledger); fit takes tasks")
-        if y is None:
-            raise ValueError("fit needs the arm of each task (y)")
+    def _rows(
+        self, X: Any, y: Any, sample_weight: Any, others: Mapping[str, Any]
+    ) -> tuple[list[int], Array, Array]:
+        """Check rows that are to be learnt before anything is touched."""
         self.arm_model_.policy_now()  # refuses a guard that has no baseline
-        y, reward, propensity, sample_weight = in_rows(
-            X,
-            {
-                "y": y,
-                "reward": reward,
-                "propensity": propensity,
-                "sample_weight": sample_weight,
-            },
-        )
-        rows = [self._catalogue().index(arm_id) for arm_id in arm_ids_of(y)]
-        if len(rows) != len(X):
-            raise ValueError(
-                f"received {len(X)} tasks and {len(rows)} arms; expected equal lengths"
-            )
-        rewards = check_rewards(reward, len(rows))
-        check_propensities(propensity, len(rows))
-        return rows, rewards, check_weights(sample_weight, len(rows))
-
-    def _check_table(
-        self, X: Any, ids: Sequence[str], table: Any
-    ) -> tuple[list[int], Array]:
-        scores = as_floats(in_columns(table, ids, "table", X), "table")
-        if scores.shape != (len(X), len(ids)) or scores.size == 0:
-            raise ValueError(
-                f"table has shape {scores.shape}, expected ({len(X)}, {len(ids)}): one "
-                "row per task, one column per arm"
-            )
-        if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
-            raise ValueError("every score of the table lies in [0, 1]; received others")
-        rows = [self._catalogue().index(arm_id) for arm_id in ids]
-        if len(set(rows)) != len(rows):
-            raise ValueError("the arm ids of the table must differ")
-        if self.n_updates_:
-            raise ValueError(
-                f"warm_start comes before any update; {self.n_updates_} rewards were "
-                "learnt already. Use a new recommender, then sync(ledger)"
-            )
-        return rows, scores
+        given = {**others, "sample_weight": sample_weight}
+        return check_rows(X, y, given, self._catalogue())
 
     def _sync(self) -> LedgerSync:
-        return LedgerSync(self.arm_model_, self._encoder_hash)
+        return LedgerSync(self.arm_model_, self._in_use.hash)
 
     def _assess(self, task: Any, limits: Limits) -> Situation:
         self.start()
@@ -1112,24 +1029,6 @@ def _is_free(given: tuple[Any, ...]) -> bool:
     free = isinstance(compute_budget, float) and compute_budget == 1.0
     free = free and isinstance(excluded, tuple) and not excluded
     return free and all(value is None for value in (budget, *others))
-
-
-def arm_ids_of(arms: Iterable[Braid | str]) -> list[str]:
-    """Return arm ids from braids or ids."""
-    if isinstance(arms, str | Braid):
-        raise TypeError(f"expected a collection of arms, received {arms!r}")
-    ids = check_labels(arm.id if isinstance(arm, Braid) else arm for arm in arms)
-    return [str(arm_id) for arm_id in ids]
-
-
-def _id_of(decision: Decision | str) -> str:
-    if isinstance(decision, str):
-        return decision
-    if isinstance(decision, Decision):
-        return decision.id
-    raise TypeError(
-        f"expected a Decision or its id, received {type(decision).__name__}"
-    )
 
 
 def _tell_of_ledger(model: ArmModel, passed_over: Sequence[str]) -> None:

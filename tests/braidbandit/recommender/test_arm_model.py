@@ -146,7 +146,7 @@ def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     pair = next(b for b in catalogue if b.donors and b.fusion_layers == ("final",))
     twin = replace(pair, shares=(0.76, 0.24))
     agent.add_arms([twin])
-    Z, columns = agent.arm_model_.Z, agent.arm_model_.columns
+    Z, columns = agent.arm_model_.descriptors, agent.arm_model_.columns
     column = columns.index("gain:mean")
     relative = Z[-1, column] / Z[catalogue.index(pair.id), column]
     order = [0, 1] if catalogue[singles[0]].anchor == pair.anchor else [1, 0]

@@ -1,0 +1,129 @@
+"""The encoder whose features a posterior knows, and what must stay the same of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import clone
+
+from braidbandit._checks import same
+from braidbandit.ledger.records import Decision
+from braidbandit.tasks.encoder import TaskEncoder
+
+# Where embeddings are kept says nothing of what they are.
+_FREE = ("cache_dir", "cache_bytes")
+
+
+class EncoderInUse:
+    """The encoder that makes the features which are learnt from.
+
+    Parameters
+    ----------
+    given : TaskEncoder, optional
+        Used as it is when it is fitted, else copied; None is an encoder by default.
+
+    Attributes
+    ----------
+    encoder : TaskEncoder
+        The one in use.
+    hash : str
+        Of everything that decides its features.
+
+    Examples
+    --------
+    >>> given = TaskEncoder(embedder=lambda texts: [[len(t), 1.0] for t in texts])
+    >>> used = EncoderInUse(given)
+    >>> used.encoder is given, used.fit(["one", "three"]).__sklearn_is_fitted__()
+    (False, True)
+    """
+
+    def __init__(self, given: TaskEncoder | None) -> None:
+        encoder = TaskEncoder() if given is None else given
+        self._given, self._settings = given, settings_of(given)
+        if not encoder.__sklearn_is_fitted__():
+            copied: Any = clone(encoder)
+            encoder = copied
+        self.encoder = encoder
+        self.hash = encoder.projection_hash()
+
+    def fit(self, X: Any) -> TaskEncoder:
+        """Fit the encoder: a random projection served until now."""
+        self.encoder.fit(X)
+        self.hash = self.encoder.projection_hash()
+        return self.encoder
+
+    def check_kept(self, given: TaskEncoder | None, learnt: bool) -> None:
+        """Refuse features that would mean something else than those learnt from.
+
+        Settings that do not enter the features are taken over.
+
+        Parameters
+        ----------
+        given : TaskEncoder, optional
+            The one that the recommender has now.
+        learnt : bool
+            Whether there is a posterior.
+        """
+        if given is not self._given:
+            raise ValueError(
+                "the encoder changed after learning began: what was learnt is about "
+                "the features of the first one. Make a new recommender"
+            )
+        now = settings_of(given)
+        changed = [n for n in now if not same(now[n], self._settings[n])]
+        refused = [name for name in changed if name not in _FREE]
+        if refused:
+            raise ValueError(
+                f"settings of the encoder, {refused}, changed after learning began: "
+                "what was learnt is about the features of before. Set them back, or "
+                "make a new recommender"
+            )
+        found = self.encoder.projection_hash()
+        if learnt and found != self.hash:
+            raise ValueError(
+                "the encoder was fitted anew or set otherwise after learning began: "
+                "what was learnt is about the features of before. Make a new "
+                "recommender"
+            )
+        if changed:
+            self.encoder.set_params(**{name: now[name] for name in changed})
+        self._settings, self.hash = now, found
+
+
+def settings_of(encoder: TaskEncoder | None) -> dict[str, Any]:
+    """Return the settings of an encoder as they are now, whoever changes a list later.
+
+    Examples
+    --------
+    >>> types = ["code", "law"]
+    >>> noted = settings_of(TaskEncoder(types=types))
+    >>> types.append("tax")
+    >>> noted["types"]
+    ('code', 'law')
+    """
+    if encoder is None:
+        return {}
+    settings: dict[str, Any] = encoder.get_params()
+    types = settings["types"]
+    if not isinstance(types, str) and hasattr(types, "__iter__"):
+        settings["types"] = tuple(types)
+    return settings
+
+
+def check_encoder(decision: Decision, encoder_hash: str, otherwise: str = "") -> None:
+    """Refuse a decision whose features mean something else.
+
+    Parameters
+    ----------
+    decision : Decision
+    encoder_hash : str
+        Of the encoder in use.
+    otherwise : str
+        What else the caller could do, for the message.
+    """
+    if decision.encoder_hash != encoder_hash:
+        raise ValueError(
+            f"decision {decision.id!r} was made with encoder {decision.encoder_hash}, "
+            f"this recommender has {encoder_hash}; its features mean something else. "
+            f"Load the state it was made with{otherwise}"
+        )
