@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from braidbandit._files import write_atomic
 from braidbandit.catalogue.braid import Braid
@@ -23,8 +23,25 @@ _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
 
 
+class Built(NamedTuple):
+    """A braid that is ready, and how its calibration went.
+
+    Attributes
+    ----------
+    model : BraidedLLM
+    report : CalibrationReport or None
+        None for a model alone, which has nothing to train.
+    """
+
+    model: BraidedLLM
+    report: CalibrationReport | None
+
+
 class BraidBuilder:
-    """Builds and calibrates braids, and keeps the newest of them.
+    """Builds and calibrates braids, and keeps the newest 64 of them.
+
+    Several threads may share it: each braid has a lock of its own, so that only those
+    wait for a calibration that want the same braid, and they get what it built.
 
     Parameters
     ----------
@@ -48,13 +65,17 @@ class BraidBuilder:
         self.sources, self.folder = dict(sources), folder
         self.texts, self.dtype = _settings(folder, texts, dtype)
         self._strands: Pool | None = None
-        self._braids: OrderedDict[str, BraidedLLM] = OrderedDict()
-        self.after_fork()
+        self._braids: OrderedDict[str, Built] = OrderedDict()
+        self._keeping, self._loading = threading.RLock(), threading.Lock()
+        self._building: dict[str, Any] = {}
 
     def after_fork(self) -> None:
         """Begin with locks that no other thread holds."""
-        self._keeping = threading.RLock()
-        self._building: dict[str, threading.RLock] = {}
+        if self._loading.locked():
+            # A thread that is not here holds the pool: strands are loaded anew.
+            self._strands = None
+        self._keeping, self._loading = threading.RLock(), threading.Lock()
+        self._building = {}
 
     @property
     def strands(self) -> Pool:
@@ -76,43 +97,70 @@ class BraidBuilder:
         with self._keeping:
             if braid in self:
                 self._braids.move_to_end(braid.id)
-                return self._braids[braid.id]
-        return self._built(braid)[0]
+                return self._braids[braid.id].model
+        return self._built(braid).model
 
     def build(
-        self, braid: Braid, *, progress: bool = False
+        self,
+        braid: Braid,
+        *,
+        progress: bool = False,
+        judged: Callable[[CalibrationReport], None] | None = None,
     ) -> CalibrationReport | None:
         """Build a braid and train its fusers, or read them from the store.
+
+        Parameters
+        ----------
+        braid : Braid
+        progress : bool
+            Show a bar for each part that is trained.
+        judged : callable, optional
+            Gets the report before any other thread can get the braid.
 
         Returns
         -------
         CalibrationReport or None
             None for a model alone, which has nothing to train.
         """
-        return self._built(braid, progress)[1]
+        return self._built(braid, progress, judged).report
 
     def _built(
-        self, braid: Braid, progress: bool = False
-    ) -> tuple[BraidedLLM, CalibrationReport | None]:
-        from fusion import BraidConfig, BraidedLLM, calibrate
-
+        self,
+        braid: Braid,
+        progress: bool = False,
+        judged: Callable[[CalibrationReport], None] | None = None,
+    ) -> Built:
+        """Build a braid, or wait for the thread that is building it."""
         with self._keeping:
+            before = self._braids.get(braid.id)
             lock = self._building.setdefault(braid.id, threading.RLock())
-        # One thread a braid: the others go on with other braids, or wait for this one.
         with lock:
+            known = self._braids.get(braid.id)
+            if known is not None and known is not before:
+                return known  # it was built while this thread waited
+            built = self._build_now(braid, progress)
+            if judged is not None and built.report is not None:
+                judged(built.report)
             with self._keeping:
-                strands = [self.strands[name] for name in braid.strands]
-            sources = {name: self.sources[name] for name in braid.strands}
-            model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
-            report = None
-            if braid.fusion_layers:
-                store = self.folder / "store"
-                report = calibrate(model, self.texts, store=store, progress=progress)
-            with self._keeping:
-                self._braids[braid.id] = model
+                self._braids[braid.id] = built
+                self._braids.move_to_end(braid.id)
                 while len(self._braids) > _MOST_BRAIDS:
                     self._braids.popitem(last=False)
-        return model, report
+        return built
+
+    def _build_now(self, braid: Braid, progress: bool) -> Built:
+        from fusion import BraidConfig, BraidedLLM, calibrate
+
+        with self._loading:
+            strands = [self.strands[name] for name in braid.strands]
+        sources = {name: self.sources[name] for name in braid.strands}
+        model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
+        if not braid.fusion_layers:
+            return Built(model, None)
+        store = self.folder / "store"
+        return Built(
+            model, calibrate(model, self.texts, store=store, progress=progress)
+        )
 
 
 def completed(card: ModelCard, sources: Mapping[str, str]) -> ModelCard:

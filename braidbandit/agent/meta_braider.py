@@ -146,35 +146,21 @@ class MetaBraider:
             "strategies": strategies,
             "shares": shares,
         }
-        learning = {"encoder": encoder, "price": price, "random_state": random_state}
+        learning: dict[str, Any] = {
+            "encoder": encoder,
+            "price": price,
+            "random_state": random_state,
+        }
         _check_given(catalogue, recommender, ledger, enumerated, learning)
         check_settings(calibration_texts, dtype)
         if recommender is not None:
             catalogue = recommender.start().catalogue
-        cards = as_cards(model_pool)
-        sources = {card.name: str(card.source) for card in cards}
         exact = catalogue is not None
-        if catalogue is None:
-            cards = [completed(card, sources) for card in cards]
-            catalogue = Catalogue.build(cards, **enumerated)
-        missing = sorted(set(catalogue.cards) - set(sources))
-        if missing:
-            raise ValueError(f"the catalogue uses {missing}, not in the model pool")
+        catalogue, sources = _choices(model_pool, catalogue, enumerated)
         self.keep_text = keep_text
         self._lock = threading.RLock()
         self._saved: int | None = None
-        temporary = tempfile.mkdtemp() if folder is None else None
-        self.folder = Path(folder or str(temporary)).expanduser().absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
-        self._finalizer = weakref.finalize(
-            self,
-            _close,
-            None if ledger else self.ledger,
-            None if temporary is None else self.folder,
-            process_id(),
-        )
-        tell_of_forks(self)
+        self._open(folder, ledger)
         try:
             recommender = recommender or _recommender_of(
                 self.folder, catalogue, exact, **learning
@@ -183,6 +169,7 @@ class MetaBraider:
             self._warn_of_unused(catalogue, enumerated)
             texts = calibration_texts
             self._builder = BraidBuilder(sources, self.folder, texts, dtype)
+            tell_of_forks(self)
             # The saved policy is a cache: what the ledger holds beyond it is learnt.
             self.recommender.resume(self.ledger)
             self.save()
@@ -190,6 +177,16 @@ class MetaBraider:
         except BaseException:
             self.close()
             raise
+
+    def _open(self, folder: str | Path | None, ledger: Ledger | None) -> None:
+        """Open the folder, a temporary one by default, and its ledger."""
+        temporary = tempfile.mkdtemp() if folder is None else None
+        self.folder = Path(folder or str(temporary)).expanduser().absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ledger = ledger or Ledger(self.folder / "ledger.sqlite")
+        own = None if ledger else self.ledger
+        self._drop = partial(_drop, temporary, process_id())
+        self._finalizer = weakref.finalize(self, _close, own, self._drop)
 
     # ---- the loop ----
 
@@ -470,11 +467,13 @@ class MetaBraider:
             None for a model alone, which has nothing to train.
         """
         braid = self._braid_of(braid)
-        report = self._builder.build(braid, progress=progress)
+        judged = partial(self._judge, braid)
+        try:
+            report = self._builder.build(braid, progress=progress, judged=judged)
+        finally:
+            if not self._finalizer.alive:  # closed meanwhile
+                self._drop()
         _LOG.info("built %s: %s", braid.label(), report or "nothing to train")
-        if report is not None and not report.fit:
-            with self._lock:
-                self._mark_unfit(braid, report)
         return report
 
     # ---- keeping ----
@@ -487,9 +486,10 @@ class MetaBraider:
 
     def close(self) -> None:
         """Save, and close the ledger, unless it was given; drop a temporary folder."""
-        if self._saved is not None and self._finalizer.alive:
-            self.save()
-        self._finalizer()
+        with self._lock:
+            if self._saved is not None and self._finalizer.alive:
+                self.save()
+            self._finalizer()
 
     def __enter__(self) -> MetaBraider:
         return self
@@ -580,14 +580,36 @@ class MetaBraider:
             )
         return self.catalogue[decision]
 
-    def _mark_unfit(self, braid: Braid, report: CalibrationReport) -> None:
+    def _judge(self, braid: Braid, report: CalibrationReport) -> None:
+        """Mark a braid that calibration found no better than its anchor."""
+        if report.fit:
+            return
         reason = (
             f"{report.bits_after:.3f} bits per byte on held-out calibration text, "
             f"{braid.anchor} alone {report.bits_before:.3f}"
         )
-        unfit = self.catalogue.with_unfit(braid.id, reason)
-        self.recommender.set_params(catalogue=unfit).start()
-        self.save()
+        with self._lock:
+            unfit = self.catalogue.with_unfit(braid.id, reason)
+            self.recommender.set_params(catalogue=unfit).start()
+            if self._finalizer.alive:
+                self.save()
+
+
+def _choices(
+    model_pool: Iterable[ModelCard | Mapping[str, Any] | str],
+    catalogue: Catalogue | None,
+    enumerated: Mapping[str, Any],
+) -> tuple[Catalogue, dict[str, str]]:
+    """Return what to choose from, and where each model comes from."""
+    cards = as_cards(model_pool)
+    sources = {card.name: str(card.source) for card in cards}
+    if catalogue is None:
+        cards = [completed(card, sources) for card in cards]
+        catalogue = Catalogue.build(cards, **enumerated)
+    missing = sorted(set(catalogue.cards) - set(sources))
+    if missing:
+        raise ValueError(f"the catalogue uses {missing}, not in the model pool")
+    return catalogue, sources
 
 
 def _check_given(
@@ -625,7 +647,8 @@ def _recommender_of(
     if not (policy / "manifest.json").exists():
         encoder = encoder or TaskEncoder(cache_dir=kept)
         if not encoder.__sklearn_is_fitted__():
-            encoder = clone(encoder).fit([task_of(t) for t in load_tasks("train")])
+            copied: Any = clone(encoder)
+            encoder = copied.fit([task_of(task) for task in load_tasks("train")])
         return BraidRecommender(
             catalogue,
             encoder,
@@ -667,9 +690,13 @@ def _text_in(task: Any) -> str | None:
     return task if isinstance(task, str) else None
 
 
-def _close(ledger: Ledger | None, temporary: Path | None, process: str) -> None:
+def _close(ledger: Ledger | None, drop: Callable[[], None]) -> None:
     if ledger is not None:
         ledger.close()
-    # A process that was forked leaves its parent the folder.
+    drop()
+
+
+def _drop(temporary: str | None, process: str) -> None:
+    """Remove a temporary folder; a process that was forked leaves it its parent."""
     if temporary is not None and process == process_id():
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,4 +29,4 @@ class Proposal:
     decision: Decision
     after: int
     generator: np.random.Generator
-    place: dict[str, Any]
+    place: Mapping[str, Any]
