@@ -63,8 +63,14 @@ _MARKS = (
     (r"\\pm\b", "\u00b1"),
     (r"\\([%$])", r"\1"),
     (r"\\[()\[\]]|\\(?:left|right)\b|\^?\{?\\circ\}?|\u00b0", ""),
-    # Several numbers in brackets, not the thousands of one.
-    (r"(?<=[(\[{])(-?\d+),(-?\d{1,2}|-\d+)(?=[)\]}])", r"\1, \2"),
+)
+# Several numbers in brackets are put apart, but not the thousands of one.
+_IN_BRACKETS = re.compile(r"(?<=[(\[{])-?\d+(?:,-?\d+)+(?=\\?[)\]}])")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3}")
+# A line above digits says that they recur; and programs write numbers to other bases.
+_RECURRING = re.compile(r"(\d{1,30})\.(\d{0,30})\\(?:overline|bar)\s?\{(\d{1,30})\}")
+_BASED = re.compile(
+    r"(?<![\w.,])0(?:[xX][0-9a-fA-F]{1,64}|[bB][01]{1,99}|o[0-7]{1,99})\b"
 )
 _BETWEEN = re.compile(rf"\s*(?:[{_MINUS},;+*\u00b1]|and|or|to)\s*")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -145,6 +151,9 @@ def _plain(text: str) -> str:
     """Without the marks of LaTeX, and without characters for fractions and powers."""
     for mark, plain in _MARKS:
         text = re.sub(mark, plain, text)
+    text = _IN_BRACKETS.sub(_apart, text)
+    text = _RECURRING.sub(_as_fraction, text)
+    text = _BASED.sub(lambda m: str(int(m[0], 0)), text)
     text = re.sub(
         "[\u00bc-\u00be\u2150-\u215e]",
         lambda m: " " + unicodedata.normalize("NFKC", m[0]),
@@ -162,6 +171,19 @@ def _plain(text: str) -> str:
     )
     # The space that keeps 1 and 1/2 apart is none after a sign.
     return re.sub(rf"(?<!\d)([{_MINUS}])[ ](?=\d+/\d)", r"\1", text)
+
+
+def _apart(found: re.Match[str]) -> str:
+    """Numbers in brackets with spaces between them, but for the thousands of one."""
+    text = found[0]
+    return text if _THOUSANDS.fullmatch(text) else text.replace(",", ", ")
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """A decimal whose last digits recur: 0.1 and 6 for ever are (16 - 1) / 90 = 1/6."""
+    whole, once, recurs = found.groups()
+    above = int(whole + once + recurs) - int(whole + once)
+    return str(Fraction(above, 10 ** len(once) * (10 ** len(recurs) - 1)))
 
 
 def _boxed(text: str) -> str | None:
