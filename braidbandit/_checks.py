@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Number
 from typing import Any
@@ -124,6 +125,8 @@ def check_reward(value: Any) -> float:
             f"a reward is a number in [0, 1], received {value!r} "
             f"({type(value).__name__})"
         ) from None
+    except OverflowError:  # a whole number beyond all floats
+        reward = math.inf
     if not 0.0 <= reward <= 1.0:  # also refuses NaN
         raise ValueError(
             f"a reward lies in [0, 1], received {value!r}; convert it first, for "

@@ -354,7 +354,7 @@ def in_utc(time: str | datetime) -> str:
     '2026-01-01T00:00:00.000000+00:00'
     """
     parsed = datetime.fromisoformat(time) if isinstance(time, str) else time
-    if parsed.tzinfo is None:
+    if getattr(parsed, "tzinfo", None) is None:  # nor is a number a time
         raise ValueError(
             f"expected a time with a zone, received {time!r}; for example "
             "datetime.now(timezone.utc) - timedelta(days=30)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from braidbandit._checks import check_whole
 from braidbandit._files import damaged, read_lines, replacing
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import (
@@ -45,6 +47,8 @@ _COLUMNS = (
     ("expired_at", "string"),
     ("body", "string"),
 )
+# What reading a record that makes no sense comes to.
+_DAMAGE = (KeyError, OverflowError, TypeError, ValueError)
 _READ = ["record", "text", "expired_at", "body"]
 
 
@@ -151,10 +155,15 @@ def restore(
     KeyError
         When the decision of an event is unknown.
     ValueError
-        When the ledger holds something else in the place of a record.
+        When the ledger, or another of the records, says something else in the place
+        of a record.
     """
     stopped = expired or {}
-    given = {decision.id: decision for decision, _ in decisions}
+    given: dict[str, Decision] = {}
+    for decision, _ in decisions:
+        kept = given.setdefault(decision.id, decision)
+        if kept is not decision and kept != decision:
+            raise ValueError(f"two decisions have the id {decision.id!r}")
     rows = {
         decision.id: {
             **_row(ledger, decision, text),
@@ -162,10 +171,14 @@ def restore(
         }
         for decision, text in decisions
     }
-    said = {
-        (outcome.decision_id, revision): outcome_row(outcome, revision, kind)
-        for kind, revision, outcome in events
-    }
+    said: dict[tuple[str, int], dict[str, Any]] = {}
+    for kind, revision, outcome in events:
+        row = outcome_row(outcome, revision, kind)
+        if said.setdefault((outcome.decision_id, revision), row) != row:
+            raise ValueError(
+                f"two events of decision {outcome.decision_id!r} have the number "
+                f"{revision}"
+            )
     tables = ledger.database.tables
     with ledger.database.writing(ordered=True) as connection:
         for decision_id in _known(ledger, connection, given):
@@ -312,9 +325,22 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def _decision(record: dict[str, Any], path: Path) -> tuple[Decision, str | None]:
     try:
-        return Decision.from_dict(record["body"]), record["text"]
-    except (KeyError, TypeError, ValueError) as error:
+        decision, text = Decision.from_dict(record["body"]), record["text"]
+        _check_decision(decision, text)
+        return decision, text
+    except _DAMAGE as error:
         raise ValueError(f"{path} holds a damaged decision: {error!r}") from error
+
+
+def _check_decision(decision: Decision, text: Any) -> None:
+    """Refuse what could be written, and would come back as something else."""
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"a task is kept as text, received {text!r}")
+    if not len(decision.arm_ids) == len(decision.scores) == len(decision.eligible):
+        raise ValueError("arm_ids, scores and eligible have different lengths")
+    if not all(map(math.isfinite, decision.x)):
+        raise ValueError(f"features are finite, received {decision.x}")
+    in_utc(decision.created_at)
 
 
 def _expired(records: list[dict[str, Any]], path: Path) -> dict[str, str]:
@@ -325,7 +351,7 @@ def _expired(records: list[dict[str, Any]], path: Path) -> dict[str, str]:
             for record in records
             if record.get("expired_at") is not None
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} holds a damaged decision: {error!r}") from error
 
 
@@ -334,8 +360,11 @@ def _event(record: dict[str, Any], path: Path) -> tuple[str, int, Any]:
         kind, body = record["record"], dict(record["body"])
         if kind not in KINDS:
             raise ValueError(f"unknown record {kind!r}")
-        return kind, int(body.pop("revision")), outcome_of(json.dumps(body))
-    except (KeyError, TypeError, ValueError) as error:
+        revision = check_whole("revision", body.pop("revision"), 0)
+        outcome = outcome_of(json.dumps(body))
+        in_utc(outcome.created_at)
+        return kind, revision, outcome
+    except _DAMAGE as error:
         raise ValueError(f"{path} holds a damaged outcome: {error!r}") from error
 
 
@@ -350,17 +379,18 @@ def _write_lines(file: BinaryIO, records: Iterable[dict[str, Any]]) -> int:
     count = 0
     file.write(f"{_HEADER}\n".encode())
     for record in records:
-        kept = {key: record[key] for key in _READ}
+        # Files of before say nothing of expiry.
+        kept = {key: record.get(key) for key in _READ}
         file.write(json.dumps(kept, allow_nan=False).encode() + b"\n")
         count += 1
     return count
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, record in read_lines(path):
-        if number == 1:
-            _check_format(record, path)
-            continue
+    lines = read_lines(path)
+    _, header = next(lines, (1, None))
+    _check_format(header, path)
+    for number, record in lines:
         try:
             _ = record["record"], record["text"], record["body"]
         except (KeyError, TypeError) as error:
@@ -401,7 +431,7 @@ def _read_parquet(
 
 def _check_format(header: Any, path: Path) -> None:
     found = header.get(_WORD) if isinstance(header, dict) else None
-    if not isinstance(found, int):
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"{path} is no export of a ledger")
     if found > FORMAT:
         raise ValueError(

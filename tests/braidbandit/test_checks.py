@@ -128,6 +128,12 @@ def test_one_reward(given):
         assert type(found) is float
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_whole_number_beyond_all_floats_is_no_reward(value):
+    with pytest.raises(ValueError, match="a reward lies in"):
+        check_reward(value)
+
+
 @given(st.floats())
 def test_a_reward_is_taken_as_it_is_or_refused(value):
     if 0.0 <= value <= 1.0:

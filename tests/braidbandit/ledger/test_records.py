@@ -293,3 +293,9 @@ def test_sets_of_other_processes_are_read_when_they_are_met(agent, tmp_path):
             rows = connection.execute(d.select().order_by(d.c.sequence)).all()
             assert other.arm_sets.decisions(connection, rows) == made
         assert other.arm_sets.decisions(None, rows) == made  # from memory
+
+
+@pytest.mark.parametrize("time", [5, None, 1.5, ("2026-01-01",)])
+def test_a_number_is_no_time(time):
+    with pytest.raises(ValueError, match="expected a time with a zone, received"):
+        in_utc(time)

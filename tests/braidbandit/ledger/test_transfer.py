@@ -2,7 +2,10 @@ import json
 import os
 import sys
 import tempfile
-from datetime import datetime, timezone
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,21 +14,39 @@ from sklearn.base import clone
 from toy_embedder import embed
 
 from braidbandit import BraidRecommender, Catalogue, Ledger, Outcome, TaskEncoder
-from braidbandit.ledger.transfer import export_ledger, import_ledger, purge_export
+from braidbandit.ledger.transfer import (
+    export_ledger,
+    import_ledger,
+    is_export,
+    purge_export,
+    restore,
+)
+
+
+def small_agent():
+    return BraidRecommender(
+        Catalogue.build(("one", "other"), layer_sets=("output",)),
+        TaskEncoder(embedder=embed, n_components=4),
+        random_state=0,
+    )
+
+
+def write_history(ledger, agent):
+    """Five decisions: late, revised, taken back, said again."""
+    decisions = [agent.recommend(f"task {i}") for i in range(5)]
+    for number, decision in enumerate(decisions):
+        ledger.record_decision(decision, text="a text" if number == 0 else None)
+    for number in (2, 0, 3):
+        ledger.record_outcome(Outcome(decisions[number].id, 0.5, latency_ms=2.0))
+    ledger.revise(decisions[0].id, 0.75, source="judge")
+    ledger.retract(decisions[2].id)
+    ledger.record_outcome(Outcome(decisions[2].id, 0.25))
 
 
 @pytest.fixture
 def source(agent, tmp_path):
-    """Five decisions with a history: late, revised, taken back, said again."""
     with Ledger(tmp_path / "source.db") as ledger:
-        decisions = [agent.recommend(f"task {i}") for i in range(5)]
-        for number, decision in enumerate(decisions):
-            ledger.record_decision(decision, text="a text" if number == 0 else None)
-        for number in (2, 0, 3):
-            ledger.record_outcome(Outcome(decisions[number].id, 0.5, latency_ms=2.0))
-        ledger.revise(decisions[0].id, 0.75, source="judge")
-        ledger.retract(decisions[2].id)
-        ledger.record_outcome(Outcome(decisions[2].id, 0.25))
+        write_history(ledger, agent)
         yield ledger
 
 
@@ -193,11 +214,7 @@ def test_missing_pyarrow_is_explained(source, tmp_path, monkeypatch):
 def test_whatever_is_exported_comes_back(texts, rewards, suffix):
     """Line ends, quotes and empty texts too; the first decision is revised again and
     again."""
-    agent = BraidRecommender(
-        Catalogue.build(("one", "other"), layer_sets=("output",)),
-        TaskEncoder(embedder=embed, n_components=4),
-        random_state=0,
-    )
+    agent = small_agent()
     with (
         tempfile.TemporaryDirectory() as folder,
         Ledger(":memory:") as one,
@@ -250,3 +267,380 @@ def test_an_export_that_fails_leaves_the_one_before(source, tmp_path, monkeypatc
             export_ledger(source, file)
     assert file.read_bytes() == before
     assert [name.name for name in tmp_path.glob("*ledger*")] == ["ledger.jsonl"]
+
+
+SUFFIXES = ("jsonl", "parquet")
+
+
+@cache
+def text_of_an_export():
+    with tempfile.TemporaryDirectory() as folder, Ledger(":memory:") as ledger:
+        write_history(ledger, small_agent())
+        file = Path(folder) / "all.jsonl"
+        export_ledger(ledger, file)
+        return file.read_text()
+
+
+@pytest.fixture
+def exported():
+    """The lines of an export: a header, five decisions and six events."""
+    return [json.loads(line) for line in text_of_an_export().splitlines()]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write lines to a file, and return it."""
+
+    def write(lines):
+        file = tmp_path / "written.jsonl"
+        file.write_text("\n".join(map(json.dumps, lines)))
+        return file
+
+    return write
+
+
+def changed(lines, number, body=(), **top):
+    """The lines, one of which says something else."""
+    line = {**lines[number], **top}
+    line["body"] = {**line["body"], **dict(body)}
+    return [*lines[:number], line, *lines[number + 1 :]]
+
+
+DECISION, EVENT = 1, 6  # numbers of lines
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "top"),
+    [
+        (DECISION, {"created_at": 5}, {}),
+        (DECISION, {"created_at": "soon"}, {}),
+        (DECISION, {"created_at": "2026-01-01T00:00:00"}, {}),
+        (DECISION, {"scores": [0.5]}, {}),
+        (DECISION, {"eligible": []}, {}),
+        (DECISION, {"arm_ids": None}, {}),
+        (DECISION, {"x": ["a"]}, {}),
+        (DECISION, {"x": [float("nan")]}, {}),
+        (DECISION, {"x": [10**400]}, {}),
+        (DECISION, {"braid": {"anchor": 5}}, {}),
+        (DECISION, {}, {"text": 5}),
+        (DECISION, {}, {"expired_at": 5}),
+        (DECISION, {}, {"expired_at": "2026-01-01"}),
+        (EVENT, {"reward": 1.5}, {}),
+        (EVENT, {"reward": 10**400}, {}),
+        (EVENT, {"reward": None}, {}),
+        (EVENT, {"latency_ms": -1.0}, {}),
+        (EVENT, {"latency_ms": 10**400}, {}),
+        (EVENT, {"compute": "much"}, {}),
+        (EVENT, {"revision": 0.5}, {}),
+        (EVENT, {"revision": float("inf")}, {}),
+        (EVENT, {"revision": "0"}, {}),
+        (EVENT, {"revision": -1}, {}),
+        (EVENT, {"revision": True}, {}),
+        (EVENT, {"created_at": 5}, {}),
+        (EVENT, {"created_at": "soon"}, {}),
+        (EVENT, {}, {"record": "rumour"}),
+        (EVENT, {}, {"record": None}),
+    ],
+)
+def test_a_damaged_record_names_the_file_and_writes_nothing(
+    exported, written, number, body, top
+):
+    file = written(changed(exported, number, body, **top))
+    kind = "decision" if number == DECISION else "outcome"
+    with Ledger(":memory:") as ledger:
+        with pytest.raises(ValueError, match=f"written.jsonl holds a damaged {kind}"):
+            import_ledger(file, ledger)
+        assert ledger.counts() == {"decisions": 0, "outcomes": 0, "pending": 0}
+
+
+@pytest.mark.parametrize("line", [[], 5, None, {"record": "decision"}, {"text": "x"}])
+def test_a_line_that_is_no_record_is_named(exported, written, line):
+    file = written([*exported[:3], line])
+    with Ledger(":memory:") as ledger:
+        with pytest.raises(ValueError, match=r"line 4 of .*written\.jsonl is damaged"):
+            import_ledger(file, ledger)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        [],
+        {},
+        *({"braidbandit ledger": found} for found in ("1", True, 0, -1, 1.0, None)),
+    ],
+)
+def test_a_file_without_a_header_is_no_export(exported, written, header):
+    file = written([header, *exported[1:]])
+    with Ledger(":memory:") as ledger:
+        with pytest.raises(ValueError, match="no export of a ledger"):
+            import_ledger(file, ledger)
+        assert ledger.counts()["decisions"] == 0
+
+
+def test_an_empty_file_is_no_export_either(tmp_path):
+    """Somebody's disk was full: nothing was imported, and that is not 0 records."""
+    file = tmp_path / "empty.jsonl"
+    with Ledger(":memory:") as ledger:
+        for content in ("", "\n\n"):
+            file.write_text(content)
+            with pytest.raises(ValueError, match="no export of a ledger"):
+                import_ledger(file, ledger)
+
+
+def test_blank_lines_are_nothing(exported, tmp_path):
+    file = tmp_path / "gaps.jsonl"
+    file.write_text("\n" + "\n\n".join(map(json.dumps, exported)) + "\n \n")
+    with Ledger(":memory:") as ledger:
+        assert import_ledger(file, ledger) == 11
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("batch", [1, 2, 11, 12])
+def test_the_size_of_a_batch_changes_nothing(
+    source, tmp_path, monkeypatch, suffix, batch
+):
+    monkeypatch.setattr("braidbandit.ledger.transfer._BATCH", batch)
+    file = tmp_path / f"ledger.{suffix}"
+    assert export_ledger(source, file) == 11
+    with Ledger(":memory:") as ledger:
+        assert import_ledger(file, ledger) == 11
+        assert everything(ledger) == everything(source)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_export_of_a_copy_is_the_same_file(source, tmp_path, suffix):
+    one, two = tmp_path / f"one.{suffix}", tmp_path / f"two.{suffix}"
+    export_ledger(source, one)
+    with Ledger(":memory:") as copy:
+        import_ledger(one, copy)
+        export_ledger(copy, two)
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["l.JSONL", "l.parquet.gz", "l", "l.json"])
+def test_the_name_of_a_file_says_what_it_is(source, tmp_path, name):
+    for call in (export_ledger, lambda ledger, path: import_ledger(path, ledger)):
+        with pytest.raises(ValueError, match=r"named \.jsonl or \.parquet, received"):
+            call(source, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_texts_are_redacted_on_their_way_in(source, tmp_path):
+    export_ledger(source, tmp_path / "l.jsonl")
+    with Ledger(":memory:", redact=lambda text: text.replace("text", "***")) as copy:
+        import_ledger(tmp_path / "l.jsonl", copy)
+        assert [text for _, text in copy.decisions()] == ["a ***", *[None] * 4]
+
+
+# ---- many records at once ----
+
+
+@pytest.fixture
+def two():
+    """Two decisions that nobody has recorded."""
+    agent = small_agent()
+    return [agent.recommend(text) for text in ("one", "two")]
+
+
+def test_restored_events_hold_in_the_order_given(two):
+    """Revised and taken back: what holds is the last that was said."""
+    first, second = (decision.id for decision in two)
+    events = [
+        ("outcome", 0, Outcome(first, 0.25)),
+        ("outcome", 0, Outcome(second, 0.5)),
+        ("revision", 1, Outcome(first, 0.75)),
+        ("retraction", 1, Outcome(second, 0.5)),
+    ]
+    with Ledger(":memory:") as ledger:
+        assert restore(ledger, [(d, None) for d in two], events) == 6
+        assert [(d.id, o.reward) for _, d, o in ledger.pairs()] == [(first, 0.75)]
+        assert [e.kind for e in ledger.events()] == [kind for kind, *_ in events]
+        assert restore(ledger, [(two[1], None)], events[::-1]) == 0
+
+
+def test_what_is_given_twice_is_written_once(two):
+    event = ("outcome", 0, Outcome(two[0].id, 0.5))
+    with Ledger(":memory:") as ledger:
+        assert restore(ledger, [(two[0], None)] * 2, [event] * 3) == 2
+        assert ledger.counts() == {"decisions": 1, "outcomes": 1, "pending": 0}
+
+
+def test_nothing_to_restore_is_nothing_written():
+    with Ledger(":memory:") as ledger:
+        assert restore(ledger, []) == 0
+
+
+def contradictions(one, other):
+    """What cannot be true together, by name: decisions, events, the complaint."""
+    said = Outcome(one.id, 0.5)
+    again, elsewhere = replace(said, reward=0.6), Outcome("nobody", 0.5)
+    lied = replace(one, propensity=one.propensity / 2)
+    return {
+        "two decisions, one id": ([one, lied], [], "two decisions have the id"),
+        "two outcomes, one number": (
+            [one],
+            [("outcome", 0, said), ("outcome", 0, again)],
+            "have the number 0",
+        ),
+        "one number, two kinds": (
+            [one],
+            [("outcome", 1, said), ("revision", 1, said)],
+            "have the number 1",
+        ),
+        "a decision nobody knows": (
+            [one, other],
+            [("outcome", 0, said), ("outcome", 0, elsewhere)],
+            "unknown decisions .'nobody'.*record them first",
+        ),
+    }
+
+
+CONTRADICTIONS = (
+    "two decisions, one id",
+    "two outcomes, one number",
+    "one number, two kinds",
+    "a decision nobody knows",
+)
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictions_are_refused_and_nothing_is_written(two, ledger_url, name):
+    decisions, events, message = contradictions(*two)[name]
+    with Ledger(ledger_url) as ledger:
+        with pytest.raises((KeyError, ValueError), match=message):
+            restore(ledger, [(decision, None) for decision in decisions], events)
+        assert ledger.counts() == {"decisions": 0, "outcomes": 0, "pending": 0}
+
+
+def test_the_first_word_on_when_a_decision_expired_stays(two):
+    day = "2026-01-0{}T00:00:00.000000+00:00".format
+    given = [(two[0], None)]
+    with Ledger(":memory:") as ledger:
+        restore(ledger, given)
+        for number in (2, 1, 3):
+            assert restore(ledger, given, expired={two[0].id: day(number)}) == 0
+            assert ledger.expired() == {two[0].id: day(2)}
+
+
+# ---- deleting from an export ----
+
+
+@pytest.fixture
+def aged():
+    """A ledger of three days: one decision each, with text and outcome."""
+    agent = small_agent()
+    with Ledger(":memory:") as ledger:
+        for day in (1, 2, 3):
+            made = f"2026-01-0{day}T00:00:00+00:00"
+            decision = replace(agent.recommend(f"day {day}"), created_at=made)
+            ledger.record_decision(decision, text=f"secret {day}")
+            ledger.record_outcome(Outcome(decision.id, day / 10, created_at=made))
+        yield ledger
+
+
+def left_in(file):
+    """Texts and rewards that can be read back from a file."""
+    with Ledger(":memory:") as ledger:
+        import_ledger(file, ledger)
+        texts = [text for _, text in ledger.decisions()]
+        return texts, [outcome.reward for _, _, outcome in ledger.pairs()]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("records", "texts", "rewards"),
+    [
+        (False, [None, "secret 2", "secret 3"], [0.1, 0.2, 0.3]),
+        (True, ["secret 2", "secret 3"], [0.2, 0.3]),
+    ],
+)
+def test_what_was_decided_before_a_time_is_deleted(
+    aged, tmp_path, suffix, records, texts, rewards
+):
+    """What was decided at that very time stays, in whatever zone one says it."""
+    file = tmp_path / f"aged.{suffix}"
+    export_ledger(aged, file)
+    berne = timezone(timedelta(hours=1))
+    purge_export(file, datetime(2026, 1, 2, 1, tzinfo=berne), records=records)
+    assert left_in(file) == (texts, rewards)
+    assert b"secret 1" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("records", [False, True])
+def test_a_purge_of_an_export_says_what_one_of_the_ledger_does(
+    aged, tmp_path, suffix, records
+):
+    file, before = (
+        tmp_path / f"aged.{suffix}",
+        datetime(2026, 1, 3, tzinfo=timezone.utc),
+    )
+    export_ledger(aged, file)
+    purge_export(file, before, records=records)
+    aged.purge(before, records=records)
+    with Ledger(":memory:") as copy:
+        import_ledger(file, copy)
+        assert list(copy.decisions()) == list(aged.decisions())
+        pairs = [[(d, o) for _, d, o in ledger.pairs()] for ledger in (copy, aged)]
+        assert pairs[0] == pairs[1]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_with_nothing_to_delete_is_only_read(aged, tmp_path, suffix):
+    file = tmp_path / f"aged.{suffix}"
+    export_ledger(aged, file)
+    before = file.stat()
+    purge_export(file, datetime(2026, 1, 1, tzinfo=timezone.utc), records=True)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (
+        before.st_mtime_ns,
+        before.st_ino,
+    )
+    purge_export(file, datetime(2027, 1, 1, tzinfo=timezone.utc), records=False)
+    once = file.stat().st_ino
+    purge_export(file, datetime(2027, 1, 1, tzinfo=timezone.utc), records=False)
+    assert file.stat().st_ino == once
+
+
+def test_a_time_without_a_zone_deletes_nothing(aged, tmp_path):
+    file = tmp_path / "aged.jsonl"
+    export_ledger(aged, file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="a time with a zone"):
+        purge_export(file, datetime(2027, 1, 1), records=True)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_files_of_before_can_be_purged(exported, written, records):
+    """They do not say when a decision expired."""
+    for line in exported[1:]:
+        del line["expired_at"]
+    file = written(exported)
+    purge_export(file, datetime.now(timezone.utc), records=records)
+    assert b"a text" not in file.read_bytes()
+    assert left_in(file)[0] == ([] if records else [None] * 5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_export_is_told_by_its_content(source, tmp_path, suffix):
+    file = tmp_path / f"ledger.{suffix}"
+    export_ledger(source, file)
+    renamed = file.rename(tmp_path / "ledger.old")
+    assert is_export(renamed, renamed.read_bytes()[:100])
+    purge_export(renamed, datetime.now(timezone.utc), records=False)
+    assert b"a text" not in renamed.read_bytes()
+
+
+def test_other_files_are_no_exports(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    lines, table = tmp_path / "other.jsonl", tmp_path / "other.parquet"
+    lines.write_text('{"record": "decision"}\n')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), table)
+    for file in (lines, table):
+        assert not is_export(file, file.read_bytes()[:100])
+    with Ledger(":memory:") as ledger:
+        with pytest.raises(ValueError, match="no export of a ledger"):
+            import_ledger(table, ledger)
