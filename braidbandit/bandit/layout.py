@@ -9,8 +9,6 @@ from braidbandit.bandit.prior import GROUPS
 
 Array = NDArray[np.float64]
 
-# Of what is added to a larger feature, too few digits are left.
-_LARGEST = 1e4
 _BIAS = GROUPS.index("intercept")
 
 
@@ -18,7 +16,7 @@ class Layout:
     """The parameters ``theta``: the entries of ``W`` that are not fixed at 0.
 
     They are numbered row by row. Consecutive rows with equally many parameters are
-    contracted with a task in one product, which is what :meth:`contract` is fast by.
+    contracted with a task in one product, which is what makes a belief fast.
 
     Parameters
     ----------
@@ -62,7 +60,7 @@ class Layout:
         if len(np.unique(self._rows)) != len(self.groups):
             raise ValueError("every descriptor column needs at least one parameter")
         self.labels = self.groups[self._rows, self._columns]
-        self._runs = _runs(self.groups >= 0)
+        self.runs = _runs(self.groups >= 0)
 
     def __len__(self) -> int:
         """Return the number of parameters p."""
@@ -90,33 +88,6 @@ class Layout:
         W = np.zeros(self.shape)
         W[self._rows, self._columns] = theta
         return W
-
-    def contract(self, mean: Array, factor: Array, x: Array) -> tuple[Array, Array]:
-        """Return mean and root of the covariance of ``W x``: equation (2).
-
-        Parameters
-        ----------
-        mean : ndarray of shape (p,)
-            Mean of ``theta``.
-        factor : ndarray of shape (p, p)
-            Root of its covariance.
-        x : ndarray of shape (k,)
-            The constant 1 first: rows of one parameter are not multiplied with it.
-
-        Returns
-        -------
-        mu : ndarray of shape (m,)
-        half : ndarray of shape (m, p)
-        """
-        p = len(mean)
-        mu, half = np.empty(self.shape[0]), np.empty((self.shape[0], p))
-        for rows, entries, width in self._runs:
-            if width == 1:
-                mu[rows], half[rows] = mean[entries], factor[entries]
-            else:
-                mu[rows] = mean[entries].reshape(-1, width) @ x[:width]
-                half[rows] = x[:width] @ factor[entries].reshape(-1, width, p)
-        return mu, half
 
     def of_pairs(self, ZZ: Array, XX: Array) -> Array:
         """Return ``sum phi phi'``, shape (p, p), of arms paired with tasks.
@@ -164,48 +135,6 @@ class Layout:
             groups = groups.copy()
             groups[:, 1:] = -1
         return Layout(np.vstack([self.groups, groups]))
-
-
-def check_features(X: Array, k: int) -> Array:
-    """Return the features of one task (k,) or of several (n, k), if they are right.
-
-    Parameters
-    ----------
-    X : ndarray of shape (k,) or (n, k)
-    k : int
-
-    Returns
-    -------
-    ndarray of float64
-
-    Raises
-    ------
-    ValueError
-        When the width is not k, the first feature is not 1, or a value is not finite
-        or above 1e4 in size.
-
-    Examples
-    --------
-    >>> check_features(np.array([1, 2]), 2).tolist()
-    [1.0, 2.0]
-    """
-    rows = np.asarray(X, dtype=np.float64)
-    if rows.ndim not in (1, 2) or rows.shape[-1] != k:
-        raise ValueError(f"received features of shape {rows.shape}, expected width {k}")
-    if not (rows[0] == 1.0 if rows.ndim == 1 else (rows[:, 0] == 1.0).all()):
-        raise ValueError(
-            "the first feature of every task is the constant 1, which carries the "
-            f"intercepts; received {rows[..., 0]}. Put a column of ones in front"
-        )
-    if not np.abs(rows).max(initial=0.0) <= _LARGEST:  # also refuses NaN
-        sizes = np.nan_to_num(np.abs(rows).reshape(-1, k), nan=np.inf).max(axis=0)
-        largest = int(sizes.argmax())
-        raise ValueError(
-            f"task features must be finite and at most {_LARGEST:g}, received "
-            f"{sizes[largest]:g} in feature {largest}. Scale what they are made "
-            "of (embeddings, columns) to about unit variance"
-        )
-    return rows
 
 
 def _runs(used: NDArray[np.bool_]) -> list[tuple[slice, slice, int]]:

@@ -20,13 +20,16 @@ from braidbandit._checks import MOST_WEIGHT
 from braidbandit.bandit import linalg
 from braidbandit.bandit.belief import Belief
 from braidbandit.bandit.evidence import find_scales
-from braidbandit.bandit.layout import Layout, check_features
+from braidbandit.bandit.layout import Layout
 from braidbandit.bandit.prior import GROUPS, USUAL_SPREAD, PriorScales
 from braidbandit.bandit.solution import solve, symmetric
 from braidbandit.bandit.sufficient_statistics import SufficientStatistics
 from braidbandit.bandit.task_noise import task_precision
 
 Array = NDArray[np.float64]
+
+# Of what is added to a larger feature, too few digits are left.
+_LARGEST = 1e4
 
 
 class Posterior:
@@ -197,7 +200,7 @@ class Posterior:
             Independent of this posterior: later rewards do not change it.
         """
         x = check_features(x, self._layout.shape[1])
-        mu, half = self._layout.contract(self.mean, self.factor, x)
+        mu, half = contract(self._layout, self.mean, self.factor, x)
         own = self._own_of_one(x[: self.own_width])
         return Belief(Z, mu, half, *own, repeats)
 
@@ -773,3 +776,76 @@ class Posterior:
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
         return np.where(self._layout.labels == 0, self.scales.mean, 0.0)
+
+
+def contract(
+    layout: Layout, mean: Array, factor: Array, x: Array
+) -> tuple[Array, Array]:
+    """Return mean and root of the covariance of ``W x``: equation (2).
+
+    Parameters
+    ----------
+    layout : Layout
+    mean : ndarray of shape (p,)
+        Mean of ``theta``.
+    factor : ndarray of shape (p, p)
+        Root of its covariance.
+    x : ndarray of shape (k,)
+        The constant 1 first: rows of one parameter are not multiplied with it.
+
+    Returns
+    -------
+    mu : ndarray of shape (m,)
+    half : ndarray of shape (m, p)
+    """
+    p = len(mean)
+    mu, half = np.empty(layout.shape[0]), np.empty((layout.shape[0], p))
+    for rows, entries, width in layout.runs:
+        if width == 1:
+            mu[rows], half[rows] = mean[entries], factor[entries]
+        else:
+            mu[rows] = mean[entries].reshape(-1, width) @ x[:width]
+            half[rows] = x[:width] @ factor[entries].reshape(-1, width, p)
+    return mu, half
+
+
+def check_features(X: Array, k: int) -> Array:
+    """Return the features of one task (k,) or of several (n, k), if they are right.
+
+    Parameters
+    ----------
+    X : ndarray of shape (k,) or (n, k)
+    k : int
+
+    Returns
+    -------
+    ndarray of float64
+
+    Raises
+    ------
+    ValueError
+        When the width is not k, the first feature is not 1, or a value is not finite
+        or above 1e4 in size.
+
+    Examples
+    --------
+    >>> check_features(np.array([1, 2]), 2).tolist()
+    [1.0, 2.0]
+    """
+    rows = np.asarray(X, dtype=np.float64)
+    if rows.ndim not in (1, 2) or rows.shape[-1] != k:
+        raise ValueError(f"received features of shape {rows.shape}, expected width {k}")
+    if not (rows[0] == 1.0 if rows.ndim == 1 else (rows[:, 0] == 1.0).all()):
+        raise ValueError(
+            "the first feature of every task is the constant 1, which carries the "
+            f"intercepts; received {rows[..., 0]}. Put a column of ones in front"
+        )
+    if not np.abs(rows).max(initial=0.0) <= _LARGEST:  # also refuses NaN
+        sizes = np.nan_to_num(np.abs(rows).reshape(-1, k), nan=np.inf).max(axis=0)
+        largest = int(sizes.argmax())
+        raise ValueError(
+            f"task features must be finite and at most {_LARGEST:g}, received "
+            f"{sizes[largest]:g} in feature {largest}. Scale what they are made "
+            "of (embeddings, columns) to about unit variance"
+        )
+    return rows

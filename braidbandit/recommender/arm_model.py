@@ -86,6 +86,8 @@ class ArmModel:
         What a ConservativePolicy may risk.
     surprises : ndarray of shape (2, A)
         Sums of the drift monitor.
+    width : int or None
+        Number of task features k, once it is known.
     fit : ndarray of bool, shape (A,), or None
         Arms that calibration has not found unfit; None when it found all of them so.
     relative_costs : ndarray of shape (A,)
@@ -107,6 +109,7 @@ class ArmModel:
         self.columns = tuple(columns)
         self._note_arms()
         self.quality: OnlinePosterior | None = None
+        self.width: int | None = None
         self.start: Posterior | None = None
         self.costs: dict[str, CostModel] = {}
         self.log = FeedbackLog()
@@ -182,6 +185,7 @@ class ArmModel:
                 forgetting=settings.forgetting,
                 max_parameters=settings.max_parameters,
             )
+            self.width = width
         elif self.quality.width != width:
             raise ValueError(
                 f"received {width} task features, expected {self.quality.width}; use "
@@ -209,7 +213,7 @@ class ArmModel:
 
     def reset(self) -> None:
         """Drop the posteriors: the number of task features may change."""
-        self.quality, self.costs = None, {}
+        self.quality, self.width, self.costs = None, None, {}
 
     def forget_pending(self) -> None:
         """Wait for no decision any longer."""
@@ -219,7 +223,7 @@ class ArmModel:
 
     def believe(self, x: Array) -> Belief:
         """Return the belief about every arm, less what is in flight."""
-        if self.quality is None or self.posterior.groups.shape[1] != len(x):
+        if len(x) != self.width:
             self.require(len(x))
         posterior = self.posterior
         if self.log.pending and (pulls := self._pulls()):
@@ -258,7 +262,7 @@ class ArmModel:
         by the variance its retraining may have added. An arm that is gone has row -1.
         """
         x = np.array(decision.x, dtype=np.float64)
-        if self.quality is None or self.posterior.groups.shape[1] != len(x):
+        if len(x) != self.width:
             self.require(len(x))
         arm_id, posterior = decision.braid.id, self.posterior
         if arm_id in self.removed:
@@ -605,6 +609,7 @@ class ArmModel:
         """Take over values of attributes, such as those of a saved state."""
         for name, value in learnt.items():
             setattr(self, name, value)
+        self.width = None if self.quality is None else self.quality.width
         self._note_arms()
         self.open_account()
 

@@ -347,13 +347,13 @@ class BraidRecommender(BaseEstimator):
         """
         given = compute_budget, budget, excluded, eligible, preference, accuracy_target
         limits = NO_LIMITS if _is_free(given) else Limits(*given)
-        now = self._assess(task, limits)
+        now, kind = self._assess(task, limits)
         model, catalogue = self.arm_model_, self.arm_model_.catalogue
         policy, rng = model.policy_now(), self.draws_.ahead()
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
         place = rng.bit_generator.state
         row, belief, latency = choice.arm, now.belief, now.latency
-        view = ChoiceView(model, now, choice, self.encoder_.type_of(task, now.x))
+        view = ChoiceView(model, now, choice, kind)
         braid = catalogue.braids[row]
         decision = Decision(
             id=uuid4().hex,
@@ -423,10 +423,10 @@ class BraidRecommender(BaseEstimator):
         same arm. Changes nothing.
         """
         given = compute_budget, budget, excluded, eligible, preference, accuracy_target
-        now, model = self._assess(task, Limits(*given)), self.arm_model_
+        now, kind = self._assess(task, Limits(*given))
+        model = self.arm_model_
         policy, rng = model.policy_now(), self.draws_.copy()
         choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
-        kind = self.encoder_.type_of(task, now.x)
         return ChoiceView(model, now, choice, kind).explanation()
 
     def predict(self, X: Any) -> NDArray[np.str_]:
@@ -1013,11 +1013,15 @@ class BraidRecommender(BaseEstimator):
     def _sync(self) -> LedgerSync:
         return LedgerSync(self.arm_model_, self._in_use.hash)
 
-    def _assess(self, task: Any, limits: Limits) -> Situation:
+    def _assess(
+        self, task: Any, limits: Limits
+    ) -> tuple[Situation, tuple[str, float] | None]:
+        """Return what is known for one choice, and the type of the task."""
         self.start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
         x = self.encoder_.features([task] if one is None else one)[0]
-        return assess(self.arm_model_, x, limits, self.price, self.pacer_.price)
+        kind = self.encoder_.type_of(task, x)
+        return assess(self.arm_model_, x, limits, self.price, self.pacer_.price), kind
 
     def _cost_term(self, x: Array) -> Array:
         return cost_of(self.arm_model_, x, self.price, self.pacer_.price)

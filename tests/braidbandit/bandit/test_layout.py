@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from braidbandit.bandit.layout import Layout, check_features
+from braidbandit.bandit.layout import Layout
+from braidbandit.bandit.posterior import check_features, contract
 from braidbandit.bandit.prior import parameter_groups
 
 KINDS = ("bias", "share:a", "anchor:a", "cost", "pair:a+b", "strands", "layers:final")
@@ -30,7 +31,7 @@ def test_products_are_those_with_the_matrix(names_and_width, seed):
     assert (W[groups < 0] == 0).all()
     np.testing.assert_array_equal(layout.entries(W), theta)
     assert layout.features(z, x) @ theta == pytest.approx(z @ W @ x)
-    mu, half = layout.contract(theta, factor, x)
+    mu, half = contract(layout, theta, factor, x)
     np.testing.assert_allclose(mu, W @ x, atol=1e-12)
     expected = np.array([layout.matrix(column) @ x for column in factor.T]).T
     np.testing.assert_allclose(half, expected, atol=1e-12)
