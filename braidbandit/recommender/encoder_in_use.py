@@ -7,7 +7,6 @@ from typing import Any
 from sklearn.base import clone
 
 from braidbandit._checks import same
-from braidbandit.ledger.records import Decision
 from braidbandit.tasks.encoder import TaskEncoder
 
 # Where embeddings are kept says nothing of what they are.
@@ -108,22 +107,3 @@ def settings_of(encoder: TaskEncoder | None) -> dict[str, Any]:
     if not isinstance(types, str) and hasattr(types, "__iter__"):
         settings["types"] = tuple(types)
     return settings
-
-
-def check_encoder(decision: Decision, encoder_hash: str, otherwise: str = "") -> None:
-    """Refuse a decision whose features mean something else.
-
-    Parameters
-    ----------
-    decision : Decision
-    encoder_hash : str
-        Of the encoder in use.
-    otherwise : str
-        What else the caller could do, for the message.
-    """
-    if decision.encoder_hash != encoder_hash:
-        raise ValueError(
-            f"decision {decision.id!r} was made with encoder {decision.encoder_hash}, "
-            f"this recommender has {encoder_hash}; its features mean something else. "
-            f"Load the state it was made with{otherwise}"
-        )

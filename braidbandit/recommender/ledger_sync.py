@@ -9,7 +9,6 @@ from datetime import datetime
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.arm_model import ArmModel
-from braidbandit.recommender.encoder_in_use import check_encoder
 from braidbandit.recommender.feedback import (
     MOST_PENDING,
     FeedbackLog,
@@ -169,6 +168,25 @@ class LedgerSync:
                 )
                 model.learn(record, said=True)
         return []
+
+
+def check_encoder(decision: Decision, encoder_hash: str, otherwise: str = "") -> None:
+    """Refuse a decision whose features mean something else.
+
+    Parameters
+    ----------
+    decision : Decision
+    encoder_hash : str
+        Of the encoder in use.
+    otherwise : str
+        What else the caller could do, for the message.
+    """
+    if decision.encoder_hash != encoder_hash:
+        raise ValueError(
+            f"decision {decision.id!r} was made with encoder {decision.encoder_hash}, "
+            f"this recommender has {encoder_hash}; its features mean something else. "
+            f"Load the state it was made with{otherwise}"
+        )
 
 
 def made(decision: Decision) -> datetime:

@@ -31,10 +31,10 @@ from braidbandit.ledger.records import Decision, Event
 from braidbandit.recommender import saving
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.encoder_in_use import EncoderInUse, check_encoder
+from braidbandit.recommender.encoder_in_use import EncoderInUse
 from braidbandit.recommender.explanation import ChoiceView, Explanation
 from braidbandit.recommender.feedback import Learnt
-from braidbandit.recommender.ledger_sync import LedgerSync
+from braidbandit.recommender.ledger_sync import LedgerSync, check_encoder
 from braidbandit.recommender.objectives import Pacer, check_measurement
 from braidbandit.recommender.proposal import Proposal
 from braidbandit.recommender.rows import (
