@@ -3,21 +3,18 @@
 Every check takes the folder that holds the packages and returns what it finds, as
 ``file: what`` without line numbers, so that a list of exceptions stays true when lines
 move. `test_house` holds the tables and shows each check on a planted breach.
-``python tests/house.py`` prints everything; with ``--shrink`` it takes off the list of
-things to do, ``house_todo.txt``, what is done.
+``python tests/house.py`` prints everything.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TO_DO = Path(__file__).with_name("house_todo.txt")
 
 # A folder imports from folders before it only; files at the top, with a name that
 # begins with _, belong to all.
@@ -538,25 +535,6 @@ CHECKS: list[Callable[[Path], list[str]]] = [
 ]
 
 
-def to_do(file: Path = TO_DO) -> dict[str, set[str]]:
-    """What is still to be mended, by the name of the check that finds it."""
-    known: dict[str, set[str]] = {check.__name__: set() for check in CHECKS}
-    for line in file.read_text("utf-8").splitlines() if file.exists() else []:
-        check, _, what = line.partition(" | ")
-        known[check].add(what)
-    return known
-
-
-def shrink(file: Path = TO_DO) -> None:
-    """Take off the list what is mended; what is new is never put on it."""
-    left = [
-        f"{check.__name__} | {what}\n"
-        for check in CHECKS
-        for what in sorted(to_do(file)[check.__name__] & set(check(ROOT)))
-    ]
-    file.write_text("".join(left), "utf-8")
-
-
 def figures(root: Path = ROOT) -> str:
     """Floors, lengths of functions and documentation, in a few lines."""
     said = []
@@ -581,4 +559,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    shrink() if "--shrink" in sys.argv[1:] else main()
+    main()
