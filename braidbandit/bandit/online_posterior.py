@@ -21,6 +21,8 @@ FORGET_EVERY = 50
 
 # Prior scales are refined after so many rewards, and whenever their number doubles.
 _REFINE_FROM = 64
+# A smaller share of a reward cannot be told from nothing, and would become 0.
+_LEAST_KEPT = 1e-100
 
 UNSOLVED = (
     "refining the prior scales, or forgetting, has failed: rewards or features differ "
@@ -173,7 +175,8 @@ class OnlinePosterior:
         surprise = posterior.update(arm, z, x, reward, weight)
         faded, unsolved = self.faded, self.unsolved
         if forgets:
-            if _solved(lambda: posterior.forget(self.forgetting**FORGET_EVERY)):
+            share = max(self.forgetting**FORGET_EVERY, _LEAST_KEPT)
+            if _solved(lambda: posterior.forget(share)):
                 faded += FORGET_EVERY * math.log(self.forgetting)
             else:
                 unsolved = True

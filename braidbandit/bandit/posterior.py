@@ -30,6 +30,10 @@ Array = NDArray[np.float64]
 
 # Of what is added to a larger feature, too few digits are left.
 _LARGEST = 1e4
+# Squares of larger descriptors or rewards overflow in the sums.
+_MOST = 1e100
+# A reward of less weight moves no number, but its variance would overflow.
+_LEAST_WEIGHT = 1e-100
 
 
 class Posterior:
@@ -369,7 +373,14 @@ class Posterior:
             Features of the tasks.
         R : ndarray of shape (n, B)
             Rewards.
+
+        Raises
+        ------
+        ValueError
+            When arms repeat, shapes do not fit, or a number is not finite. Nothing has
+            changed then.
         """
+        self._check_table(arms, Z, X, R)
         self._set(self._with_table(arms, Z, X, R, np.eye(R.shape[1])), self.scales)
 
     def forget(self, gamma: float) -> None:
@@ -435,11 +446,21 @@ class Posterior:
             As in :meth:`learn_table`.
         shared : bool
             Whether arms have strands in common.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`learn_table`.
+        numpy.linalg.LinAlgError
+            When rounding leaves nothing to solve with. Nothing has changed then.
         """
-        tasks = check_features(X, self._layout.shape[1])
-        self.reset(replace(self.scales, mean=float(R.mean())))
-        sums = self._with_table(arms, Z, tasks, R, task_precision(R, shared))
-        self._set(sums, self._found_scales(sums))
+        self._check_table(arms, Z, X, R)
+        # On a copy, so that an error leaves this one as it was.
+        work = self.copy()
+        work.reset(replace(self.scales, mean=float(R.mean())))
+        sums = work._with_table(arms, Z, X, R, task_precision(R, shared))
+        work._set(sums, work._found_scales(sums))
+        vars(self).update(vars(work))
 
     # ---- other arms, other columns, other scales ----
 
@@ -570,8 +591,8 @@ class Posterior:
         >>> bool(new.mean[0] == old.mean[0]), new.count
         (True, 1.0)
         """
-        posterior = cls(arrays["groups"], prior, *arrays["own_mean"].shape)
-        posterior.own_groups = arrays["own_groups"]
+        posterior = cls(arrays["groups"].copy(), prior, *arrays["own_mean"].shape)
+        posterior.own_groups = arrays["own_groups"].copy()
         posterior.reset(scales)
         seen = len(arrays["seen"])
         expected = {name: getattr(posterior, name).shape for name in cls.ARRAYS}
@@ -603,8 +624,9 @@ class Posterior:
         Raises
         ------
         ValueError
-            When share is outside its range.
+            When there is no such arm, or share is outside its range.
         """
+        self._check_arms([arm])
         if not 0.0 <= share < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")
         more = share * self.variance_of_change()
@@ -652,18 +674,18 @@ class Posterior:
         self, arm: int, z: Array, x: Array, r: float, weight: float
     ) -> tuple[Array, Array, float]:
         """Return the features of a checked reward, shared and own, and its variance."""
-        if not 0 <= arm < self.n_arms:
-            raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
+        self._check_arms([arm])
         m, k = self._layout.shape
         z, x = np.asarray(z, dtype=np.float64), check_features(x, k)
         if z.shape != (m,) or x.ndim != 1:
             raise ValueError(
                 f"received z {z.shape} and x {x.shape}, expected ({m},) and ({k},)"
             )
-        # One number that is finite only if all of them are: two passes less.
-        if not math.isfinite(z.dot(z) + r):
+        # One number that is small only if all of them are: two passes less.
+        if not z.dot(z) + r * r <= _MOST**2:
             raise ValueError(
-                "descriptor and reward must be finite, received NaN or inf"
+                f"descriptor and reward must be finite and at most {_MOST:g}, "
+                "received NaN, inf or more"
             )
         if not 0 < weight <= MOST_WEIGHT:
             raise ValueError(
@@ -672,8 +694,13 @@ class Posterior:
         return (
             self._layout.features(z, x),
             x[: self.own_width],
-            self.scales.noise**2 / weight,
+            self.scales.noise**2 / max(weight, _LEAST_WEIGHT),
         )
+
+    def _check_arms(self, arms: Sequence[int]) -> None:
+        for arm in arms:
+            if not 0 <= arm < self.n_arms:
+                raise ValueError(f"received arm {arm}, expected 0 to {self.n_arms - 1}")
 
     def _slot(self, arm: int) -> int | None:
         """Return where the arm is in ``seen``, or None before its first reward."""
@@ -710,6 +737,22 @@ class Posterior:
             self.n_parameters, self._n_arms, self.own_width
         )
 
+    def _check_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
+        self._check_arms(arms)
+        m, k = self._layout.shape
+        n, B = len(check_features(X, k)), len(arms)
+        if X.ndim != 2 or Z.shape != (B, m) or R.shape != (n, B):
+            raise ValueError(
+                f"received Z {Z.shape}, X {X.shape} and R {R.shape} of {B} arms, "
+                f"expected ({B}, {m}), (n, {k}) and (n, {B})"
+            )
+        if len(set(arms)) != B:
+            raise ValueError(f"received arms {list(arms)}, expected distinct ones")
+        if not (np.isfinite(Z).all() and np.isfinite(R).all()):
+            raise ValueError(
+                "descriptors and rewards must be finite, received NaN or inf"
+            )
+
     def _with_table(
         self, arms: Sequence[int], Z: Array, X: Array, R: Array, V: Array
     ) -> SufficientStatistics:
@@ -742,7 +785,8 @@ class Posterior:
         place = np.searchsorted(used, np.arange(len(GROUPS)))
         names = [*(GROUPS[g] for g in used), "noise"]
         centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
-        if self.prior is None and sums.square > 0:
+        # Rewards that were all taken back may leave a square of rounding only.
+        if self.prior is None and sums.square > 0 and sums.count > 0:
             centre += np.log(np.sqrt(sums.square / sums.count) / USUAL_SPREAD)
         # The first search starts where the hyperprior is, a later one from the last.
         start = np.log([getattr(self.scales, name) for name in names])

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest, norm
 
 from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.linalg import Repeats
 
 RNG = np.random.default_rng(0)
 Z, HALF = RNG.standard_normal((80, 3)), RNG.standard_normal((3, 70)) / 8
@@ -79,3 +83,142 @@ def test_some_of_the_arms_are_believed_as_before():
     draws = few.draw(40_000, np.random.default_rng(0))
     want = covariance()[np.ix_(arms, arms)]
     np.testing.assert_allclose(np.cov(draws.T), want, atol=0.03 * want.max())
+
+
+# ---- the shortcuts against the plain computation ----
+
+# On either side of each bound: a covariance of all arms, own noise of all arms.
+BOUNDS = [1, 3, 64, 65, 128, 129, 512, 513]
+
+
+def a_catalogue(arms, q, seed=0):
+    """A belief with every part, about arms of few kinds, and its dense covariance."""
+    rng = np.random.default_rng(seed)
+    Z = np.column_stack([np.ones(arms), rng.integers(3, size=(arms, 4))])
+    Z[:, 4] = rng.random(arms)
+    mu, half = rng.standard_normal(5) / 5, rng.standard_normal((5, q)) / 20
+    own, variance = rng.standard_normal(arms) / 9, rng.random(arms) / 90
+    seen = rng.permutation(arms)[: max(arms // 4, 1)]
+    coupling = rng.standard_normal((len(seen), q)) / 40
+    load = Z @ half
+    load[seen] -= coupling
+    parts = (Z, mu, half, own, variance, seen, coupling)
+    return parts, Z @ mu + own, load @ load.T + np.diag(variance)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("q", [4, 80])
+@pytest.mark.parametrize("arms", BOUNDS)
+def test_moments_on_either_side_of_every_bound(arms, q, repeats):
+    """Also where fewer columns than descriptors are loaded, and where rows repeat."""
+    parts, mean, want = a_catalogue(arms, q)
+    told = Belief(*parts, repeats=Repeats(parts[0]) if repeats else None)
+    np.testing.assert_allclose(told.mean, mean, atol=1e-13)
+    # Sums of squares in single precision are off by a millionth.
+    np.testing.assert_allclose(told.sd**2, np.diag(want), rtol=1e-5)
+
+
+@pytest.mark.parametrize("q", [4, 80])
+@pytest.mark.parametrize("arms", BOUNDS)
+def test_one_arm_is_as_uncertain_as_among_all(arms, q):
+    parts, _, want = a_catalogue(arms, q)
+    for arm in {0, arms // 2, arms - 1, int(parts[5][0])}:
+        told = Belief(*parts)
+        assert told.sd_of(arm) == pytest.approx(np.sqrt(want[arm, arm]), rel=1e-12)
+        assert "sd" not in vars(told)  # not of all arms
+        assert told.sd_of(arm) == pytest.approx(told.sd[arm], rel=1e-12)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("arms", [3, 64, 65, 128])
+def test_single_arms_are_drawn_from_their_normal_distributions(arms, repeats):
+    """Kolmogorov and Smirnov, for arms one of which was seen; p above 1 in 10,000."""
+    parts, mean, want = a_catalogue(arms, 80)
+    told = Belief(*parts, repeats=Repeats(parts[0]) if repeats else None)
+    draws = told.draw(2000, np.random.default_rng(3), scale=0.5)
+    for arm in (0, arms - 1, int(parts[5][0])):
+        law = norm(mean[arm], 0.5 * np.sqrt(want[arm, arm]))
+        assert kstest(draws[:, arm], law.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("arms", [3, 64, 65, 128])
+def test_joint_draws_have_the_covariance_of_all_arms(arms):
+    """Variances of sums with random signs: 5 standard errors of sqrt(2 / n)."""
+    parts, mean, want = a_catalogue(arms, 80)
+    draws = Belief(*parts).draw(4000, np.random.default_rng(4)) - mean
+    signs = np.sign(np.random.default_rng(5).standard_normal((10, arms)))
+    found = (draws @ signs.T).var(axis=0)
+    expected = np.einsum("sa,ab,sb->s", signs, want, signs)
+    np.testing.assert_allclose(found, expected, rtol=5 * np.sqrt(2 / 4000))
+
+
+@pytest.mark.parametrize("arms", [3, 65, 129, 513])
+def test_draws_of_no_spread_are_the_mean(arms):
+    parts, mean, _ = a_catalogue(arms, 80)
+    draws = Belief(*parts).draw(3, np.random.default_rng(0), scale=0.0)
+    np.testing.assert_allclose(draws, np.tile(mean, (3, 1)), atol=1e-14)
+
+
+@pytest.mark.parametrize("arms", [129, 513])
+def test_arms_that_cannot_win_a_draw_have_no_noise_of_their_own(arms):
+    """Behind by more than five of their own standard deviations and of the best's."""
+    own = np.zeros(arms)
+    own[:3] = 1.0
+    variance = np.full(arms, 0.01)  # 5 * 0.1 twice is all of the gap
+    variance[3:] = 0.0099
+    told = Belief(
+        np.ones((arms, 1)), np.zeros(1), np.zeros((1, 1)), own, variance, None, None
+    )
+    draws = told.draw(50, np.random.default_rng(0))
+    assert not draws[:, 3:].any()
+    assert (draws[:, :3] != 1.0).all()
+    # A price that brings the first ones down lets the others in.
+    offset = np.zeros(arms)
+    offset[:3] = -1.0
+    assert told.draw(50, np.random.default_rng(0), 1.0, offset)[:, 3:].all()
+
+
+@pytest.mark.parametrize("arms", BOUNDS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_any_of_the_arms_in_any_order_are_believed_as_before(arms, data):
+    parts, mean, want = a_catalogue(arms, 80)
+    some = data.draw(st.permutations(range(arms)))[: data.draw(st.integers(1, arms))]
+    few = Belief(*parts).among(np.array(some))
+    np.testing.assert_allclose(few.mean, mean[some], atol=1e-13)
+    np.testing.assert_allclose(few.sd**2, np.diag(want)[some], rtol=1e-9)
+    assert few.sd_of(len(some) - 1) == pytest.approx(few.sd[-1])
+
+
+@pytest.mark.parametrize("arms", [3, 65, 129])
+def test_arrays_of_any_storage_are_believed_alike(arms):
+    """Whole numbers, single precision, read-only, and columns of a wider array."""
+    parts, _, _ = a_catalogue(arms, 80)
+    Z = np.round(4 * parts[0])
+    want = Belief(Z, *parts[1:])
+    wide = np.repeat(Z, 2, axis=1)[:, ::2]
+    fixed = Z.copy()
+    fixed.flags.writeable = False
+    for given_ in (Z.astype(int), Z.astype(np.float32), wide, fixed, Z.copy("F")):
+        told = Belief(given_, *parts[1:])
+        np.testing.assert_allclose(told.mean, want.mean, atol=1e-14)
+        np.testing.assert_allclose(told.sd, want.sd, rtol=1e-12)
+        one, other = (b.draw(4, np.random.default_rng(1)) for b in (told, want))
+        assert one.dtype == np.float64
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_a_belief_by_hand():
+    """Two arms z = (1, 1) and (1, -1), W x ~ N((0.5, 0.1), diag(0.04, 0.01)).
+
+    Means 0.6 and 0.4, the second 0.1 better by itself; variances 0.05 and 0.05 + 0.02.
+    """
+    told = Belief(
+        np.array([[1.0, 1.0], [1.0, -1.0]]),
+        np.array([0.5, 0.1]),
+        np.diag([0.2, 0.1]),
+        np.array([0.0, 0.1]),
+        np.array([0.0, 0.02]),
+    )
+    np.testing.assert_allclose(told.mean, [0.6, 0.5])
+    np.testing.assert_allclose(told.sd**2, [0.05, 0.07])

@@ -343,3 +343,89 @@ def test_settings_with_which_nothing_could_be_learnt(settings, error):
     with pytest.raises(error, match="received"):
         check_learning(*settings)
     check_learning(0.5, PriorScales(), 0)
+
+
+@pytest.mark.parametrize("forgetting", [1e-300, 1e-7, 0.01, 0.5])
+def test_however_fast_it_forgets_it_goes_on(forgetting):
+    """0.0000001 to the 50th is no number above 0 any more. After 100 rewards, what the
+    last 50 did not say is forgotten: the level of before, 0.9, with it."""
+    online, fresh = begin(forgetting), begin(forgetting)
+    for i in range(130):
+        reward = 0.9 if i < 50 else 0.1
+        online.update(*told((i % ARMS, (0.3, -0.7), reward, 1.0)))
+    assert online.clock == online.n_updates == 130
+    assert not online.unsolved
+    assert online.faded == pytest.approx(100 * np.log(forgetting))
+    # Prior scales were chosen at the 64th and the 128th.
+    fresh.posterior.rescale(online.posterior.scales)
+    for i in range(100, 130):
+        fresh.update(*told((i % ARMS, (0.3, -0.7), 0.1, 1.0)))
+    assert_same(online, fresh, atol=1e-6)
+
+
+def test_forgetting_by_pencil():
+    """Prior N(0, 1), noise 1, fifty rewards of 1: their weight is 50 / 4 after the
+    fiftieth, so the mean is 12.5 / 13.5, and the variance 1 / 13.5."""
+    scales = PriorScales(mean=0.0, intercept=1.0, noise=1.0)
+    posterior = Posterior(np.zeros((1, 1), dtype=int), scales)
+    online = OnlinePosterior(posterior, forgetting=0.25 ** (1 / 50))
+    for _ in range(50):
+        online.update(0, np.ones(1), np.ones(1), 1.0)
+    assert online.posterior.mean[0] == pytest.approx(12.5 / 13.5)
+    assert online.posterior.factor[0, 0] ** 2 == pytest.approx(1 / 13.5)
+    assert online.kept(0.0) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("n", [4000, 20_000])
+def test_a_reward_long_forgotten_is_replaced_or_refused(n):
+    """Of 0.9 to the 4,000th nothing shows; 0.9 to the 20,000th is no number above 0."""
+    online = begin(0.9)
+    online.update(*told((0, (0.3, -0.7), 0.5, 1.0)))
+    online = OnlinePosterior.resume(
+        online.posterior, 0.9, n_updates=1, clock=n, faded=n * np.log(0.9)
+    )
+    before, copy = fingerprint(online), online.copy()
+    arm, z, x, reward, weight = told((0, (0.3, -0.7), 0.5, 1.0))
+    if online.kept(0.0) > 0:
+        online.replace(arm, z, x, (reward, 0.9), weight, 0.0)
+        assert_same(online, copy, atol=1e-12)
+    else:
+        with pytest.raises(ValueError, match="received 0"):
+            online.replace(arm, z, x, (reward, 0.9), weight, 0.0)
+        assert fingerprint(online) == before
+
+
+def test_another_share_is_kept_from_now_on():
+    """Forty rewards at 1, ten at 0.98: what is forgotten at the 50th is 0.98^50."""
+    online = begin()
+    for i in range(50):
+        if i == 40:
+            online.forget_at(0.98)
+        online.update(*told((i % ARMS, (0.1, 0.2), 0.5, 1.0)))
+    assert online.posterior.count == pytest.approx(50 * 0.98**50)
+    assert online.faded == pytest.approx(50 * np.log(0.98))
+
+
+@few
+@given(STREAMS, st.integers(0, ARMS - 1), st.floats(0, 0.9))
+def test_a_widened_arm_is_less_certain_and_no_other_is(rows, arm, share):
+    online, x = learnt(rows), np.array([1.0, 0.3, -0.7])
+    before = online.posterior.belief(Z, x)
+    online.widen(arm, share)
+    after = online.posterior.belief(Z, x)
+    np.testing.assert_array_equal(after.mean, before.mean)
+    others = np.arange(ARMS) != arm
+    np.testing.assert_allclose(after.sd[others], before.sd[others], rtol=1e-12)
+    assert after.sd[arm] >= before.sd[arm]
+
+
+@few
+@given(STREAMS)
+def test_a_surprise_is_counted_in_standard_deviations(rows):
+    online, variance = begin(), PriorScales().noise ** 2
+    for row in rows:
+        arm, z, x, reward, weight = told(row)
+        belief = online.posterior.belief(Z, x)
+        width = np.sqrt(belief.sd[arm] ** 2 + variance / weight)
+        want = (reward - belief.mean[arm]) / width
+        assert online.update(arm, z, x, reward, weight) == pytest.approx(want)

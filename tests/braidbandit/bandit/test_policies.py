@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare, norm
 
 from braidbandit import (
     EpsilonGreedy,
@@ -357,3 +357,233 @@ def test_foreign_policies_are_not_saved():
 
     with pytest.raises(TypeError, match="Mine"):
         policy_to_dict(Mine())
+
+
+# ---- by the formulas, and at the limits ----
+
+
+def asked(policy, told, cost=None, eligible=None, seed=0):
+    """Probabilities, where nothing is said without a price and with every arm."""
+    arms = len(told.mean)
+    cost = np.zeros(arms) if cost is None else np.asarray(cost)
+    eligible = np.ones(arms, dtype=bool) if eligible is None else np.asarray(eligible)
+    return policy.probabilities(told, cost, eligible, np.random.default_rng(seed))
+
+
+def independent(mean, sd):
+    return Belief(np.eye(len(mean)), np.asarray(mean), np.diag(sd))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("mean", "sd", "together"),
+    [
+        ((0.6, 0.5), (0.1, 0.2), 0.0),
+        ((0.6, 0.5), (0.1, 0.2), 0.9),
+        ((0.5, 0.5), (0.3, 0.01), -0.5),
+        ((0.4, 0.5), (0.05, 0.3), 0.5),
+    ],
+)
+def test_thompson_shares_of_two_arms_are_a_normal_integral(mean, sd, together, scale):
+    """P(0 beats 1) = Phi((m0 - m1) / (scale s)), s^2 = s0^2 + s1^2 - 2 r s0 s1."""
+    covariance = together * np.outer(sd, sd)
+    np.fill_diagonal(covariance, np.square(sd))
+    told = Belief(np.eye(2), np.array(mean), np.linalg.cholesky(covariance))
+    spread = np.sqrt(sd[0] ** 2 + sd[1] ** 2 - 2 * together * sd[0] * sd[1])
+    want = norm.cdf((mean[0] - mean[1]) / (scale * spread))
+    found = asked(ThompsonSampling(scale, n_draws=20_000, floor=0.1), told)
+    error = np.sqrt(want * (1 - want) / 20_000)
+    assert found[0] == pytest.approx(0.9 * want + 0.05, abs=5 * error)
+
+
+def test_thompson_shares_of_three_equal_arms_are_a_third():
+    found = asked(ThompsonSampling(1.0, 20_000, 0.0), independent([0.5] * 3, [0.2] * 3))
+    np.testing.assert_allclose(found, 1 / 3, atol=5 * np.sqrt(2 / 9 / 20_000))
+
+
+@pytest.mark.parametrize("arms", [4, 65, 129, 513])
+@pytest.mark.parametrize(
+    "policy",
+    [ThompsonSampling(scale=0.0, floor=0.1), LinUCB(0.0, 0.1), SquareCB(1e12, 0.1)],
+    ids=["no spread", "no bonus", "any gap"],
+)
+def test_without_exploration_of_its_own_a_policy_is_greedy(policy, arms):
+    told, rng = some_belief(arms, 1), np.random.default_rng(0)
+    cost, eligible = -rng.random(arms) / 9, rng.random(arms) < 0.8
+    want = asked(EpsilonGreedy(0.1), told, cost, eligible)
+    np.testing.assert_allclose(asked(policy, told, cost, eligible), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("arms", [3, 200])
+@pytest.mark.parametrize(
+    "policy",
+    [ThompsonSampling(floor=1.0), LinUCB(floor=1.0), SquareCB(floor=1.0), Greedy(1.0)],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_a_floor_of_1_is_the_uniform_policy(policy, arms):
+    told, eligible = some_belief(arms, 2), np.arange(arms) % 3 != 1
+    np.testing.assert_allclose(
+        asked(policy, told, eligible=eligible),
+        asked(Uniform(), told, eligible=eligible),
+        atol=1e-15,
+    )
+
+
+def test_squarecb_that_sees_hardly_any_gap_is_uniform():
+    told = some_belief(6, 0)
+    np.testing.assert_allclose(asked(SquareCB(1e-12), told), 1 / 6, atol=1e-10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    situation=SITUATIONS,
+    gamma=st.floats(0.1, 1e4),
+    floor=st.floats(0, 1),
+)
+def test_squarecb_is_inverse_gap_weighting(situation, gamma, floor):
+    """Algorithm 1 of the paper, arm by arm, with the number of eligible arms as mu."""
+    eligible, seed = np.array(situation[0]), situation[1]
+    told, mu = some_belief(len(eligible), seed), int(eligible.sum())
+    cost = -np.random.default_rng(seed).random(len(eligible))
+    score = told.mean + cost
+    best = max(np.flatnonzero(eligible), key=lambda arm: score[arm])
+    want = np.zeros(len(eligible))
+    for arm in np.flatnonzero(eligible):
+        if arm != best:
+            want[arm] = 1 / (mu + gamma * (score[best] - score[arm]))
+    want[best] = 1 - want.sum()
+    want[eligible] = (1 - floor) * want[eligible] + floor / mu
+    np.testing.assert_allclose(
+        asked(SquareCB(gamma, floor), told, cost, eligible), want, atol=1e-12
+    )
+
+
+def test_a_bonus_by_hand():
+    """0.5 + 2 * 0.1 = 0.7 against 0.4 + 2 * 0.2 = 0.8; a price of 0.11 turns it."""
+    told, policy = independent([0.5, 0.4], [0.1, 0.2]), LinUCB(2.0, floor=0.2)
+    np.testing.assert_allclose(policy.bonus(told), [0.2, 0.4])
+    np.testing.assert_allclose(asked(policy, told), [0.1, 0.9])
+    np.testing.assert_allclose(asked(policy, told, [0.0, -0.11]), [0.9, 0.1])
+    np.testing.assert_allclose(asked(policy, told, eligible=[True, False]), [1, 0])
+
+
+def test_an_epsilon_by_hand():
+    """0.3 over the two eligible arms, and 0.7 for the better one of them."""
+    told = independent([0.9, 0.5, 0.4], [0.1] * 3)
+    found = asked(EpsilonGreedy(0.3), told, eligible=[False, True, True])
+    np.testing.assert_allclose(found, [0.0, 0.85, 0.15])
+
+
+@pytest.mark.parametrize(
+    "policy", [EpsilonGreedy(0.2), Greedy(0.2), LinUCB(floor=0.2)], ids=repr
+)
+def test_the_best_of_equal_arms_share_what_is_left(policy):
+    """Two best arms of three: 0.8 / 2 + 0.2 / 3 each."""
+    found = asked(policy, independent([0.5, 0.5, 0.3], [0.1] * 3))
+    np.testing.assert_allclose(found, [0.4 + 0.2 / 3] * 2 + [0.2 / 3])
+
+
+@each_policy
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(5)), st.floats(-0.5, 0.5), st.integers(0, 99))
+def test_neither_names_nor_levels_of_arms_matter(policy, order, level, seed):
+    """Another order, another level of every score. Draws follow the order, so of
+    Thompson sampling only how good its shares are is compared."""
+    if policy in GUARDED.values():
+        return  # the baseline is an arm by its position
+    order, cost = np.array(order), -np.random.default_rng(seed).random(5) / 4
+    told = some_belief(5, seed)
+    one = asked(policy, told, cost)
+    other = asked(policy, told.among(order), cost[order] + level)
+    if isinstance(policy, ThompsonSampling):
+        assert one.sum() == pytest.approx(other.sum())
+        # Two shares of 64 draws: five standard errors of their difference.
+        off = 5 * np.sqrt(2 * 0.25 / policy.n_draws)
+    else:
+        off = 1e-9
+    np.testing.assert_allclose(other, one[order], atol=off)
+
+
+@each_policy
+def test_a_price_that_rises_makes_no_arm_more_probable(policy):
+    if policy is GUARDED["guarded, held"]:
+        return  # it plays the baseline at any price
+    before = 1.0
+    for price in (0.0, 0.05, 0.1, 0.2, 0.5, 5.0):
+        found = asked(policy, belief(), np.array([0.0, 0.0, 0.0, -price]))[3]
+        # The same draws each time.
+        assert found <= before + 1e-12
+        before = found
+    assert before == pytest.approx(policy.floor / 4, abs=0.02)
+
+
+@pytest.mark.parametrize("arms", [64, 65, 128, 129, 512, 513, 5000])
+def test_what_exploration_added_explains_the_choice(arms):
+    """On either side of every bound of the shortcuts: the arm with the best sum of
+    mean, exploration and price is the one that was chosen, but for the floor."""
+    told, rng = some_belief(arms, 3), np.random.default_rng(1)
+    cost, eligible = -rng.random(arms) / 9, rng.random(arms) < 0.9
+    for policy in (ThompsonSampling(1.0, floor=0.0), LinUCB(1.0, floor=0.0), Greedy()):
+        for _ in range(5):
+            choice = policy.select(told, cost, eligible, rng)
+            score = np.where(eligible, told.mean + choice.exploration + cost, -np.inf)
+            assert score[choice.arm] >= score.max() - 1e-12
+
+
+@pytest.mark.parametrize("arms", [129, 600])
+def test_an_arm_far_ahead_wins_every_draw_of_many(arms):
+    """Ten standard deviations before all others, which the finalists must not miss."""
+    mean = np.full(arms, 0.3)
+    mean[arms - 2] = 0.9
+    told = Belief(
+        np.ones((arms, 1)),
+        np.zeros(1),
+        np.array([[0.2]]),
+        own=mean,
+        own_variance=np.full(arms, 0.03**2),
+    )
+    found = asked(ThompsonSampling(1.0, floor=0.0), told)
+    assert found[arms - 2] == 1.0
+
+
+@pytest.mark.parametrize("eligible", [1, 63, 64, 65, 130])
+def test_few_eligible_arms_of_many_share_the_draws(eligible):
+    """Of 600 arms alike: no other ever wins, however few may be chosen."""
+    told = Belief(
+        np.ones((600, 1)),
+        np.array([0.5]),
+        np.array([[0.1]]),
+        own_variance=np.full(600, 0.01),
+    )
+    may = np.zeros(600, dtype=bool)
+    may[np.random.default_rng(0).permutation(600)[:eligible]] = True
+    found = asked(ThompsonSampling(1.0, 512, 0.0), told, eligible=may)
+    assert found.sum() == pytest.approx(1.0)
+    assert not found[~may].any()
+    # Alike, so none of the n that are drawn wins more than its share, 512 / n, and
+    # five standard errors, as a Poisson number has.
+    fair = 512 / min(eligible, 64)
+    assert found.max() * 512 <= fair + 5 * np.sqrt(fair)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ThompsonSampling(floor=1.5), "floor must lie in .* received 1.5"),
+        (lambda: ThompsonSampling(scale=float("inf")), "scale must be at least 0"),
+        (lambda: ThompsonSampling(n_draws=0), "n_draws"),
+        (lambda: LinUCB(alpha=float("nan")), "alpha must be at least 0, received nan"),
+        (lambda: SquareCB(gamma=-1.0), "gamma must be above 0, received -1.0"),
+        (lambda: SquareCB(gamma=float("inf")), "gamma must be above 0, received inf"),
+        (lambda: EpsilonGreedy(float("nan")), "floor must lie in .* received nan"),
+        (lambda: Uniform(0.0), "Uniform has floor 1, received 0.0"),
+    ],
+)
+def test_a_refusal_says_what_was_received(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_number_of_draws_is_whole():
+    with pytest.raises(TypeError, match="n_draws"):
+        ThompsonSampling(n_draws=2.5)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from braidbandit.bandit.posterior import Posterior
@@ -675,3 +677,353 @@ def test_means_are_taken_over_without_the_rest():
     before = state(other)
     one.update(0, Z[0], np.array([1.0, 0.3, -0.7]), 0.9)
     assert state(other) == before
+
+
+# ---- what cannot be learnt ----
+
+NOT_NUMBERS = {
+    "a reward whose square overflows": (0, Z[0], [1.0, 0.3, -0.7], 1e200),
+    "a reward of the other sign": (0, Z[0], [1.0, 0.3, -0.7], -1e200),
+    "a descriptor whose fourth power overflows": (
+        0,
+        1e120 * Z[0],
+        [1.0, 0.3, -0.7],
+        0.5,
+    ),
+    "one that does so with the features": (0, 1e153 * Z[0], [1.0, 1e4, 0.0], 0.5),
+    "a descriptor that is NaN": (0, np.nan * Z[0], [1.0, 0.3, -0.7], 0.5),
+}
+
+
+@pytest.mark.parametrize("call", NOT_NUMBERS.values(), ids=NOT_NUMBERS)
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_numbers_that_overflow_are_refused_whole(call, own_width):
+    posterior = make(own_width)
+    stream(posterior)
+    before = state(posterior)
+    arm, z, x, r = call
+    for change in (posterior.update, posterior.downdate):
+        with pytest.raises(ValueError, match="finite and at most 1e"):
+            change(arm, z, np.array(x), r)
+        assert state(posterior) == before
+
+
+@pytest.mark.parametrize("weight", [1e-99, 1e-200, 1e-310])
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_a_reward_of_next_to_no_weight_moves_nothing_and_comes_back(weight, own_width):
+    """Its variance, noise^2 / weight, or the square of that, is no number any more."""
+    posterior, x = make(own_width), np.array([1.0, 0.3, -0.7])
+    stream(posterior, arms=3)
+    before = posterior.copy()
+    posterior.update(0, Z[0], x, 0.9, weight)
+    for name in Posterior.ARRAYS:
+        np.testing.assert_allclose(
+            getattr(posterior, name), getattr(before, name), atol=1e-40
+        )
+    posterior.downdate(0, Z[0], x, 0.9, weight)
+    assert_same(posterior, before, atol=1e-14)
+
+
+TABLES = {
+    "too many columns": ([0, 1], Z[:2], (3, 3), "received Z"),
+    "too many rows": ([0, 1], Z[:2], (4, 2), "received Z"),
+    "descriptors of other arms": ([0, 1], Z, (3, 2), "received Z"),
+    "narrow descriptors": ([0, 1], Z[:2, :2], (3, 2), "received Z"),
+    "an arm that is not there": ([0, 3], Z[:2], (3, 2), "received arm 3"),
+    "an arm from the end": ([0, -1], Z[:2], (3, 2), "received arm -1"),
+    "an arm twice": ([1, 1], Z[:2], (3, 2), "distinct"),
+    "a descriptor that is NaN": ([0, 1], np.nan * Z[:2], (3, 2), "finite"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("method", ["learn_table", "start_from_table"])
+def test_a_table_that_cannot_be_right_changes_nothing(method, table):
+    arms, descriptors, shape, message = table
+    posterior = make()
+    stream(posterior)
+    before, scales = state(posterior), posterior.scales
+    X = np.column_stack([np.ones(3), np.eye(3)[:, :2]])
+    with pytest.raises(ValueError, match=message):
+        getattr(posterior, method)(arms, descriptors, X, np.full(shape, 0.5))
+    assert state(posterior) == before
+    assert posterior.scales == scales
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["learn_table", "start_from_table"])
+def test_a_table_with_a_hole_changes_nothing(method, value):
+    posterior = make()
+    stream(posterior)
+    before = state(posterior)
+    X, R = np.column_stack([np.ones(2), np.eye(2)]), np.full((2, 2), 0.5)
+    R[1, 0] = value
+    with pytest.raises(ValueError, match="finite"):
+        getattr(posterior, method)([0, 1], Z[:2], X, R)
+    assert state(posterior) == before
+
+
+def test_a_start_for_which_no_scales_are_found_changes_nothing(monkeypatch):
+    def fails(*_):
+        raise np.linalg.LinAlgError("no scales")
+
+    posterior = make()
+    stream(posterior)
+    before, scales = state(posterior), posterior.scales
+    monkeypatch.setattr("braidbandit.bandit.posterior.find_scales", fails)
+    X, R = np.column_stack([np.ones(2), np.eye(2)]), np.array([[0.1, 0.9], [0.4, 0.2]])
+    with pytest.raises(np.linalg.LinAlgError, match="no scales"):
+        posterior.start_from_table([0, 1], Z[:2], X, R)
+    with pytest.raises(np.linalg.LinAlgError, match="no scales"):
+        posterior.refine_scales()
+    assert state(posterior) == before
+    assert posterior.scales == scales
+
+
+@pytest.mark.parametrize("arm", [-1, 3])
+def test_an_arm_that_is_not_there_does_not_change(arm):
+    posterior = make()
+    before = state(posterior)
+    with pytest.raises(ValueError, match="expected 0 to 2"):
+        posterior.widen(arm, 0.5)
+    assert state(posterior) == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_scales_are_chosen_again_after_all_was_taken_back(rewards):
+    """Of the squares rounding is left, of the number of rewards nothing: no spread."""
+    posterior = Posterior(parameter_groups(NAMES, 3), None, 3, 1)
+    x = np.array([1.0, 0.3, -0.7])
+    for r in rewards:
+        posterior.update(0, Z[0], x, r)
+    for r in rewards:
+        posterior.downdate(0, Z[0], x, r)
+    assert posterior.count == 0
+    posterior.refine_scales()
+    assert np.isfinite(posterior.factor).all()
+    assert np.isfinite(list(posterior.scales.to_dict().values())).all()
+
+
+# ---- sums by hand ----
+
+
+def test_two_parameters_by_pencil():
+    """Prior N(0, 1) for the level and for the slope, noise 1.
+
+    A reward of 1 at x = (1, 1): phi'P phi + 1 = 3, gain (1/3, 1/3), so the means are
+    1/3 each, and P = I - phi phi' / 3 = [[2, -1], [-1, 2]] / 3.
+    A reward of 0 at x = (1, -1): P phi = (1, -1), phi'P phi + 1 = 3. Expected was
+    1/3 - 1/3 = 0, so the means stay, and P loses [[1, -1], [-1, 1]] / 3: I / 3.
+    """
+    scales = PriorScales(mean=0.0, intercept=1.0, task=1.0, noise=1.0)
+    posterior = Posterior(np.array([[0, 1]]), scales)
+    one = np.ones(1)
+    surprise = posterior.update(0, one, np.array([1.0, 1.0]), 1.0)
+    assert surprise == pytest.approx(1 / np.sqrt(3))
+    np.testing.assert_allclose(posterior.mean, [1 / 3, 1 / 3])
+    np.testing.assert_allclose(
+        posterior.factor @ posterior.factor.T, [[2 / 3, -1 / 3], [-1 / 3, 2 / 3]]
+    )
+    surprise = posterior.update(0, one, np.array([1.0, -1.0]), 0.0)
+    assert surprise == pytest.approx(0.0, abs=1e-15)
+    np.testing.assert_allclose(posterior.mean, [1 / 3, 1 / 3])
+    np.testing.assert_allclose(
+        posterior.factor @ posterior.factor.T, np.eye(2) / 3, atol=1e-15
+    )
+    assert (posterior.square, posterior.count) == (1.0, 2.0)
+
+
+def test_an_own_intercept_by_pencil():
+    """A level and an own intercept, both N(0, 1), noise 1, and a reward of 3 of arm 0.
+
+    Its variance was 1 + 1 + 1 = 3: each of the two moves by 3 / 3 = 1, has variance
+    1 - 1/3 = 2/3 left, and their covariance is -1/3. Given the level, the own variance
+    is 1/2. The quality of arm 0 is 2, with variance 2/3 + 2/3 - 2/3 = 2/3; of arm 1,
+    that nobody played, 1 with 2/3 + 1; and their covariance is 2/3 - 1/3 = 1/3.
+    """
+    scales = PriorScales(mean=0.0, intercept=1.0, braid=1.0, noise=1.0)
+    posterior = Posterior(np.array([[0]]), scales, n_arms=2, own_width=1)
+    one = np.ones(1)
+    assert posterior.update(0, one, one, 3.0) == pytest.approx(np.sqrt(3))
+    assert posterior.mean.tolist() == pytest.approx([1.0])
+    assert posterior.own_mean.ravel().tolist() == pytest.approx([1.0, 0.0])
+    assert posterior.own_covariance.ravel().tolist() == pytest.approx([0.5, 1.0])
+    belief = posterior.belief(np.ones((2, 1)), one)
+    np.testing.assert_allclose(belief.mean, [2.0, 1.0])
+    np.testing.assert_allclose(belief.sd**2, [2 / 3, 5 / 3])
+    terms = [posterior.covariance_terms(arm, one, one) for arm in (0, 1)]
+    assert terms[0] @ terms[1] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "mean", "variance"), [(1.0, 0.5, 0.5), (0.5, 1 / 3, 2 / 3)]
+)
+def test_forgetting_by_pencil(gamma, mean, variance):
+    """Prior N(0, 1), noise 1, a reward of 1 that counts gamma: gamma / (1 + gamma)."""
+    scales = PriorScales(mean=0.0, intercept=1.0, noise=1.0)
+    posterior = Posterior(np.array([[0]]), scales)
+    posterior.update(0, np.ones(1), np.ones(1), 1.0)
+    posterior.forget(gamma)
+    assert posterior.mean[0] == pytest.approx(mean)
+    assert posterior.factor[0, 0] ** 2 == pytest.approx(variance)
+    assert (posterior.square, posterior.count) == (gamma, gamma)
+
+
+# ---- limits ----
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_scales_near_nothing_leave_the_prior_mean(own_width):
+    """However many rewards say otherwise: nothing may differ from 0.7."""
+    names = ("intercept", "task", "braid", "interaction", "knob")
+    posterior = make(
+        own_width, **dict.fromkeys((*names, "arm_intercept", "arm_slope"), 1e-8)
+    )
+    stream(posterior)
+    belief = posterior.belief(Z, np.array([1.0, 0.3, -0.7]))
+    np.testing.assert_allclose(belief.mean, 0.7, atol=1e-10)
+    assert (belief.sd < 1e-7).all()
+
+
+def test_scales_without_bound_give_least_squares():
+    """One arm, no own parameters, slopes of the level: numpy's lstsq."""
+    scales = PriorScales(intercept=1e5, task=1e5, noise=0.3)
+    posterior = Posterior(np.array([[0, 1, 1]]), scales)
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.ones(30), rng.standard_normal((30, 2))])
+    r = rng.random(30)
+    for x, value in zip(X, r, strict=True):
+        posterior.update(0, np.ones(1), x, value)
+    want, *_ = np.linalg.lstsq(X, r, rcond=None)
+    np.testing.assert_allclose(posterior.mean, want, atol=1e-7)
+    np.testing.assert_allclose(
+        posterior.factor @ posterior.factor.T,
+        0.09 * np.linalg.inv(X.T @ X),
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+@pytest.mark.parametrize("gamma", [1e-6, 1e-100])
+def test_what_is_forgotten_altogether_leaves_the_prior(own_width, gamma):
+    posterior, fresh = make(own_width), make(own_width)
+    stream(posterior)
+    posterior.forget(gamma)
+    x, atol = np.array([1.0, 0.3, -0.7]), 100 * gamma + 1e-10
+    one, other = posterior.belief(Z, x), fresh.belief(Z, x)
+    np.testing.assert_allclose(one.mean, other.mean, atol=atol)
+    np.testing.assert_allclose(one.sd, other.sd, atol=atol)
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_forgetting_nothing_is_not_even_rounding(own_width):
+    posterior = make(own_width)
+    stream(posterior)
+    before = state(posterior)
+    posterior.forget(1.0)
+    assert state(posterior) == before
+
+
+# ---- equivalences ----
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.05, 0.4, 1.0, 3.0, 50.0]), min_size=3, max_size=12),
+    st.sampled_from([0, 1, 3]),
+    st.integers(0, 2),
+    st.floats(0, 0.9),
+)
+def test_weights_and_widened_arms_equal_the_normal_equations(
+    weights, own_width, arm, share
+):
+    """A weight divides the noise variance; a change adds to an arm's own prior."""
+    posterior, rng = make(own_width, noise=0.3), np.random.default_rng(len(weights))
+    posterior.widen(arm, share)
+    Phi, rewards = [], []
+    for weight in weights:
+        played, x = int(rng.integers(3)), np.append(1.0, rng.standard_normal(2))
+        Phi.append(features(posterior, played, x))
+        rewards.append(rng.random())
+        posterior.update(played, Z[played], x, rewards[-1], weight)
+    m0, sd = prior(posterior)
+    own = sd[posterior.n_parameters :].reshape(3, own_width)  # a view
+    own[arm] = np.sqrt(own[arm] ** 2 + share * posterior.variance_of_change())
+    A, V = np.array(Phi), 0.09 / np.array(weights)
+    P = np.linalg.inv(np.diag(1 / sd**2) + A.T @ (A / V[:, None]))
+    mean = m0 + P @ A.T @ ((np.array(rewards) - A @ m0) / V)
+    x = np.array([1.0, 0.3, -0.7])
+    F = np.array([features(posterior, a, x) for a in range(3)])
+    for one in (posterior, solved_again(posterior)):
+        belief = one.belief(Z, x)
+        np.testing.assert_allclose(belief.mean, F @ mean, atol=1e-8)
+        np.testing.assert_allclose(belief.sd**2, np.diag(F @ P @ F.T), atol=1e-8)
+
+
+def solved_again(posterior):
+    """The same posterior from its sums instead of reward by reward."""
+    other = posterior.copy()
+    other.rescale(posterior.scales)
+    assert other.solved == posterior.solved + 1
+    return other
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.25])
+def test_a_share_of_a_reward_is_its_weight_but_for_the_count(kept):
+    one, other, x = make(), make(), np.array([1.0, 0.3, -0.7])
+    one.update(0, Z[0], x, 0.9, 2.0, kept)
+    other.update(0, Z[0], x, 0.9, 2.0 * kept)
+    for name in Posterior.ARRAYS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert (one.count, other.count) == (kept, 1.0)
+    one.downdate(0, Z[0], x, 0.9, 2.0, kept)
+    assert (one.count, one.square) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_means_of_many_tasks_are_those_of_each(own_width):
+    posterior = make(own_width)
+    stream(posterior)
+    X = np.column_stack([np.ones(4), np.random.default_rng(0).random((4, 2))])
+    found = posterior.means(Z, X)
+    for x, row in zip(X, found, strict=True):
+        np.testing.assert_allclose(row, posterior.belief(Z, x).mean, atol=1e-14)
+        each = [posterior.expected(arm, Z[arm], x) for arm in range(3)]
+        np.testing.assert_allclose(row, each, atol=1e-14)
+
+
+VIEWS = {
+    "float32": lambda a: a.astype(np.float32).astype(np.float64),
+    "read-only": lambda a: np.frombuffer(a.tobytes()).reshape(a.shape),
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "column-major": np.asfortranarray,
+}
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_arrays_of_any_storage_are_learnt_alike(view, own_width):
+    """Values that single precision holds exactly, and products of them in any order."""
+    descriptors, X = np.round(Z * 8) / 8, np.array([[1.0, 0.5, -0.25], [1.0, 2.0, 0.0]])
+    R = np.array([[0.25, 0.5, 1.0], [0.0, 0.75, 0.5]])
+    one, other = make(own_width), make(own_width)
+    for posterior, as_given in ((one, np.array), (other, view)):
+        posterior.update(1, as_given(descriptors[1]), as_given(X[0]), 0.5)
+        posterior.learn_table(range(3), as_given(descriptors), as_given(X), as_given(R))
+    assert_same(one, other, atol=1e-14)
+    np.testing.assert_allclose(
+        one.belief(descriptors, X[1]).sd, other.belief(view(descriptors), view(X[1])).sd
+    )
+
+
+def test_arrays_that_were_given_belong_to_who_gave_them():
+    source = make()
+    stream(source)
+    arrays = {name: array.copy() for name, array in source.to_arrays().items()}
+    again = Posterior.from_arrays(arrays, source.scales)
+    for array in arrays.values():
+        array[...] = 0
+    assert state(again) == state(source)
+    np.testing.assert_array_equal(again.groups, source.groups)
+    np.testing.assert_array_equal(again.own_groups, source.own_groups)

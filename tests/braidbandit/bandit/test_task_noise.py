@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from braidbandit.bandit.task_noise import task_precision
@@ -69,3 +71,64 @@ def test_the_shrinkage_is_that_of_ledoit_and_wolf():
     expected = (1 - intensity) * R.T @ R / 12 + intensity * np.eye(6)
     covariance = np.linalg.inv(task_precision(R, shared=True))
     np.testing.assert_allclose(covariance, expected, atol=1e-10)
+
+
+def test_two_arms_and_two_tasks_by_hand():
+    """Rewards (0.9, 0.5) and (0.1, 0.1): means 0.7, 0.1 of tasks, 0.5, 0.3 of arms.
+
+    What is left is 0.1 in size everywhere: alone = 4 * 0.01 / 1 = 0.04. The means of
+    the tasks have variance 0.18, of which 0.04 / 2 is the rest: common = 0.16, and its
+    share 0.16 / 0.2 = 0.8. The inverse of [[1, 0.8], [0.8, 1]] has 1 / 0.36 and
+    -0.8 / 0.36.
+    """
+    found = task_precision(np.array([[0.9, 0.5], [0.1, 0.1]]))
+    np.testing.assert_allclose(found, np.array([[1, -0.8], [-0.8, 1]]) / 0.36)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 7), st.booleans(), st.integers(0, 1000))
+def test_it_is_a_precision_whatever_the_table(n, arms, shared, seed):
+    """Symmetric and positive; of noise that is at most as large as one reward's, on
+    average: its inverse has 1 on the diagonal, by arm or on average."""
+    rng = np.random.default_rng(seed)
+    R = rng.random((n, arms)) * rng.random((n, 1)) ** rng.integers(4)
+    found = task_precision(R, shared)
+    np.testing.assert_array_equal(found, found.T)
+    assert np.linalg.eigvalsh(found).min() > 0
+    diagonal = np.diag(np.linalg.inv(found))
+    assert diagonal.mean() == pytest.approx(1.0)
+    if not shared:
+        np.testing.assert_allclose(diagonal, 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.booleans(), st.integers(0, 1000), st.floats(-1, 1), st.floats(0.01, 100))
+def test_neither_level_nor_unit_nor_order_of_rewards_matters(shared, seed, level, unit):
+    rng = np.random.default_rng(seed)
+    R, better = rng.random((6, 4)), rng.random(4)
+    found = task_precision(R, shared)
+    close = {"rtol": 1e-7, "atol": 1e-8}
+    moved = unit * (R + level + better)
+    np.testing.assert_allclose(task_precision(moved, shared), found, **close)
+    rows, columns = rng.permutation(6), rng.permutation(4)
+    np.testing.assert_allclose(
+        task_precision(R[rows][:, columns], shared),
+        found[np.ix_(columns, columns)],
+        **close,
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_tasks_that_are_all_alike_leave_rewards_independent(shared):
+    """Common variance below what the rest alone explains counts as none."""
+    R = np.random.default_rng(0).standard_normal((2000, 3))
+    R -= R.mean(axis=1, keepdims=True)
+    before = R.copy()
+    found = np.linalg.inv(task_precision(R, shared))
+    np.testing.assert_array_equal(R, before)
+    if not shared:
+        np.testing.assert_array_equal(found, np.eye(3))
+    else:
+        # What is left sums to 0 over the arms: -1/2 between any two, shrunk by a tenth.
+        want = 1.45 * np.eye(3) - 0.45
+        np.testing.assert_allclose(found, want, atol=5 / np.sqrt(2000))
