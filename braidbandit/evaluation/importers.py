@@ -308,6 +308,8 @@ def _shown(event: Mapping[str, Any], name_of: Callable[[Any], str]) -> _Shown:
     # A line may stand for many like it that were dropped on the way.
     if event.get("pdrop"):
         raise ValueError("lines were dropped (pdrop); give the whole log")
+    if not isinstance(event["c"]["_multi"], list):
+        raise TypeError(f"_multi is a list, received {event['c']['_multi']!r}")
     arms = [name_of(action) for action in event["c"]["_multi"]]
     if len(set(arms)) != len(arms):
         raise ValueError(f"two actions have the same name: {arms}")
@@ -340,6 +342,10 @@ def _features(shared: Mapping[str, Any]) -> dict[str, float | str]:
 
 def _numeric(features: list[dict[str, float | str]]) -> Array:
     """Return a column for each number and each word; ones where there is no feature."""
+    pairs = {pair for row in features for pair in row.items()}
+    words = {f"{name}={value}" for name, value in pairs if isinstance(value, str)}
+    if twice := sorted(words & {name for row in features for name in row}):
+        raise ValueError(f"words and numbers would share the columns {twice}")
     found: Array = np.asarray(DictVectorizer(sparse=False).fit_transform(features))
     return found if found.shape[1] else np.ones((len(features), 1))
 

@@ -18,7 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_labels
+from braidbandit._checks import as_floats, check_labels, check_whole
 from braidbandit._named import column_names, in_columns, in_rows, ordered
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
@@ -96,7 +96,7 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
     Raises
     ------
     ValueError
-        When shapes do not fit, or numbers are not finite.
+        When shapes do not fit, or numbers are not finite or masked.
 
     Examples
     --------
@@ -104,12 +104,18 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
     [[0.0, 1.0], [0.5, 0.0]]
     """
     rewards, names = _in_order(rewards, embeddings, names)
-    rewards = np.asarray(rewards, dtype=np.float64)
-    embeddings = np.asarray(embeddings, dtype=np.float64)
+    rewards, embeddings = (
+        as_floats(rewards, "rewards"),
+        as_floats(embeddings, "embeddings"),
+    )
     if rewards.ndim != 2 or embeddings.ndim != 2 or len(rewards) != len(embeddings):
         raise ValueError(
             f"received rewards {rewards.shape} and embeddings {embeddings.shape}, "
             "expected (n, A) and (n, w)"
+        )
+    if not rewards.size:
+        raise ValueError(
+            f"a table has a cell at least, received rewards {rewards.shape}"
         )
     if not (np.isfinite(rewards).all() and np.isfinite(embeddings).all()):
         raise ValueError("rewards and embeddings must be finite, received NaN or inf")
@@ -199,7 +205,7 @@ def shuffles(
     Raises
     ------
     ValueError
-        When all prompts would be reserved.
+        When all prompts would be reserved, or no round would be played.
 
     Examples
     --------
@@ -209,6 +215,7 @@ def shuffles(
     (True, [0, 1])
     """
     prompts, arms = table.rewards.shape
+    rounds, probes = check_whole("rounds", rounds, 1), check_whole("probes", probes, 0)
     if prompts <= probes:
         raise ValueError(f"{prompts} prompts cannot spare {probes} for the probe")
     for seed in range(seeds):
@@ -388,7 +395,7 @@ class BraidPlayer:
     encoder : TaskEncoder
         Fitted on all prompts, without any reward.
     warm : bool
-        Whether it is told the probe table.
+        Whether it is told the probe table, if prompts are reserved for one.
     **settings
         Of BraidRecommender.
     """
@@ -410,7 +417,7 @@ class BraidPlayer:
         self.agent = BraidRecommender(
             catalogue, encoder, price=0.0, random_state=shuffle.seed, **settings
         )
-        if warm:
+        if warm and len(shuffle.probe):
             arms = shuffle.probe_arms(table)
             self.agent.warm_start(
                 table.embeddings[shuffle.probe],

@@ -301,9 +301,10 @@ def _grid(
     width = sum(name.startswith("embedding:") for name in _names(agent))
     sizes = _numbers(n_components) or [width]
     for size in sizes:
-        if not 1 <= size <= width:
+        if not (1 <= size <= width and float(size).is_integer()):
             raise ValueError(
-                f"n_components lies in 1 to {width}, the agent's; received {size!r}"
+                f"n_components is a whole number of 1 to {width}, the agent's; "
+                f"received {size!r}"
             )
     return list(
         product(

@@ -77,3 +77,76 @@ def test_plot_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"braidbandit\[plot\]"):
         Comparison(ROWS).plot()
+
+
+@pytest.fixture
+def axes():
+    """Of a figure that is closed again; none other is left open."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    figure, ax = matplotlib.pyplot.subplots()
+    yield ax
+    matplotlib.pyplot.close(figure)
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def drawn(ax):
+    """The lines of a plot: ends and height of the intervals, and the points."""
+    return [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in (
+        line for line in ax.lines if not isinstance(line.get_xdata(), list)
+    )]  # fmt: skip
+
+
+def test_intervals_are_drawn_where_they_are(axes):
+    """The first policy is on top; the log itself is a line across all of them."""
+    Comparison(ROWS, {}, 0.5).plot(ax=axes)
+    assert drawn(axes) == [
+        ([0.5, 0.7], [0, 0]), ([0.1, 0.9], [0, 0]), ([0.6], [0]),
+        ([pytest.approx(0.3), 0.5], [1, 1]), ([0.1, 0.9], [1, 1]), ([0.4], [1]),
+    ]  # fmt: skip
+    assert axes.lines[-1].get_xdata() == [0.5, 0.5]
+    [label] = axes.get_legend().get_texts()
+    assert label.get_text() == "the log itself"
+
+
+def test_without_a_sequence_there_is_no_thin_line(axes):
+    Comparison((*ROWS, WITHOUT), {}, 0.5).plot("IPS", axes)
+    assert [line.get_linewidth() for line in axes.lines[:1]] == [3.0]
+    assert len(axes.lines) == 3
+    assert axes.get_xlabel() == "mean reward by IPS"
+
+
+def test_an_unknown_estimator_draws_nothing(axes):
+    message = r"unknown estimator 'dr'; the estimators are \['DR', 'IPS'\]"
+    for call in (Comparison((*ROWS, WITHOUT)).best, Comparison((*ROWS, WITHOUT)).plot):
+        with pytest.raises(ValueError, match=message):
+            call("dr")
+    with pytest.raises(ValueError, match=message):
+        Comparison((*ROWS, WITHOUT)).plot("dr", axes)
+    assert len(axes.lines) == 0
+
+
+def test_the_first_of_equally_good_policies_is_the_best():
+    twins = [replace(ROWS[1], policy=name) for name in ("b", "a")]
+    assert Comparison((ROWS[0], *twins)).best().policy == "b"
+    assert Comparison((*ROWS, WITHOUT)).best("IPS") is WITHOUT
+
+
+def test_what_is_done_to_the_data_is_not_done_to_the_comparison():
+    refused = {"odd": "never seen"}
+    comparison = Comparison(ROWS, refused, 0.5)
+    data = comparison.to_dict()
+    data["refused"].clear()
+    data["rows"][0]["value"] = 9.0
+    frame = comparison.to_frame()
+    frame["value"] = 9.0
+    assert comparison == Comparison(ROWS, {"odd": "never seen"}, 0.5)
+
+
+def test_values_outside_the_unit_interval_are_shown_as_they_are():
+    """IPS may say that a policy earns more than there is."""
+    row = replace(WITHOUT, value=1.25)
+    comparison = Comparison((row,))
+    assert comparison.best("IPS").value == 1.25
+    assert "1.250" in str(comparison)
+    assert comparison.to_frame()["value"].tolist() == [1.25]

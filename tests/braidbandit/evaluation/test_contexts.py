@@ -56,3 +56,53 @@ def test_a_table_stays_one_in_any_order(n_contexts, n_arms, random):
     if n_arms > 1:
         again = np.append(contexts, 0), np.append(arms, 0)
         assert not is_table(*again, n_arms)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_more_than_two_rows_for_each_arm_and_context_are_kinds_of_tasks(more):
+    """10 contexts and 2 arms: up to 40 rows are about tasks, from 41 on about kinds.
+    No table: context 0 met arm 0 three times as often as arm 1, or more."""
+    contexts = np.append(np.repeat(np.arange(10), 4), [0] * more)
+    arms = np.append(np.tile([0, 1], 20), [0] * more)
+    arms[:3] = 0
+    found = contexts_of(contexts[:, None] * 1.0, arms, 2)
+    if more:
+        assert found.tolist() == list(range(41))
+    else:
+        assert found.tolist() == contexts.tolist()
+
+
+@given(st.lists(st.integers(0, 14), min_size=20, max_size=40))
+def test_rows_have_one_number_exactly_where_they_are_equal(rows):
+    """Numbers count up from 0 as contexts are first seen; few contexts are not."""
+    X = np.array(rows, dtype=float)[:, None]
+    found = contexts_of(X, np.arange(len(rows)) % 3, 3).tolist()
+    if len(set(rows)) < 2 * FOLDS:
+        assert found == list(range(len(rows)))
+    else:
+        seen = list(dict.fromkeys(rows))
+        assert found == [seen.index(row) for row in rows]
+
+
+def test_rows_that_differ_in_one_column_are_apart():
+    X = np.zeros((20, 3))
+    X[:, 2] = np.arange(20) // 2
+    assert contexts_of(X, np.arange(20) % 2, 2).tolist() == X[:, 2].tolist()
+    X[1, 0] = 1e-300
+    assert len(set(contexts_of(X, np.arange(20) % 2, 2).tolist())) == 11
+
+
+@pytest.mark.parametrize(
+    ("contexts", "arms", "even"),
+    [
+        ([0], [0], True),
+        ([0, 0], [0, 0], True),
+        ([0, 1], [0, 1], True),
+        ([0, 0, 0], [0, 1, 1], False),
+        ([0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], True),
+        ([2, 0, 2, 0, 0], [1, 0, 0, 1, 1], False),
+    ],
+)
+def test_a_table_meets_each_arm_of_a_context_equally_often(contexts, arms, even):
+    """Whether contexts met the same arms as each other does not matter."""
+    assert is_table(np.array(contexts), np.array(arms), 2) is even

@@ -34,3 +34,46 @@ def test_without_pandas(monkeypatch):
     with pytest.raises(ImportError, match="needs pandas"):
         frame_of(ROWS)
     assert text_of(ROWS, ["value"]).splitlines() == [repr(row) for row in ROWS]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    count: int
+    sure: bool
+    label: str | None
+    inner: Row
+
+
+def test_numbers_stay_whole_and_truth_values_truths():
+    """So that 3 is printed as 3; what is nested is a dictionary."""
+    frame = frame_of([Mixed(3, True, None, ROWS[0]), Mixed(4, False, "x", ROWS[1])])
+    assert [frame[name].dtype.kind for name in ("count", "sure")] == ["i", "b"]
+    assert frame["label"].isna().tolist() == [True, False]
+    assert frame["inner"][0] == {"name": "a", "value": 0.25}
+    text = text_of([Mixed(3, True, None, ROWS[0])], ["sure", "count"])
+    assert [line.split() for line in text.splitlines()] == [
+        ["sure", "count"],
+        ["True", "3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.000"), (-0.0004, "-0.000"), (0.0005, "0.001"), (1234.5, "1234.500")],
+)
+def test_three_decimals_whatever_the_size(value, shown):
+    assert text_of([Row("a", value)], ["value"]).split() == ["value", shown]
+
+
+@pytest.mark.parametrize("count", [1, 2, 75])
+def test_no_row_is_left_out_of_what_is_printed(count):
+    """pandas by itself would print the first and the last only."""
+    lines = text_of([Row(f"row {i}", i / 8) for i in range(count)], ["name"])
+    assert [line.strip() for line in lines.splitlines()[1:]] == [
+        f"row {i}" for i in range(count)
+    ]
+
+
+def test_a_column_that_no_record_has_is_an_error():
+    with pytest.raises(KeyError, match="size"):
+        text_of(ROWS, ["name", "size"])

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_checks import COLLIDING, MISSING
 
 from braidbandit import compare, evaluate
@@ -369,3 +371,155 @@ def test_dsjson_features_by_path():
     log = log_from_dsjson(lines)
     # In alphabetical order: a.kind=x, a.n, tags[0]=u, tags[1]=v.
     assert log.X.tolist() == [[1.0, 2.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0]]
+
+
+# ---- what columns and lines come to ----
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=8))
+def test_scores_are_told_prompt_by_prompt_and_model_by_model(scores):
+    table = np.array(scores) / 4
+    frame = dict(zip("xyz", table.T, strict=True))
+    frame = {"n": range(len(table)), **frame}
+    log = log_from_scores(frame, list("zyx"), context="n")
+    assert log.rewards.reshape(-1, 3).tolist() == table[:, ::-1].tolist()
+    assert log.columns.reshape(-1, 3).tolist() == [[0, 1, 2]] * len(table)
+    assert log.X[:, 0].tolist() == np.repeat(np.arange(len(table)), 3).tolist()
+    assert set(log.propensities) == {1 / 3}
+    assert log.clusters.tolist() == np.repeat(np.arange(len(table)), 3).tolist()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("xyz"),
+            st.sampled_from("xyz"),
+            st.sampled_from(["model_a", "model_b", "tie", "tie (bothbad)"]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_a_battle_hands_out_one_reward(battles):
+    """1 and 0, or two halves; a model's propensity is its share of the rows."""
+    one, other, winners = zip(*battles, strict=True)
+    frame = {"n": range(len(battles)), "model_a": one, "model_b": other}
+    log = log_from_battles({**frame, "winner": winners}, context="n")
+    pairs = log.rewards.reshape(-1, 2)
+    assert (pairs.sum(axis=1) == 1.0).all()
+    assert pairs[:, 0].tolist() == [
+        {"model_a": 1.0, "model_b": 0.0}.get(winner, 0.5) for winner in winners
+    ]
+    taken = [log.arm_ids[column] for column in log.columns]
+    assert taken == [model for pair in zip(one, other, strict=True) for model in pair]
+    shares = [taken.count(model) / len(taken) for model in taken]
+    assert log.propensities.tolist() == shares
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_columns_that_name_their_rows_need_no_order(name):
+    """The first column says their order; another comes the other way round."""
+    read, frame = IMPORTERS[name]
+    expected = read(frame)
+    columns = {
+        key: pd.Series(values, index=["p", "q"]) for key, values in frame.items()
+    }
+    for turned in list(frame)[1:]:
+        found = read({**columns, turned: columns[turned][::-1]})
+        for field in ("X", "columns", "rewards", "propensities"):
+            one, other = getattr(found, field), getattr(expected, field)
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("models", "raised", "message"),
+    [
+        ("ab", ValueError, "at least two columns, received 'ab'"),
+        ([], ValueError, "at least two columns"),
+        ({"a", "b"}, TypeError, "models is a list of names"),
+        (["a", "a"], ValueError, "named twice"),
+        (["a", "c"], KeyError, "no column 'c'; there are"),
+    ],
+)
+def test_models_are_named_in_order_each_once(models, raised, message):
+    with pytest.raises(raised, match=message):
+        log_from_scores(IMPORTERS["scores"][1], models, context="length")
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_columns_of_different_lengths_are_refused(name):
+    read, frame = IMPORTERS[name]
+    for short in frame:
+        with pytest.raises(ValueError, match="expected|dimension|shape|argument|match"):
+            read({**frame, short: frame[short][:1]})
+
+
+def test_features_of_an_encoder_are_named_by_it(encoder):
+    frame = {"task": ["u v", "w"], "a": [1.0, 0.0], "b": [0.0, 1.0]}
+    encoder.fit(frame["task"])
+    log = log_from_scores(frame, ["a", "b"], context="task", encoder=encoder)
+    assert log.feature_names == tuple(encoder.get_feature_names_out())
+    assert log.encoder_hash == encoder.projection_hash()
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.0, 2.0), (-1.0, 0.0), (0, 100)])
+@given(share=st.floats(0.0, 1.0))
+def test_minus_the_cost_is_scaled_to_the_range(bounds, share):
+    low, high = bounds
+    cost = -min(max(low + share * (high - low), low), high)
+    log = log_from_dsjson([line(cost=cost)], reward_range=bounds)
+    assert log.rewards[0] == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("reward", [-1.001, 1.001])
+def test_a_cost_beyond_the_range_is_refused(reward):
+    with pytest.raises(ValueError, match=r"a reward lies in \[0, 1\]"):
+        log_from_dsjson([line(cost=-reward)], reward_range=(-1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "bounds", [(1, 0), (0, 0), (float("nan"), 1), (0, float("nan"))]
+)
+def test_a_range_has_a_low_and_a_high_end(bounds):
+    with pytest.raises(ValueError, match=r"reward_range is \(low, high\), received"):
+        log_from_dsjson([line()], reward_range=bounds)
+
+
+def test_lines_come_from_wherever_they_are(tmp_path, monkeypatch):
+    """A path, text or bytes, with the line ends of any system."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = [line(), line(2, cost=-0.5)]
+    (tmp_path / "log.json").write_bytes("\r\n".join(lines).encode())
+    sources = [
+        tmp_path / "log.json", "~/log.json", lines, iter(lines), map(str.encode, lines)
+    ]  # fmt: skip
+    for source in sources:
+        assert log_from_dsjson(source).rewards.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("shared", "found"),
+    [
+        ([{"a": "x", "a=x": 5}], r"\['a=x'\]"),
+        ([{"a": "x"}, {"a=x": 5}], r"\['a=x'\]"),
+    ],
+)
+def test_a_word_and_a_number_share_no_column(shared, found):
+    """The word x of a is the column "a=x": a number of that name would be added."""
+    lines = [line(c={**features, "_multi": TWO}) for features in shared]
+    with pytest.raises(ValueError, match=f"would share the columns {found}"):
+        log_from_dsjson(lines)
+
+
+@pytest.mark.parametrize("multi", [{"id": 1}, "ab", 5, None])
+def test_actions_are_a_list(multi):
+    with pytest.raises(ValueError, match="line 1 is damaged.*_multi is a list"):
+        log_from_dsjson([line(c={"n": 1, "_multi": multi})])
+
+
+@pytest.mark.parametrize("missing", ["_label_probability", "_label_Action"])
+def test_a_shown_line_says_which_action_and_how_likely(missing):
+    event = json.loads(line())
+    del event[missing]
+    with pytest.raises(ValueError, match=f"line 2 is damaged.*{missing}"):
+        log_from_dsjson([line(), json.dumps(event)])

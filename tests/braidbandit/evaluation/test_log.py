@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidbandit import Log
+from braidbandit import Braid, Decision, Log, Outcome
 from braidbandit.evaluation.log import encoder_names
 
 
@@ -172,3 +172,109 @@ def test_names_of_an_encoder_once_it_is_fitted(encoder, tasks):
     assert encoder_names(encoder) is None
     encoder.fit(tasks)
     assert encoder_names(encoder) == list(encoder.get_feature_names_out())
+
+
+@given(st.lists(st.sampled_from("dbca"), min_size=1, max_size=8))
+def test_arms_are_sorted_unless_they_are_given(arms):
+    n = len(arms)
+    log = Log(np.zeros((n, 1)), arms, [1.0] * n, [0.5] * n)
+    assert log.arm_ids == tuple(sorted(set(arms)))
+    given = Log(np.zeros((n, 1)), arms, [1.0] * n, [0.5] * n, list("dcba"))
+    assert given.arm_ids == tuple("dcba")
+    for one in (log, given):
+        assert [one.arm_ids[column] for column in one.columns] == arms
+        assert one.eligible.shape == (n, len(one.arm_ids))
+        assert one.eligible.all()
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("rewards", [0.0, 1.0], [np.nextafter(0, -1), np.nextafter(1, 2), np.nan]),
+        ("propensities", [5e-324, 1.0], [0.0, -0.5, np.nextafter(1, 2), np.nan]),
+        ("X", [1e300, -1e300], [np.inf, -np.inf, np.nan]),
+    ],
+)
+def test_numbers_at_their_bounds_and_just_beyond(field, good, bad):
+    def change(value):
+        shape = (2, 1) if field == "X" else (2,)
+        return {**GOOD, field: np.full(shape, value)}
+
+    for value in good:
+        assert getattr(Log(**change(value)), field).ravel().tolist() == [value] * 2
+    for value in bad:
+        with pytest.raises(ValueError, match="lies in|finite"):
+            Log(**change(value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"X": [0.0, 1.0]},
+        {"X": [[[0.0]], [[1.0]]]},
+        {"X": [[0.0], [1.0], [2.0]]},
+        {"rewards": [0.0]},
+        {"rewards": [[0.0, 1.0]]},
+        {"propensities": 0.5},
+        {"arms": [["a"], ["b"]]},
+        {"arms": ["a", "b", "a"]},
+        {"eligible": [[True, True]]},
+        {"eligible": [True, True]},
+        {"eligible": np.ones((2, 3), dtype=bool)},
+        {"groups": [[1], [2]]},
+        {"groups": [1, 2, 3]},
+    ],
+)
+def test_shapes_that_do_not_fit_say_what_was_expected(change):
+    with pytest.raises(ValueError, match="expected|shape"):
+        Log(**{**GOOD, **change})
+
+
+@given(st.lists(st.sampled_from(["p", "q", "r"]), min_size=2, max_size=8))
+def test_groups_are_numbered_from_0_without_gaps(groups):
+    n = len(groups)
+    log = Log(np.zeros((n, 1)), ["a"] * n, [1.0] * n, [0.5] * n, groups=groups)
+    names = sorted(set(groups))
+    assert log.contexts.tolist() == [names.index(group) for group in groups]
+    assert log.clusters.tolist() == log.contexts.tolist()
+
+
+def choice(number, arms, chosen, eligible):
+    """A decision on one feature among some of the arms."""
+    return Decision(
+        id=f"d{number}", task_hash="", x=(float(number),), braid=Braid(chosen),
+        propensity=0.5, propensity_se=0.0, arm_ids=tuple(Braid(a).id for a in arms),
+        scores=(0.0,) * len(arms), eligible=tuple(eligible), expected_quality=0.5,
+        uncertainty=0.1, relative_cost=0.0, budget={}, policy="", catalogue_hash="",
+        encoder_hash="e",
+    )  # fmt: skip
+
+
+def test_arms_of_decisions_that_had_different_ones():
+    """b and a first, then c and b: a row's other arms were not eligible."""
+    rows = [choice(1, "ba", "a", [True, True]), choice(2, "cb", "c", [True, False])]
+    log = Log.of([(row, Outcome(row.id, 0.25)) for row in rows])
+    assert log.arm_ids == tuple(Braid(name).id for name in "bac")
+    assert log.columns.tolist() == [1, 2]
+    assert log.eligible.tolist() == [[True, True, False], [False, False, True]]
+    assert log.X.tolist() == [[1.0], [2.0]]
+    assert (log.encoder_hash, log.decision_ids) == ("e", ("d1", "d2"))
+    assert log.feature_names is None
+
+
+def test_a_decision_that_chose_what_was_not_eligible_is_refused():
+    wrong = choice(1, "ab", "a", [False, True])
+    with pytest.raises(ValueError, match="taken where eligible says it could not be"):
+        Log.of([(wrong, Outcome("d1", 0.5))])
+
+
+@pytest.mark.parametrize("after", [0, 3, 10])
+def test_a_part_of_a_ledger_is_the_end_of_the_whole(ledger, after):
+    """A revision moves its decision to the end."""
+    whole, part = Log.read(ledger), Log.read(ledger, after=after)
+    assert part.decision_ids == whole.decision_ids[after:]
+    assert part.rewards.tolist() == whole.rewards[after:].tolist()
+    ledger.revise(whole.decision_ids[0], 0.125)
+    again = Log.read(ledger, after=after)
+    assert again.decision_ids[-1] == whole.decision_ids[0]
+    assert again.rewards[-1] == 0.125

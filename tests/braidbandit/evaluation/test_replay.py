@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from braidbandit import Greedy
 from braidbandit.evaluation.replay import (
     BraidPlayer,
     Shuffle,
+    Table,
     read_table,
     replay,
     replay_all,
@@ -207,3 +209,171 @@ def test_a_cold_player_is_told_no_probe_table():
     assert warm.agent.baseline_ is not None
     assert not hasattr(cold.agent, "encoder_") or cold.agent.baseline_ is None
     assert replay(noisy, order, cold).rewards.shape == (30,)
+
+
+# ---- what makes a table ----
+
+
+@pytest.mark.parametrize("what", ["rewards", "embeddings"])
+def test_masked_numbers_make_no_table(what):
+    """Under a mask may stand anything."""
+    parts = {"rewards": REWARDS, "embeddings": np.eye(4)}
+    parts[what] = np.ma.array(parts[what], mask=parts[what] == 1.0)
+    with pytest.raises(ValueError, match=f"values of {what} are masked"):
+        table_of(**parts)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
+def test_an_empty_table_is_refused(shape):
+    with pytest.raises(ValueError, match="a cell at least, received rewards"):
+        table_of(np.zeros(shape), np.zeros((shape[0], 1)))
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 0.0], [[[1.0]], [[0.0]]], 1.0])
+def test_rewards_are_rows_and_columns(rewards):
+    with pytest.raises(ValueError, match=r"expected \(n, A\) and \(n, w\)"):
+        table_of(rewards, np.eye(2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_embeddings_are_finite(bad):
+    with pytest.raises(ValueError, match="must be finite"):
+        table_of(np.eye(2), [[0.0], [bad]])
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_the_first_of_equal_prompts_stays(prompts):
+    """Row t has the reward t / 12: what is left tells which rows were kept."""
+    rewards = np.arange(len(prompts))[:, None] / 12
+    found = table_of(rewards, np.array(prompts, dtype=float)[:, None])
+    first = sorted(prompts.index(prompt) for prompt in set(prompts))
+    assert found.rewards[:, 0].tolist() == [row / 12 for row in first]
+    assert found.embeddings[:, 0].tolist() == [prompts[row] for row in first]
+
+
+def test_a_file_comes_back_as_it_was_written(tmp_path):
+    file = tmp_path / "table.npz"
+    measured, embeddings = REWARDS * 4 - 1, np.arange(4.0)[:, None]
+    np.savez(file, rewards=measured, embeddings=embeddings, notes=np.array("mine"))
+    found = read_table(str(file))
+    np.testing.assert_array_equal(found.origin + found.unit * found.rewards, measured)
+    assert (found.origin, found.unit) == (-1.0, 4.0)
+    np.savez(file, notes=np.array("mine"))
+    with pytest.raises(KeyError, match=r"lacks \['embeddings', 'rewards'\].*notes"):
+        read_table(file)
+
+
+# ---- shuffles ----
+
+
+SIX = table_of(np.random.default_rng(0).random((6, 3)), np.arange(6.0)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("settings", "raised", "message"),
+    [
+        ({"rounds": 0}, ValueError, "rounds must be at least 1, received 0"),
+        ({"rounds": -1}, ValueError, "rounds must be at least 1"),
+        ({"rounds": 2.5}, TypeError, "rounds is a whole number"),
+        ({"probes": -1}, ValueError, "probes must be at least 0, received -1"),
+        ({"probes": 6}, ValueError, "6 prompts cannot spare 6"),
+        ({"probes": 7}, ValueError, "6 prompts cannot spare 7"),
+    ],
+)
+def test_shuffles_that_leave_nothing_to_play(settings, raised, message):
+    with pytest.raises(raised, match=message):
+        next(shuffles(SIX, **{"rounds": 2, "seeds": 1, "probes": 2, **settings}))
+
+
+@given(st.integers(1, 8), st.integers(0, 5), st.integers(0, 4))
+def test_every_prompt_is_played_or_reserved_at_most_once(rounds, probes, seeds):
+    """And a longer run begins as a shorter one does; more seeds leave the first."""
+    found = list(shuffles(SIX, rounds, seeds, probes))
+    longer = list(shuffles(SIX, rounds + 1, seeds + 1, probes))
+    assert [shuffle.seed for shuffle in found] == list(range(seeds))
+    for one, more in zip(found, longer, strict=False):
+        rows = [*one.probe.tolist(), *one.run.tolist()]
+        assert len(set(rows)) == len(rows) == min(6, probes + rounds)
+        assert one.run.tolist() == more.run[: len(one.run)].tolist()
+        assert one.probe.tolist() == more.probe.tolist()
+        assert one.arms.tolist() == more.arms.tolist()
+
+
+def test_positions_of_the_arms_that_are_probed():
+    """Columns 0 and 2 are probed; the shuffle has them at positions 1 and 0."""
+    few = Table.scaled(REWARDS, np.eye(4), table().catalogue, np.array([0, 2]), 0, 1)
+    order = Shuffle(0, ROUNDS[:0], ROUNDS, np.array([2, 0, 1]))
+    assert order.probe_arms(few).tolist() == [0, 1]
+    assert order.probe_arms(table()).tolist() == [0, 1, 2]
+
+
+# ---- scores ----
+
+
+@pytest.mark.parametrize(
+    ("rounds", "last"),
+    [(1, [0]), (3, [2]), (4, [3]), (7, [6]), (8, [6, 7]), (12, [9, 10, 11])],
+)
+def test_the_last_quarter_is_rounded_down_and_one_round_at_least(rounds, last):
+    earned = np.arange(rounds) / rounds
+    long = table_of(np.ones((rounds, 1)), np.arange(float(rounds))[:, None])
+    order = Shuffle(0, ROUNDS[:0], np.arange(rounds), np.arange(1))
+    run = score(long, order, earned, 0.5)
+    assert run.last_quarter == pytest.approx(np.mean(last) / rounds)
+    assert run.ms == 0.5
+
+
+@given(
+    st.lists(st.floats(-9, 9), min_size=8, max_size=8),
+    st.lists(st.integers(0, 1), min_size=4, max_size=4),
+)
+def test_what_was_earned_and_the_regret_are_the_best_arm(values, arms):
+    """In the units that were measured, whatever these are."""
+    measured = np.array(values).reshape(4, 2)
+    wide = table_of(measured, np.eye(4))
+    run = replay(wide, Shuffle(0, ROUNDS[:0], ROUNDS, np.arange(2)), Plan(arms))
+    np.testing.assert_allclose(run.rewards, measured[ROUNDS, arms], atol=1e-12)
+    best = measured.sum(axis=0).max()
+    assert run.rewards.sum() + run.regret == pytest.approx(best, abs=1e-9)
+
+
+def test_a_player_that_knows_the_best_of_every_prompt_has_no_regret_to_lose():
+    """Arms 1, 0, 1, 1 earn 3.5, one more than the best single arm."""
+    order = Shuffle(0, ROUNDS[:0], ROUNDS, np.arange(3))
+    assert replay(table(), order, Plan([1, 0, 1, 1])).regret == pytest.approx(-1.0)
+
+
+# ---- the recommender as a player ----
+
+
+def fitted(points):
+    return TaskEncoder(types=(), n_components=2).fit(points.embeddings)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    rng = np.random.default_rng(3)
+    return table_of(rng.random((30, 3)), rng.standard_normal((30, 6)))
+
+
+def test_without_reserved_prompts_a_warm_player_starts_cold(spread):
+    order = next(shuffles(spread, 5, 1, probes=0))
+    runs = [
+        replay(spread, order, BraidPlayer(spread, order, fitted(spread), warm=warm))
+        for warm in (True, False)
+    ]
+    assert runs[0].rewards.tolist() == runs[1].rewards.tolist()
+
+
+def test_a_player_takes_settings_and_pays_no_price(spread):
+    order = next(shuffles(spread, 5, 1, probes=10))
+    player = BraidPlayer(spread, order, fitted(spread), policy=Greedy(floor=0.25))
+    settings = player.agent.get_params(deep=False)
+    assert (settings["price"], settings["random_state"]) == (0.0, order.seed)
+    assert settings["policy"] == Greedy(floor=0.25)
+    anchors = [braid.anchor for braid in player.agent.catalogue]
+    assert anchors == [str(column) for column in order.arms]
+
+
+def test_no_seeds_are_no_runs():
+    assert replay_all(SIX, play_cheapest, 2, 0, probes=1) == []

@@ -21,7 +21,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.evaluation.reward_model import cross_fitted
-from braidbandit.evaluation.tuning import Candidate, Tuning, tune, walk_through
+from braidbandit.evaluation.tuning import Candidate, Tuning, Walk, tune, walk_through
 from braidbandit.ledger.transfer import restore
 
 
@@ -122,7 +122,7 @@ def test_candidates_may_be_given_as_arrays(agent, ledger):
     assert json.loads(json.dumps(found.to_dict())) == tune(agent, ledger).to_dict()
 
 
-@pytest.mark.parametrize("n_components", [[0], [4]])
+@pytest.mark.parametrize("n_components", [[0], [4], [2.5], [float("nan")]])
 def test_directions_that_are_not_there(agent, ledger, n_components):
     with pytest.raises(ValueError, match="1 to 3"):
         tune(agent, ledger, n_components=n_components)
@@ -198,3 +198,108 @@ def test_several_processes_find_the_same(agent, ledger):
     settings = {"alpha": (0.1, 1.0), "random_state": 2}
     one, two = (tune(agent, ledger, n_jobs=n, **settings) for n in (1, 2))
     assert one == two
+
+
+# ---- with walks that are made up ----
+
+
+@pytest.fixture
+def short(agent):
+    """Thirty decisions and their outcomes, in memory."""
+    with Ledger(":memory:") as opened:
+        writer = copy.deepcopy(agent).set_params(policy=Uniform())
+        rng = np.random.default_rng(2)
+        for _ in range(30):
+            decision = writer.recommend(rng.standard_normal(3))
+            opened.record_decision(decision)
+            opened.record_outcome(Outcome(decision.id, 0.5))
+        yield opened
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """What each candidate is said to earn and to learn, by its alpha."""
+    said = {}
+
+    def walk(agent, log, decisions, predicted, n_components, random_state):
+        return Walk(*said.get(agent.policy.scale, (0.5, 0.1, 30)))
+
+    monkeypatch.setattr("braidbandit.evaluation.tuning.walk_through", walk)
+    return said
+
+
+def test_who_learnt_from_too_few_rows_comes_last(agent, short, walks):
+    """However much it would have earned; 20 rows are enough."""
+    walks |= {1.0: (0.9, 0.1, 19), 2.0: (0.2, 0.1, 20), 3.0: (0.6, 0.1, 30)}
+    walks |= {4.0: (0.95, 0.1, 3)}
+    found = tune(agent, short, alpha=(1.0, 2.0, 3.0, 4.0))
+    assert [c.alpha for c in found.candidates] == [3.0, 2.0, 4.0, 1.0]
+
+
+def test_equally_good_candidates_stay_in_the_order_given(agent, short, walks):
+    found = tune(
+        agent, short, alpha=(2.0, 1.0), n_components=(3, 1), forgetting=(1, 0.9)
+    )
+    order = [(c.alpha, c.n_components, c.forgetting) for c in found.candidates]
+    assert order == [(a, n, f) for a in (2.0, 1.0) for n in (3, 1) for f in (1, 0.9)]
+
+
+def test_nobody_who_learnt_enough_is_an_error(agent, short, walks):
+    walks[1.0] = (0.5, 0.1, 19)
+    with pytest.raises(ValueError, match="of 30 rows a candidate could learn 19 at mo"):
+        tune(agent, short, alpha=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "alpha"),
+    [
+        (None, ThompsonSampling().scale),
+        (ThompsonSampling(0.7), 0.7),
+        (LinUCB(0.4), 0.4),
+    ],
+)
+def test_what_is_not_given_stays_as_the_agent_has_it(
+    agent, short, monkeypatch, policy, alpha
+):
+    def walk(*_):
+        return Walk(0.5, 0.1, 30)
+
+    monkeypatch.setattr("braidbandit.evaluation.tuning.walk_through", walk)
+    agent.set_params(policy=policy, forgetting=0.99)
+    [only] = tune(agent, short).candidates
+    assert (only.alpha, only.n_components, only.forgetting) == (alpha, 3, 0.99)
+    assert (only.value, only.error, only.learnt) == (0.5, 0.1, 30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": [-1.0]}, "scale"),
+        ({"forgetting": [0.0]}, "forgetting"),
+        ({"forgetting": [1.5]}, "forgetting"),
+        ({"forgetting": [float("nan")]}, "forgetting"),
+    ],
+)
+def test_settings_that_no_agent_may_have(agent, short, settings, message):
+    before = agent.get_params(deep=False)
+    with pytest.raises(ValueError, match=message):
+        tune(agent, short, **settings)
+    assert agent.get_params(deep=False) == before
+
+
+def test_a_frame_and_a_text_have_every_candidate_in_order():
+    candidates = tuple(Candidate(a, 8, 1.0, 0.5 + a, 0.02, 140) for a in (0.3, 0.1))
+    found = Tuning(candidates, 400)
+    assert found.best is candidates[0]
+    assert list(found.to_frame().columns) == [
+        "alpha", "n_components", "forgetting", "value", "error", "learnt",
+    ]  # fmt: skip
+    assert found.to_frame()["learnt"].dtype.kind == "i"
+    assert Tuning(
+        tuple(Candidate(**c) for c in found.to_dict()["candidates"]), 400
+    ) == (found)
+    header, first, second, last = str(found).splitlines()
+    assert header.split() == list(found.to_frame().columns)
+    assert first.split() == ["0.300", "8", "1.000", "0.800", "0.020", "140"]
+    assert second.split()[0] == "0.100"
+    assert last == "the log has 400 rows"
