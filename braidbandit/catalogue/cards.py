@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from os import PathLike
 from typing import Any
 
 
@@ -15,8 +16,8 @@ class ModelCard:
     ----------
     name : str
         The name used in braids, errors and explanations.
-    source : str, optional
-        Hub id, folder or file to load from. Defaults to ``name``.
+    source : str or Path, optional
+        Hub id, folder or file to load from, kept as text. Defaults to ``name``.
     parameters : int, optional
         Number of weights, head included.
     layers, width, vocab_size : int, optional
@@ -31,6 +32,13 @@ class ModelCard:
         Date or year of the model.
     licence : str, optional
 
+    Raises
+    ------
+    ValueError
+        When there is no name or domain, or a size is no whole number above 0.
+    TypeError
+        When ``source`` or ``quantisation`` is no text.
+
     Examples
     --------
     >>> ModelCard.from_dict({"model_name": "codellama-7b", "domain": "code"}).source
@@ -38,7 +46,7 @@ class ModelCard:
     """
 
     name: str
-    source: str | None = None
+    source: str | PathLike[str] | None = None
     parameters: int | None = None
     layers: int | None = None
     width: int | None = None
@@ -66,8 +74,16 @@ class ModelCard:
                     f"{key} of {self.name!r} must be a whole number above 0 or None, "
                     f"received {value!r}"
                 )
-        if self.source is None:
-            object.__setattr__(self, "source", self.name)
+        source = self.name if self.source is None else self.source
+        if isinstance(source, PathLike):
+            source = str(source)
+        object.__setattr__(self, "source", source)
+        for key in ("source", "quantisation"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(
+                    f"{key} of {self.name!r} is text or None, received {value!r}"
+                )
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any]) -> ModelCard:

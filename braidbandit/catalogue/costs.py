@@ -83,7 +83,8 @@ def bytes_per_weight(quantisation: str | None) -> float:
     >>> bytes_per_weight("Q4_K_M"), bytes_per_weight(None)
     (0.58, 2.0)
     """
-    name = (quantisation or "").lower().lstrip("i")
+    name = (quantisation or "").lower()
+    name = name[1:] if name.startswith("iq") else name  # iq4_xs takes as much as q4
     return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)
 
 

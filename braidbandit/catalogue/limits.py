@@ -141,7 +141,8 @@ class Limits:
         ``excluded`` and ``eligible`` are left out: a decision records which arms were
         eligible in the end.
         """
-        return dict(self.record)
+        prefers = self.record["preference"]
+        return {**self.record, "preference": None if prefers is None else {**prefers}}
 
 
 def _check_budgets(compute_budget: float, budget: Budget | None) -> None:

@@ -1,6 +1,10 @@
 """What is known about a model before it is loaded."""
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit import ModelCard
 from braidbandit.catalogue.cards import as_cards
@@ -45,3 +49,63 @@ def test_a_card_comes_back_from_its_dict():
 def test_cards_that_make_no_sense(card, error, says):
     with pytest.raises(error, match=says):
         ModelCard.from_dict(card)
+
+
+@pytest.mark.parametrize("key", ["source", "quantisation"])
+def test_text_that_is_no_text_is_refused_where_it_is_given(key):
+    """Not later, by the sum of memory or the hash of a catalogue."""
+    with pytest.raises(TypeError, match=f"{key} of 'a' is text or None, received 4"):
+        ModelCard("a", **{key: 4})
+
+
+def test_a_folder_may_be_a_path(tmp_path):
+    card = ModelCard("a", source=tmp_path / "model")
+    assert card.source == str(tmp_path / "model")
+    assert json.loads(json.dumps(card.to_dict()))["source"] == card.source
+
+
+WHOLE = st.none() | st.integers(1, 10**12)
+TEXT = st.none() | st.text(max_size=8)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"name": st.text(min_size=1).filter(str.strip)},
+        optional={
+            **dict.fromkeys(("parameters", "layers", "width", "vocab_size"), WHOLE),
+            **dict.fromkeys(("source", "role", "quantisation", "licence"), TEXT),
+            "domain": st.text(min_size=1),
+            "recency": TEXT | st.integers(2000, 2100),
+        },
+    )
+)
+def test_any_card_comes_back_by_way_of_json(values):
+    before = dict(values)
+    card = ModelCard.from_dict(values)
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+    assert values == before
+    renamed = {"model_name": before.pop("name"), **before}
+    assert ModelCard.from_dict(renamed) == card
+    if values.get("source") is None:
+        assert card.source == card.name
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "7", float("nan")])
+@pytest.mark.parametrize("key", ["parameters", "layers", "width", "vocab_size"])
+def test_sizes_are_whole_numbers_above_zero(key, value):
+    says = f"{key} of 'a' must be a whole number above 0 or None, received"
+    with pytest.raises(ValueError, match=says):
+        ModelCard("a", **{key: value})
+
+
+@pytest.mark.parametrize("name", ["", " \n", None, 3])
+def test_a_name_is_text(name):
+    with pytest.raises(ValueError, match="a model card needs a name, received"):
+        ModelCard(name)
+
+
+def test_a_pool_may_be_any_iterable():
+    names = ["a", "b"]
+    for pool in (names, tuple(names), iter(names), dict.fromkeys(names).keys()):
+        assert [card.name for card in as_cards(pool)] == names
+    assert as_cards([]) == []

@@ -1,6 +1,11 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidbandit import Braid, Budget, Catalogue, ModelCard
 from braidbandit.catalogue.layer_sets import LAYER_SETS
@@ -228,3 +233,201 @@ def test_a_budget_that_would_do_nothing_is_refused(catalogue):
 def test_one_model_is_no_pool(pool):
     with pytest.raises(TypeError, match="a pool is a list of models, received one"):
         Catalogue.build(pool)
+
+
+BUDGETS = st.none() | st.builds(
+    Budget,
+    flops=st.none() | st.floats(1000, 13_000),
+    memory=st.none() | st.floats(1000, 9000),
+)
+SIZED = Catalogue.build(
+    [
+        ModelCard("big", parameters=3000, layers=30, width=10, vocab_size=100),
+        ModelCard("small", parameters=1000, layers=18, width=5, vocab_size=40),
+    ],
+    layer_sets=("output", "final"),
+)
+
+
+@given(
+    st.floats(0, 1),
+    st.sets(st.sampled_from(SIZED.ids), max_size=5),
+    st.dictionaries(st.sampled_from(SIZED.ids), st.text(max_size=3), max_size=4),
+    BUDGETS,
+)
+def test_a_mask_and_its_reasons_agree_for_any_limits(share, excluded, unfit, budget):
+    """Against the rules as the documentation says them, arm by arm."""
+    catalogue = Catalogue(SIZED.cards.values(), SIZED.braids, unfit)
+    reasons = catalogue.mask_reasons(share, excluded, budget)
+    most = budget or Budget()
+    for row, arm in enumerate(catalogue.ids):
+        fits = (
+            arm not in unfit
+            and arm not in excluded
+            and catalogue.relative_costs()[row] <= share
+            and (most.flops is None or catalogue.costs()[row] <= most.flops)
+            and (most.memory is None or catalogue.memory()[row] <= most.memory)
+        )
+        assert (reasons[row] == "") == fits
+        if arm in unfit:
+            assert reasons[row] == f"unfit: {unfit[arm]}"
+    open_to = np.array([reason == "" for reason in reasons])
+    if open_to.any():
+        np.testing.assert_array_equal(catalogue.mask(share, excluded, budget), open_to)
+    else:
+        with pytest.raises(ValueError, match="no arm is left"):
+            catalogue.mask(share, excluded, budget)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_budget_allows_no_fewer_arms(one, other):
+    less, more = sorted((one, other))
+    assert not (SIZED.mask(less) & ~SIZED.mask(more)).any()
+
+
+ARRAYS = ["costs", "relative_costs", "memory", "mask"]
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, "descriptors"])
+def test_what_is_returned_may_be_written_to(catalogue, name):
+    def read():
+        found = getattr(catalogue, name)()
+        return found[0] if name == "descriptors" else found
+
+    before = read().copy()
+    read()[:] = 0
+    np.testing.assert_array_equal(read(), before)
+
+
+def state(catalogue):
+    arrays = [getattr(catalogue, name)().tobytes() for name in ARRAYS]
+    return [catalogue.hash, catalogue.to_dict(), catalogue.ids, *arrays]
+
+
+STRANGE = Braid("nobody")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda c: c.index("x"), KeyError, r"unknown arm 'x'; this catalogue has 18"),
+        (lambda c: c.index(["x"]), KeyError, r"unknown arm \['x'\]"),
+        (lambda c: c["x"], KeyError, "Arms are named by Braid.id"),
+        (lambda c: c.with_unfit("x", "bad"), KeyError, "unknown arm 'x'"),
+        (lambda c: c.without(["x"]), KeyError, "unknown arm 'x'"),
+        (
+            lambda c: c.without(c.ids[0]),
+            TypeError,
+            "a collection of arm ids",
+        ),
+        (lambda c: c.without(c.ids), ValueError, "at least one braid, received none"),
+        (lambda c: c.with_braids([STRANGE]), ValueError, r"uses \['nobody'\], not in"),
+        (lambda c: c.with_braids([c.braids[0]]), ValueError, "two are equal"),
+        (
+            lambda c: c.with_braids([], [ModelCard("big", parameters=1)]),
+            ValueError,
+            "another card named 'big' is there already",
+        ),
+        (
+            lambda c: c.with_braids([STRANGE], [ModelCard("nobody")]),
+            ValueError,
+            "every cost would change its unit",
+        ),
+        (lambda c: c.mask(excluded="x"), TypeError, "received text 'x'"),
+        (lambda c: c.mask(excluded=c.ids), ValueError, r"no arm is left .*fewer arms"),
+        (lambda c: c.mask(budget=Budget(memory=1)), ValueError, r"2000 bytes"),
+    ],
+)
+def test_every_refusal_says_why_and_changes_nothing(catalogue, call, error, says):
+    before = state(catalogue)
+    with pytest.raises(error, match=says):
+        call(catalogue)
+    assert state(catalogue) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (([ModelCard("a")], []), ValueError, "at least one braid, received none"),
+        (
+            ([ModelCard("a"), ModelCard("a", layers=2)], [Braid("a")]),
+            ValueError,
+            r"model names must differ, received \['a', 'a'\]",
+        ),
+        (([ModelCard("a")], [Braid("a")] * 2), ValueError, "two are equal"),
+        (([ModelCard("a")], [Braid("a")], {"x": "no"}), KeyError, "unknown arm 'x'"),
+    ],
+)
+def test_catalogues_that_make_no_sense(arguments, error, says):
+    with pytest.raises(error, match=says):
+        Catalogue(*arguments)
+
+
+def test_copies_leave_the_first_catalogue_alone(catalogue):
+    before = state(catalogue)
+    arm, other = catalogue.ids[:2]
+    third = ModelCard("third", parameters=10)
+    copy = (
+        catalogue.with_unfit(arm, "slow")
+        .with_braids([Braid("third")], [third, catalogue.cards["big"]])
+        .without([other])
+    )
+    assert state(catalogue) == before
+    assert copy.ids == (arm, *catalogue.ids[2:], Braid("third").id)
+    assert copy.unfit == {arm: "slow"}
+    assert [*copy.cards] == ["big", "small", "third"]
+    assert copy.without([arm]).unfit == {}
+    assert copy.with_unfit(arm, "dear").mask_reasons()[0] == "unfit: dear"
+
+
+def test_removing_arms_changes_the_cost_of_no_other(catalogue):
+    """Every card stays, and with it the unit and the size of all models."""
+    smaller = catalogue.without([b.id for b in catalogue if "big" in b.strands])
+    rows = [catalogue.index(arm) for arm in smaller.ids]
+    np.testing.assert_array_equal(smaller.costs(), catalogue.costs()[rows])
+    np.testing.assert_array_equal(smaller.memory(), catalogue.memory()[rows])
+
+
+def test_relative_costs_by_hand():
+    """Costs of 2000, 6000 and 8000 (both, the donor with its head): 0, 2/3 and 1."""
+    pair = Braid("big", ("small",), (0.5, 0.5), ("output",), "router")
+    cards = SIZED.cards.values()
+    catalogue = Catalogue(cards, [Braid("small"), Braid("big"), pair])
+    np.testing.assert_array_equal(catalogue.relative_costs(), [0.0, 4 / 6, 1.0])
+    assert catalogue.mask(0.5).tolist() == [True, False, False]
+    assert catalogue.mask_reasons(0.5)[1] == "relative cost 0.67 above 0.5"
+    assert catalogue.singles.tolist() == [0, 1]
+
+
+@given(st.permutations(SIZED.braids), st.booleans())
+def test_the_order_of_arms_and_cards_enters_no_number(braids, swapped):
+    cards = list(SIZED.cards.values())[:: -1 if swapped else 1]
+    other = Catalogue(cards, braids)
+    assert other.hash == SIZED.hash
+    rows = [other.index(arm) for arm in SIZED.ids]
+    for name in ARRAYS:
+        np.testing.assert_array_equal(
+            getattr(other, name)()[rows], getattr(SIZED, name)()
+        )
+    assert sorted(other.singles) == sorted(
+        other.index(Braid(name).id) for name in SIZED.cards
+    )
+    assert (other == SIZED) == (other.ids == SIZED.ids)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.without([c.ids[-1]]),
+        lambda c: c.with_braids([], [ModelCard("third", parameters=7)]),
+        lambda c: Catalogue(
+            [replace(card, quantisation="q8_0") for card in c.cards.values()], c.braids
+        ),
+    ],
+)
+def test_a_hash_is_of_the_arms_and_the_cards(catalogue, change):
+    other = change(catalogue)
+    assert other.hash != catalogue.hash
+    assert other != catalogue
+    again = Catalogue.from_dict(json.loads(json.dumps(other.to_dict())))
+    assert (again, again.hash) == (other, other.hash)

@@ -81,3 +81,80 @@ def test_relative_values_keep_their_order(numbers):
     found = relative(values)
     assert ((found >= 0) & (found <= 1)).all()
     assert (np.argsort(found, kind="stable") == np.argsort(values, kind="stable")).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("int4", 0.5),
+        ("INT4", 0.5),
+        ("int8", 1.0),
+        ("q4_k_m", 0.58),
+        ("Q2_K", 0.36),
+        ("iq3_xxs", 0.46),
+        ("q5_1", 0.70),
+        ("q6_k", 0.82),
+        ("q8_0", 1.07),
+        ("fp32", 4.0),
+        ("fp16", 2.0),
+        (None, 2.0),
+    ],
+)
+def test_bytes_of_every_quantisation_that_is_known(name, size):
+    assert bytes_per_weight(name) == size
+
+
+def test_memory_of_three_quantisations_by_hand():
+    """A million weights each: half a MB, 0.58 MB and 2 MB; a braid holds the sum."""
+    names = {"x": "int4", "y": "q4_k_m", "z": "bf16"}
+    cards = {
+        name: ModelCard(name, parameters=10**6, quantisation=kind)
+        for name, kind in names.items()
+    }
+    triple = Braid("z", ("x", "y"), (0.5, 0.25, 0.25), ("final",), "attention")
+    found = memory_of([Braid("x"), Braid("y"), Braid("z"), triple], cards)
+    assert found.tolist() == pytest.approx([500_000, 580_000, 2_000_000, 3_080_000])
+    # Operations are the same whatever a weight takes.
+    costs = costs_per_token([Braid("x"), Braid("y"), Braid("z")], cards)
+    assert costs.tolist() == [2e6] * 3
+
+
+def test_a_head_larger_than_its_model_leaves_no_body():
+    """Sizes may be those of tied weights: no cost is ever below the anchor's."""
+    cards = {**CARDS, "b": ModelCard("b", parameters=50, width=10, vocab_size=20)}
+    final, output = costs_per_token([pair("final"), pair("output")], cards)
+    assert final == 2000.0
+    assert output == 2000.0 + 400.0
+
+
+def test_an_anchor_of_unknown_depth_reads_all_of_the_donor():
+    cards = {"a": ModelCard("a", parameters=1000), "b": CARDS["b"]}
+    assert costs_per_token([pair(1)], cards).tolist() == [2000.0 + 1000.0]
+
+
+SIZES = st.integers(1, 10**6)
+
+
+@given(SIZES, SIZES, SIZES, st.sampled_from(["router", "learned_weighted"]))
+def test_a_cost_grows_with_each_strand_and_not_with_the_strategy(a, b, c, strategy):
+    cards = {
+        name: ModelCard(name, parameters=size)
+        for name, size in zip("abc", (a, b, c), strict=True)
+    }
+    two = Braid("a", ("b",), (0.5, 0.5), ("final",), strategy)
+    three = Braid("a", ("b", "c"), (0.5, 0.4, 0.1), ("final",), strategy)
+    found = costs_per_token([Braid("a"), two, three], cards)
+    np.testing.assert_array_equal(found, 2.0 * np.cumsum([a, b, c]))
+    np.testing.assert_array_equal(memory_of([Braid("a"), two, three], cards), found)
+
+
+@given(
+    st.lists(st.integers(-1000, 1000), min_size=2),
+    st.integers(1, 8),
+    st.integers(-9, 9),
+)
+def test_a_scale_of_costs_needs_no_unit(numbers, unit, shift):
+    values = np.array(numbers, dtype=float)
+    np.testing.assert_allclose(
+        relative(unit * values + shift), relative(values), atol=1e-12
+    )

@@ -104,3 +104,38 @@ def test_a_budget_comes_back_from_its_record(values):
     else:
         with pytest.raises(ValueError, match="must be above 0 or None"):
             Budget(*values)
+
+
+def test_a_record_that_is_changed_changes_no_limits():
+    """A decision holds it, and others read the same limits after."""
+    limits = Limits(preference={"quality": 1.0})
+    record = limits.to_dict()
+    record["preference"]["quality"] = 9.0
+    record["compute_budget"] = 0.0
+    assert limits.to_dict()["preference"] == {"quality": 1.0}
+    assert limits.to_dict()["compute_budget"] == 1.0
+
+
+def test_what_is_given_may_change_afterwards():
+    prefers, arms = {"quality": 1.0}, ["a"]
+    limits = Limits(excluded=arms, preference=prefers)
+    prefers["quality"] = 9.0
+    arms.append("b")
+    assert limits.to_dict()["preference"] == {"quality": 1.0}
+    assert limits.excluded == ("a",)
+
+
+@pytest.mark.parametrize("key", ["flops", "memory", "latency_ms"])
+@pytest.mark.parametrize("value", [0.0, -1, float("nan"), float("-inf")])
+def test_each_absolute_limit_names_itself(key, value):
+    with pytest.raises(ValueError, match=f"^{key} must be above 0 or None, received"):
+        Budget(**{key: value})
+    assert Budget(**{key: float("inf")}) == Budget()
+
+
+@pytest.mark.parametrize(
+    "given_", [{"compute_budget": "0.5"}, {"accuracy_target": "0.5"}]
+)
+def test_text_is_no_share(given_):
+    with pytest.raises(TypeError):
+        Limits(**given_)
