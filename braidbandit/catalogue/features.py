@@ -255,7 +255,7 @@ def _gains_of_new(
     the arms that are there finds the weights.
     """
     known = set(models)
-    if not all(known >= set(braid.strands) for braid in newcomers):
+    if not newcomers or not all(known >= set(braid.strands) for braid in newcomers):
         return {}
     # Models may have come since the probe, and braids of them.
     rows = [row for row, braid in enumerate(braids) if known >= set(braid.strands)]
