@@ -255,7 +255,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         near = self.example_types_[np.argsort(distance, kind="stable")[:_NEIGHBOURS]]
         counts = np.bincount(near, minlength=len(self.types))
         best = int(counts.argmax())
-        return self.types[best], float(counts[best] / len(near))
+        return str(list(self.types)[best]), float(counts[best] / len(near))
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that decide the features, as JSON-able data.
@@ -381,6 +381,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 "table['prompt'], or embeddings as an array"
             )
         if _is_numeric(X):
+            if np.iscomplexobj(X):
+                raise ValueError("embeddings are real numbers, received complex ones")
             embeddings = np.asarray(X, dtype=np.float64)
             if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
                 raise ValueError(
@@ -406,9 +408,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         unknown = [key for key in task if key not in _KEYS]
         if unknown:
             raise KeyError(f"unknown task keys {unknown}; known keys are {list(_KEYS)}")
+        task = {key: value for key, value in task.items() if value is not None}
         if "text" in task and "prompt" in task:
             raise KeyError("give 'text' or 'prompt', not both")
-        task = {key: value for key, value in task.items() if value is not None}
         if "text" in task or "prompt" in task:
             _check_text(task.get("text", task.get("prompt")))
         elif not task.get("type") and not task.get("capabilities"):
@@ -416,7 +418,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 "a task needs 'text', 'type' or 'capabilities', received "
                 f"{dict(task)!r}"
             )
-        if "type" in task and task["type"] not in self.types:
+        if "type" in task and task["type"] not in list(self.types):
             raise ValueError(
                 f"unknown task type {task['type']!r}; known types are "
                 f"{list(self.types)}. Use 'other', or TaskEncoder(types=...)"

@@ -122,9 +122,12 @@ def check_size(embeddings: Array) -> None:
 def random_projection(width: int, k: int, seed: int) -> Projection:
     """Return the random orthogonal directions that serve until tasks were seen."""
     k = min(k, width)
-    return Projection(
+    found = Projection(
         np.zeros((0, width + 1)), np.zeros(width), _orthogonal(width, k, seed)
     )
+    for array in found:  # every caller gets these very arrays
+        array.setflags(write=False)
+    return found
 
 
 def memberships(gates: Array, embeddings: Array) -> Array:
@@ -160,6 +163,4 @@ def _find_kinds(embeddings: Array, kinds: int, seed: int) -> Array:
 def _orthogonal(width: int, k: int, seed: int) -> Array:
     """Orthonormal rows, scaled so that a unit vector has unit average variance."""
     draw = np.random.default_rng(seed).standard_normal((width, k))
-    rows = np.linalg.qr(draw)[0].T * np.sqrt(width)
-    rows.setflags(write=False)
-    return rows
+    return np.linalg.qr(draw)[0].T * np.sqrt(width)

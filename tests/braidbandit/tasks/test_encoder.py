@@ -1,5 +1,6 @@
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from toy_embedder import embed
 
 from braidbandit import TaskEncoder
 from braidbandit._json import content_hash
-from braidbandit.tasks.encoder import is_hash_of, task_hash
+from braidbandit.tasks.encoder import canonical_task, is_hash_of, task_hash
 
 TEXTS = [f"task number {i}" for i in range(30)]
 
@@ -217,3 +218,222 @@ def test_hashes_of_earlier_versions_are_known():
 def test_a_numeric_task_has_one_hash_as_list_and_array():
     assert task_hash([0.5, 1.0]) == task_hash(np.array([0.5, 1.0]))
     assert task_hash([0.5, 1.0]) != task_hash([0.5, 2.0])
+
+
+def written_otherwise(task):
+    """The same task, written in other ways."""
+    yield dict(reversed(task.items()))
+    yield {("prompt" if key == "text" else key): value for key, value in task.items()}
+    yield {**dict.fromkeys(("text", "type", "complexity", "capabilities")), **task}
+    yield {"prompt": None, **task}
+    if task.get("complexity") is not None:
+        yield {**task, "complexity": np.float64(task["complexity"])}
+    if task.get("capabilities") is not None:
+        yield {**task, "capabilities": tuple(task["capabilities"])}
+    yield canonical_with_names(task)
+
+
+def canonical_with_names(task):
+    """The canonical form, its number of capabilities as so many names again."""
+    read = canonical_task(task)
+    if "capabilities" in read:
+        read["capabilities"] = ["another"] * read["capabilities"]
+    return read
+
+
+@given(tasks)
+def test_a_task_is_the_same_however_it_is_written(task):
+    """Same canonical form, features and hash; and what was given stays as it is."""
+    encoder = TaskEncoder(embedder=embed)
+    before = json.dumps(task)
+    features = encoder.transform([task]).tobytes()
+    for other in written_otherwise(task):
+        assert canonical_task(other) == canonical_task(task)
+        assert task_hash(other) == task_hash(task)
+        assert encoder.transform([other]).tobytes() == features
+    assert json.dumps(task) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ({"type": "code"}, "A code task"),
+        ({"capabilities": ["tact"]}, "A general task that needs tact"),
+        (
+            {"type": "legal", "capabilities": ("tact", "wit")},
+            "A legal task that needs tact, wit",
+        ),
+        ({"prompt": "hi", "type": "code"}, "hi"),
+        ({"text": None, "prompt": "hi"}, "hi"),
+    ],
+)
+def test_the_text_that_is_embedded(task, text):
+    asked = []
+
+    def listening(texts):
+        asked.extend(texts)
+        return embed(texts)
+
+    TaskEncoder(embedder=listening).transform([task])
+    assert asked == [text] == [canonical_task(task)["text"]]
+
+
+def test_columns_by_hand():
+    """Bias, an embedding of zeros, two types, complexity, capabilities.
+
+    A stated type is 2; complexity 1/4 is 2/4 - 1; three of at most four capabilities.
+    """
+    encoder = TaskEncoder(
+        embedder=lambda texts: np.zeros((len(texts), 3)),
+        n_components=1,
+        types=("x", "y"),
+    )
+    full = {"text": "t", "type": "y", "complexity": 0.25, "capabilities": [*"abc"]}
+    found = encoder.transform([full, "t", {"text": "t", "complexity": 0}])
+    assert found.tolist() == [
+        [1, 0, 0, 2, -0.5, 0.75],
+        [1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, -1, 0],
+    ]
+
+
+@pytest.mark.parametrize(
+    "types",
+    [["x", "y"], np.array(["x", "y"]), pd.Series(["x", "y"], index=[7, 8]),
+     {"x": 0, "y": 1}.keys()],
+    ids=["list", "array", "series", "keys"],
+)  # fmt: skip
+def test_types_in_any_ordered_collection(types):
+    encoder = TaskEncoder(embedder=embed, n_components=3, types=types)
+    texts = [{"text": f"t{i}", "type": "y"} for i in range(9)]
+    found = encoder.fit(texts).transform(texts)
+    assert found[:, 4:6].tolist() == [[0.0, 2.0]] * 9
+    assert encoder.nearest_type("t3") == ("y", 1.0)
+    assert encoder.settings()["types"] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"n_components": 0}, ValueError, "n_components"),
+        ({"n_components": 2.5}, TypeError, "n_components"),
+        ({"random_state": -1}, ValueError, "random_state"),
+        ({"cache_bytes": -1}, ValueError, "cache_bytes"),
+        ({"types": "code"}, ValueError, "types are distinct texts, received 'code'"),
+        ({"types": ["a", "a"]}, ValueError, "types are distinct texts"),
+        ({"types": ["a", ""]}, ValueError, "types are distinct texts"),
+        ({"types": {"a", "b"}}, TypeError, "types is a list of names"),
+        ({"embedder": "m"}, TypeError, "embedder is a function, received 'm'"),
+        ({"model": "m"}, ValueError, "give model or embedder, not both: 'm' would"),
+    ],
+)
+def test_settings_that_make_no_sense_leave_the_fit_alone(settings, error, says):
+    encoder = TaskEncoder(embedder=embed, n_components=3).fit(TEXTS)
+    old = {name: getattr(encoder, name) for name in settings}
+    before = {n: a.tobytes() for n, a in encoder.fitted_arrays().items()}
+    encoder.set_params(**settings)
+    with pytest.raises(error, match=says):
+        encoder.fit(TEXTS[:5])
+    encoder.set_params(**old)
+    assert {n: a.tobytes() for n, a in encoder.fitted_arrays().items()} == before
+    assert encoder.transform(TEXTS).shape == (30, 14)
+
+
+@pytest.mark.parametrize("bad", [["ok", {"text": "x", "kind": 1}], [" "], [], ["a", 3]])
+def test_tasks_that_make_no_sense_leave_the_fit_alone(encoder, bad):
+    encoder.fit(TEXTS)
+    before = (encoder.projection_hash(), encoder.transform(TEXTS).tobytes())
+    for call in (encoder.fit, encoder.transform):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            call(bad)
+    assert (encoder.projection_hash(), encoder.transform(TEXTS).tobytes()) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_components": 3}, {"types": ["code"]}, {"random_state": 1},
+     {"embedder": lambda texts: embed(texts)}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_setting_that_changed_after_fit_is_named(encoder, change):
+    before = encoder.fit(TEXTS).get_params()
+    (name,) = change
+    encoder.set_params(**change)
+    with pytest.raises(ValueError, match=rf"\['{name}'\] changed after fit"):
+        encoder.transform(TEXTS)
+    encoder.set_params(**{name: before[name]})
+    assert encoder.transform(TEXTS).shape == (30, 15)
+
+
+def test_where_embeddings_are_kept_may_change_after_fit(encoder, tmp_path):
+    before = encoder.fit(TEXTS).transform(TEXTS)
+    encoder.set_params(cache_dir=tmp_path, cache_bytes=0)
+    np.testing.assert_array_equal(encoder.transform(TEXTS), before)
+
+
+@pytest.mark.parametrize(
+    "numbers", [np.ones((2, 3)) * 1j, np.ones((2, 3), dtype=np.complex64)]
+)
+def test_complex_embeddings_are_refused(numbers):
+    with pytest.raises(ValueError, match="real numbers"):
+        TaskEncoder().transform(numbers)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint64, np.float16, np.float32])
+def test_embeddings_of_any_kind_of_number(dtype):
+    numbers = np.arange(12).reshape(4, 3) % 5
+    found = TaskEncoder(n_components=2).transform(numbers.astype(dtype))
+    assert found.dtype == np.float64
+    want = TaskEncoder(n_components=2).transform(numbers.tolist())
+    np.testing.assert_array_equal(found, want)
+
+
+def test_what_one_has_found_another_takes_over(encoder):
+    typed = [{"text": text, "type": "maths"} for text in TEXTS]
+    encoder.fit(typed)
+    other = clone(encoder).take_fit(encoder.fitted_arrays())
+    np.testing.assert_array_equal(other.transform(TEXTS), encoder.transform(TEXTS))
+    assert other.projection_hash() == encoder.projection_hash()
+    assert other.nearest_type("x") == encoder.nearest_type("x") == ("maths", 1.0)
+    assert clone(encoder).fitted_arrays() == {}
+
+
+@pytest.mark.parametrize("missing", ["gates_", "components_", "example_types_"])
+def test_a_fit_that_is_not_whole_is_not_taken_over(encoder, missing):
+    arrays = dict(clone(encoder).fit(TEXTS).fitted_arrays())
+    del arrays[missing]
+    before = encoder.fit(TEXTS[:9]).projection_hash()
+    with pytest.raises(KeyError, match=missing):
+        encoder.take_fit(arrays)
+    assert encoder.projection_hash() == before
+
+
+def test_ten_neighbours_vote():
+    """Of twelve typed tasks on a line, the ten nearest to 0: six legal, four code."""
+    encoder = TaskEncoder(
+        embedder=lambda texts: np.array([[float(text)] for text in texts]),
+        n_components=1,
+    )
+    kinds = ["legal"] * 6 + ["code"] * 6
+    encoder.fit([{"text": str(at / 12), "type": kind} for at, kind in enumerate(kinds)])
+    assert encoder.nearest_type("0") == ("legal", 0.6)
+    assert encoder.nearest_type("1") == ("code", 0.6)
+    assert encoder.nearest_type({"text": "0", "type": "code"}) == ("code", 1.0)
+    assert encoder.nearest_type(np.array([1.0])) == ("code", 0.6)
+
+
+def test_threads_share_an_encoder(encoder):
+    """Whoever comes first embeds; all get the same rows."""
+    encoder.fit(TEXTS)
+    want = clone(encoder).fit(TEXTS).transform(TEXTS)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: encoder.transform(TEXTS), range(24)))
+    for rows in found:
+        np.testing.assert_array_equal(rows, want)
+
+
+def test_the_very_same_task_has_one_hash_in_every_version():
+    """Ledgers hold them: they must never change."""
+    assert task_hash("hello") == "cbbbdcd27692344d"
+    assert task_hash([0.5, -2.0]) == "3c981c42e702d6fd"
+    assert task_hash({"prompt": "hi", "capabilities": ["a"]}) == "ce143c883f35c985"

@@ -59,3 +59,57 @@ def test_bad_arguments_are_refused():
         load_tasks("validation")
     with pytest.raises(ValueError, match="per_domain"):
         calibration_texts(per_domain=0)
+
+
+@pytest.mark.parametrize("read", [load_tasks, calibration_texts])
+def test_whoever_changes_what_was_read_changes_no_other(read):
+    before = read()
+    for row in read():
+        row.clear()
+    assert read() == before
+
+
+def test_an_agent_sees_no_answer():
+    """Not under any key, and none of the reference in the prompt."""
+    for row in load_tasks():
+        seen = without_answer(row)
+        assert set(seen) == {"prompt", "type", "complexity", "capabilities"}
+        assert all(seen[key] == row[key] for key in seen)
+        assert row["reference"] not in seen["prompt"]
+
+
+def test_what_is_known_of_a_task_is_well_formed():
+    for row in load_tasks():
+        assert row["prompt"].strip() == row["prompt"]
+        assert row["reference"].strip()
+        assert 0 <= row["complexity"] <= 1
+        assert len(row["capabilities"]) >= 1
+        assert ("tests" in row) == (row["type"] == "code")
+        assert ("answer" in row) == (row["type"] == "maths")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_is_a_part_of_the_whole_in_its_order(split):
+    assert load_tasks(split) == [t for t in load_tasks() if t["split"] == split]
+
+
+@pytest.mark.parametrize("per_domain", [1, 25, 26, 10**6])
+def test_texts_of_each_domain_are_its_first(per_domain):
+    whole = calibration_texts()
+    taken = calibration_texts(per_domain=per_domain)
+    for domain in {text["domain"] for text in whole}:
+        of_whole = [text for text in whole if text["domain"] == domain]
+        of_taken = [text for text in taken if text["domain"] == domain]
+        assert of_taken == of_whole[:per_domain]
+
+
+@pytest.mark.parametrize("value", ["Train", "", 1, True])
+def test_a_split_is_named_exactly(value):
+    with pytest.raises(ValueError, match="split is 'train', 'test' or None, received"):
+        load_tasks(value)
+
+
+@pytest.mark.parametrize("value", [0, -3])
+def test_at_least_one_text_of_each_domain(value):
+    with pytest.raises(ValueError, match=f"at least 1, received {value}"):
+        calibration_texts(per_domain=value)

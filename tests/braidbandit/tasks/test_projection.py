@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from braidbandit.tasks.projection import fit_projection, memberships, random_projection
+from braidbandit.tasks.projection import (
+    check_size,
+    fit_projection,
+    memberships,
+    random_projection,
+)
 
 
 def clouds(per=20, kinds=9, width=12, seed=0):
@@ -109,3 +116,80 @@ def test_components_by_hand():
     found = fit_projection(X, 2, seed=0)
     np.testing.assert_allclose(found.components, np.eye(2) / np.sqrt(1.25), atol=1e-12)
     np.testing.assert_allclose(found.mean, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 4, 20])
+def test_random_directions_are_orthogonal_and_of_unit_variance(k):
+    """Rows of length sqrt(12): a unit vector has a mean square of 1 along them."""
+    found = random_projection(12, k, seed=3)
+    rows = found.components
+    assert rows.shape == (min(k, 12), 12)
+    np.testing.assert_allclose(rows @ rows.T, 12 * np.eye(len(rows)), atol=1e-9)
+    assert found.gates.shape == (0, 13)
+    np.testing.assert_array_equal(found.apply(np.zeros((2, 12))), 0.0)
+    np.testing.assert_array_equal(found.apply(np.eye(12)), rows.T)
+
+
+@pytest.mark.parametrize("name", ["gates", "mean", "components"])
+def test_directions_that_are_shared_cannot_be_written_to(name):
+    """The same arrays serve every encoder of that width, and a fit may keep them."""
+    array = getattr(random_projection(5, 2, seed=0), name)
+    with pytest.raises(ValueError, match="read-only"):
+        array[...] = 1.0
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31 - 1)
+)
+def test_any_tasks_give_finite_features_of_at_most_k_columns(width, n, k, seed):
+    X = np.random.default_rng(seed).integers(-2, 3, (n, width)).astype(float)
+    found = fit_projection(X, k, seed=0)
+    points = found.apply(X)
+    assert points.shape == (n, min(k, width))
+    assert np.isfinite(points).all()
+    again = fit_projection(X, k, seed=0)
+    np.testing.assert_array_equal(again.apply(X), points)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4))
+def test_memberships_are_shares_that_the_common_part_of_logits_leaves(seed, c, d):
+    rng = np.random.default_rng(seed)
+    gates, X = 3 * rng.standard_normal((c, d + 1)), rng.standard_normal((6, d))
+    found = memberships(gates, X)
+    assert found.shape == (6, c)
+    assert (found > 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    moved = memberships(gates + rng.standard_normal(d + 1), X)
+    np.testing.assert_allclose(moved, found, atol=1e-9)
+    logits = X @ gates[:, :d].T + gates[:, d]
+    np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 7.0, 1e3])
+def test_the_unit_of_embeddings_does_not_matter(factor):
+    """Each projection has unit average variance, of components and of clusters."""
+    for X in (clouds()[0], np.random.default_rng(0).standard_normal((30, 5))):
+        one = fit_projection(X, 4, seed=0)
+        other = fit_projection(factor * X, 4, seed=0)
+        np.testing.assert_allclose(other.apply(factor * X), one.apply(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("column", [0, 3])
+def test_the_column_that_drowns_the_others_is_named(column):
+    X = np.ones((3, 5))
+    X[1, column] = -2.5e6
+    says = rf"column {column} of the embeddings holds 2.5e\+06, .* at most 1e\+06"
+    with pytest.raises(ValueError, match=says):
+        check_size(X)
+    for fitted in (random_projection(5, 2, seed=0), fit_projection(np.eye(5), 2, 0)):
+        with pytest.raises(ValueError, match=says):
+            fitted.apply(X)
+    X[1, column] = 1e6
+    check_size(X)
+
+
+def test_nothing_of_what_is_given_is_written_to():
+    X, _ = clouds()
+    X.setflags(write=False)
+    fit_projection(X, 8, seed=0).apply(X)
+    fit_projection(X[:20], 4, seed=0).apply(X)
