@@ -54,8 +54,8 @@ def json_lines(path: Path, as_far_as_whole: bool = False) -> list[tuple[int, Any
     path : Path
         In UTF-8, with or without a byte order mark.
     as_far_as_whole : bool
-        Stop at the first line that is not JSON, such as the last one of a program
-        that was interrupted while it wrote.
+        Stop at the first line that is not JSON in UTF-8, such as the last one of a
+        program that was interrupted while it wrote.
 
     Raises
     ------
@@ -63,11 +63,12 @@ def json_lines(path: Path, as_far_as_whole: bool = False) -> list[tuple[int, Any
         On a line that is not JSON, which the message names.
     """
     rows: list[tuple[int, Any]] = []
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open("rb") as file:  # a line that is no UTF-8 spoils no other
         for number, line in enumerate(file, 1):
             try:
-                rows += [(number, json.loads(line))] if line.strip() else []
-            except json.JSONDecodeError as error:
+                text = line.decode("utf-8-sig")
+                rows += [(number, json.loads(text))] if text.strip() else []
+            except ValueError as error:
                 if as_far_as_whole:
                     break
                 raise ValueError(f"{path}, line {number}: {error}") from error

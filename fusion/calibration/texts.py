@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def plain_text(text: str | Mapping[str, Any]) -> str:
     Raises
     ------
     TypeError
-        For what is neither a string nor a mapping.
+        For what is neither a string nor a mapping, or has None as one of these.
     KeyError
         For a mapping without ``prompt`` or ``reference``.
 
@@ -44,12 +44,16 @@ def plain_text(text: str | Mapping[str, Any]) -> str:
             f"a calibration text is a string or a mapping, received {text!r}"
         )
     try:
-        return f"{text['prompt']}\n{text['reference']}"
+        parts = {key: text[key] for key in ("prompt", "reference")}
     except KeyError as error:
         raise KeyError(
             f"a calibration text is a string or has 'prompt' and 'reference'; "
-            f"received {sorted(text)}"
+            f"received {sorted(map(str, text))}"
         ) from error
+    for key, part in parts.items():
+        if part is None:
+            raise TypeError(f"{key!r} is None in a calibration text; leave it out")
+    return f"{parts['prompt']}\n{parts['reference']}"
 
 
 def plain_texts(texts: Sequence[str | Mapping[str, Any]]) -> list[str]:
@@ -66,11 +70,12 @@ def plain_texts(texts: Sequence[str | Mapping[str, Any]]) -> list[str]:
     Raises
     ------
     TypeError
-        For one text or a whole table in place of a list, and as `plain_text`.
+        For one text, a whole table, a dict or a set in place of a list, and as
+        `plain_text`.
     ValueError
         For fewer than `MIN_TEXTS` texts, or an empty one.
     """
-    if isinstance(texts, str) or hasattr(texts, "columns"):
+    if isinstance(texts, str | bytes | Mapping | Set) or hasattr(texts, "columns"):
         raise TypeError(
             f"texts is a {type(texts).__name__}; give a list of texts, or the column "
             "of a table that holds them"

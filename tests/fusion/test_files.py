@@ -111,3 +111,13 @@ def test_a_damaged_line_is_named_or_ends_what_is_read(tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: "):
         json_lines(file)
     assert json_lines(file, as_far_as_whole=True) == [(1, [1])]
+
+
+@pytest.mark.parametrize("torn", [b"\xff\xfe", b"[2, \x80", b"\0\0\0", b"[2"])
+def test_a_torn_line_spoils_no_other(tmp_path, torn):
+    """What a power failure leaves may be no text at all."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"[1]\n" + torn)
+    assert json_lines(file, as_far_as_whole=True) == [(1, [1])]
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2"):
+        json_lines(file)

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fusion.braid.cache import advance, gather_rows
 from fusion.calibration.features import (
+    TextFeatures,
     compute_features,
     donor_view,
     pack,
@@ -101,3 +104,66 @@ def test_layers_are_those_of_the_strand(strands):
         assert torch.equal(layers[0], wanted)
         torch.testing.assert_close(layers["final"], features.hidden)
         assert not torch.equal(layers[0], layers["final"])
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+)
+def test_beside_each_token_are_the_donors_that_end_by_then(steps, others):
+    ends, ends_of_donor = np.cumsum(steps), np.cumsum(others)
+    anchor = TextFeatures(torch.zeros(len(ends)), ends, torch.zeros(len(ends), 1))
+    states = torch.arange(1.0, len(ends_of_donor) + 1)[:, None]
+    donor = TextFeatures(torch.zeros(len(states)), ends_of_donor, states)
+    view = donor_view(anchor, donor, states)
+    for t, end in enumerate(ends):
+        seen = [j for j, e in enumerate(ends_of_donor) if e <= end]
+        assert int(view.last[0, t]) == (seen[-1] if seen else -1)
+        assert view.visible[0, t].nonzero().flatten().tolist() == seen
+    aligned, present = view.aligned()
+    assert present.flatten().tolist() == [
+        bool((ends_of_donor <= e).any()) for e in ends
+    ]
+    # States are numbered from 1, and 0 where there is none.
+    assert aligned.flatten().tolist() == (view.last[0] + 1).tolist()
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=25), st.integers(1, 120))
+def test_every_text_is_read_once_and_no_batch_is_too_large(lengths, most):
+    """`most` tokens with the padding, but for a text that is longer by itself."""
+    strand, rows = Counting(turn=12), []
+    strand.rows = rows
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fusion.calibration.features.BATCH", most)
+        found = compute_features(strand, ["x" * n for n in lengths])
+    assert [len(text.ids) for text in found] == lengths
+    # The state of a letter is its place, so rows are not mixed up.
+    for text in found:
+        assert text.hidden.flatten().tolist() == list(range(len(text.ids)))
+    assert sum(size for size, _, _ in rows) == len(lengths)
+    for size, width, shortest in rows:
+        assert size == 1 or size * width <= most
+        assert (shortest > strand.turn) == (width > strand.turn)
+
+
+class Counting:
+    """A strand that reads every letter as a token, and notes its batches."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, turn):
+        self.turn, self.tokens = turn, self
+
+    def read_with_ends(self, text):
+        return [1] * len(text), self.ends([1] * len(text))
+
+    def ends(self, ids):
+        return np.arange(1, len(ids) + 1)
+
+    def run(self, ids, taps):
+        shortest = int((ids > 0).sum(1).min())
+        self.rows.append((len(ids), ids.shape[1], shortest))
+        places = torch.arange(float(ids.shape[1])).expand(len(ids), -1)
+        return {"final": places[..., None]}

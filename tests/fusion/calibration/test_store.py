@@ -116,3 +116,110 @@ def test_its_former_names_are_known():
     from fusion.session import Session, who
 
     assert (Session, who) == (CalibrationStore, identity)
+
+
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut in its first word": lambda whole: whole[:5],
+    "cut in its header": lambda whole: whole[:30],
+    "cut in its numbers": lambda whole: whole[:-1],
+    "longer than it says": lambda whole: whole + b"\0",
+    "zeros": lambda whole: bytes(len(whole)),
+    "no tensors at all": lambda whole: b"<html>not found</html>" * 9,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_made_again_and_then_whole(texts, tmp_path, damage):
+    def fill(weight):
+        store, module = CalibrationStore(texts, tmp_path, 0, False), nn.Linear(2, 2)
+        store.load_or_fit("own", 1, module, lambda: module.weight.data.fill_(weight))
+        figures = store.load_or_measure("report", 1, lambda: [weight])
+        return module.weight[0, 0].item(), figures, store.trained
+
+    assert fill(2.0) == (2.0, [2.0], ["own"])
+    for file in tmp_path.iterdir():
+        file.write_bytes(damage(file.read_bytes()))
+    assert fill(3.0) == (3.0, [3.0], ["own"])
+    assert fill(4.0) == (3.0, [3.0], [])
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt], ids=str)
+def test_what_is_interrupted_while_it_is_written_is_not_there(
+    texts, tmp_path, monkeypatch, error
+):
+    def half(tensors, path):
+        path.write_bytes(b"half")
+        raise error("no space left")
+
+    monkeypatch.setattr("fusion.calibration.store.save_file", half)
+    store = CalibrationStore(texts, tmp_path, 0, False)
+    with pytest.raises(error):
+        store.load_or_fit("own", 1, nn.Linear(1, 1), lambda: None)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    assert store.trained == []
+    store.load_or_fit("own", 1, nn.Linear(1, 1), lambda: None)
+    assert store.trained == ["own"]
+
+
+def test_figures_of_a_part_that_is_gone_are_not_believed_after_an_interruption(
+    texts, tmp_path
+):
+    """Trained anew, but not measured yet: the figures of before are not its own."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    first = CalibrationStore(texts, tmp_path, 0, False)
+    first.load_or_measure("report", 1, lambda: [1.0])
+    second = CalibrationStore(texts, tmp_path, 0, False)
+    second.load_or_fit("own", 1, nn.Linear(1, 1), lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        second.load_or_measure("report", 1, interrupted)
+    third = CalibrationStore(texts, tmp_path, 0, False)
+    assert third.load_or_measure("report", 1, lambda: [2.0]) == [2.0]
+
+
+def test_figures_keep_every_digit(texts, tmp_path):
+    figures = [1 / 3, 1e-300, -0.1, float("inf")]
+    for _ in range(2):
+        store = CalibrationStore(texts, tmp_path, 0, False)
+        assert store.load_or_measure("report", 1, lambda: figures) == figures
+
+
+@pytest.mark.parametrize("shared", ["features", "own", "vocabulary"])
+def test_what_hangs_on_the_seed_is_kept_apart_by_it(texts, tmp_path, shared):
+    """Features are of the texts alone; what is drawn or trained is of the seed too."""
+    made = []
+    for seed in (0, 1):
+        store = CalibrationStore(texts, tmp_path, seed, False)
+        strand = tiny.tiny_strand("opt", f"of its own for {shared}")
+        if shared == "own":
+            store.load_or_fit("own", 1, nn.Linear(1, 1), lambda: None)
+        else:
+            store.sampled_softmax(strand)
+        made.append(len(list(tmp_path.glob(f"{shared}-*"))))
+    assert made == ([1, 1] if shared == "features" else [1, 2])
+
+
+def test_other_texts_are_another_store(texts, tmp_path):
+    """In another order too: numbers of texts mean others then."""
+    for given in (texts, texts[::-1], texts[:-1], [*texts[:-1], texts[-1] + " "]):
+        store = CalibrationStore(given, tmp_path, 0, False)
+        store.load_or_fit("own", 1, nn.Linear(1, 1), lambda: None)
+        assert store.trained == ["own"]
+
+
+def test_tensors_that_share_memory_or_lie_across_it_are_written_whole(texts, tmp_path):
+    """A transposed weight, and two names for one."""
+    whole = torch.arange(6.0).view(2, 3)
+    written, read = nn.Linear(2, 3, bias=False), nn.Linear(2, 3, bias=False)
+    store = CalibrationStore(texts, tmp_path, 0, False)
+
+    def fit():
+        written.weight = nn.Parameter(whole.T)
+
+    store.load_or_fit("own", 1, written, fit)
+    store.load_or_fit("own", 1, read, lambda: pytest.fail("it is in the store"))
+    assert torch.equal(read.weight, whole.T)

@@ -1,3 +1,5 @@
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +65,55 @@ def test_a_budget_is_kept(strands, data):
 def test_a_budget_is_at_least_1(strands, budget):
     with pytest.raises(ValueError, match="give at least 1"):
         within_budget(["a"] * 12, strands["llama"], budget)
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        ({f"text {i}": i for i in range(MIN_TEXTS)}, "dict"),
+        ({f"text {i}" for i in range(MIN_TEXTS)}, "set"),
+        (b"text of many letters", "bytes"),
+    ],
+)
+def test_what_has_no_order_or_no_texts_is_no_list_of_them(texts, kind):
+    """The keys of a dict are not the texts, and a set has another order every time."""
+    with pytest.raises(TypeError, match=f"texts is a {kind}; give a list"):
+        plain_texts(texts)
+
+
+@pytest.mark.parametrize("missing", ["prompt", "reference"])
+def test_a_task_without_an_answer_is_not_learnt_as_none(missing):
+    task = {"prompt": "6 * 7?", "reference": "42", missing: None}
+    with pytest.raises(TypeError, match=f"'{missing}' is None"):
+        plain_text(task)
+
+
+def test_keys_of_any_kind_are_named():
+    with pytest.raises(KeyError, match=r"received \['3', 'text'\]"):
+        plain_text({"text": "a", 3: "b"})
+
+
+@pytest.mark.parametrize(
+    "make", [tuple, np.array, pd.Series], ids=["tuple", "array", ""]
+)
+def test_texts_may_come_in_any_sequence(make):
+    assert plain_texts(make(["a b"] * MIN_TEXTS)) == ["a b"] * MIN_TEXTS
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_budget_that_pays_for_twelve_texts_and_no_token_less(strands, short):
+    texts = ["The dog sleeps."] * MIN_TEXTS
+    tokens = MIN_TEXTS * len(strands["gemma"].tokens.read(texts[0]))
+    if short:
+        with pytest.raises(ValueError, match="pays for 11 of 12 texts"):
+            within_budget(texts, strands["gemma"], tokens - 1)
+    else:
+        assert within_budget(texts, strands["gemma"], tokens) == texts
+
+
+@given(st.integers(MIN_TEXTS, 60), st.integers(0, 10**6))
+def test_halves_of_the_held_out_texts_are_never_empty(count, seed):
+    """One is for gates, the other to judge by."""
+    _, held_out = split(count, seed)
+    assert held_out[::2]
+    assert held_out[1::2]

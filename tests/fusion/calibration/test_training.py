@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -75,3 +77,104 @@ def test_a_part_is_trained_with_the_seed_of_the_store(store):
           progress=False, **options)  # fmt: skip
     assert modules[0].groups == modules[1].groups
     assert torch.equal(modules[0].number, modules[1].number)
+
+
+def far_away(module):
+    """A loss whose slope is always clipped to 1: each step of Adam is its rate."""
+    return lambda group: (module.number - 1e3).pow(2)
+
+
+@pytest.mark.parametrize(
+    ("items", "group", "epochs"), [(4, 1, 1), (4, 2, 2), (1, 9, 4)]
+)
+def test_the_rate_falls_in_a_straight_line_by_hand(items, group, epochs):
+    """Four steps of 0.1, 0.075, 0.05 and 0.025; weights decay by 1 in 1000."""
+    module = Mean()
+    train(
+        module, far_away(module), range(items), [0], epochs=epochs, learning_rate=0.1,
+        seed=0, group=group, progress=False,
+    )  # fmt: skip
+    assert module.number.item() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_module_is_scored_before_and_twice_an_epoch():
+    """Six steps an epoch: before, and after steps 3, 6, 9 and 12."""
+    module, scored = Mean(), []
+
+    def loss(group):
+        if not torch.is_grad_enabled():
+            scored.append(len(module.groups))
+        return module.loss(group)
+
+    train(
+        module, loss, range(6), [1], epochs=2, learning_rate=0.1, seed=0, group=1,
+        progress=False,
+    )  # fmt: skip
+    assert scored == [0, 3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_leaves_the_best_state(bad):
+    """The fourth step spoils the weights for good; the state after the second stays."""
+    module = Mean()
+
+    def loss(group):
+        spoilt = len(module.groups) >= 3
+        return module.loss(group) * (bad if spoilt else 1.0)
+
+    best = train(
+        module, loss, [4, 4, 4, 4], [4], epochs=2, learning_rate=0.1, seed=0, group=1,
+        progress=False,
+    )  # fmt: skip
+    assert 0 < module.number.item() < 1
+    assert best == pytest.approx((4 - module.number.item()) ** 2)
+
+
+def test_scoring_draws_the_same_numbers_every_time_and_none_of_trainings():
+    scored, trained = [], []
+
+    def run(held_out):
+        module = Mean()
+        torch.manual_seed(5)
+
+        def loss(group):
+            drawn = float(torch.rand(()))
+            (trained if torch.is_grad_enabled() else scored).append(drawn)
+            return module.loss(group)
+
+        train(
+            module, loss, range(4), held_out, epochs=1, learning_rate=0.1, seed=0,
+            group=2, progress=False,
+        )  # fmt: skip
+
+    run([1])
+    assert len(set(scored)) == 1
+    assert len(set(trained)) == len(trained) == 2
+    run([1, 2, 3, 4, 5])
+    assert trained[2:] == trained[:2]
+
+
+def test_weights_that_take_no_gradient_stay():
+    module = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    module[0].requires_grad_(False)
+    before = [p.clone() for p in module[0].parameters()]
+    x = torch.ones(1, 1)
+    train(
+        module, lambda group: (module(x) - 3).pow(2).mean(), [0, 1], [2], epochs=3,
+        learning_rate=0.1, seed=0, progress=False,
+    )  # fmt: skip
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, module[0].parameters(), strict=True)
+    )
+
+
+def test_another_seed_is_another_order():
+    orders = set()
+    for seed in range(5):
+        module = Mean()
+        train(
+            module, module.loss, range(9), [1], epochs=1, learning_rate=0.0, seed=seed,
+            group=1, progress=False,
+        )  # fmt: skip
+        orders.add(tuple(map(tuple, module.groups)))
+    assert len(orders) == 5
