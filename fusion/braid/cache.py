@@ -36,6 +36,8 @@ class Row:
         How many tokens came after those.
     shift : int
         How far the anchor's positions are ahead of the count of tokens.
+    padding : list of int
+        Which columns so far are padding.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Row:
     prompt: int | None = None
     beyond: int = 0
     shift: int = 0
+    padding: list[int] = field(default_factory=list)
 
     def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
         """The donor's tokens for the text up to each of the last ``new`` positions."""
@@ -71,6 +74,8 @@ class Row:
         columns = [c for c, is_real in enumerate(real) if is_real]
         if positions is not None:
             self._count([positions[c] for c in columns])
+        empty = (start + c for c, is_real in enumerate(real) if not is_real)
+        self.padding = [*self.padding, *empty]
         read, after = (
             [c for c in columns if c < stop],
             [c for c in columns if c >= stop],
@@ -95,11 +100,13 @@ class Row:
         self.shift = known
 
     def crop(self, count: int) -> None:
-        """Take back the last ``count`` tokens; donors follow at the next step."""
-        beyond = max(self.beyond - count, 0)
-        count -= self.beyond - beyond
-        # Padding in front of the text may be among what is taken back.
-        self.beyond, self.ids = beyond, self.ids[: max(len(self.ids) - count, 0)]
+        """Take back the last ``count`` columns; donors follow at the next step."""
+        left = len(self.ids) + self.beyond + len(self.padding) - count
+        # Padding among what is taken back is no token of the text.
+        padding = [column for column in self.padding if column < left]
+        tokens = max(left - len(padding), 0)
+        self.beyond = max(tokens - len(self.ids), 0)
+        self.ids, self.padding = self.ids[:tokens], padding
 
 
 class BraidCache(DynamicCache):
@@ -151,7 +158,8 @@ class BraidCache(DynamicCache):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._pick(indices.tolist())
+        # A mask of the rows does as well as their numbers.
+        self._pick(torch.arange(len(self.rows))[indices.cpu()].tolist())
 
     def reset(self) -> None:
         super().reset()
@@ -228,10 +236,10 @@ def advance(
     Raises
     ------
     ValueError
-        On an empty batch, a cache of other rows or another prompt, padding between
-        tokens that the anchor would count, short and long texts together where the
-        anchor reads these with other positions, and positions that do not count the
-        tokens of a row one by one.
+        On an empty batch, a cache of other rows or another prompt, prompts of other
+        rows, padding between tokens that the anchor would count, short and long texts
+        together where the anchor reads these with other positions, and positions that
+        do not count the tokens of a row one by one.
     """
     B, T = input_ids.shape
     if B == 0 or T == 0:
@@ -345,7 +353,13 @@ def _prompts(
     begun = [row.prompt for row in rows]
     if given is None:
         return [start + new if prompt is None else prompt for prompt in begun]
-    prompts = torch.as_tensor(given).expand(len(rows)).tolist()
+    lengths = torch.as_tensor(given)
+    if lengths.shape not in ((), (1,), (len(rows),)):
+        raise ValueError(
+            f"prompt_length has shape {tuple(lengths.shape)}; expected one number, or "
+            f"one for each of {len(rows)} rows"
+        )
+    prompts = lengths.expand(len(rows)).tolist()
     if min(prompts) < 1:
         raise ValueError(f"prompt_length is {given}; a prompt has at least one column")
     if start > 0 and begun != prompts:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,12 +25,19 @@ def write_weights(
 
 
 def load_weights(folder: Path, module: nn.Module, strands: Sequence[Strand]) -> None:
-    """Fill a braid's fusers; raises ValueError when the file is not for them."""
+    """Fill a braid's fusers; raises ValueError when the file is damaged or not
+    for them."""
     file = folder / WEIGHTS
     if not file.is_file():
         raise ValueError(f"no {WEIGHTS} in {folder}; expected a saved braid")
-    with safe_open(file, "pt") as opened:
-        known = json.loads((opened.metadata() or {}).get("strands", "{}"))
+    try:
+        with safe_open(file, "pt") as opened:
+            known = json.loads((opened.metadata() or {}).get("strands", "{}"))
+    except SafetensorError as error:
+        raise ValueError(
+            f"cannot read {WEIGHTS} in {folder}: {error}; the file is damaged: copy or "
+            "save the braid again"
+        ) from error
     for strand in strands:
         saved, now = known.get(strand.name), _identity(strand)
         # Fingerprints of other number formats cannot be compared.

@@ -61,6 +61,8 @@ class BraidConfig(PreTrainedConfig):
     ) -> None:
         if isinstance(donors, Set):
             raise TypeError(f"donors is a set, which has no order; received {donors!r}")
+        if isinstance(donors, str):
+            raise TypeError(f"donors is a list of names; received the text {donors!r}")
         self.anchor = anchor
         self.donors = list(donors)
         self.shares = in_order(shares, (anchor, *self.donors), "shares")
@@ -183,7 +185,8 @@ def one_recipe(
 ) -> BraidConfig:
     """The configuration that was given, or the one that was written `by_hand`.
 
-    Raises TypeError when neither was given, ValueError when both were.
+    Raises TypeError when neither was given, ValueError when both were, or when the
+    configuration names no anchor: it is not one of a saved braid.
     """
     if config is None:
         if model_configs is None:
@@ -200,6 +203,11 @@ def one_recipe(
         raise ValueError(
             "a BraidConfig says everything: give it, or model_configs with "
             f"{list(written)}; received both, {unused} among them"
+        )
+    if not config.anchor:
+        raise ValueError(
+            "the configuration names no anchor; give that of a saved braid, or one "
+            "with the name of a strand"
         )
     return config
 

@@ -34,8 +34,9 @@ def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
     pairs = tuple(special_pairs(anchor, donor))
     if pairs not in known:
         known[pairs] = VocabularyMap(
-            anchor.tokens.table,
-            donor.tokens.table,
+            # A tokenizer may name more tokens than its model has.
+            anchor.tokens.table[: anchor.vocab_size],
+            donor.tokens.table[: donor.vocab_size],
             anchor.vocab_size,
             donor.vocab_size,
             pairs,
@@ -154,7 +155,7 @@ class OutputMixer(nn.Module):
     ) -> Tensor:
         """Mix logits (N, V_a) and (N, V_i) to log-probabilities (N, V_a)."""
         rows = []
-        for low in range(0, len(anchor), BLOCK):
+        for low in range(0, max(len(anchor), 1), BLOCK):
             at = slice(low, low + BLOCK)
             parts, features = self.parts(anchor[at], [d[at] for d in donors])
             here = [p[at] for p in present]

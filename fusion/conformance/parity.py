@@ -51,7 +51,7 @@ def parity(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> Parity:
     """
     if not texts:
         raise ValueError("received no texts; give at least one")
-    gap, same, count = 0.0, 0, 0
+    gap, same, count = torch.zeros(()), 0, 0
     recut = {donor.name: 0 for donor in model.donors}
     for text in texts:
         ids = ids_of(model, text)
@@ -59,10 +59,12 @@ def parity(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> Parity:
         steps = cached_logits(model, ids, lambda i: 1)[0]
         whole, steps = (x.float().log_softmax(-1) for x in (whole, steps))
         likely = whole > torch.log(torch.tensor(1e-6))
-        gap = max(gap, float((whole - steps)[likely].abs().max()))
+        # Where a logit is no number, neither is the gap.
+        gaps = (whole - steps).abs()[likely | whole.isnan()]
+        gap = torch.maximum(gap, gaps.max().cpu())
         same += int((whole.argmax(-1) == steps.argmax(-1)).sum())
         count += len(ids)
         for donor in model.donors:
             recut[donor.name] += len(resegmented(model.anchor, donor, ids))
     shares = {name: n / count for name, n in recut.items()}
-    return Parity(count, gap, same / count, shares)
+    return Parity(count, float(gap), same / count, shares)

@@ -141,7 +141,8 @@ def check_cache(
 @torch.no_grad()
 def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
     """Donors of a braid that fuses the prompt only read the prompt and no further."""
-    for text in texts if model.config.fuse == "prompt" else ():
+    reads = model.config.fuse == "prompt" and model.active
+    for text in texts if reads else ():
         ids = ids_of(model, text)
         options = prompt_of(model, len(ids))
         cache = BraidCache()
@@ -245,6 +246,11 @@ def _check_gap(
 ) -> None:
     """Rows padded right that go on: behind a gap, text reads on or is refused."""
     tail = 2
+    # Something has to stand in front of the gap.
+    both = [(r, a) for r, a in zip(rows, alone, strict=True) if len(r) > tail]
+    rows, alone = [row for row, _ in both], [logits for _, logits in both]
+    if not rows:
+        return
     filled, mask = padded(model, [row[:-tail] for row in rows], "right", extra=3)
     prompt = mask.shape[1]
     longer = [f + row[-tail:] for f, row in zip(filled, rows, strict=True)]

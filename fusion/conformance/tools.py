@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 import torch
@@ -28,11 +29,17 @@ P = ParamSpec("P")
 
 
 def reported(check: Callable[P, None]) -> Callable[P, None]:
-    """A check that reports what a braid raises as it reports a wrong logit."""
+    """A check that reports what a braid raises as it reports a wrong logit.
+
+    Without texts it proves nothing, and says so.
+    """
     name = check.__name__.removeprefix("check_")
+    form = signature(check)
 
     @wraps(check)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = form.bind(*args, **kwargs).arguments
+        expect(bool(given.get("texts", TEXTS)), f"{name}: no texts prove nothing")
         try:
             check(*args, **kwargs)
         except AssertionError:
@@ -144,8 +151,9 @@ def agree(got: Tensor, wanted: Tensor, atol: float, what: str) -> None:
     )
     gap = (got.float() - wanted.float()).abs().amax(-1).flatten()
     worst = float(gap.max())
-    if worst > atol:
-        first = int(torch.nonzero(gap > atol)[0])
+    # Said the other way round, since no number is larger than one that is none.
+    if not worst <= atol:
+        first = int(torch.nonzero(~(gap <= atol))[0])
         raise AssertionError(
             f"{what}: logits differ by {worst:.3g} (allowed {atol:.3g}), "
             f"first at position {first}"

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 from .._files import making
 from .._named import in_order
 from ..tokens.alignment import TokenBytes
+from .loading import load
 from .pool import Pool
 
 # Method -> whether it counts from a common ancestor.
@@ -71,7 +72,8 @@ def merge(
     ImportError
         When mergekit is not installed.
     ValueError
-        When the models do not fit together, or the target exists.
+        When a model cannot be loaded, the models do not fit together, or the target
+        exists.
     """
     target = Path(target).expanduser()
     share = 0.5 if density is None else density
@@ -130,14 +132,14 @@ def _check_alike(folders: Mapping[str, str]) -> None:
     """Refuse models that differ in shape or tokenizer, naming what differs."""
     facts: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
-        config = AutoConfig.from_pretrained(folder)
+        config = load(AutoConfig, folder, name)
         text = config.get_text_config(decoder=True)
         facts[name] = {
             "architecture": config.model_type,
             "layers": text.num_hidden_layers,
             "width": text.hidden_size,
             "vocabulary": text.vocab_size,
-            "tokenizer": TokenBytes(AutoTokenizer.from_pretrained(folder)).key,
+            "tokenizer": TokenBytes(load(AutoTokenizer, folder, name)).key,
         }
     first, *others = facts
     for name in others:

@@ -8,6 +8,7 @@ bytes, and a text is their concatenation.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -52,7 +53,7 @@ def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
         if not added and all(c in alphabet for c in token):
             return bytes(alphabet[c] for c in token)
         return token.encode()
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+    if re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
         return bytes([int(token[3:5], 16)])
     return token.replace("\u2581", " ").encode()
 
@@ -380,13 +381,7 @@ def complete_text(data: bytes) -> str:
     >>> complete_text(b"a\\xffb")
     'a\\ufffdb'
     """
-    for cut in range(min(3, len(data)) + 1):
-        try:
-            return data[: len(data) - cut].decode()
-        except UnicodeDecodeError as error:
-            if error.reason != "unexpected end of data":
-                break
-    return data.decode(errors="replace")
+    return codecs.utf_8_decode(data, "replace", False)[0]
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

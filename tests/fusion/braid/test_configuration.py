@@ -3,7 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.braid.configuration import BraidConfig, bridge_layer, by_hand
+from fusion.braid.configuration import (
+    BraidConfig,
+    bridge_layer,
+    by_hand,
+    one_recipe,
+)
 
 
 def config(**changes):
@@ -159,3 +164,85 @@ def test_a_recipe_by_hand_names_every_model_once():
     none = [{"model_name": name, "share": 0} for name in "ab"]
     with pytest.raises(ValueError, match="come to nothing"):
         by_hand(none, "router", ["final"], None)
+
+
+def test_the_name_of_one_donor_is_no_list_of_donors():
+    """A text would be taken for the names of its letters."""
+    with pytest.raises(TypeError, match="a list of names; received the text 'gemma'"):
+        config(donors="gemma")
+
+
+@pytest.mark.parametrize(
+    ("taps", "says"),
+    [
+        ({"c": {0: 1}}, r"donor_layers names 'c', the donors are \['b'\]"),
+        ({"b": {1: 1}}, "feeds layer 1 from layer 1 of 'b'; expected one of"),
+        ({"b": {0: 3}}, "feeds layer 0 from layer 3 of 'b'.*from 0 to 2"),
+        ({"b": {0: -1}}, "feeds layer 0 from layer -1"),
+    ],
+)
+def test_donor_layers_that_are_not_there_are_refused(taps, says):
+    with pytest.raises(ValueError, match=says):
+        config(donor_layers=taps).check_donor_layers({"b": 3})
+
+
+def test_donor_layers_have_numbers_again_after_a_file(tmp_path):
+    before = config(donor_layers={"b": {0: 2}})
+    before.check_donor_layers({"b": 3})
+    before.save_pretrained(tmp_path)
+    assert BraidConfig.from_pretrained(tmp_path).donor_layers == {"b": {0: 2}}
+
+
+BY_HAND = [{"model_name": "a"}, {"model_name": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ((None, None), TypeError, "give a BraidConfig and strands, or model_configs"),
+        ((config(), BY_HAND), ValueError, r"received both, \[\] among them"),
+        ((config(), None, "router"), ValueError, r"\['fusion_strategy'\] among them"),
+        ((config(), None, None, [0]), ValueError, r"\['fusion_layers'\] among"),
+        (
+            (config(), None, None, None, [0.5, 0.5], "prompt"),
+            ValueError,
+            r"\['shares', 'fuse'\] among them",
+        ),
+        ((BraidConfig(), None), ValueError, "names no anchor"),
+        ((None, []), ValueError, "model_configs is empty; name at least one model"),
+        ((None, [{"source": "here"}]), KeyError, "a model config has 'model_name'"),
+        ((None, [{"model_name": "a", "weight": 1}]), KeyError, "received .*'weight'"),
+    ],
+)
+def test_a_recipe_is_said_once_and_in_one_way(given, error, says):
+    with pytest.raises(error, match=says):
+        one_recipe(*given)
+
+
+def test_a_configuration_that_says_everything_is_taken_as_it_is():
+    mine = config()
+    assert one_recipe(mine, None) is mine
+
+
+@given(parts=st.lists(st.floats(0.01, 100), min_size=1, max_size=6))
+def test_shares_by_hand_are_scaled_to_one_and_keep_their_ratios(parts):
+    entries = [
+        {"model_name": str(i), "share": share, "source": f"folder/{i}"}
+        for i, share in enumerate(parts)
+    ]
+    recipe = by_hand(entries, layers=["final"])
+    recipe.check(anchor_layers=1)
+    assert recipe.shares == pytest.approx([p / sum(parts) for p in parts])
+    assert (recipe.anchor, *recipe.donors) == tuple(map(str, range(len(parts))))
+    assert recipe.sources["0"] == "folder/0"
+
+
+def test_a_recipe_takes_over_what_its_anchor_is(strands):
+    recipe, gemma = config(), strands["gemma"]
+    recipe.take_over(gemma)
+    assert (recipe.vocab_size, recipe.hidden_size) == (gemma.vocab_size, 48)
+    assert (recipe.num_hidden_layers, recipe.max_position_embeddings) == (6, 512)
+    assert recipe.eos_token_id == gemma.tokenizer.eos_token_id
+    assert not recipe.tie_word_embeddings
+    recipe.note_sources([gemma, strands["llama"]])
+    assert recipe.sources == {"gemma": "gemma", "llama": "llama"}

@@ -1,9 +1,12 @@
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from fusion.braid.cache import Row
-from fusion.braid.donors import DonorPath, walk
+from fusion.braid.donors import DonorPath, crop_layers, walk
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -129,3 +132,104 @@ def test_a_step_that_was_stopped_does_not_forget_which_positions_it_had(monkeypa
     torch.testing.assert_close(
         states["final"][tree.seen[0]], wanted, atol=1e-4, rtol=1e-4
     )
+
+
+# Readings of few different tokens, so that they often begin alike and part again.
+READINGS = st.lists(st.lists(st.integers(40, 42), max_size=5), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@settings(max_examples=12)
+@given(steps=st.lists(READINGS, min_size=1, max_size=3))
+def test_any_walk_sees_what_the_model_says_of_each_reading(strands, at_once, steps):
+    """Forwards, back, down other branches, to nothing and from there again."""
+    donor, path = strands["llama-2"], DonorPath()
+    known, before = {}, donor.reads_trees
+    donor.reads_trees = at_once
+    try:
+        for prefixes in steps:
+            states, tree = walk(donor, path, prefixes, [1])
+            for prefix, where in zip(prefixes, tree.seen, strict=True):
+                assert len(where) == len(prefix)
+                if not prefix:
+                    continue
+                key = tuple(prefix)
+                if key not in known:
+                    known[key] = donor.run(torch.tensor([prefix]), taps=[1])[1][0]
+                torch.testing.assert_close(
+                    states[1][where], known[key], atol=1e-4, rtol=1e-4
+                )
+            assert path.ids == prefixes[-1]
+            assert path.cache.get_seq_length() == len(path.ids)
+    finally:
+        donor.reads_trees = before
+
+
+def test_no_reading_at_all_gives_no_states(strands):
+    gemma, path = strands["gemma"], DonorPath()
+    states, tree = walk(gemma, path, [], ["final", 1])
+    assert {tap: s.shape for tap, s in states.items()} == {
+        "final": (0, gemma.width),
+        1: (0, gemma.width),
+    }
+    assert (tree.seen, path.ids) == ([], [])
+
+
+def test_a_donor_is_read_without_gradients(strands):
+    gemma = strands["gemma"]
+    for prefixes in ([[2, 40]], [[2, 41], [2, 42]]):  # in one go, and as a tree
+        states, _ = walk(gemma, DonorPath(), prefixes, ["final"])
+        assert not states["final"].requires_grad
+
+
+@pytest.mark.parametrize("tap", ["final", 1])
+@pytest.mark.parametrize("prefixes", [[[2, 40, 41, 42]], [[2, 40, 41], [2, 42, 43]]])
+def test_a_walk_that_is_stopped_leaves_the_path_as_it_was(
+    strands, monkeypatch, prefixes, tap
+):
+    """Stopped in the donor's third layer, when two have keys of the new tokens."""
+    gemma, path = strands["gemma"], DonorPath()
+    walk(gemma, path, [[2, 40]], [tap])
+    before = path.states[tap].clone()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    layer = 2 if tap == "final" else 1
+    hook = gemma.body.layers[layer].mlp.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            walk(gemma, path, prefixes, [tap])
+    finally:
+        hook.remove()
+    assert path.ids == [2, 40]
+    assert torch.equal(path.states[tap], before)
+    assert {layer.get_seq_length() for layer in path.cache.layers} <= {0, 2}
+    states, tree = walk(gemma, path, prefixes, [tap])
+    for prefix, where in zip(prefixes, tree.seen, strict=True):
+        alone = gemma.run(torch.tensor([prefix]), taps=[tap])[tap][0]
+        torch.testing.assert_close(states[tap][where], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_are_not_equally_far_are_cropped_to_one_length():
+    cache, keys = DynamicCache(), torch.zeros(1, 1, 5, 2)
+    cache.update(keys, keys, 0)
+    cache.update(keys[:, :, :3], keys[:, :, :3], 1)
+    cache.update(keys[:, :, :1], keys[:, :, :1], 2)
+    crop_layers(cache, 3)
+    assert [layer.get_seq_length() for layer in cache.layers] == [3, 3, 1]
+    crop_layers(cache, 9)
+    assert [layer.get_seq_length() for layer in cache.layers] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 7])
+def test_a_path_is_cropped_with_its_states_and_keys(strands, length):
+    gemma, path = strands["gemma"], DonorPath()
+    walk(gemma, path, [[2, 40, 41]], ["final", 0])
+    states = {tap: s.clone() for tap, s in path.states.items()}
+    path.crop(length)
+    kept = min(length, 3)
+    assert path.ids == [2, 40, 41][:kept]
+    assert path.cache.get_seq_length() == kept
+    for tap, found in path.states.items():
+        assert torch.equal(found, states[tap][:kept])

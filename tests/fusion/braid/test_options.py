@@ -36,3 +36,26 @@ def test_options_that_would_be_ignored_are_refused():
     refuse_options("load", {"adapter_kwargs": {}, "revision": None}, "pool")
     with pytest.raises(TypeError, match=r"load received unknown options \['poool'\]"):
         refuse_options("load", {"poool": 1}, "pool")
+
+
+def test_what_the_anchor_takes_is_handed_on_as_it_is():
+    mine = object()
+    found = options_of_anchor({"image": mine, "seq_idx": None}, {"image"})
+    assert found["image"] is mine
+
+
+def test_one_refused_argument_among_good_ones_is_named():
+    given = {"image": 1, "output_attentions": True, "tokenizer": object()}
+    with pytest.raises(TypeError, match="received output_attentions"):
+        options_of_anchor(given, {"image", "output_attentions"})
+
+
+@pytest.mark.parametrize("value", [0, 1, "no", [], {}])
+def test_an_unknown_option_of_any_value_is_refused(value):
+    with pytest.raises(TypeError, match=r"\['a', 'b'\]; it takes pool and dtype"):
+        refuse_options("load", {"b": value, "a": value}, "pool and dtype")
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_an_option_that_is_off_is_passed_over(value):
+    refuse_options("load", {"force_download": value}, "pool")
