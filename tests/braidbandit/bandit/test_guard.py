@@ -87,3 +87,69 @@ def test_settings():
             ConservativePolicy(share=share)
     with pytest.raises(TypeError, match="baseline is an arm id"):
         ConservativePolicy(LinUCB(), baseline=3)
+
+
+@given(REWARD, st.floats(0.01, 0.99), st.floats(-5, 5))
+def test_what_a_reward_is_booked_at(reward, share, amount):
+    """A round of the baseline earns its share; a departure costs what is left to 1."""
+    saved = Savings("base", amount, expired=("d1",), forgotten=3, expired_until=1.5)
+    stayed, left = (saved.after(arm, reward, share) for arm in ("base", "other"))
+    assert stayed.amount == pytest.approx(amount + share * reward)
+    assert left.amount == pytest.approx(amount + reward - 1.0)
+    assert left.amount <= amount <= stayed.amount
+    # Nothing else of the account moves, and the account of before is as it was.
+    for later in (stayed, left):
+        assert later == Savings("base", later.amount, ("d1",), 3, 1.5)
+    assert saved.amount == amount
+
+
+@pytest.mark.parametrize("arms", [3, 200])
+@pytest.mark.parametrize(
+    "policy", [None, LinUCB(floor=0.2), Greedy(0.5), Uniform()], ids=repr
+)
+def test_a_guard_that_is_free_is_the_policy_itself(policy, arms):
+    """The same draws, the same choice; held, the baseline and nothing else."""
+    guard, row = ConservativePolicy(policy, share=0.1), arms - 1
+    rng = np.random.default_rng(3)
+    told = Belief(np.ones((arms, 1)), np.zeros(1), np.eye(1), rng.random(arms))
+    args = told, -rng.random(arms), np.ones(arms, dtype=bool)
+    free, held = (guard.at(row, Savings("base", a), 0) for a in (1.0, 0.0))
+    one, other = (
+        p.select(*args, np.random.default_rng(7)) for p in (free, guard.inner)
+    )
+    assert one.arm == other.arm
+    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    found = held.probabilities(*args, rng)
+    assert found[row] == found.sum() == 1.0
+    np.testing.assert_array_equal(held.select(*args, rng).probabilities, found)
+    assert held.floor == free.floor == guard.floor
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_how_often_it_may_depart_at_the_worst(share):
+    """A baseline that earns 1 pays for one departure of reward 0 every 1 / share
+    rounds: of 1,000 rounds that is share / (1 + share), and never more."""
+    guard, saved, departures = ConservativePolicy(Uniform(), share), Savings("base"), 0
+    for _ in range(1000):
+        departs = guard.at(0, saved, 0) == guard.inner
+        arm, reward = ("other", 0.0) if departs else ("base", 1.0)
+        saved = saved.after(arm, reward, share)
+        departures += departs
+        assert saved.amount >= -1e-9
+    assert departures == pytest.approx(1000 * share / (1 + share), abs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"share": -0.1}, ValueError, "share must lie in .* received -0.1"),
+        ({"share": 1}, ValueError, "received 1"),
+        ({"policy": "greedy"}, TypeError, "policy is a policy such as"),
+        ({"policy": Greedy}, TypeError, "policy is a policy such as"),
+        ({"policy": ConservativePolicy()}, TypeError, "policy is a policy such as"),
+        ({"baseline": b"arm"}, TypeError, "received b'arm'"),
+    ],
+)
+def test_settings_that_are_refused_say_what_was_received(settings, error, message):
+    with pytest.raises(error, match=message):
+        ConservativePolicy(**settings)

@@ -14,7 +14,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_checks import COLLIDING, MISSING
 
-from braidbandit import EpsilonGreedy, Greedy, LinearBandit, LinUCB, ThompsonSampling
+from braidbandit import (
+    EpsilonGreedy,
+    Greedy,
+    LinearBandit,
+    LinUCB,
+    PriorScales,
+    ThompsonSampling,
+)
 from braidbandit.bandit.online_posterior import OnlinePosterior
 
 
@@ -439,3 +446,288 @@ def test_columns_of_before_are_forgotten_by_fit():
     bandit = LinearBandit().fit(frame, y, reward=reward)
     assert bandit.feature_names_in_.tolist() == ["size", "age"]
     assert not hasattr(bandit.fit(X, y, reward=reward), "feature_names_in_")
+
+
+# ---- against the normal equations ----
+
+
+def design(Z, X, arm, own_width):
+    """All features of one row: shared by column of Z, then d of each arm."""
+    x = np.append(1.0, X)
+    own = np.zeros((len(Z), own_width))
+    own[arm] = x[:own_width]
+    # A descriptor's name, here feature:j, is of a knob: with slopes.
+    return np.append(np.outer(Z[arm], x).ravel(), own.ravel())
+
+
+@pytest.mark.parametrize("max_parameters", [0, 640])
+@pytest.mark.parametrize("described", [False, True])
+def test_predictions_are_those_of_the_normal_equations(described, max_parameters):
+    """With and without descriptors, own intercepts and own slopes as well.
+
+    Fifty rows, so that prior scales stay as they are: 0.3 for the level, 0.05 for its
+    slopes; 0.05 and 0.02 for a descriptor; and for the arms' own, 0.02 beside
+    descriptors of models and 0.15 with slopes of 0.05 where there are none.
+    """
+    X, _, _, _ = log(50)
+    rng = np.random.default_rng(1)
+    y, reward, weight = rng.integers(3, size=50), rng.random(50), 0.5 + rng.random(50)
+    descriptors = rng.standard_normal((3, 1)) if described else None
+    bandit = LinearBandit(
+        arms=[0, 1, 2], descriptors=descriptors, max_parameters=max_parameters
+    ).fit(X, y, reward=reward, sample_weight=weight)
+    assert bandit.posterior_.scales == PriorScales()
+    d = 3 if max_parameters else 1
+    sd = [0.3, 0.05, 0.05] + [0.05, 0.02, 0.02] * described
+    sd = np.array(sd + [0.15, 0.05, 0.05][:d] * 3)
+    Phi = np.array([design(bandit.Z_, x, a, d) for x, a in zip(X, y, strict=True)])
+    precision = np.diag(sd**-2) + Phi.T @ (Phi * weight[:, None]) / 0.25**2
+    theta = np.linalg.solve(precision, Phi.T @ (weight * (reward - 0.7)) / 0.25**2)
+    new = log(7, seed=2)[0]
+    features = np.array([[design(bandit.Z_, x, a, d) for a in range(3)] for x in new])
+    means = 0.7 + features @ theta
+    np.testing.assert_allclose(bandit.decision_function(new), means, atol=1e-10)
+    assert bandit.predict(new).tolist() == means.argmax(axis=1).tolist()
+    # The bonus: alpha sqrt(phi' P phi) on top.
+    variance = np.einsum("nap,pq,naq->na", features, np.linalg.inv(precision), features)
+    bandit.set_params(policy=LinUCB(2.0, floor=0.0))
+    best = (means + 2.0 * np.sqrt(variance)).argmax(axis=1)
+    assert bandit.predict_proba(new).argmax(axis=1).tolist() == best.tolist()
+
+
+def test_two_rows_by_pencil():
+    """A level N(0.5, 1), own intercepts N(0, 1), noise 1, no slopes to speak of.
+
+    A reward of 1 for "a": half of 1 is unexpected, of variance 3, so level and
+    intercept move 1/6 each: "a" is at 5/6, "b" at 2/3. A 0 for "b" then: its variance
+    is 2/3 + 1 + 1 = 8/3, and the covariance of "a" with it 2/3 - 1/3 = 1/3. So "a"
+    falls by 1/3 * 2/3 * 3/8 = 1/12 to 3/4, and "b" by 5/3 * 2/3 * 3/8 to 1/4.
+    """
+    prior = PriorScales(
+        mean=0.5, intercept=1.0, task=1e-9, braid=1.0, interaction=1e-9, noise=1.0
+    )
+    bandit = LinearBandit(prior=prior, arms=["a", "b"])
+    bandit.partial_fit([[1.0]], ["a"], reward=[1.0])
+    assert bandit.decision_function([[0.0]]) == pytest.approx([2 / 3 - 5 / 6])
+    bandit.partial_fit([[1.0]], ["b"], reward=[0.0])
+    means = bandit.posterior_.means(bandit.Z_, np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(means, [[3 / 4, 1 / 4]])
+    assert bandit.decision_function([[0.0]]) == pytest.approx([-1 / 2])
+
+
+# ---- what it is given ----
+
+STORED = {
+    "float32": lambda X: X.astype(np.float32),
+    "whole numbers": lambda X: X.astype(int),
+    "column-major": np.asfortranarray,
+    "every other row": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "reversed twice": lambda X: X[::-1].copy()[::-1],
+    "read-only": lambda X: np.frombuffer(X.tobytes()).reshape(X.shape),
+    "a list": lambda X: X.tolist(),
+}
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
+def test_contexts_of_any_storage_are_learnt_alike(stored):
+    X, y, reward, _ = log(50)
+    X = np.round(2 * X)
+    policy = ThompsonSampling()
+    want = LinearBandit(policy, random_state=0).fit(X, y, reward=reward)
+    found = LinearBandit(policy, random_state=0).fit(stored(X), y, reward=reward)
+    assert fingerprint(found) == fingerprint(want)
+    new = X[:8]
+    for read in ("predict", "predict_proba", "recommend"):
+        np.testing.assert_array_equal(
+            getattr(found, read)(stored(new)), getattr(want, read)(new)
+        )
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+@pytest.mark.parametrize(
+    "labels", [["a", "bb"], [3, -1], [True, False], [1.0, 2.0]], ids=str
+)
+def test_labels_of_any_kind_come_back(labels, kind):
+    X, y, reward, _ = log(40)
+    y = [labels[arm] for arm in (y == "b").astype(int)]
+    bandit = LinearBandit(random_state=0).fit(X, kind(y), reward=reward)
+    assert bandit.classes_.tolist() == sorted(labels)
+    assert set(bandit.predict(X).tolist()) <= set(labels)
+    assert set(bandit.recommend(X)[0].tolist()) <= set(labels)
+    plain = LinearBandit().fit(X, np.array(y) == sorted(labels)[1], reward=reward)
+    np.testing.assert_array_equal(
+        bandit.decision_function(X), plain.decision_function(X)
+    )
+
+
+def test_arms_keep_the_order_in_which_they_were_given():
+    X, y, reward, _ = log()
+    given, usual = LinearBandit(arms=["b", "c", "a"]), LinearBandit(arms=list("abc"))
+    for bandit in (given, usual):
+        bandit.fit(X, y, reward=reward)
+    assert given.classes_.tolist() == ["b", "c", "a"]
+    np.testing.assert_allclose(
+        given.decision_function(X), usual.decision_function(X)[:, [1, 2, 0]], atol=1e-12
+    )
+    np.testing.assert_array_equal(given.predict(X), usual.predict(X))
+
+
+def test_one_arm_is_all_there_is():
+    X, _, _, _ = log(20)
+    bandit = LinearBandit(ThompsonSampling()).fit(X, ["a"] * 20)
+    assert set(bandit.predict(X)) == {"a"}
+    np.testing.assert_allclose(bandit.predict_proba(X), np.ones((20, 1)))
+    arms, propensities = bandit.recommend(X)
+    assert set(arms) == {"a"}
+    np.testing.assert_allclose(propensities, 1.0)
+
+
+def test_masks_descriptors_and_rewards_follow_their_names():
+    pandas = pytest.importorskip("pandas")
+    X, y, reward, _ = log()
+    by_arm = {"b": [2.0, 0.1], "a": [1.0, 0.3]}
+    frame = pandas.DataFrame(by_arm, index=["size", "price"]).T
+    plain = LinearBandit(
+        arms=["a", "b"], descriptors=[by_arm["a"], by_arm["b"]], random_state=0
+    ).fit(X, y, reward=reward)
+    for descriptors in (by_arm, frame):
+        bandit = LinearBandit(arms=["a", "b"], descriptors=descriptors, random_state=0)
+        rows = pandas.Series(reward, index=range(100, 300)).sample(frac=1.0)
+        contexts = pandas.DataFrame(X, index=range(100, 300), columns=["u", "v"])
+        bandit.fit(contexts, pandas.Series(y, index=contexts.index), reward=rows)
+        assert fingerprint(bandit) == fingerprint(plain)
+    assert bandit.columns_ == ("bias", "size", "price")
+    for mask in ({"b": True, "a": False}, pandas.Series({"b": True, "a": False})):
+        assert set(bandit.recommend(contexts, mask=mask)[0]) == {"b"}
+    with pytest.raises(ValueError, match="missing .*'a'"):
+        bandit.recommend(contexts, mask={"b": True, "c": False})
+    with pytest.raises(ValueError, match="feature names"):
+        bandit.predict(contexts[["v", "u"]])
+
+
+# ---- refusals ----
+
+REFUSED = {
+    "policy": ({"policy": Greedy}, TypeError, "policy is a policy such as"),
+    "prior": ({"prior": {"noise": 0.1}}, TypeError, "prior is PriorScales"),
+    "forgetting": ({"forgetting": 1.5}, ValueError, r"\(0, 1\], received 1.5"),
+    "max_parameters": ({"max_parameters": -1}, ValueError, "max_parameters"),
+    "no arms": ({"arms": []}, ValueError, "arms must be distinct"),
+    "arms of one name": ({"arms": "ab"}, TypeError, "arms is a list of names"),
+    "unknown arms": ({"arms": ["a", "c"]}, ValueError, "unknown arms .'b'."),
+    "names of nothing": ({"columns": ["x"]}, ValueError, "name no descriptors"),
+    "a flat descriptor": ({"descriptors": [1.0, 2.0]}, ValueError, "one row per arm"),
+    "too many rows": ({"descriptors": [[1.0]] * 3}, ValueError, r"shape \(2, q\)"),
+    "names twice": (
+        {"descriptors": [[1.0, 2.0]] * 2, "columns": ["x", "x"]},
+        ValueError,
+        "expected 2 column names",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"), REFUSED.values(), ids=REFUSED
+)
+def test_settings_are_refused_whole(settings, error, message):
+    """Before and after learning; what was learnt before goes on being there."""
+    X, y, reward, _ = log(30)
+    fresh = LinearBandit(**settings)
+    with pytest.raises(error, match=message):
+        fresh.fit(X, y, reward=reward)
+    assert not [name for name in vars(fresh) if name.endswith("_")]
+    bandit = LinearBandit(random_state=0).fit(X, y, reward=reward)
+    before = fingerprint(bandit)
+    with pytest.raises(error, match=message):
+        bandit.set_params(**settings).fit(X, y, reward=reward)
+    assert fingerprint(bandit) == before
+    assert bandit.classes_.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arms": ["a", "b", "c"]},
+        {"descriptors": [[1.0], [2.0]]},
+        {"prior": PriorScales(noise=0.1)},
+        {"max_parameters": 0},
+    ],
+    ids=str,
+)
+def test_what_shapes_the_posterior_stays_while_it_learns(change):
+    X, y, reward, _ = log(30)
+    bandit = LinearBandit().fit(X, y, reward=reward)
+    before, name = fingerprint(bandit), next(iter(change))
+    usual = bandit.get_params()[name]
+    with pytest.raises(ValueError, match=rf"\['{name}'\] changed after learning"):
+        bandit.set_params(**change).partial_fit(X, y, reward=reward)
+    assert fingerprint(bandit) == before
+    bandit.set_params(**{name: usual}).partial_fit(X, y, reward=reward)
+    assert bandit.n_updates_ == 60
+
+
+def test_later_calls_may_repeat_the_arms_and_no_others():
+    X, y, reward, _ = log(30)
+    bandit = LinearBandit().partial_fit(X, y, ["b", "a"], reward=reward)
+    bandit.partial_fit(X, y, ["a", "b"], reward=reward)
+    before = fingerprint(bandit)
+    for classes in (["a"], ["a", "b", "c"], ["a", "c"]):
+        with pytest.raises(ValueError, match="arms cannot change"):
+            bandit.partial_fit(X, y, classes, reward=reward)
+        assert fingerprint(bandit) == before
+
+
+@pytest.mark.parametrize("forgetting", [1e-300, 1e-7])
+def test_however_fast_it_forgets_it_goes_on(forgetting):
+    """The 50th power of the share is no number above 0 any more."""
+    X, y, reward, _ = log(160)
+    bandit = LinearBandit(forgetting=forgetting).fit(X, y, reward=reward)
+    assert bandit.n_updates_ == 160
+    assert bandit.posterior_.count == pytest.approx(10)
+    assert np.isfinite(bandit.decision_function(X)).all()
+
+
+# ---- what does not change it ----
+
+
+def test_reading_changes_nothing():
+    X, y, reward, propensity = log(60)
+    bandit = LinearBandit(ThompsonSampling(), random_state=0)
+    bandit.fit(X, y, reward=reward)
+    before, state = fingerprint(bandit), bandit.rng_.bit_generator.state
+    for read in (bandit.predict, bandit.predict_proba, bandit.decision_function):
+        np.testing.assert_array_equal(read(X), read(X))
+    bandit.score(X, y, reward=reward, propensity=propensity)
+    assert fingerprint(bandit) == before
+    assert bandit.rng_.bit_generator.state == state
+    bandit.recommend(X)
+    assert fingerprint(bandit) == before
+    assert bandit.rng_.bit_generator.state != state
+
+
+@pytest.mark.parametrize(
+    "policy", [ThompsonSampling(), LinUCB(), EpsilonGreedy(), Greedy()], ids=repr
+)
+@pytest.mark.parametrize("arms", [2, 140])
+def test_a_row_does_not_depend_on_the_rows_beside_it(policy, arms):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 2)), rng.integers(min(arms, 20), size=60)
+    bandit = LinearBandit(policy, arms=range(arms), random_state=0)
+    bandit.fit(X, y, reward=rng.random(60))
+    whole = bandit.predict_proba(X[:6])
+    assert whole.shape == (6, arms)
+    np.testing.assert_allclose(whole.sum(axis=1), 1.0)
+    for i in range(6):
+        np.testing.assert_allclose(bandit.predict_proba(X[[i]])[0], whole[i])
+        assert bandit.predict(X[[i]]) == bandit.predict(X[:6])[i]
+
+
+def test_another_policy_or_seed_takes_effect_at_once():
+    X, y, reward, _ = log(60)
+    bandit = LinearBandit(Greedy(), random_state=0).fit(X, y, reward=reward)
+    assert set(bandit.recommend(X)[1]) == {1.0}
+    bandit.set_params(policy=EpsilonGreedy(1.0), random_state=5)
+    found = bandit.recommend(X)[0]
+    assert bandit.predict_proba(X) == pytest.approx(np.full((60, 2), 0.5))
+    fresh = LinearBandit(EpsilonGreedy(1.0), random_state=5).fit(X, y, reward=reward)
+    np.testing.assert_array_equal(found, fresh.recommend(X)[0])
