@@ -1,7 +1,20 @@
-import pytest
+import contextlib
+import io
+import re
 
-from fusion.judging.rewards import ExactMatch, UnitTests, code_of, last_number
-from fusion.judging.sandbox import Limits
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.judging import rewards
+from fusion.judging.rewards import (
+    ExactMatch,
+    UnitTests,
+    code_of,
+    last_number,
+    normalised,
+)
+from fusion.judging.sandbox import Limits, Run
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -159,3 +172,114 @@ def test_an_answer_to_a_signature(output):
 def test_where_nothing_confines_code_it_can_be_asked_for():
     judge = UnitTests(["assert add(1, 2) == 3"], measures=())
     assert judge("", ADD) == 1.0
+
+
+def marker(program):
+    """What a program writes at its very end."""
+    return re.findall(r"b'([0-9a-f]{32})'", program)[-1]
+
+
+def passes_in_line(program, limits, measures):
+    """What the sandbox would say of a program that can be trusted; no process."""
+    out = io.StringIO()
+    wanted = marker(program)
+    *kept, _ = program.removeprefix(rewards._IMPORT).rstrip("\n").split("\n")
+    try:
+        with contextlib.redirect_stdout(out):
+            exec("\n".join(kept), {"__name__": "answer"})
+    except BaseException:
+        return Run(1, out.getvalue(), "", ())
+    return Run(0, out.getvalue() + wanted, "", ())
+
+
+TESTS = ["assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9", "assert f(0) == 0"]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("x * x", 1.0),
+        ("x", 0.5),
+        ("4", 0.25),
+        ("-x", 0.25),
+        ("1 / 0", 0.0),
+        ("exit()", 0.0),
+        ("[][x]", 0.0),
+        ("float('nan')", 0.0),
+    ],
+)
+def test_the_reward_is_the_share_of_tests_by_hand(monkeypatch, body, wanted):
+    monkeypatch.setattr(rewards, "run_python", passes_in_line)
+    code = f"def f(x):\n    return {body}\n"
+    for output in (code, f"So:\n```python\n{code}```\nDone."):
+        assert UnitTests(TESTS)("", output) == wanted
+
+
+def test_the_marker_of_the_end_is_another_each_time(monkeypatch):
+    """Else code could print the one that it has seen."""
+    ends = []
+
+    def noted(program, limits, measures):
+        ends.append(marker(program))
+        return Run(0, "", "", ())
+
+    monkeypatch.setattr(rewards, "run_python", noted)
+    assert UnitTests(TESTS)("", "x = 1") == 0.0
+    assert len(set(ends)) == len(ends) >= len(TESTS)
+
+
+@pytest.mark.parametrize("returncode", [1, None, -9])
+def test_a_program_that_did_not_end_well_has_not_passed(monkeypatch, returncode):
+    """Though it wrote everything that it should."""
+    monkeypatch.setattr(
+        rewards, "run_python", lambda program, *_: Run(returncode, program, "", ())
+    )
+    assert UnitTests(TESTS)("", "x = 1") == 0.0
+
+
+def test_limits_and_measures_are_handed_on(monkeypatch):
+    given, limits = [], Limits(seconds=3.0)
+
+    def noted(program, *rest):
+        given.append(rest)
+        return Run(1, "", "", ())
+
+    monkeypatch.setattr(rewards, "run_python", noted)
+    UnitTests(TESTS, limits=limits, measures=("filter",))("", "x = 1")
+    assert set(given) == {(limits, ("filter",))}
+
+
+@pytest.mark.parametrize(
+    ("reference", "said", "wanted"),
+    [
+        ("1, 2, 3", "\\boxed{1,2,3}", 1.0),
+        ("(1, 2)", "the point is (1,2)", 1.0),
+        ("1, 2, 3", "\\boxed{1,2,4}", 0.0),
+        ("1/3", "0.\\overline{3}", 1.0),
+        ("3", "0.\\overline{3}", 0.0),
+        ("0x1F", "it prints 31", 1.0),
+        ("0x1F", "it prints 0x2A", 0.0),
+        ("1/2", "half, 50%", 1.0),
+        ("$1,000", "1000 dollars", 1.0),
+        ("1.5 million", "1,500,000", 1.0),
+        ("1.5 million", "1.5", 0.0),
+        ("12:30", "at 12:30", 1.0),
+        ("12:30", "at 12:45", 0.0),
+        ("\u221a2", "\\sqrt{2}", 1.0),
+        ("2\u03c0", "2\\pi", 1.0),
+        ("2\u03c0", "\\pi", 0.0),
+        ("2020-05-12", "on 2020-05-12.", 1.0),
+        ("-5", "(-5)", 1.0),
+        ("Paris", "no number", 0.0),
+    ],
+)
+def test_answers_of_every_form_are_right_or_wrong(reference, said, wanted):
+    assert ExactMatch(reference, extract=last_number)("", said) == wanted
+
+
+@given(st.text(max_size=30))
+def test_normalised_text_stays_as_it_is(text):
+    once = normalised(text)
+    assert normalised(once) == once
+    assert normalised(f"\n {text}\t") == once
+    assert once == once.strip()

@@ -6,7 +6,15 @@ import torch
 
 from fusion.braid.configuration import BraidConfig
 from fusion.judging.scoring import bits_per_byte
-from fusion.report.controls import PromptWeighted, Shuffled, plans
+from fusion.report.controls import (
+    BY_PROMPT,
+    PLACES,
+    STRATEGIES,
+    PromptWeighted,
+    Shuffled,
+    layers_at,
+    plans,
+)
 
 
 def test_every_pair_has_its_controls():
@@ -76,3 +84,50 @@ def test_the_prompts_words_weigh_the_strands_not_its_special_tokens(strands):
         braid.read_prompt(prompt)
         found.append(braid.config.shares)
     assert found[0] == found[1] != [0.5, 0.5]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 18, 30, 100])
+def test_every_place_is_in_an_anchor_of_any_depth(place, depth):
+    layers = layers_at(place, depth)
+    assert len(set(layers)) == len(layers) > 0
+    numbers = [layer for layer in layers if isinstance(layer, int)]
+    assert numbers == sorted(numbers)
+    assert all(0 <= layer < depth for layer in numbers)
+    assert {x for x in layers if isinstance(x, str)} <= {"final", "output"}
+    BraidConfig("a", ["b"], [0.7, 0.3], layers, "router")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("place", PLACES)
+def test_every_plan_is_built_as_it_says(strands, strategy, place):
+    """And none shares its recipe with another: shares are set anew in some."""
+    found = list(plans({"llama": 4, "gemma": 6}, [strategy], [place]))
+    known = {name: strands[name] for name in ("llama", "gemma")}
+    known |= {s.name: s for s in map(Shuffled, list(known.values()))}
+    for plan in found:
+        names = [plan.config.anchor, *plan.config.donors]
+        built = plan.build([known[name] for name in names])
+        assert built.config is not plan.config
+        assert (built.config.anchor, built.config.donors) == (names[0], names[1:])
+        assert built.config.fusion_layers == plan.config.fusion_layers
+        assert isinstance(built, PromptWeighted) is (plan.strategy == BY_PROMPT)
+        assert plan.trained is (
+            bool(plan.config.fusion_layers) and plan.strategy != BY_PROMPT
+        )
+        shuffled = any(name.endswith("(shuffled)") for name in names)
+        alone = bool(plan.config.fusion_layers) and len(names) == 1
+        assert plan.control is (shuffled or alone)
+    assert len({str(plan) for plan in found}) == len(found)
+
+
+def test_a_shuffled_donor_is_shuffled_alike_each_time_and_otherwise_itself(strands):
+    llama = strands["llama"]
+    donor, ids = Shuffled(llama), torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
+    first, again = (donor.run(ids, taps=["final"])["final"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert (donor.width, donor.vocab_size) == (llama.width, llama.vocab_size)
+    assert donor.tokens is llama.tokens
+    assert donor.name == "llama (shuffled)"
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        donor.no_such_thing  # noqa: B018

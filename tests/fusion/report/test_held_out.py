@@ -68,3 +68,29 @@ def test_prompt_and_reference_are_kept_apart_by_one_gap(prompt):
     whole = held_out.whole({"prompt": prompt, "reference": "b"})
     assert whole.split() == [*prompt.split(), "b"]
     assert len(whole) <= len(prompt) + 2
+
+
+@pytest.mark.parametrize("missing", ["domain", "prompt", "reference", "split"])
+@pytest.mark.parametrize("number", [1, 5])
+def test_every_key_is_needed_on_every_line(tmp_path, missing, number):
+    rows = [dict(text) for text in tiny.SPLIT_TEXTS]
+    del rows[number - 1][missing]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"line {number}: expected the keys"):
+        held_out.read_texts(file)
+
+
+def test_a_line_in_another_encoding_is_named(tmp_path):
+    row = json.dumps({**tiny.SPLIT_TEXTS[0], "prompt": "caf\u00e9"}, ensure_ascii=False)
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes(b"\n" + row.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"texts\.jsonl, line 2: 'utf-8' codec"):
+        held_out.read_texts(file)
+
+
+def test_splits_of_another_name_are_passed_over(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    rows = [*tiny.SPLIT_TEXTS, {**tiny.SPLIT_TEXTS[0], "split": "validation"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert sum(map(len, held_out.read_texts(file))) == len(tiny.SPLIT_TEXTS)

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from fusion.report import controls
+from fusion.report import rows as rows_module
 from fusion.report.plot import plot
 from fusion.report.rows import memory, rows_for, speed
 from fusion.report.table import table
@@ -81,3 +82,26 @@ def test_speed_is_of_as_many_tokens_as_asked(braid, monkeypatch):
     monkeypatch.setattr(model, "generate", noted)
     assert speed(model, tokens=3) > 0
     assert set(asked) == {3}
+
+
+@pytest.mark.parametrize(
+    ("bits", "mean", "spread"),
+    [
+        ([{"a": 1.0, "b": 3.0}], 2.0, None),
+        ([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 4.0}], 2.5, 0.5**0.5),
+        ([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], 2.0, 1.0),
+    ],
+)
+def test_mean_and_spread_over_seeds_by_hand(
+    pool, tmp_path, monkeypatch, bits, mean, spread
+):
+    """Means over domains of 2 and 3 differ by 1: a deviation of sqrt(1 / 2)."""
+    monkeypatch.setattr(rows_module, "score", lambda *a: bits)
+    monkeypatch.setattr(rows_module, "speed", lambda braid: 7.0)
+    plans = [p for p in controls.plans({"llama": 3}) if not p.trained]
+    [row] = rows_for(pool, plans, [], [], len(bits), 10, tmp_path, False)
+    assert row["mean"] == pytest.approx(mean)
+    assert row["spread"] == (spread if spread is None else pytest.approx(spread))
+    domains = {d: sum(x[d] for x in bits) / len(bits) for d in bits[0]}
+    assert row["bits_per_byte"] == pytest.approx(domains)
+    assert row["tokens_per_s"] == 7.0

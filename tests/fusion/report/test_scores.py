@@ -1,3 +1,6 @@
+import json
+import math
+
 import numpy as np
 import pytest
 import tiny
@@ -129,3 +132,57 @@ def test_a_mixture_by_the_prompt_reads_each_texts_prompt(strands, tmp_path):
     assert found[texts[0]["domain"]] == pytest.approx(
         bits_per_byte(braid, "", whole), rel=1e-5
     )
+
+
+DAMAGES = {
+    "nothing": b"",
+    "zeros": bytes(40),
+    "no text": b"\xff\xfe\x80\n",
+    "a row too short": b"[0.5]\n",
+    "no row": b'{"a": 1}\n',
+    "another word": b"null\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("whole_rows", [0, 1])
+def test_scores_go_on_behind_the_last_whole_line(
+    braids, tmp_path, monkeypatch, damage, whole_rows
+):
+    """Rows that are whole are believed; all from the first that is not come anew."""
+    texts = [{"domain": "d", "prompt": "The ", "reference": w} for w in ("rain", "dog")]
+    asked = []
+
+    def counted(braids, text, count, number):
+        asked.append(number)
+        return [1.0 + number, 2.0]
+
+    monkeypatch.setattr(scores, "bits_of_text", counted)
+    kept = json.dumps([4.0, 8.0]).encode() + b"\n"
+    file = tmp_path / f"scores-{scores._key(braids, texts, 5)}.jsonl"
+    file.write_bytes(kept * whole_rows + damage)
+    found = scores.score(braids, texts, 5, tmp_path)
+    assert asked == list(range(whole_rows, 2))
+    # "The rain" has 8 bytes and "The dog" 7: the gap is the space that is there.
+    first = 4.0 if whole_rows else 1.0
+    assert found[0]["d"] == pytest.approx((8 * first + 7 * 2.0) / 15)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("positions", [1, 7, 100])
+def test_positions_are_shared_out_by_the_bytes_of_a_domain(
+    braids, tmp_path, monkeypatch, positions
+):
+    """Of 5, 10 and 5 bytes in one domain, and 4 of another that are all its own."""
+    asked = []
+    monkeypatch.setattr(
+        scores, "bits_of_text", lambda b, t, count, n: asked.append(count) or [1.0, 1.0]
+    )
+    texts = [
+        {"domain": domain, "prompt": " ", "reference": "x" * (size - 1)}
+        for domain, size in (("d", 5), ("d", 10), ("e", 4), ("d", 5))
+    ]
+    found = scores.score(braids, texts, positions, tmp_path)
+    wanted = [math.ceil(positions * share) for share in (0.25, 0.5, 1, 0.25)]
+    assert asked == wanted
+    assert found == [{"d": 1.0, "e": 1.0}] * 2

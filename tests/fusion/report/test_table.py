@@ -89,3 +89,19 @@ def test_without_pandas_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "fusion.report.table")
     with pytest.raises(ImportError, match=r"braidbandit\[full,data\]"):
         import_module("fusion.report.table")
+
+
+@pytest.mark.parametrize(
+    ("figures", "best", "gain"),
+    [([0.5, 0.9], 0, "+50.0%"), ([0.9, 0.5], 1, "+50.0%"), ([2.0, 1.25], 1, "-25.0%")],
+)
+def test_the_best_braid_is_that_of_the_fewest_bits(rows, figures, best, gain):
+    """A strand takes 1 bit; a braid that takes more loses, and says so."""
+    strand = {**rows[0], "bits_per_byte": {"d": 1.0}, "mean": 1.0}
+    braids = [
+        {**row, "bits_per_byte": {"d": bits}, "mean": bits}
+        for row, bits in zip(rows[3:5], figures, strict=True)
+    ]
+    said = verdict([strand, *braids])
+    assert f"best braid ({label(braids[best])})" in said
+    assert said.endswith(f"d {gain}; mean {gain}")
