@@ -136,6 +136,8 @@ class Database:
             why = str(error)
         finally:
             cursor.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE:.0f}")
+            # An open one would be in the way of the next VACUUM, in this very file.
+            cursor.close()
             connection.close()
         if why is not None:
             raise OSError(

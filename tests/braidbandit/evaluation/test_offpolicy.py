@@ -409,3 +409,89 @@ def test_every_policy_that_is_refused_is_named_with_its_reason():
 def test_settings_of_compare_are_checked_before_any_policy():
     with pytest.raises(ValueError, match="level lies in"):
         compare({"a": 7}, make_log(300), level=0.0)
+
+
+# ---- at the bounds of what a log can say ----
+
+
+def coin_log(n):
+    """Arms 0 and 1 in turn, by the toss of a coin; arm 1 earns 1 and arm 0 nothing."""
+    arms = np.arange(n) % 2
+    return Log(np.zeros((n, 1)), arms, arms * 1.0, np.full(n, 0.5))
+
+
+@pytest.mark.parametrize("n", [2, 4, 18, 20])
+def test_ten_rows_of_evidence_are_enough_and_fewer_are_not(n):
+    """Always arm 1: weights 0 and 2, half of the rows say something."""
+    target = np.tile([0.0, 1.0], (n, 1))
+    if n // 2 >= 10:
+        weights = check_support(target, coin_log(n))
+        assert weights.tolist() == [0.0, 2.0] * (n // 2)
+    else:
+        with pytest.raises(
+            ValueError, match=f"{n} rows say as much .* as {n / 2:.1f} "
+        ):
+            check_support(target, coin_log(n))
+    as_logged = check_support(np.full((n, 2), 0.5), coin_log(n))
+    assert as_logged.tolist() == [1.0] * n
+
+
+def test_the_policy_of_the_log_earns_what_the_log_did():
+    """Weights of 1: every estimator but DM is the mean reward, 1/2."""
+    log = coin_log(40)
+    for name, found in by_name(evaluate(np.full((40, 2), 0.5), log)).items():
+        assert (found.mean_weight, found.largest_weight) == (1.0, 1.0)
+        assert (found.n, found.effective_n) == (40, pytest.approx(40.0))
+        assert name == "DM" or found.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_intervals_lie_in_the_unit_interval_and_widen_with_their_level(name):
+    log = make_log(300)
+    narrow, wide = (
+        by_name(evaluate(2, log, level=level, n_resamples=200))[name]
+        for level in (0.5, 0.99)
+    )
+    assert 0.0 <= wide.low <= narrow.low <= narrow.high <= wide.high <= 1.0
+    assert (wide.sequence_low is None) == (name != "DR")
+    if name == "DR":
+        assert 0.0 <= wide.sequence_low <= narrow.sequence_low
+        assert narrow.sequence_high <= wide.sequence_high <= 1.0
+
+
+def test_the_least_propensity_may_be_that_of_the_log_and_no_more():
+    log = make_log(100)
+    smallest = float(log.propensities.min())
+    assert evaluate(2, log, least_propensity=smallest) == evaluate(2, log)
+    beyond = float(np.nextafter(smallest, 1.0))
+    with pytest.raises(ValueError, match=r"least_propensity lies in \(0, "):
+        evaluate(2, log, least_propensity=beyond)
+
+
+def test_a_smaller_bound_of_propensities_makes_the_sequence_no_narrower():
+    log = make_log(300)
+    loose, tight = (
+        by_name(evaluate(2, log, least_propensity=least))["DR"]
+        for least in (0.01, None)
+    )
+    assert loose.sequence_low <= tight.sequence_low
+    assert loose.sequence_high >= tight.sequence_high
+    assert loose.value == tight.value
+
+
+def test_a_generator_is_drawn_from_as_its_seed_is():
+    log = make_log(100)
+    generator = np.random.default_rng(7)
+    first = evaluate(2, log, random_state=generator)
+    assert first == evaluate(2, log, random_state=7)
+    assert evaluate(2, log, random_state=generator) != first
+
+
+def test_what_is_refused_is_listed_in_order_and_does_not_touch_the_others():
+    log = make_log(100)
+    policies = {"x": 9, "two": 2, "y": np.ones((3, 3)), "one": 1}
+    found = compare(policies, log)
+    assert list(found.refused) == ["x", "y"]
+    assert [row.policy for row in found.rows[:: len(ESTIMATORS)]] == ["two", "one"]
+    assert found.rows == compare({"two": 2, "one": 1}, log).rows
+    assert found.logged == pytest.approx(float(log.rewards.mean()))

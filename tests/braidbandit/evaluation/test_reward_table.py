@@ -145,3 +145,123 @@ def test_a_whole_file_is_only_read(tmp_path):
     before = path.stat().st_mtime_ns
     build_table(CATALOGUE, TASKS, Counting(0), path=path, progress=False)
     assert path.stat().st_mtime_ns == before
+
+
+# ---- what is measured, and what is known ----
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(0, 0.0), (1, 1.0), (True, 1.0), (np.float32(0.5), 0.5)]
+)
+def test_a_score_is_kept_as_a_number(tmp_path, given, kept):
+    """What the file says is what the next run reads."""
+    path = tmp_path / "t"
+    for scorer in (lambda braid, task: given, Counting(0)):
+        table = build_table(CATALOGUE, TASKS[:1], scorer, path=path, progress=False)
+        assert table.tolist() == [[kept] * 3]
+        assert table.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("given", "raised"),
+    [
+        ("0.5", TypeError),
+        (None, TypeError),
+        ([0.5], TypeError),
+        (np.nextafter(1.0, 2.0), ValueError),
+        (10**400, ValueError),
+    ],
+)
+def test_what_is_no_score_is_not_kept(tmp_path, given, raised):
+    path = tmp_path / "t"
+    with pytest.raises(raised, match=r"a reward (is a number|lies) in \[0, 1\]"):
+        build_table(
+            CATALOGUE, TASKS, lambda braid, task: given, path=path, progress=False
+        )
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"task": "1", "arm": "2", "score": 10**400},
+        {"task": "1", "arm": "2", "score": -0.1},
+        {"task": "1", "arm": "2", "score": "0.5"},
+        {"task": 1, "arm": "2", "score": 0.5},
+        {"arm": "2", "score": 0.5},
+        None,
+        7,
+    ],
+)
+def test_a_line_that_is_no_cell_is_named_before_anything_is_measured(tmp_path, line):
+    path = tmp_path / "t"
+    path.write_text("\n" + json.dumps(line) + "\n")
+    scorer = Counting()
+    with pytest.raises(ValueError, match="line 2 of .* is damaged.*delete that line"):
+        build_table(CATALOGUE, TASKS, scorer, path=path, progress=False)
+    assert scorer.cells == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "task 0 "},
+        {"prompt": "Task 0"},
+        {"prompt": "task 0", "type": "code"},
+        {"prompt": "task 0", "answer": 0},
+        {"text": "task 0"},
+        "task 0",
+    ],
+)
+def test_a_task_that_differs_in_anything_is_measured_anew(tmp_path, other):
+    """The scorer may look at all of it."""
+    path, half = tmp_path / "t", Counting()
+    build_table(CATALOGUE, TASKS[:1], half, path=path, progress=False)
+    seen = []
+
+    def scorer(braid, task):
+        seen.append(task)
+        return 0.25
+
+    table = build_table(CATALOGUE, [other], scorer, path=path, progress=False)
+    assert seen == [other] * 3
+    assert table.tolist() == [[0.25] * 3]
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_new_arm_is_measured_and_no_other(tmp_path):
+    path, scorer = tmp_path / "t", Counting()
+    few = Catalogue(map(ModelCard, "ab"), map(Braid, "ab"))
+    build_table(few, TASKS, score, path=path, progress=False)
+    table = build_table(CATALOGUE, TASKS, scorer, path=path, progress=False)
+    np.testing.assert_array_equal(table, EXPECTED)
+    assert scorer.cells == [(task["prompt"], "c") for task in TASKS]
+
+
+def test_each_score_is_in_the_file_before_the_next_is_measured(tmp_path):
+    path, lines = tmp_path / "t", []
+
+    def scorer(braid, task):
+        lines.append(len(path.read_text().splitlines()) if path.exists() else 0)
+        return 0.5
+
+    build_table(CATALOGUE, TASKS, scorer, path=path, progress=False)
+    assert lines == list(range(12))
+
+
+def test_a_path_of_home_in_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build_table(CATALOGUE, TASKS[:1], score, path="~/new/deep/t", progress=False)
+    assert len((tmp_path / "new" / "deep" / "t").read_text().splitlines()) == 3
+
+
+def test_a_data_frame_is_no_list_of_tasks():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match="tasks is a DataFrame; give a list of tasks"):
+        build_table(CATALOGUE, pandas.DataFrame(TASKS), score, progress=False)
+
+
+def test_without_the_bar_nothing_is_shown(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    build_table(CATALOGUE, TASKS, score, progress=False)
+    assert capsys.readouterr() == ("", "")

@@ -1,5 +1,7 @@
 """Where a ledger is kept: paths and URLs, transactions, threads, memory."""
 
+import errno
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -240,3 +242,129 @@ def test_two_ledgers_may_share_one_in_memory(agent):
             assert ledger.counts() == {"decisions": 40, "outcomes": 40, "pending": 0}
         with Ledger("file:another?mode=memory&cache=shared") as third:
             assert third.counts()["decisions"] == 0
+
+
+# ---- one file ----
+
+
+@pytest.fixture
+def opened(tmp_path):
+    database = Database(tmp_path / "one.db")
+    yield database
+    database.close()
+
+
+def insert(database, name="a"):
+    with database.writing() as connection:
+        connection.execute(database.tables.arm_sets.insert(), [arm_set(name)])
+
+
+def busy_timeout(database):
+    with database.engine.connect() as connection:
+        return connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+
+
+def test_a_database_knows_its_file(opened, tmp_path):
+    assert opened.file == tmp_path / "one.db"
+    in_memory = Database(":memory:")
+    assert in_memory.file is None
+    in_memory.wipe()  # there is nothing beside it
+    in_memory.close()
+
+
+def test_a_wiped_file_holds_nothing_of_what_was_deleted(opened, tmp_path):
+    """Nor does the journal beside it; what was not deleted is there."""
+    for name in ("secret-word", "other-word"):
+        insert(opened, name)
+    with opened.writing() as connection:
+        sets = opened.tables.arm_sets
+        connection.execute(sets.delete().where(sets.c.hash == "secret-word"))
+    opened.wipe()
+    left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"secret-word" not in left
+    assert b"other-word" in left
+    assert count(opened) == 1
+
+
+def test_a_wipe_while_somebody_reads_says_so_and_can_be_repeated(
+    opened, tmp_path, monkeypatch
+):
+    """Even by whoever still holds the error."""
+    monkeypatch.setattr("braidbandit.ledger.database._BRIEFLY", 0.01)
+    insert(opened)
+    patience = busy_timeout(opened)
+    reader = Database(tmp_path / "one.db")
+    with reader.engine.connect() as connection:
+        connection.execute(sa.select(reader.tables.arm_sets)).all()
+        insert(opened, "b")
+        with pytest.raises(OSError, match="one.db-wal still hold copies") as caught:
+            opened.wipe()
+    assert caught.value.errno == errno.EBUSY
+    assert busy_timeout(opened) == patience > 1000
+    reader.close()
+    opened.wipe()
+    assert count(opened) == 2
+
+
+def test_readers_see_what_was_committed_while_somebody_writes(opened):
+    insert(opened)
+    with opened.writing() as connection:
+        connection.execute(opened.tables.arm_sets.insert(), [arm_set("b")])
+        assert count(opened) == 1
+    assert count(opened) == 2
+
+
+def test_writers_of_threads_take_turns(opened):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: insert(opened, str(number)), range(40)))
+    assert count(opened) == 40
+
+
+def test_a_closed_database_may_be_closed_again(opened):
+    insert(opened)
+    opened.close()
+    opened.close()
+    assert count(opened) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://me@there/db", "oracle://there", "mssql://a/b"],
+)
+def test_other_kinds_of_databases_are_named(url):
+    with pytest.raises(
+        ValueError, match="kept in sqlite or postgresql, received a URL"
+    ):
+        Database(url)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_parent_and_child_both_go_on_writing(opened):
+    """Each over connections of its own."""
+    insert(opened, "before")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            insert(opened, "child")
+            code = 0
+        finally:
+            os._exit(code)
+    insert(opened, "parent")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert count(opened) == 3
+
+
+def test_a_child_keeps_what_is_the_parents_and_does_not_use_it(opened):
+    pool = opened.engine.pool
+    opened.before_fork()
+    opened.after_fork(False)
+    assert opened.engine.pool is pool
+    opened.after_fork(True)
+    assert opened.engine.pool is not pool
+    in_memory = Database(":memory:")
+    whole = in_memory.engine.pool
+    in_memory.after_fork(True)
+    assert in_memory.engine.pool is whole
+    in_memory.close()

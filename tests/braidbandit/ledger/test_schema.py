@@ -126,3 +126,141 @@ def test_missing_packages_are_explained(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"braidbandit\[full\]"):
         Ledger(tmp_path / "x.db")
+
+
+# ---- what a database is found to be ----
+
+
+def engine_with(*statements):
+    """A database in memory after these statements."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    return engine
+
+
+ALEMBIC = "CREATE TABLE alembic_version (version_num TEXT)"
+META = "CREATE TABLE meta (key TEXT, value TEXT)"
+
+
+def by_alembic(revision):
+    return [ALEMBIC, f"INSERT INTO alembic_version VALUES ('{revision}')"]
+
+
+def by_0_1_0(version):
+    return [META, f"INSERT INTO meta VALUES ('format', '{version}')"]
+
+
+@pytest.mark.parametrize(
+    ("statements", "current"),
+    [
+        ([], False),
+        (["CREATE TABLE customers (id TEXT)"], False),
+        ([META], False),
+        (by_0_1_0("1"), False),
+        (by_alembic("1"), False),
+        (by_alembic(schema.REVISION), True),
+        ([META, *by_alembic("2")], True),
+    ],
+)
+def test_a_database_is_current_or_can_be_made_so(statements, current):
+    assert schema.is_current(engine_with(*statements)) is current
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (by_alembic("3"), "has schema revision 3"),
+        (by_alembic("ab1"), "revision ab1"),
+        (by_alembic("-1"), "revision -1"),
+        (by_0_1_0("3"), "has schema revision 3"),
+        (["CREATE TABLE decisions (id TEXT)"], "'decisions' that is not a ledger's"),
+    ],
+)
+def test_what_is_newer_or_not_a_ledgers_is_refused(statements, message):
+    engine = engine_with(*statements)
+    before = sorted(sa.inspect(engine).get_table_names())
+    with pytest.raises(ValueError, match=message):
+        schema.is_current(engine)
+    with pytest.raises(ValueError, match=message), engine.begin() as connection:
+        schema.migrate(connection)
+    assert sorted(sa.inspect(engine).get_table_names()) == before
+
+
+def test_migrating_twice_is_migrating_once():
+    engine = engine_with("CREATE TABLE customers (id TEXT)")
+    found = []
+    for _ in range(2):
+        with engine.begin() as connection:
+            schema.migrate(connection)
+        found.append(sorted(sa.inspect(engine).get_table_names()))
+    tables = schema.Tables().metadata.tables
+    assert found[0] == found[1] == sorted([*tables, "alembic_version", "customers"])
+    assert schema.is_current(engine)
+
+
+def rows_of(table, **change):
+    """A row of each table that fits, with a change."""
+    rows = {
+        "decisions": {
+            "id": "d", "created_at": "", "task_hash": "", "arm_id": "a", "body": "{}",
+        },
+        "outcome_events": {
+            "decision_id": "d", "revision": 0, "kind": "outcome", "created_at": "",
+            "body": "{}",
+        },
+    }  # fmt: skip
+    return {**rows[table], **change}
+
+
+@pytest.fixture
+def one_of_each(ledger_url):
+    """A database that holds a decision and its outcome."""
+    database = Database(ledger_url)
+    tables = database.tables
+    with database.writing() as connection:
+        connection.execute(tables.decisions.insert(), [rows_of("decisions")])
+        connection.execute(tables.outcomes.insert(), [rows_of("outcome_events")])
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("decisions", {}),
+        ("decisions", {"id": None}),
+        ("decisions", {"id": "e", "body": None}),
+        ("decisions", {"id": "e", "created_at": None}),
+        ("outcome_events", {}),
+        ("outcome_events", {"revision": None}),
+        ("outcome_events", {"revision": 1, "kind": None}),
+        ("outcome_events", {"decision_id": "nobody"}),
+    ],
+)
+def test_rows_that_cannot_be_true_are_not_kept(one_of_each, table, change):
+    """Twice the same, without what is needed, or about a decision nobody made."""
+    tables = one_of_each.tables.metadata.tables
+
+    def write():
+        with one_of_each.writing() as connection:
+            connection.execute(tables[table].insert(), [rows_of(table, **change)])
+
+    with pytest.raises(sa.exc.IntegrityError):
+        write()
+    with one_of_each.engine.connect() as connection:
+        for name in ("decisions", "outcome_events"):
+            kept = sa.select(sa.func.count()).select_from(tables[name])
+            assert connection.execute(kept).scalar() == 1
+
+
+def test_numbers_of_events_are_never_used_again(one_of_each):
+    """Otherwise who has read up to 1 would miss what came later."""
+    outcomes = one_of_each.tables.outcomes
+    with one_of_each.writing() as connection:
+        connection.execute(outcomes.delete())
+    with one_of_each.writing() as connection:
+        connection.execute(outcomes.insert(), [rows_of("outcome_events")])
+        [number] = connection.execute(sa.select(outcomes.c.sequence)).scalars()
+    assert number == 2
