@@ -193,3 +193,53 @@ def test_aligned_without_any_token():
     found, present = empty.aligned()
     assert found.shape == (1, 1, 2)
     assert not present.any()
+
+
+@STRATEGY
+@ADD
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_come_back_in_their_own_type_and_shape(strategy, add, dtype):
+    fuser = noisy(FUSERS[strategy](4, [3, 3], add))
+    hidden = torch.ones(1, 5, 4, dtype=dtype)
+    out = fuser(hidden, [random_source(), random_source()], [0.3, 0.2])
+    assert (out.dtype, out.shape) == (dtype, hidden.shape)
+
+
+@STRATEGY
+@ADD
+def test_no_position_looks_at_another_position_of_the_anchor(strategy, add):
+    """What the anchor says later, or said earlier, is its own attention's matter."""
+    fuser = noisy(FUSERS[strategy](4, [3], add))
+    hidden = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(2))
+    whole = fuser(hidden, [random_source()], [0.5])
+    for t in range(5):
+        changed = hidden.clone()
+        changed[:, t] += 1
+        moved = (fuser(changed, [random_source()], [0.5]) != whole).any(-1)[0]
+        assert moved.nonzero().flatten().tolist() == [t]
+
+
+@STRATEGY
+@ADD
+def test_rows_of_a_batch_are_fused_as_each_alone(strategy, add):
+    fuser = noisy(FUSERS[strategy](4, [3], add))
+    hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(2))
+    one = random_source()
+    states = one.states * torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+    last, visible = one.last.expand(3, -1), one.visible.expand(3, -1, -1)
+    together = fuser(hidden, [DonorStates(states, last, visible)], [0.5])
+    for b in range(3):
+        alone = DonorStates(states[b : b + 1], one.last, one.visible)
+        wanted = fuser(hidden[b : b + 1], [alone], [0.5])
+        torch.testing.assert_close(together[b : b + 1], wanted)
+
+
+@STRATEGY
+@ADD
+def test_the_order_of_donors_goes_with_the_order_of_their_shares(strategy, add):
+    fuser = noisy(FUSERS[strategy](4, [3, 3], add))
+    hidden, one = torch.ones(1, 5, 4), random_source()
+    other = DonorStates(one.states.flip(1) * 2, one.last, one.visible)
+    first = fuser(hidden, [one, other], [0.5, 0.0])
+    assert not torch.equal(first, fuser(hidden, [one, other], [0.0, 0.5]))
+    assert torch.equal(first, fuser(hidden, [one, random_source()], [0.5, 0.0]))

@@ -1,6 +1,8 @@
 """Models are read whole or refused, and what is wrong with their files is told."""
 
 import json
+import re
+from contextlib import nullcontext
 
 import pytest
 import tiny
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
+from fusion.strands.loading import load, load_model, no_bars
 from fusion.strands.pool import Pool
 
 
@@ -112,3 +115,59 @@ def test_damaged_files_are_told(name, tmp_path):
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9")
     with pytest.raises(ValueError, match=f"{name} is a pointer .* run `git lfs pull`"):
         Pool()[str(folder)]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_bars_are_afterwards_as_they_were(shown, fails):
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        with pytest.raises(KeyError) if fails else nullcontext(), no_bars():
+            assert not logging.is_progress_bar_enabled()
+            if fails:
+                raise KeyError
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+class Broken:
+    """An Auto class whose files are damaged in a way that nobody has foreseen."""
+
+    @staticmethod
+    def from_pretrained(folder, **options):
+        assert options == {"trust_remote_code": False, "revision": "main"}
+        raise ZeroDivisionError("by nothing")
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (None, "a .gguf file$"),
+        ({}, "try it again$"),
+        ({"a.bin": "x" * 2000, "b.txt": "words"}, "try it again$"),
+        ({"b.bin": "version https://git-lfs", "a.txt": "words"}, "b.bin is a pointer"),
+        ({"big": "version https://git-lfs" + " " * 1024}, "try it again$"),
+    ],
+)
+def test_whatever_a_reader_raises_is_told_with_what_to_do(tmp_path, files, advice):
+    folder = tmp_path / "model"
+    for name, content in (files or {}).items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    if files is not None:
+        folder.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="from '.*model': by nothing") as told:
+        load(Broken, "elsewhere", str(folder), revision="main")
+    assert re.search(advice, str(told.value))
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+def test_of_many_weights_that_are_missing_five_are_named(tmp_path):
+    folder = tiny.tiny_folder("llama", tmp_path)
+    _without(folder, lambda name, t: t if "layers" not in name else None)
+    with pytest.raises(ValueError, match=r"lack 36 of the weights of a Llama") as told:
+        load_model(str(folder), "mine")
+    assert str(told.value).count("model.layers.") == 5
+    assert ", ...; give all files" in str(told.value)

