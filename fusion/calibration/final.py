@@ -105,13 +105,17 @@ def fit_final(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
     """
     fuser, anchor = model.fusers["final"], model.anchor
     aligned = fuser.aligned if isinstance(fuser, CrossAttention) else fuser
-    assert isinstance(aligned, LearnedWeighted)  # for the type checker
-    if not model.donors:
+    # What adds the states beside a position has the anchor's own adapter for a start.
+    adds = isinstance(aligned, LearnedWeighted)
+    if adds and not model.donors:
         _start_from_own(store, aligned, anchor, epochs)
-        return
-    _fit_aligned(store, aligned, anchor, model.donors, epochs)
-    if isinstance(fuser, CrossAttention):
-        _fit_attention(store, fuser, anchor, model.donors, epochs)
+    elif adds:
+        _fit_aligned(store, aligned, anchor, model.donors, epochs)
+    if aligned is not fuser and model.donors:
+        _fit_texts(store, fuser, anchor, model.donors, epochs, "attention")
+    elif not adds:
+        kind = type(fuser).__name__
+        _fit_texts(store, fuser, anchor, model.donors, epochs, kind)
 
 
 def own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, Tensor]:
@@ -173,14 +177,15 @@ def _fit_aligned(
     store.load_or_fit("final" if donors else "own", key, fuser, fit)
 
 
-def _fit_attention(
+def _fit_texts(
     store: CalibrationStore,
-    fuser: CrossAttention,
+    fuser: nn.Module,
     anchor: Strand,
     donors: Sequence[Strand],
     epochs: int,
+    kind: str,
 ) -> None:
-    """What earlier donor tokens bring on top of the aligned one: whole texts."""
+    """Fit a fuser that sees more than the states beside a position: on whole texts."""
     texts, softmax = store.features(anchor), store.sampled_softmax(anchor)
     others = [store.features(d, anchor) for d in donors]
     shares = [1.0] * len(others)
@@ -195,11 +200,11 @@ def _fit_attention(
         return softmax.loss(torch.cat(fused), targets)
 
     def fit() -> None:
-        label = f"{anchor.name}: attention after the final norm"
+        label = f"{anchor.name}: {kind} after the final norm"
         items = (store.training, store.held_out)
         train_part(
             store, fuser, loss, items, epochs=epochs, group=TEXT_GROUP, label=label
         )
 
     key = [*strands_key(anchor, donors), epochs]
-    store.load_or_fit("attention", key, fuser, fit)
+    store.load_or_fit(kind, key, fuser, fit)

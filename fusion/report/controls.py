@@ -16,12 +16,11 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from ..braid.configuration import BraidConfig
+from ..braid.configuration import STRATEGIES, BraidConfig
 from ..braid.model import BraidedLLM
 from ..judging.scoring import bits_per_byte, scored_bytes
 from ..strands.strand import Strand, Tap
 
-STRATEGIES = ("learned_weighted", "router", "attention")
 PLACES = ("output", "final", "final+output", "sparse")
 _SPARSE = (0.7, 0.83, 0.97)  # depths of the three decoder layers called "sparse"
 ANCHOR_SHARE = 0.7

@@ -11,7 +11,7 @@ from fusion import conformance
 from fusion.braid import cache as cache_file
 from fusion.braid import model as model_file
 from fusion.braid.cache import BraidCache, Row
-from fusion.braid.configuration import BraidConfig
+from fusion.braid.configuration import STRATEGIES, BraidConfig
 from fusion.braid.donors import DonorPath
 from fusion.braid.fusers import FUSERS, CrossAttention, DonorStates
 from fusion.braid.model import BraidedLLM
@@ -19,7 +19,6 @@ from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
 from fusion.tokens.alignment import complete_text
 
-STRATEGIES = ("learned_weighted", "router", "attention")
 LAYERS = {
     "mid": (1, 2),
     "final": ("final",),

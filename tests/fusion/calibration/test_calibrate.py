@@ -6,7 +6,7 @@ import tiny
 import torch
 from elsewhere import elsewhere
 
-from fusion.braid.configuration import BraidConfig
+from fusion.braid.configuration import STRATEGIES, BraidConfig
 from fusion.braid.model import BraidedLLM
 from fusion.calibration.calibrate import calibrate
 from fusion.calibration.store import CalibrationStore
@@ -21,7 +21,6 @@ from fusion.strands.strand import Strand
 TEXTS = tiny.CALIBRATION_TEXTS
 LAYERS = {"mid": (1,), "final": ("final",), "all": (1, "final", "output")}
 PLACES = {**LAYERS, "output": ("output",)}
-STRATEGIES = ("learned_weighted", "router", "attention")
 
 
 def fit(model, **options):

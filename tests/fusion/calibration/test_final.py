@@ -73,3 +73,26 @@ def test_parts_of_a_pair_are_found_again(braid, texts, tmp_path, strategy):
         assert (store.trained, store.reused) == (trained, reused)
         states.append(model.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+class Scaled(torch.nn.Module):
+    """A fuser of another kind: one number by which the anchor's states are moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden, sources, shares):
+        moved = sum(s.aligned()[0][..., : hidden.shape[-1]].mean() for s in sources)
+        return hidden * (1.0 + self.scale * (1.0 + moved))
+
+
+def test_a_fuser_of_a_new_kind_is_trained_and_kept_under_its_name(store, braid):
+    model = braid("llama", "gemma")
+    model.fusers["final"] = Scaled()
+    fit_final(store, model, epochs=2)
+    found = float(model.fusers["final"].scale)
+    assert found != 0.0
+    model.fusers["final"] = Scaled()
+    fit_final(store, model, epochs=2)
+    assert float(model.fusers["final"].scale) == found
