@@ -163,14 +163,15 @@ def test_draws_of_no_spread_are_the_mean(arms):
 def test_arms_that_cannot_win_a_draw_have_no_noise_of_their_own(arms):
     """Behind by more than five of their own standard deviations and of the best's."""
     own = np.zeros(arms)
-    own[:3] = 1.0
+    own[:3], own[-1] = 1.0, 0.1
     variance = np.full(arms, 0.01)  # 5 * 0.1 twice is all of the gap
     variance[3:] = 0.0099
     told = Belief(
         np.ones((arms, 1)), np.zeros(1), np.zeros((1, 1)), own, variance, None, None
     )
     draws = told.draw(50, np.random.default_rng(0))
-    assert not draws[:, 3:].any()
+    assert not draws[:, 3:-1].any()
+    assert (draws[:, -1] != 0.1).all()  # behind by less: it might win
     assert (draws[:, :3] != 1.0).all()
     # A price that brings the first ones down lets the others in.
     offset = np.zeros(arms)
