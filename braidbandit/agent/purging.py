@@ -13,9 +13,8 @@ from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.transfer import is_export, purge_export
 from braidbandit.recommender.saving import purged, without_decisions
 from braidbandit.recommender.state import edit_state, is_manifest
-from braidbandit.tasks.embedding_file import forget, holds_embeddings
+from braidbandit.tasks.embedding_file import SQLITE, forget, holds_embeddings
 
-_SQLITE = b"SQLite format 3\0"
 _JOURNALS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _BEGUN = (".jsonl.part", ".parquet.part")
 
@@ -83,7 +82,7 @@ def _is_orphan(file: Path) -> bool:
 def _purge_file(file: Path, before: datetime, records: bool) -> None:
     with file.open("rb") as opened:
         head = opened.read(64)
-    if head.startswith(_SQLITE) and _is_ledger(file):
+    if head.startswith(SQLITE) and _is_ledger(file):
         with Ledger(file) as copy:
             copy.purge(
                 before, records=records, edit_policy=partial(purged, before=before)

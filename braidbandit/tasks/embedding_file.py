@@ -12,6 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ _Result = TypeVar("_Result")
 NAME = "braidbandit-embeddings.sqlite"
 """Name of the database in its folder."""
 
+SQLITE = b"SQLite format 3\0"
+"""How every SQLite database begins."""
 # Stands in the header of every such database, whatever the file is called.
 _APPLICATION, _APPLICATION_AT = b"BrEm", slice(68, 72)
 _FORMAT = 1
@@ -155,7 +158,8 @@ def holds_embeddings(file: Path) -> bool:
     if file.name.startswith(NAME) or _FORMER.fullmatch(file.name):
         return True
     with file.open("rb") as opened:
-        return opened.read(72)[_APPLICATION_AT] == _APPLICATION
+        head = opened.read(72)
+    return head.startswith(SQLITE) and head[_APPLICATION_AT] == _APPLICATION
 
 
 def forget(file: Path) -> None:
@@ -196,7 +200,7 @@ def forget_folder(folder: Path) -> None:
     if folder.is_dir():
         for file in _former_files(folder):
             file.unlink(missing_ok=True)
-        if (folder / NAME).exists():
+        if (folder / NAME).is_file():
             forget(folder / NAME)
 
 
@@ -255,7 +259,8 @@ def _read(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Array]:
             if row[3] != today:
                 not_today.append((today, row[0]))
     if not_today:
-        with db:
+        # What was found counts also where nobody may write, or another does just now.
+        with suppress(sqlite3.OperationalError), db:
             db.execute("BEGIN IMMEDIATE")
             db.executemany("UPDATE embeddings SET day = ? WHERE key = ?", not_today)
     return found
@@ -339,5 +344,6 @@ def _former_files(folder: Path) -> list[Path]:
     return [
         file
         for file in folder.iterdir()
-        if _FORMER.fullmatch(file.name) or file.name.startswith(WRITING)
+        if (_FORMER.fullmatch(file.name) or file.name.startswith(WRITING))
+        and file.is_file()
     ]

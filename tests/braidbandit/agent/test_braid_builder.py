@@ -1,11 +1,18 @@
 """Building on two tiny real models; the loop around it is in test_meta_braider.py."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from braidbandit import Braid, ModelCard
-from braidbandit.agent.braid_builder import BraidBuilder, completed
+from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
+from braidbandit.tasks.packaged import calibration_texts
 
 tiny = pytest.importorskip("tiny")
 TEXTS = [f"The dog number {i} sleeps beside {i + 1} strands." for i in range(12)]
@@ -54,3 +61,159 @@ def test_a_card_says_more_than_the_configuration(sources):
     assert card.vocab_size
     whole = ModelCard("nowhere", parameters=1, layers=1, width=1, vocab_size=1)
     assert completed(whole, {}) is whole
+
+
+class Stub:
+    """In place of a braid of real models: counts how often it is built."""
+
+    built: ClassVar[list[str]] = []
+    at_work = staticmethod(lambda anchor: None)
+
+    def __init__(self, config, strands):
+        self.at_work(config["anchor"])
+        self.built.append(config["anchor"])
+
+
+@pytest.fixture
+def builder(monkeypatch, tmp_path):
+    """A builder of stubs; nothing is loaded or trained."""
+    monkeypatch.setattr(Stub, "built", [])
+    monkeypatch.setattr(Stub, "at_work", staticmethod(lambda anchor: None))
+    monkeypatch.setattr("fusion.BraidConfig", dict)
+    monkeypatch.setattr("fusion.BraidedLLM", Stub)
+    monkeypatch.setattr("fusion.Pool", lambda sources, dtype: dict(sources))
+    return BraidBuilder(dict.fromkeys("abcd", "nowhere"), tmp_path, TEXTS)
+
+
+def test_threads_that_ask_for_one_braid_get_one(builder, monkeypatch):
+    """The others wait for the first, and take what it has built."""
+    monkeypatch.setattr(Stub, "at_work", staticmethod(lambda anchor: time.sleep(0.05)))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: builder[Braid("a")], range(8)))
+    assert Stub.built == ["a"]
+    assert all(one is found[0] for one in found)
+
+
+def test_different_braids_are_built_side_by_side(builder, monkeypatch):
+    """Each waits for the other to be at work: it would fail one after the other."""
+    both = threading.Barrier(2, timeout=5)
+    monkeypatch.setattr(Stub, "at_work", staticmethod(lambda anchor: both.wait()))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: builder[Braid(name)], "ab"))
+    assert sorted(Stub.built) == ["a", "b"]
+
+
+def test_a_kept_braid_is_there_while_another_is_built(builder, monkeypatch):
+    kept = builder[Braid("a")]
+    seen = []
+    look = staticmethod(lambda anchor: seen.append(builder[Braid("a")]))
+    monkeypatch.setattr(Stub, "at_work", look)
+    builder[Braid("b")]
+    assert seen == [kept]
+
+
+def test_the_braids_that_were_used_last_are_kept(builder, monkeypatch):
+    monkeypatch.setattr("braidbandit.agent.braid_builder._MOST_BRAIDS", 2)
+    for name in "abac":
+        builder[Braid(name)]
+    assert [Braid(name) in builder for name in "abcd"] == [True, False, True, False]
+    builder[Braid("b")]
+    assert Stub.built == ["a", "b", "c", "b"]
+
+
+def test_a_build_that_fails_is_tried_again(builder, monkeypatch):
+    def fail(anchor):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(Stub, "at_work", staticmethod(fail))
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="too large"):
+            builder[Braid("a")]
+        assert Braid("a") not in builder
+    monkeypatch.setattr(Stub, "at_work", staticmethod(lambda anchor: None))
+    assert builder[Braid("a")] is builder[Braid("a")]
+
+
+def test_building_anew_replaces_what_was_kept(builder):
+    first = builder[Braid("a")]
+    assert builder.build(Braid("a")) is None
+    assert builder[Braid("a")] is not first
+    assert Stub.built == ["a", "a"]
+
+
+def test_after_a_fork_no_lock_is_held_by_a_thread_that_is_gone(builder, monkeypatch):
+    """A thread of the parent is at work on the braid, and never ends in the child."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work(anchor):
+        begun.set()
+        may_end.wait(5)
+
+    monkeypatch.setattr(Stub, "at_work", staticmethod(work))
+    with ThreadPoolExecutor(2) as pool:
+        parent = pool.submit(builder.build, Braid("a"))
+        assert begun.wait(5)
+        monkeypatch.setattr(Stub, "at_work", staticmethod(lambda anchor: None))
+        builder.after_fork()
+        child = pool.submit(builder.__getitem__, Braid("a"))
+        assert isinstance(child.result(timeout=5), Stub)
+        may_end.set()
+        parent.result(timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "dtype", "error", "says"),
+    [
+        (None, "float16", ValueError, "dtype is 'float32' or 'bfloat16', received 'fl"),
+        ("one text", None, TypeError, "calibration_texts is a str; give a list"),
+        ({"prompt": "x"}, None, TypeError, "calibration_texts is a dict; give a list"),
+        (pd.DataFrame({"prompt": ["x"]}), None, TypeError, "is a DataFrame; give a"),
+        ([], None, ValueError, "calibration_texts is empty; give some, or None"),
+        (["fine", " "], None, TypeError, "a calibration text is text, or a dict"),
+        (["fine", 3], None, TypeError, "received 3"),
+        ([{"prompt": "x"}], None, TypeError, "with 'prompt' and 'reference'"),
+    ],
+)
+def test_settings_that_no_braid_could_be_built_with(
+    tmp_path, texts, dtype, error, says
+):
+    """They are refused, in a new folder and in one that has settings, and not kept."""
+    for _ in range(2):
+        before = [file.read_bytes() for file in tmp_path.iterdir()]
+        with pytest.raises(error, match=says):
+            check_settings(texts, dtype)
+        with pytest.raises(error, match=says):
+            BraidBuilder({}, tmp_path, texts, dtype)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == before
+        BraidBuilder({}, tmp_path, TEXTS)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a", "b"],
+        ("a", "b"),
+        [{"prompt": "p", "reference": "r", "domain": "d"}],
+        np.array(["a", "b"]),
+        pd.Series(["a", "b"], index=[5, 9]),
+    ],
+)
+def test_texts_in_any_collection_are_kept_as_a_list(tmp_path, texts):
+    given_ = BraidBuilder({}, tmp_path, texts).texts
+    assert given_ == list(texts)
+    assert BraidBuilder({}, tmp_path).texts == given_
+
+
+def test_settings_that_stay_the_same_are_not_written_again(tmp_path):
+    assert BraidBuilder({}, tmp_path).texts == calibration_texts()
+    file = tmp_path / "calibration.json"
+    before = file.stat()
+    for texts, dtype in ((None, None), (calibration_texts(), None), (None, "float32")):
+        BraidBuilder({}, tmp_path, texts, dtype)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    BraidBuilder({}, tmp_path, TEXTS)
+    later = BraidBuilder({}, tmp_path, dtype="bfloat16")
+    assert (later.texts, later.dtype) == (TEXTS, "bfloat16")

@@ -23,6 +23,8 @@ from braidbandit import (
     export_ledger,
     import_ledger,
 )
+from braidbandit._files import LOCK
+from braidbandit.agent.purging import purge_folder
 from braidbandit.ledger.transfer import restore
 from braidbandit.recommender.saving import purged
 from braidbandit.tasks.encoder import task_hash
@@ -335,3 +337,101 @@ def test_an_array_of_numbers_has_no_text(tmp_path):
     with open_agent(tmp_path, keep_text=True) as agent:
         decision = agent.forward(embed(["x"])[0])
         assert agent.ledger.text(decision.id) is None
+
+
+TEXTS = {
+    "plain": "Anna Kowalska, born 1961, asks about her thyroid",
+    "of other letters": "Пациент Иванов, 患者の田中さん, \u200bمريض",
+    "with signs": 'O\'Neil \\ "quoted"\tand\nnew {lines} %s; DROP TABLE x; --!',
+    "long": "Mr Smith of No. 7 " * 700,  # on pages of its own
+    "composed": "Zoe\u0308 in parts is no Zo\u00eb",
+}
+
+
+@pytest.mark.parametrize("records", [False, True])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_byte_of_any_text_remains(agent, tmp_path, text, records):
+    """In a ledger, its copy, exports and embeddings of one folder, by grep."""
+    with Ledger(tmp_path / "l.db") as ledger:
+        decision = agent.recommend(text)
+        ledger.record_decision(decision, text=text)
+        for name in ("l.jsonl", "l.parquet"):
+            export_ledger(ledger, tmp_path / name)
+        with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+            with closing(sqlite3.connect(ledger.path)) as source:
+                source.backup(copy)
+    encoder = TaskEncoder(embedder=named, cache_dir=tmp_path / "kept")
+    encoder.transform([text])
+    found = [*traces(text=text), text[:9].encode(), text[-9:].encode()]
+    assert len(holding(tmp_path, found)) >= 3
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    purge_folder(tmp_path, later, records=records, besides=None)
+    assert holding(tmp_path, found) == []
+    if records:
+        assert holding(tmp_path, traces(decision.x, text)) == []
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.counts()["decisions"] == (0 if records else 1)
+
+
+def test_what_is_later_than_the_purge_stays_and_besides_is_not_opened(agent, tmp_path):
+    for name in ("one.db", "two.db"):
+        with Ledger(tmp_path / name) as ledger:
+            ledger.record_decision(agent.recommend(SECRET), text=SECRET)
+    long_ago = datetime.now(timezone.utc) - timedelta(days=1)
+    purge_folder(tmp_path, long_ago, records=True, besides=None)
+    assert holding(tmp_path, traces()) == ["one.db", "two.db"]
+    spared = (tmp_path / "two.db").read_bytes()
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    for _ in range(2):
+        purge_folder(tmp_path, later, records=True, besides=tmp_path / "two.db")
+        assert holding(tmp_path, traces()) == ["two.db"]
+        assert (tmp_path / "two.db").read_bytes() == spared
+
+
+HEADER = b"SQLite format 3\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "beside", "stays"),
+    [
+        (".writing-abc", b"half", (), False),
+        (".writing-abc", b"half", (LOCK,), True),  # somebody may be writing it
+        ("l.jsonl.part", b"half", (), False),
+        ("l.parquet.part", b"half", (), False),
+        ("l.csv.part", b"mine", (), True),
+        ("gone.db-wal", b"\x37\x7f\x06\x82 pages", (), False),
+        ("gone.db-wal", b"\x37\x7f\x06\x83 pages", (), False),
+        ("gone.db-wal", b"notes of mine", (), True),
+        ("mine.db-wal", b"\x37\x7f\x06\x82 pages", ("mine.db",), True),
+        ("embeddings/anything", b"of an earlier version", (), False),
+        ("deeper/embeddings/mine", b"of another folder", (), True),
+        ("notes.txt", b"a diary of 68 letters".ljust(68, b".") + b"BrEm", (), True),
+        ("notes.txt", b"", (), True),
+        ("notes.json", b'{"version": 1}', (), True),
+    ],
+)
+def test_what_goes_and_what_stays(tmp_path, name, content, beside, stays):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for other in beside:
+        (tmp_path / other).write_bytes(b"")
+    file.write_bytes(content)
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    purge_folder(tmp_path, later, records=True, besides=None)
+    assert file.exists() == stays
+    if stays:
+        assert file.read_bytes() == content
+    assert all((tmp_path / other).exists() for other in beside)
+
+
+def test_one_file_that_cannot_be_purged_holds_up_no_other(agent, tmp_path):
+    """Each that is left is named, with what was wrong; links to nowhere are none."""
+    (tmp_path / "a link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a.db").write_bytes(HEADER + b"and then nothing of a database")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and then nothing")
+    with Ledger(tmp_path / "z.db") as ledger:
+        ledger.record_decision(agent.recommend(SECRET), text=SECRET)
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    with pytest.raises(OSError, match=r"a\.db \(.*b\.parquet \(.*or purge again"):
+        purge_folder(tmp_path, later, records=False, besides=None)
+    assert holding(tmp_path, traces()) == []

@@ -441,3 +441,116 @@ def test_a_fork_in_the_middle_of_a_call_leaves_the_child_free(tmp_path):
     thread.join()
     assert codes == [0] * 10
     assert (tmp_path / NAME).exists()
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1), max_size=6))
+def test_any_calls_give_each_text_its_vector_and_ask_for_it_once(calls):
+    asked = []
+
+    def listening(texts):
+        asked.extend(texts)
+        return embed(texts)
+
+    embedder = Embedder(function=listening)
+    for texts in calls:
+        np.testing.assert_array_equal(embedder(texts), embed(texts))
+    assert len(asked) == len(set(asked))
+    assert set(asked) == {text for texts in calls for text in texts}
+
+
+def test_a_call_that_fails_keeps_nothing_and_loses_nothing(tmp_path):
+    broken = False
+
+    def sometimes(texts):
+        if broken:
+            raise ConnectionError("no line")
+        return embed(texts)
+
+    sometimes.name = "sometimes"
+    embedder = Embedder(function=sometimes, cache_dir=tmp_path, cache_bytes=2**20)
+    embedder(["a"])
+    broken = True
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="no line"):
+            embedder(["a", "b"])
+        np.testing.assert_array_equal(embedder(["a"]), embed(["a"]))
+    broken = False
+    np.testing.assert_array_equal(embedder(["a", "b"]), embed(["a", "b"]))
+
+
+def test_a_name_that_changes_is_another_function(tmp_path):
+    function = scaled(1.0, "one")
+    embedder = Embedder(function=function, cache_dir=tmp_path, cache_bytes=2**20)
+    one = embedder(["a"])
+    function.__closure__[0].cell_contents = 2.0
+    np.testing.assert_array_equal(embedder(["a"]), one)  # it is kept: so it says
+    function.name = "two"
+    np.testing.assert_allclose(embedder(["a"]), 2 * one)
+    function.name = "one"
+    np.testing.assert_array_equal(embedder(["a"]), one)
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"bytes"])
+def test_what_is_no_name_keeps_nothing_on_disk(tmp_path, name):
+    function = scaled(1.0)
+    function.name = name
+    Embedder(function=function, cache_dir=tmp_path, cache_bytes=2**20)(["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rows", [list, tuple, np.float32, np.ndarray.tolist])
+def test_rows_in_any_form(rows):
+    found = Embedder(function=lambda texts: rows(embed(texts)))(["a", "b"])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, embed(["a", "b"]), atol=1e-6)
+
+
+def test_writing_to_what_was_returned_changes_no_other_call():
+    embedder = Embedder(function=embed)
+    embedder(["a", "b"])[:] = 0
+    np.testing.assert_array_equal(embedder(["a", "b"]), embed(["a", "b"]))
+
+
+def test_texts_that_look_alike_are_not_one(tmp_path):
+    """Composed and decomposed letters, spaces, a name within the text."""
+    named = scaled(1.0, "n")
+    embedder = Embedder(function=named, cache_dir=tmp_path, cache_bytes=2**20)
+    texts = ["caf\u00e9", "cafe\u0301", "a", "a ", "A", "n", '"a"', "\ud800", ""]
+    safe = [text.encode("utf-8", "replace").decode() for text in texts]
+    assert len(set(safe)) == len(texts)
+    embedder(safe)
+    again = Embedder(function=named, cache_dir=tmp_path, cache_bytes=2**20)
+    np.testing.assert_array_equal(again(safe[::-1]), embed(safe[::-1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_fork_amid_threads_leaves_an_encoder_whole(tmp_path, on_disk):
+    """The child embeds old and new texts while threads of the parent go on."""
+    kept = tmp_path if on_disk else None
+    encoder = TaskEncoder(embedder=scaled(1.0, "n"), cache_dir=kept)
+    want = encoder.transform(TEXTS)
+    stop = threading.Event()
+
+    def work(number):
+        while not stop.is_set():
+            encoder.transform([TEXTS[number], f"{number} more"])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    codes = []
+    try:
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                same = np.array_equal(encoder.transform([*TEXTS, "new"])[:-1], want)
+                os._exit(0 if same else 1)
+            codes.append(os.waitpid(child, 0)[1])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert codes == [0] * 4
+    np.testing.assert_array_equal(encoder.transform(TEXTS), want)

@@ -5,10 +5,15 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from braidbandit.tasks import embedding_file
 from braidbandit.tasks.embedding_file import (
@@ -261,3 +266,199 @@ def test_nothing_is_unpickled(tmp_path):
         db.execute("UPDATE embeddings SET vector = 'text'")
         db.commit()
     assert file.read([key(0)]) == {}
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "read", "close", "forget"]),
+        st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25)
+@given(STEPS)
+def test_any_steps_leave_what_a_dict_would_hold(steps):
+    with tempfile.TemporaryDirectory() as name:
+        file, held = EmbeddingFile(Path(name), MANY), {}
+        for at, (step, numbers) in enumerate(steps):
+            if step == "write":
+                new = {key(n): np.array([n, at], dtype=float) for n in numbers}
+                file.write(new)
+                held |= new
+            elif step == "close":
+                file.close()
+            elif step == "forget":
+                forget_folder(Path(name))
+                held.clear()
+            asked = [key(n) for n in numbers]
+            equal(file.read(asked), {k: held[k] for k in asked if k in held})
+        file.close()
+
+
+@pytest.mark.parametrize("day", [0, 1])
+def test_what_is_found_counts_while_another_program_writes(tmp_path, monkeypatch, day):
+    """Nor does it matter that its day cannot be noted, as where nobody may write."""
+    monkeypatch.setattr(embedding_file, "_PATIENCE", 0.01)
+    monkeypatch.setattr(embedding_file, "_today", lambda: 100)
+    given_ = vectors(range(3))
+    EmbeddingFile(tmp_path, MANY).write(given_)
+    monkeypatch.setattr(embedding_file, "_today", lambda: 100 + day)
+    with closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        equal(EmbeddingFile(tmp_path, MANY).read(list(given_)), given_)
+
+
+def test_the_day_of_use_is_noted(tmp_path, monkeypatch):
+    for day, numbers in ((100, [0, 1, 2]), (101, [1]), (103, [2, 9])):
+        monkeypatch.setattr(embedding_file, "_today", lambda day=day: day)
+        file = EmbeddingFile(tmp_path, MANY)
+        if day == 100:
+            file.write(vectors(numbers))
+        file.read([key(n) for n in numbers])
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        rows = db.execute("SELECT key, day FROM embeddings ORDER BY key").fetchall()
+    assert [(name.hex(), day) for name, day in rows] == [
+        (key(0), 100),
+        (key(1), 101),
+        (key(2), 103),
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE theirs (x)",
+        "CREATE TABLE embeddings (key BLOB, vector BLOB)",
+    ],
+)
+def test_a_database_of_another_program_gives_way(tmp_path, statement):
+    """It has the name of ours; nothing in it is taken for an embedding."""
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        db.execute(statement)
+        db.commit()
+    file = EmbeddingFile(tmp_path, MANY)
+    assert file.read([key(0)]) == {}
+    file.write(vectors([0]))
+    equal(file.read([key(0)]), vectors([0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "PRAGMA user_version = 2",
+        "DROP TABLE embeddings",
+        "UPDATE embeddings SET checksum = checksum + 1",
+        "UPDATE embeddings SET vector = x'00'",
+        "UPDATE embeddings SET vector = NULL, checksum = 0 WHERE 0",
+        "DELETE FROM embeddings",
+        "UPDATE embeddings SET key = x'ff' || key",
+    ],
+)
+def test_what_somebody_changed_in_it_gives_no_wrong_number(tmp_path, change, caplog):
+    given_ = vectors(range(3))
+    EmbeddingFile(tmp_path, MANY).write(given_)
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        db.execute(change)
+        db.commit()
+    for _ in range(2):  # the first that opens it may make it anew
+        file = EmbeddingFile(tmp_path, MANY)
+        for name, vector in file.read(list(given_)).items():
+            np.testing.assert_array_equal(vector, given_[name])
+        file.write(vectors([7]))
+        file.close()
+    if "DROP" not in change:
+        equal(EmbeddingFile(tmp_path, MANY).read([key(7)]), vectors([7]))
+
+
+def test_the_vector_of_another_key_is_noticed(tmp_path):
+    """Two whole rows that changed their places: each fits its sum, not its key."""
+    EmbeddingFile(tmp_path, MANY).write(vectors([1, 2]))
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        one, two = (bytes.fromhex(key(n)) for n in (1, 2))
+        for old, new in ((one, b"x"), (two, one), (b"x", two)):
+            db.execute("UPDATE embeddings SET key = ? WHERE key = ?", (new, old))
+        db.commit()
+    assert EmbeddingFile(tmp_path, MANY).read([key(1), key(2)]) == {}
+
+
+def test_folders_in_the_folder_do_no_harm(tmp_path):
+    """Also where they are named as files of earlier versions, or as ours."""
+    for name in (f"{key(1)}.npy", ".writing-mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "note").write_text("mine")
+    EmbeddingFile(tmp_path, MANY).write(vectors([0]))
+    equal(EmbeddingFile(tmp_path, MANY).read([key(0)]), vectors([0]))
+    forget_folder(tmp_path)
+    assert EmbeddingFile(tmp_path, MANY).read([key(0)]) == {}
+    assert len(list(tmp_path.rglob("note"))) == 2
+
+
+def test_a_folder_of_that_name_is_told_of_and_left_alone(tmp_path, caplog):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "note").write_text("mine")
+    file = EmbeddingFile(tmp_path, MANY)
+    file.write(vectors([0]))
+    assert file.read([key(0)]) == {}
+    forget_folder(tmp_path)
+    assert (tmp_path / NAME / "note").read_text() == "mine"
+    assert [record.message[:22] for record in caplog.records] == [
+        "cannot keep embeddings"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [
+        (b"SQLite format 3\0" + bytes(52) + b"BrEm" + bytes(28), True),
+        (b"a diary of 68 letters" + b"." * 47 + b"BrEm, and so on", False),
+        (b"SQLite format 3\0" + bytes(84), False),
+        (b"BrEm", False),
+        (b"", False),
+    ],
+)
+def test_a_file_is_known_by_its_whole_header(tmp_path, content, ours):
+    (tmp_path / "any name").write_bytes(content)
+    assert holds_embeddings(tmp_path / "any name") == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        (NAME, True),
+        (f"{NAME}-journal", True),
+        (f"{key(5)}.npy", True),
+        (f"{key(5)[:-1]}.npy", False),
+        (f"{key(5)}.npy.bak", False),
+        (f"{key(5)[:-1]}G.npy", False),
+        ("notes.npy", False),
+    ],
+)
+def test_a_file_is_known_by_its_name(tmp_path, name, ours):
+    (tmp_path / name).write_bytes(b"whatever it holds")
+    assert holds_embeddings(tmp_path / name) == ours
+
+
+def test_forgetting_where_there_is_nothing(tmp_path):
+    forget_folder(tmp_path / "none")
+    forget_folder(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    forget_folder(tmp_path / "file")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_threads_with_a_file_each_share_the_database(tmp_path):
+    def work(start):
+        file = EmbeddingFile(tmp_path, MANY)
+        for number in range(start, 40, 4):
+            file.write(vectors([number]))
+            equal(file.read([key(number)]), vectors([number]))
+        file.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    equal(
+        EmbeddingFile(tmp_path, MANY).read([key(n) for n in range(40)]),
+        vectors(range(40)),
+    )
