@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -242,7 +243,8 @@ class MetaBraider:
         """Build the braid of a decision, ready to generate.
 
         Strands are loaded once and shared by all braids. Fusers are calibrated on
-        first use, which can take minutes; everything trained is kept in the folder.
+        first use, which can take minutes (with a bar, where standard error is a
+        terminal); everything trained is kept in the folder.
         A braid that calibration finds no better than its anchor is masked in the
         catalogue, a warning is given, and the anchor alone is returned; no feedback on
         it is learnt of the braid.
@@ -254,7 +256,7 @@ class MetaBraider:
         """
         braid = self._braid_of(decision)
         if braid.id not in self.catalogue.unfit and braid not in self._builder:
-            self.calibrate(braid)
+            self.calibrate(braid, progress=_is_watched())
         unfit = self.catalogue.unfit
         if braid.id in unfit:
             warnings.warn(
@@ -688,6 +690,12 @@ def _text_in(task: Any) -> str | None:
     if isinstance(task, Mapping):
         task = task.get("text", task.get("prompt"))
     return task if isinstance(task, str) else None
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees standard error; a program without a window has none."""
+    shown: Any = sys.stderr
+    return shown is not None and bool(shown.isatty())
 
 
 def _close(ledger: Ledger | None, drop: Callable[[], None]) -> None:

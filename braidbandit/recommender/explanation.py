@@ -121,7 +121,9 @@ class Counterfactual:
     change : str
         "latency_ms", "compute_budget", "flops" or "memory": with this much more of
         it. "price": with the price of compute this much different. "quality": with
-        an expected quality of the other arm this much higher.
+        an expected quality of the other arm this much higher. "random": no change is
+        needed, as the arm was picked at random; the other one has the best score, by
+        this much.
     amount : float
     arm_id, label : str
         The other arm.
@@ -133,6 +135,10 @@ class Counterfactual:
     label: str
 
     def __str__(self) -> str:
+        if self.change == "random":
+            return f"picked at random; {self.label} has the best score"
+        if self.change == "quality" and not self.amount:
+            return f"{self.label} has the same score"
         size = f"{abs(self.amount):.3g}"
         how = {
             "latency_ms": f"with {size} ms more",
@@ -344,10 +350,11 @@ class ChoiceView:
         """Say what was chosen, why, and what is expected of it."""
         row, belief, model = self.choice.arm, self.now.belief, self.model
         reasons = []
-        # Arms that lost an early round score the same as the winner, up to rounding.
-        better = self.scores > self.scores[row] + 1e-9
-        if (better & self.now.eligible).any():
-            reasons.append("every eligible braid is tried now and then, at random")
+        best = _better_than(row, self.scores, self.now.eligible)
+        if best is not None:
+            reasons.append(
+                f"it was picked at random (the best score has {model.labels[best]})"
+            )
         if self.now.missed_target:
             reasons.append(
                 f"no braid is expected to reach {self.now.limits.accuracy_target:g}"
@@ -469,15 +476,26 @@ def _cosines(X: Array, x: Array) -> Array:
     return np.where(norms > 0, X @ x / np.where(norms > 0, norms, 1.0), 0.0)
 
 
+def _better_than(arm: int, scores: Array, eligible: NDArray[np.bool_]) -> int | None:
+    """Return the eligible arm with the best score; None where the arm itself has it.
+
+    With a better one around, the arm can only be a random pick.
+    """
+    best = int(np.where(eligible, scores, -np.inf).argmax())
+    # Arms that lost an early round score the same as the winner, up to rounding.
+    return best if scores[best] > scores[arm] + 1e-9 else None
+
+
 def nearest_change(
     model: ArmModel, now: Situation, scores: Array, arm: int
 ) -> Counterfactual | None:
     """Return the nearest change under which another arm would have been chosen.
 
-    First the limits of the call: of the arms with a better score that one limit
-    alone rules out, the one that needs the smallest increase, measured as a share of
-    the limit. Then the price of compute. Else how much better the runner-up would
-    have to be.
+    An arm that was picked at random needs no change: the one with the best score is
+    named. Of other arms, first the limits of the call: among the arms with a better
+    score that one limit alone rules out, the one that needs the smallest increase,
+    measured as a share of the limit. Then the price of compute. Else how much better
+    the runner-up would have to be.
 
     Parameters
     ----------
@@ -493,6 +511,9 @@ def nearest_change(
     def change(kind: str, amount: float, row: int) -> Counterfactual:
         return Counterfactual(kind, float(amount), ids[row], braids[row].label())
 
+    better = _better_than(arm, scores, now.eligible)
+    if better is not None:
+        return change("random", scores[better] - scores[arm], better)
     found = _beyond_limits(model, now, scores, arm)
     if found is not None:
         return change(*found)
@@ -501,7 +522,6 @@ def nearest_change(
         return None
     best = int(others[np.argmax(scores[others])])
     if scores[best] >= scores[arm]:
-        # The arm itself was a random pick: the other needs no change to win.
         return change("quality", 0.0, best)
     return change(*(_by_price(model, now, scores, arm, others) or
                     ("quality", scores[arm] - scores[best], best)))  # fmt: skip

@@ -11,6 +11,7 @@ from braidbandit import (
     BraidRecommender,
     Budget,
     Catalogue,
+    EpsilonGreedy,
     Explanation,
     Greedy,
     LinUCB,
@@ -156,6 +157,71 @@ def test_counterfactual_of_the_price_goes_by_measured_compute(agent, catalogue):
     for more, arm in ((1e-9, arms[1]), (-1e-9, arms[0])):
         agent.set_params(price=0.02 + found.amount + more)
         assert agent.explain("x", eligible=arms).arm_id == arm
+
+
+POLICIES_THAT_DRAW = [
+    Uniform(),
+    EpsilonGreedy(0.9),
+    SquareCB(gamma=20.0),
+    ThompsonSampling(floor=0.9 / 18),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES_THAT_DRAW, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("budget", [1.0, 0.5])
+def test_a_random_pick_is_called_one(agent, policy, budget):
+    """And only a random pick: a pick has the best score, or another is named."""
+    teach(agent.set_params(policy=policy))
+    kinds = set()
+    for i in range(30):
+        explanation = agent.explain(f"new {i}", budget)
+        decision = agent.recommend(f"new {i}", budget)
+        best = explanation.top(1)[0]
+        random = best.score > explanation.chosen.score + 1e-9
+        kinds.add(random)
+        said = f"picked at random (the best score has {best.label})"
+        assert (said in explanation.sentence) == random
+        assert (said in decision.sentence) == random
+        found, text = explanation.counterfactual, str(explanation)
+        assert (found.change == "random") == random
+        assert (f"picked at random; {best.label} has the best score" in text) == random
+        if random:
+            assert found.arm_id == best.arm_id
+            assert found.amount == pytest.approx(best.score - explanation.chosen.score)
+        assert " 0 better" not in text
+        assert Explanation.from_dict(json.loads(dumps(explanation))) == explanation
+    assert True in kinds
+
+
+def test_arms_with_one_score_are_no_random_picks(agent):
+    """Nothing is known and nothing costs: every arm has the same score."""
+    agent.set_params(policy=Greedy(), price=0.0)
+    explanation = agent.explain("x")
+    assert len({row.score for row in explanation.rows}) == 1
+    assert "at random" not in str(explanation)
+    assert str(explanation.counterfactual).endswith(" has the same score")
+
+
+@pytest.mark.parametrize("policy", POLICIES_THAT_DRAW, ids=lambda p: type(p).__name__)
+def test_probabilities_and_costs_add_up(agent, policy):
+    agent.set_params(mean_cost=0.2, policy=policy)
+    for i, task in enumerate(TASKS[:10]):
+        took = {"latency_ms": 5.0 + i, "compute": 2.0 + i % 3}
+        agent.update(agent.recommend(task), i / 10, **took)
+    prefers = {"quality": 1.0, "latency": 0.3, "compute": 0.1}
+    explanation = agent.explain("x", 0.7, preference=prefers)
+    chances = [row.probability for row in explanation.rows]
+    assert sum(chances) == pytest.approx(1.0)
+    assert explanation.probability == explanation.chosen.probability > 0
+    for row, chance in zip(explanation.rows, chances, strict=True):
+        assert chance == 0.0 or row.mask == 0.0
+        assert (row.reason != "") == (row.mask == -np.inf)
+    assert set(explanation.costs) == {"compute", "latency", "pacing"}
+    assert sum(explanation.costs.values()) == pytest.approx(
+        explanation.chosen.cost, abs=1e-15
+    )
+    assert explanation.costs["latency"] <= 0.0
+    assert explanation.costs["pacing"] <= 0.0
 
 
 def test_text_and_json(agent):
