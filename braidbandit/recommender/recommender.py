@@ -886,7 +886,7 @@ class BraidRecommender(BaseEstimator):
                 agent.draws_.reseed()
             agent.arm_model_.restore(saving.learnt(manifest, arrays, agent.arm_model_))
             agent.pacer_ = Pacer(**manifest["pacer"])
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the manifest in {path} is damaged: {error!r}; restore a backup"
             ) from error

@@ -276,6 +276,12 @@ def learnt(
             f"the saved descriptors have shape {arrays['descriptors'].shape}, expected "
             f"({n_arms}, {len(columns)})"
         )
+    if arrays["surprises"].shape != (2, n_arms):
+        raise ValueError(
+            f"the saved surprises have shape {arrays['surprises'].shape}, expected "
+            f"(2, {n_arms})"
+        )
+    _check_finite(arrays)
     prior, saved = model.settings.prior, manifest["scales"]
     unknown = set(saved) - {"posterior", "start", *OBJECTIVES[1:]}
     if unknown:
@@ -286,9 +292,9 @@ def learnt(
         quality = OnlinePosterior.resume(
             posteriors.pop("posterior"),
             model.settings.forgetting,
-            n_updates=manifest["n_updates"],
-            clock=manifest["clock"],
-            faded=manifest["faded"],
+            n_updates=_entry(manifest, "n_updates", int),
+            clock=_entry(manifest, "clock", int),
+            faded=_entry(manifest, "faded", int | float),
         )
     return {
         "descriptors": arrays["descriptors"],
@@ -304,7 +310,7 @@ def learnt(
         "account": _account(manifest),
         "versions": {arm: list(w) for arm, w in manifest["versions"].items()},
         "alarms": {arm: list(v) for arm, v in manifest["alarms"].items()},
-        "rewound": bool(manifest["rewound"]),
+        "rewound": _entry(manifest, "rewound", bool),
         "removed": _of("removed", arrays),
         "position": int(manifest["ledger_position"]),
         "log": _log(manifest, arrays),
@@ -327,6 +333,23 @@ def _of(whose: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
     return {k.removeprefix(start): a for k, a in arrays.items() if k.startswith(start)}
 
 
+def _entry(manifest: Mapping[str, Any], key: str, kind: Any) -> Any:
+    """Return an entry of the manifest; a flag is no number, and a number no flag."""
+    value = manifest[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{key} is {value!r}")
+    return value
+
+
+def _check_finite(arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"the saved array {name} is damaged: it holds NaN or infinity; restore "
+                "a backup, or learn again from the ledger"
+            )
+
+
 def _posterior(
     name: str, scales: Mapping[str, float], arrays: Arrays, prior: PriorScales | None
 ) -> Posterior:
@@ -337,12 +360,12 @@ def _posterior(
 
 
 def _account(manifest: Mapping[str, Any]) -> GuardAccount:
-    data = manifest["savings"]
+    baseline, data = _entry(manifest, "baseline", str | None), manifest["savings"]
     if data is None:
-        return GuardAccount(manifest["baseline"])
+        return GuardAccount(baseline)
     others: dict[str, Any] = {k: v for k, v in data.items() if k != "expired"}
     savings = Savings(**others, expired=tuple(data["expired"]))
-    return GuardAccount(manifest["baseline"], savings)
+    return GuardAccount(baseline, savings)
 
 
 def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
@@ -359,13 +382,13 @@ def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
         expired=dict(manifest["expired"]),
         counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
-        plain=bool(manifest["plain"]),
+        plain=_entry(manifest, "plain", bool),
         origins={
             key: (float(made), bool(said))
             for key, (made, said) in zip(settled, origins, strict=True)
         },
-        gone_until=manifest["gone_until"],
-        as_said=bool(manifest["as_said"]),
+        gone_until=_entry(manifest, "gone_until", int | float | None),
+        as_said=_entry(manifest, "as_said", bool),
     )
 
 
@@ -440,7 +463,7 @@ def _encoder(
             f"the state was saved with encoder {settings}, received "
             f"{encoder.settings()}; give an encoder with the saved settings"
         )
-    if manifest["encoder_fitted"]:
+    if _entry(manifest, "encoder_fitted", bool):
         encoder.take_fit(_of("encoder", arrays))
     if encoder.projection_hash() != manifest["encoder_hash"]:
         raise ValueError("the saved encoder does not match its hash; restore a backup")

@@ -120,11 +120,11 @@ def test_a_table_has_a_row_per_task_and_a_column_per_arm(catalogue):
     assert rows == [3, 1]
     assert scores.tolist() == table
     frame = pd.DataFrame(table, columns=arms, index=X)
-    for given in (
+    for labelled in (
         frame.iloc[::-1, ::-1],
         {arms[1]: [0.2, 0.4, 1.0], arms[0]: frame[arms[0]]},
     ):
-        rows, scores = check_table(X, arms, given, catalogue)
+        rows, scores = check_table(X, arms, labelled, catalogue)
         assert rows == [3, 1]
         assert scores.tolist() == table
 
