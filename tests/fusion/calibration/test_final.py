@@ -91,8 +91,8 @@ def test_a_fuser_of_a_new_kind_is_trained_and_kept_under_its_name(store, braid):
     model = braid("llama", "gemma")
     model.fusers["final"] = Scaled()
     fit_final(store, model, epochs=2)
-    found = float(model.fusers["final"].scale)
+    found = model.fusers["final"].scale.item()
     assert found != 0.0
     model.fusers["final"] = Scaled()
     fit_final(store, model, epochs=2)
-    assert float(model.fusers["final"].scale) == found
+    assert model.fusers["final"].scale.item() == found
