@@ -1,5 +1,6 @@
 """The loop on two tiny real models: choose, build, write, learn, crash, resume."""
 
+import io
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -291,19 +292,69 @@ def test_what_was_spent_before_a_crash_is_counted_once(make, tmp_path):
     assert make(tmp_path).recommender.pacer_ == spent
 
 
-def test_a_decision_that_is_not_recorded_is_not_paid_for(make, monkeypatch):
+def test_a_decision_that_is_not_recorded_leaves_no_trace(make, monkeypatch):
+    """Not on the generator, the pacer, what is waited for, or what is written."""
     agent = make()
     agent.recommender.set_params(mean_cost=0.1)
     agent.forward(TASK)
-    before, pending = agent.recommender.pacer_, list(agent.recommender.pending_)
-    spent = (before.price, before.overspent)
-    with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "record_decision", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            agent.forward(TASK)
-    after = agent.recommender.pacer_
-    assert (after.price, after.overspent) == spent
-    assert list(agent.recommender.pending_) == pending
+
+    def trace():
+        recommender, pacer = agent.recommender, agent.recommender.pacer_
+        return (
+            str(recommender.rng_.bit_generator.state),
+            (pacer.price, pacer.overspent, recommender.n_decisions_),
+            list(recommender.pending_),
+            agent.ledger.counts(),
+            state_of(agent),
+        )
+
+    before, would = trace(), agent.explain(TASK).arm_id
+    for error in (OSError("disk full"), ZeroDivisionError(), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+
+            def refuse(*_, error=error):
+                raise error
+
+            patch.setattr(Ledger, "record_decision", refuse)
+            with pytest.raises(type(error)):
+                agent.forward(TASK)
+        assert trace() == before
+    assert agent.forward(TASK).braid.id == would
+
+
+class Screen(io.StringIO):
+    """Standard error that may be a terminal."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("screen", "shown"), [(Screen(True), True), (Screen(False), False), (None, False)]
+)
+def test_a_calibration_shows_its_progress_to_who_waits(
+    make, monkeypatch, screen, shown
+):
+    """On a terminal only; ``calibrate`` shows it where it is asked to."""
+    agent, seen = make(), []
+    braid = next(b for b in agent.catalogue if not b.is_single)
+
+    def calibrate(model, texts, *, store, progress):
+        seen.append(progress)
+        raise InterruptedError
+
+    monkeypatch.setattr("fusion.calibrate", calibrate)
+    monkeypatch.setattr("sys.stderr", screen)
+    with pytest.raises(InterruptedError):
+        agent.create_braided_model(braid)
+    for asked in (True, False):
+        with pytest.raises(InterruptedError):
+            agent.calibrate(braid, progress=asked)
+    assert seen == [shown, True, False]
 
 
 def test_a_folder_brings_its_encoder(models, tmp_path, monkeypatch):

@@ -1,11 +1,16 @@
 """What a ledger says is what is known: learnt in its order, or all of it anew."""
 
+import copy
 from dataclasses import replace
 from datetime import datetime, timezone
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from learnt import REWARDS, TASKS, assert_same, decide, fingerprint, moments
+from toy_embedder import embed
 
 from braidbandit import (
     Braid,
@@ -13,8 +18,10 @@ from braidbandit import (
     Catalogue,
     ConservativePolicy,
     Ledger,
+    ModelCard,
     Outcome,
     PriorScales,
+    TaskEncoder,
     Uniform,
 )
 
@@ -28,6 +35,20 @@ def fitted(agent):
     for task in TASKS[:3]:
         agent.update(agent.recommend(task), 0.7)
     agent.recommend("one that waits")
+    return agent
+
+
+@pytest.fixture(scope="module")
+def small_agent():
+    """Five decisions wait. It is copied, never changed."""
+    cards = [
+        ModelCard("big", parameters=3000, layers=30, width=10, vocab_size=100),
+        ModelCard("small", parameters=1000, layers=18, width=5, vocab_size=40),
+    ]
+    encoder = TaskEncoder(embedder=embed, n_components=2)
+    catalogue = Catalogue(cards, [Braid("big"), Braid("small"), PAIR])
+    agent = BraidRecommender(catalogue, encoder, random_state=0)
+    decide(agent, 5)
     return agent
 
 
@@ -210,6 +231,51 @@ def test_an_event_in_hand_is_learnt_without_reading_it_back(
         assert list(agent.settled_) == [decision.id for decision in decisions]
         assert agent.ledger_position_ == ledger.last_sequence()
         assert_same(agent, twin.sync(ledger))
+
+
+_WRITES = st.tuples(
+    st.sampled_from(["outcome", "outcome", "revise", "retract"]),
+    st.integers(0, 4),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.booleans(),
+)
+
+
+def write(ledger, what, decision, reward):
+    """Write one event; None where the ledger refuses it, or knew it."""
+    try:
+        if what == "outcome":
+            return ledger.record_outcome(Outcome(decision.id, reward), decision)
+        if what == "revise":
+            return ledger.revise(decision, reward)
+        return ledger.retract(decision)
+    except (KeyError, ValueError):
+        return None
+
+
+@settings(max_examples=25)
+@given(writes=st.lists(_WRITES, min_size=3, max_size=12))
+def test_an_event_in_hand_is_the_same_as_reading_it(small_agent, writes):
+    """Whatever comes in whatever order, others writing in between: every bit."""
+    one, other = copy.deepcopy(small_agent), copy.deepcopy(small_agent)
+    decisions = [copy.deepcopy(d) for d in one.pending_.values()]
+    with TemporaryDirectory() as folder, Ledger(f"{folder}/l.db") as ledger:
+        for decision in decisions:
+            ledger.record_decision(decision)
+        for what, at, reward, by_another in writes:
+            event = write(ledger, what, decisions[at], reward)
+            if not by_another:
+                one.sync(ledger, event=event)
+                other.sync(ledger)
+                assert fingerprint(one) == fingerprint(other)
+        known = {
+            d.id: d_reward
+            for d in decisions
+            if (d_reward := one.sync(ledger).settled_.get(d.id)) is not None
+        }
+        said = {d.id: outcome.reward for _, d, outcome in ledger.pairs()}
+        assert known == said
+        assert fingerprint(one) == fingerprint(other.sync(ledger))
 
 
 def test_since_is_a_place_or_a_time(agent, tmp_path):
