@@ -70,9 +70,9 @@ class BraidBuilder:
         self._building: dict[str, Any] = {}
 
     def after_fork(self) -> None:
-        """Begin with locks that no other thread holds."""
+        """Make new locks: a thread of the parent process may hold the old ones."""
         if self._loading.locked():
-            # A thread that is not here holds the pool: strands are loaded anew.
+            # A thread of the parent was loading into the pool: strands are loaded anew.
             self._strands = None
         self._keeping, self._loading = threading.RLock(), threading.Lock()
         self._building = {}

@@ -171,7 +171,7 @@ class MetaBraider:
             texts = calibration_texts
             self._builder = BraidBuilder(sources, self.folder, texts, dtype)
             tell_of_forks(self)
-            # The saved policy is a cache: what the ledger holds beyond it is learnt.
+            # The saved policy is a cache: learn what the ledger holds beyond it.
             self.recommender.resume(self.ledger)
             self.save()
             _LOG.info("%s: %d rewards learnt", self.folder, self.recommender.n_updates_)
@@ -232,7 +232,7 @@ class MetaBraider:
                 preference=preference,
                 accuracy_target=accuracy_target,
             )
-            # What is not in the ledger is not decided.
+            # A decision counts only once it is in the ledger.
             self.ledger.record_decision(proposal.decision, text)
             self.recommender.commit(proposal)
         decision = proposal.decision
@@ -324,7 +324,7 @@ class MetaBraider:
         if callable(performance) and output is None:
             raise ValueError("a callable judges the output: give output=...")
         if callable(performance):
-            # A judge may take its time: others decide and learn meanwhile.
+            # Without the lock: a judge may be slow, and others go on meanwhile.
             performance = as_quality(performance, task, output)
         outcome = Outcome(found.id, performance, latency_ms, compute, source)
         with self._lock:
@@ -336,7 +336,7 @@ class MetaBraider:
         return self
 
     def revise(self, decision: Decision | str, reward: float | bool) -> MetaBraider:
-        """Replace what was said of a decision, as if this had been said at first.
+        """Replace the reward of a decision, as if it had been this one at first.
 
         Raises
         ------
@@ -352,7 +352,7 @@ class MetaBraider:
         return self
 
     def retract(self, decision: Decision | str) -> MetaBraider:
-        """Take back what was said of a decision, as if it had never been said.
+        """Take back the reward of a decision, as if it had never been given.
 
         The decision then waits for feedback again. The same twice counts once.
 
@@ -382,9 +382,9 @@ class MetaBraider:
 
         From the ledger, see :meth:`Ledger.purge`, and from every file of the folder:
         the saved policy, and copies and exports of ledger and policy that somebody put
-        there (what is kept there in other formats is not touched). All embeddings go,
-        new ones too, also from the encoder's own ``cache_dir``: of which task one is
-        cannot be told, and they are computed again when they are needed.
+        there (what is kept there in other formats is not touched). All embeddings are
+        deleted, new ones too, also from the encoder's own ``cache_dir``: they do not
+        say which task they belong to, and are computed again when they are needed.
 
         What remains is what was learnt: the posterior, the encoder's projection if it
         was fitted on such tasks, and under which ids rewards were learnt.
@@ -502,11 +502,11 @@ class MetaBraider:
     # ---- forks ----
 
     def before_fork(self) -> None:
-        """Let no other thread be in the middle of a change."""
+        """Wait until no other thread is in the middle of a change."""
         self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Go on, the child with a lock of its own."""
+        """Release the lock; the child process gets a new one."""
         if in_child:
             self._lock = threading.RLock()
             self._builder.after_fork()
@@ -523,7 +523,7 @@ class MetaBraider:
         purge_folder(self.folder, before, records=records, besides=self.ledger.path)
 
     def _learn(self, event: Event | None) -> None:
-        """Learn what was written; without an event it was there already."""
+        """Learn an event that was just written; None where the ledger had it."""
         self.recommender.sync(self.ledger, event=event)
         if self.recommender.ledger_position_ - (self._saved or 0) >= _SAVE_EVERY:
             self.save()

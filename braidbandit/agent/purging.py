@@ -24,8 +24,8 @@ def purge_folder(
 ) -> None:
     """Delete what was decided before a time from all files of a folder.
 
-    Embeddings go whatever their time, as it cannot be told of which task they are. What
-    people keep there in formats of their own is not touched.
+    All embeddings are deleted, as they do not say which task they belong to. Files in
+    other formats are not touched.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def purge_folder(
                 file.unlink(missing_ok=True)
             else:
                 _purge_file(file, before, records)
-        except Exception as error:  # whatever it is, it is told in the end
+        except Exception as error:  # of any kind: it is reported in the end
             left.append(f"{file} ({error})")
     if left:
         raise OSError(
@@ -64,7 +64,7 @@ def purge_folder(
 
 
 def _is_left_over(file: Path) -> bool:
-    """Whether it was begun and never finished, or lost its ledger."""
+    """Whether it was never finished, or is a journal without its ledger."""
     # With a lock beside it, somebody may be writing it now; a save clears these away.
     begun = file.name.startswith(WRITING) and not file.with_name(LOCK).exists()
     return begun or file.name.endswith(_BEGUN) or _is_orphan(file)

@@ -38,12 +38,12 @@ from braidbandit.recommender.settings import LearningSettings
 
 Array = NDArray[np.float64]
 
-# From so many arms on, what their descriptors have in common is made use of.
+# From so many arms on, parts that their descriptors share are computed once.
 _MANY_ARMS = 512
 _DEFAULT = ThompsonSampling()
-# A reward of which a smaller share is left cannot be told from rounding.
+# If forgetting has left less than this of a reward, it cannot be told from rounding.
 _FORGOTTEN = 1e-100
-# What learning changes, beside log and quality: in place, or by another in its place.
+# Attributes that learning changes, beside log and quality: in place, or by replacing.
 _CHANGED = ("costs", "account", "versions", "alarms")
 _REPLACED = ("rewound", "surprises", "position", "settings", "_notices")
 
@@ -149,7 +149,7 @@ class ArmModel:
         return self.quality
 
     def follow(self, settings: LearningSettings) -> None:
-        """Go on with other settings; those of the posterior once it is made anew.
+        """Take over settings; those of the posterior apply when it is next made.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class ArmModel:
         self.quality, self.width, self.costs = None, None, {}
 
     def forget_pending(self) -> None:
-        """Wait for no decision any longer."""
+        """Stop waiting for the reward of any decision."""
         self.log.forget_pending()
 
     # ---- believing ----
@@ -398,7 +398,7 @@ class ArmModel:
         self.log.replace(replace(record, decision=decision, reward=reward), said)
 
     def await_reward(self, decision: Decision) -> None:
-        """Wait for a reward, and no longer for those of too many before it."""
+        """Wait for a reward; beyond 1,000, no longer for the oldest."""
         for dropped in self.log.await_reward(decision):
             self.account.expire(self.settings.policy, dropped)
 
@@ -514,7 +514,7 @@ class ArmModel:
         return Learnt(decision, reward)
 
     def refuse_if_gone(self, decision: Decision) -> None:
-        """Refuse a decision of which a reward may have been learnt without a trace."""
+        """Refuse a decision whose reward may have been learnt and then dropped."""
         if self.log.may_be_gone(decision):
             raise NotReversible(
                 f"decision {decision.id!r} is so old that it is not known whether a "
@@ -536,14 +536,14 @@ class ArmModel:
         self.account.close()
         self.open_account()
         self.surprises = np.zeros((2, len(self.catalogue)))
-        # An alarm came of the rewards; that an arm was trained anew stays true.
+        # Alarms came from the rewards, which are gone. Retrained arms stay retrained.
         for arm_id, versions in self.alarms.items():
             for version in versions:
                 self.versions[arm_id][version] = 0.0
         self.alarms, self.rewound = {}, True
 
     def begin_anew(self) -> None:
-        """Forget the rewards of a ledger that is learnt again; wait for the same."""
+        """Forget the rewards of a ledger that is learnt again; keep what waits."""
         waiting, savings = list(self.log.pending.values()), self.account.savings
         self.forget_rewards()
         self.account.owe(savings)
@@ -554,8 +554,8 @@ class ArmModel:
     def replaying(self) -> Generator[None, None, None]:
         """Learn from a ledger; once rewards were forgotten, widen arms again.
 
-        An arm that was trained anew is widened where the version of its decisions
-        rises, as it was live; at the end at the latest.
+        An arm that was trained anew is widened at the first decision of its new
+        version, as it was live, or else at the end.
         """
         if self.rewound:
             self._later, self.versions = self.versions, {}
@@ -576,7 +576,7 @@ class ArmModel:
                 shares[earlier] = 0.0
 
     def _fill_versions(self, arm_id: str, n: int) -> None:
-        """Keep counting from n: decisions of so many versions were made."""
+        """Count at least n versions, as decisions were made with so many."""
         shares = self.versions.setdefault(arm_id, [])
         shares += [0.0] * (n - len(shares))
 
@@ -594,7 +594,7 @@ class ArmModel:
 
     @contextmanager
     def all_or_nothing(self) -> Generator[None, None, None]:
-        """Go back to where learning began when it cannot be finished."""
+        """Undo all that was learnt inside when an error ends it."""
         saved = {name: getattr(self, name) for name in _REPLACED}
         saved |= {name: copy.deepcopy(getattr(self, name)) for name in _CHANGED}
         saved["log"] = self.log.copy()
@@ -744,7 +744,7 @@ class ArmModel:
 
 @contextmanager
 def _exactly(record: Learnt) -> Generator[None, None, None]:
-    """Say of what cannot be taken back that everything can be learnt again."""
+    """Tell of a reward that cannot be taken back, and what to do instead."""
     try:
         yield
     except ValueError as error:

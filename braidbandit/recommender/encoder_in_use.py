@@ -9,7 +9,7 @@ from sklearn.base import clone
 from braidbandit._checks import same
 from braidbandit.tasks.encoder import TaskEncoder
 
-# Where embeddings are kept says nothing of what they are.
+# Where embeddings are cached does not change them.
 _FREE = ("cache_dir", "cache_bytes")
 
 
@@ -46,15 +46,15 @@ class EncoderInUse:
         self.hash = encoder.projection_hash()
 
     def fit(self, X: Any) -> TaskEncoder:
-        """Fit the encoder: a random projection served until now."""
+        """Fit the encoder, which used a random projection until now."""
         self.encoder.fit(X)
         self.hash = self.encoder.projection_hash()
         return self.encoder
 
     def check_kept(self, given: TaskEncoder | None, learnt: bool) -> None:
-        """Refuse features that would mean something else than those learnt from.
+        """Refuse an encoder whose features no longer mean what they meant.
 
-        Settings that do not enter the features are taken over.
+        Changed settings that do not affect the features are taken over.
 
         Parameters
         ----------
@@ -74,15 +74,15 @@ class EncoderInUse:
         if refused:
             raise ValueError(
                 f"settings of the encoder, {refused}, changed after learning began: "
-                "what was learnt is about the features of before. Set them back, or "
-                "make a new recommender"
+                "what was learnt is about its features with the old ones. Set them "
+                "back, or make a new recommender"
             )
         found = self.encoder.projection_hash()
         if learnt and found != self.hash:
             raise ValueError(
                 "the encoder was fitted anew or set otherwise after learning began: "
-                "what was learnt is about the features of before. Make a new "
-                "recommender"
+                "what was learnt is about the features it made until then. Make a "
+                "new recommender"
             )
         if changed:
             self.encoder.set_params(**{name: now[name] for name in changed})
@@ -90,7 +90,7 @@ class EncoderInUse:
 
 
 def settings_of(encoder: TaskEncoder | None) -> dict[str, Any]:
-    """Return the settings of an encoder as they are now, whoever changes a list later.
+    """Return the settings of an encoder; a list that changes later does not matter.
 
     Examples
     --------

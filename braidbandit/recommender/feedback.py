@@ -20,7 +20,7 @@ _COUNTS = ("learnt", "repeated", "revised", "retracted", "expired")
 
 
 class NotReversible(ValueError):
-    """A reward whose part in the posterior can no longer be told apart."""
+    """A reward that can no longer be subtracted from the posterior."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,15 @@ class FeedbackLog:
         How often feedback was learnt, repeated (and ignored), revised, retracted,
         and how many decisions expired.
     keep : str, optional
-        The arm a guard compares with: decisions keep what they knew of it.
+        The arm a guard compares with: its numbers stay with every decision.
     plain : bool
         Whether all records that are gone were of weight 1 and measured nothing.
     gone_until : float, optional
-        Newest of the decisions whose rewards are settled no longer, as there were too
-        many: of older ones it is not known whether they have a reward.
+        When the newest decision was made whose reward is no longer in ``settled``, as
+        there were too many. Of a decision before it, nobody knows whether its reward
+        was learnt.
     as_said : bool
-        Whether what was learnt of these is what the ledger says of them, up to where
+        Whether the rewards that left ``settled`` are those in the ledger, up to where
         it was read.
 
     Examples
@@ -125,11 +126,11 @@ class FeedbackLog:
         return _trim(self.pending, MOST_PENDING)
 
     def keep_of(self, arm_id: str) -> None:
-        """Keep of every decision from now on what it knew of this arm."""
+        """From now on, keep this arm's numbers with every decision."""
         self.keep = arm_id
 
     def forget_pending(self) -> None:
-        """Wait for no decision any longer."""
+        """Stop waiting for the reward of any decision."""
         self.pending = {}
 
     def note_repeat(self) -> None:
@@ -160,9 +161,9 @@ class FeedbackLog:
         )
 
     def may_be_gone(self, decision: Decision) -> bool:
-        """Whether a reward of this decision may have been learnt without a trace.
+        """Whether a reward of this decision may have been learnt and then dropped.
 
-        Its record is then among those of which there were too many.
+        Only the newest rewards are kept.
         """
         if self.gone_until is None or decision.id in self.settled:
             return False
@@ -263,7 +264,7 @@ class FeedbackLog:
         return [d for d in self.pending.values() if time_of(d.created_at) < before]
 
     def drop_records(self, arm_ids: Iterable[str]) -> None:
-        """Forget how to take back what was learnt about some arms."""
+        """Drop the records of some arms: their rewards can no longer be taken back."""
         gone = set(arm_ids)
         self.learnt = {
             key: record
@@ -293,8 +294,8 @@ def seconds(decision: Decision) -> float:
 def _trim(records: dict[str, T], most: int, slack: int = 0) -> list[T]:
     """Drop the oldest records beyond ``most``, once there are ``slack`` more.
 
-    A search for the oldest passes the places of all that were dropped before, so that
-    of very many records it must not be made for each.
+    To find its oldest key, a dict steps over the places of all keys that were dropped
+    before. With very many records that is too slow to be done for each.
     """
     if len(records) <= most + slack:
         return []

@@ -30,11 +30,11 @@ class GuardAccount:
     savings: Savings | None = None
 
     def guard_against(self, baseline: str) -> None:
-        """Take an arm for the best single model of the warm start."""
+        """Note which arm is the best single model of the warm start."""
         self.baseline = baseline
 
     def close(self) -> None:
-        """Keep account no longer; the baseline stays."""
+        """Stop keeping account; the baseline stays."""
         self.savings = None
 
     def open(
@@ -73,7 +73,7 @@ class GuardAccount:
             )
 
     def forget(self, arm_ids: Collection[str]) -> None:
-        """Forget what is about arms that are gone."""
+        """Drop the baseline, and its savings, if its arm was removed."""
         if self.baseline in arm_ids:
             self.baseline = None
         if self.savings is not None and self.savings.baseline in arm_ids:
@@ -148,7 +148,7 @@ class GuardAccount:
         return seconds(decision) <= savings.expired_until
 
     def owe(self, before: Savings | None) -> None:
-        """Begin with what had expired before everything is learnt anew."""
+        """Carry over the debt of expired decisions when all is learnt again."""
         now = self.savings
         if before is not None and now == Savings(before.baseline):
             debt = float(len(before.expired) + before.forgotten)

@@ -20,7 +20,7 @@ from braidbandit.recommender.feedback import (
 
 @dataclass(frozen=True)
 class LedgerSync:
-    """Brings what is known of decisions to what a ledger says of them.
+    """Brings what was learnt in line with what a ledger says.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LedgerSync:
         since: int | datetime | None = None,
         event: Event | None = None,
     ) -> list[str]:
-        """Learn what lies behind the position; returns arms that were passed over.
+        """Learn the events after the position; returns arms that were passed over.
 
         See :meth:`BraidRecommender.sync`.
         """
@@ -73,7 +73,7 @@ class LedgerSync:
     ) -> list[str]:
         """Learn all that a ledger now says; returns arms as :meth:`read` does.
 
-        What is to be skipped is learnt again if it was learnt before.
+        An outcome that is to be skipped is learnt again if it was learnt before.
         """
         model, position = self.model, self.model.position
         before, until = model.log, ledger.last_sequence()
@@ -144,7 +144,7 @@ class LedgerSync:
         outcome: Outcome | None,
         known: float | None = None,
     ) -> list[str]:
-        """Bring what is known of one decision to what is true of it."""
+        """Bring what was learnt of one decision in line with the ledger."""
         model, log, arm_id = self.model, self.model.log, decision.braid.id
         if outcome is None:
             if known is not None:
@@ -214,7 +214,7 @@ def _was_learnt(
 ) -> bool:
     """Whether a reward of a decision was learnt, from a ledger read up to a position.
 
-    Raises ValueError where too much is gone to know it.
+    Raises ValueError where too many records were dropped to know it.
     """
     if not before.may_be_gone(decision):
         return decision.id in before.settled

@@ -1,4 +1,4 @@
-"""Decisions in flight: what they will teach is already spoken for."""
+"""Decisions in flight: what their rewards will teach is counted in advance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LookAhead:
     --------
     One parameter, prior N(0.7, 0.09), noise 0.09: one pull halves the variance.
 
-    >>> from braidbandit.prior import PriorScales
+    >>> from braidbandit.bandit.prior import PriorScales
     >>> posterior = Posterior(np.zeros((1, 1), dtype=int), PriorScales(noise=0.3))
     >>> one = np.ones(1)
     >>> ahead = LookAhead().ahead(posterior, {"d1": (0, one, one)})

@@ -76,8 +76,7 @@ class BraidRecommender(BaseEstimator):
     Quality is modelled as ``r = z' W x + noise`` with ``z`` the braid's descriptor
     and ``x`` the task's features, so a reward on one braid informs every related
     braid. ``predict`` is greedy and changes nothing; ``recommend`` explores;
-    ``update`` draws nothing. One call at a time: several threads share it under a lock
-    of theirs.
+    ``update`` draws nothing. It has no lock: threads that share it must take turns.
 
     Parameters
     ----------
@@ -104,7 +103,7 @@ class BraidRecommender(BaseEstimator):
         Share of what was learnt that is kept at each update; 1 keeps all.
     max_parameters : int
         Arms have task slopes of their own, not only an intercept, while these are
-        no more parameters than this. May be changed as ``prior`` may.
+        no more parameters than this. May be changed when ``prior`` may.
     drift : DriftMonitor, optional
         Watches for arms whose rewards have moved; none by default.
     random_state : None, int, Generator or RandomState
@@ -282,7 +281,7 @@ class BraidRecommender(BaseEstimator):
         """Choose a braid for one task; works before any fit.
 
         Advances the random generator, and notes that the decision is pending: until
-        its reward comes, further decisions take its arm for explored.
+        its reward comes, further decisions count its arm as explored.
 
         Parameters
         ----------
@@ -332,8 +331,8 @@ class BraidRecommender(BaseEstimator):
     ) -> Proposal:
         """Choose a braid without deciding yet: nothing changes.
 
-        For whoever writes a decision to a record of his own before it counts: what is
-        not written is not committed, and nothing has to be undone.
+        For callers that write a decision down before it counts: if that fails, they
+        do not commit it, and nothing has to be undone.
 
         Parameters
         ----------
@@ -385,8 +384,8 @@ class BraidRecommender(BaseEstimator):
         Raises
         ------
         ValueError
-            When another decision was committed since, or the random numbers are
-            others now: propose again.
+            When another decision was committed since, or the random generator is
+            another one now: propose again.
         """
         if proposal.after != self.n_decisions_:
             raise ValueError(
@@ -612,16 +611,17 @@ class BraidRecommender(BaseEstimator):
         ----------
         ledger : Ledger
         since : int or datetime, optional
-            Skip what was said up to this sequence number, or the outcomes that were
+            Skip the events up to this sequence number, or the outcomes that were
             measured before this time (with a zone).
         anew : bool
             Forget the rewards learnt so far, but not the warm start, and learn the
-            whole ledger. That gives the very posterior that the live updates gave
-            (but for arms that were retrained: they are widened where the version of
-            their decisions rises). Decisions without an outcome are still waited for.
+            whole ledger. That gives the same posterior as the live updates gave. Only
+            arms that were retrained may differ: they are widened at the first
+            decision of each new version. Decisions without an outcome are still
+            waited for.
         event : Event, optional
-            What was just written to the ledger. It is learnt without reading it
-            back, unless others wrote before it what was not learnt yet.
+            What was just written to the ledger. It is not read back, unless there
+            are earlier events, by others, that were not learnt yet.
 
         Raises
         ------
@@ -644,7 +644,7 @@ class BraidRecommender(BaseEstimator):
         return self
 
     def learn_event(self, event: Event) -> Self:
-        """Learn one event of a ledger, whatever its place; see :meth:`sync`."""
+        """Learn one event of a ledger, wherever it stands; see :meth:`sync`."""
         self.start()
         _tell_of_ledger(self.arm_model_, self._sync().learn(event))
         return self
@@ -652,7 +652,7 @@ class BraidRecommender(BaseEstimator):
     def replica(self, **settings: Any) -> Self:
         """Return a copy with other settings that has learnt the warm start only.
 
-        It draws as this one does, in another process too.
+        It draws the same random numbers, in another process too.
         """
         other = copy.deepcopy(self).set_params(**settings).start()
         other.arm_model_.forget_rewards()
@@ -660,7 +660,11 @@ class BraidRecommender(BaseEstimator):
         return other
 
     def resume(self, ledger: Ledger) -> Self:
-        """Learn, wait for, and pay for what a ledger holds beyond a saved state."""
+        """Catch up with what was written to a ledger after the state was saved.
+
+        Outcomes are learnt, open decisions are waited for, and all of them count
+        for ``mean_cost``.
+        """
         self.start()
         model, sync = self.arm_model_, self._sync()
         saved = model.log.newest()
@@ -895,7 +899,7 @@ class BraidRecommender(BaseEstimator):
     # ---- inside ----
 
     def start(self, anew: bool = False) -> Self:
-        """Create what is learnt on first use, and check the settings.
+        """Make ready to learn on first use, and check the settings.
 
         Every other method calls it; ``anew`` says that learning is about to begin
         again, with other settings.
@@ -937,7 +941,7 @@ class BraidRecommender(BaseEstimator):
         return same_things and contents == self._contents()
 
     def _in_force(self) -> tuple[Any, ...]:
-        """Return what a decision goes by, to be told from others by identity."""
+        """Return what a decision depends on, to be compared by identity."""
         model, mine = self.arm_model_, vars(self)
         return (
             *[mine[name] for name in _SETTINGS],
@@ -947,7 +951,7 @@ class BraidRecommender(BaseEstimator):
         )
 
     def _contents(self) -> tuple[Any, ...]:
-        """Return what is in those that somebody may change in place."""
+        """Return what may be changed in place, to be compared by value."""
         unfit = len(self.arm_model_.catalogue.unfit)
         return (unfit, *[tuple(encoder.types) for encoder in self._encoders()])
 
@@ -968,12 +972,12 @@ class BraidRecommender(BaseEstimator):
         )
 
     def _other_shape(self) -> list[str]:
-        """Return settings of the posterior that are not those it was made with."""
+        """Return the settings that differ from those the posterior was made with."""
         made = self.arm_model_.settings
         return [n for n in _SHAPE if not same(getattr(self, n), getattr(made, n))]
 
     def _take_over(self, catalogue: Catalogue) -> None:
-        """Note that what was learnt is about another catalogue now."""
+        """Go on with another catalogue."""
         self.catalogue, self.catalogue_hash_ = catalogue, catalogue.hash
 
     def _catalogue(self) -> Catalogue:

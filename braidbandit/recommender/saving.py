@@ -1,4 +1,4 @@
-"""What of a recommender goes into a saved state, and how it comes back.
+"""What is saved of a recommender, and how it is read back.
 
 A state of format 3 is read too, as 0.1.0 wrote it last; see :func:`newest`.
 """
@@ -318,7 +318,7 @@ def learnt(
 
 
 def generator(manifest: Mapping[str, Any]) -> np.random.Generator:
-    """Return the saved random generator, where it was."""
+    """Return the saved random generator, at its place in the sequence."""
     state = manifest["rng"]
     if state["bit_generator"] not in _BIT_GENERATORS:
         raise KeyError(state["bit_generator"])

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 
 LATENCY = "latency_ms"
-"""The limit that only a recommender can tell; see :class:`RuledOut`."""
+"""The limit that only a recommender can apply; see :class:`RuledOut`."""
 
 
 class RuledOut(NamedTuple):
@@ -52,7 +52,7 @@ class Situation:
     x : ndarray of shape (k,)
     belief : Belief
     costs : dict of ndarray of shape (A,)
-        What is added to the scores for "compute", "latency" and "pacing".
+        Added to the scores for "compute", "latency" and "pacing".
     cost_term : ndarray of shape (A,)
         Their sum.
     eligible : ndarray of bool, shape (A,)
@@ -158,7 +158,7 @@ def assess(
                 f"no arm is left: all that remained are {ruled_out.reason}. Raise the "
                 "budget or allow more arms"
             )
-    belief, missed = model.believe(x), False  # what is refused leaves no trace
+    belief, missed = model.believe(x), False  # last: it may make the posterior
     if limits.accuracy_target is not None:
         short, missed = _falls_short(belief, eligible, limits.accuracy_target)
         masked, eligible = (*masked, short), eligible & ~short.arms

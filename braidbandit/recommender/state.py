@@ -58,7 +58,7 @@ def write_state(
     folder.mkdir(parents=True, exist_ok=True)
     text, blob = pack(manifest, arrays)
     name = _arrays_name(blob)
-    # What is deleted here, another process could be about to name.
+    # Else another process could name an arrays file that is deleted here.
     with FileLock(folder / LOCK):
         write_atomic(folder / name, blob)
         write_atomic(folder / "manifest.json", text.encode())
@@ -142,8 +142,8 @@ def unpack(
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
-    # A line for each key: json's own indenting takes ten times as long, and a state
-    # is saved often.
+    # One line per key: indenting by json takes ten times as long, and a state is
+    # saved often.
     lines = [
         f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, default=_plain)}"
         for key, value in manifest.items()
@@ -209,6 +209,6 @@ def _read(folder: Path) -> tuple[str, bytes]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what was begun and never finished; with the lock, nobody is at it."""
+    """Remove unfinished files; with the lock held, nobody is still writing them."""
     for left in folder.glob(f"{WRITING}*"):
         left.unlink(missing_ok=True)
