@@ -6,7 +6,6 @@ import pytest
 from learnt import TASKS, fingerprint
 
 from braidbandit import BraidRecommender, Budget, Ledger
-from braidbandit.catalogue.costs import relative
 from braidbandit.catalogue.limits import Limits
 from braidbandit.recommender.objectives import Preference
 from braidbandit.recommender.scoring import LATENCY, assess, cost_of, cost_terms
@@ -165,8 +164,7 @@ def test_preferences_by_pencil(agent):
     assert not unknown["latency"].any()
     np.testing.assert_array_equal(unknown["pacing"], -0.5 * estimated)
     known = cost_terms(model, {"latency": values, "compute": values}, prefers, 0.5)
-    scaled = relative(values)
-    assert (scaled.min(), scaled.max()) == (0.0, 1.0)
+    scaled = np.tile([0.0, 1 / 3, 1.0], 6)
     np.testing.assert_allclose(known["latency"], -0.3 * scaled)
     np.testing.assert_allclose(known["compute"], -0.6 * scaled)
     np.testing.assert_array_equal(known["pacing"], unknown["pacing"])
