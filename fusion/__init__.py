@@ -15,7 +15,7 @@ from .judging.rewards import ExactMatch, UnitTests
 from .judging.scoring import bits_per_byte, choose, multiple_choice
 from .strands.pool import Pool
 from .strands.strand import Strand
-from .tokens.alignment import TokenBytes
+from .tokens.token_bytes import TokenBytes
 
 # Modules that were shown under another name are found under it too.
 __path__.append(f"{__path__[0]}/_former")

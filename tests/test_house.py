@@ -35,7 +35,7 @@ SPECIAL_CASES = {
         f"{RECORDS}: setattr(Decision, _name, _TupleOnDemand(_name))": (
             "a descriptor on a class of that file, which its dataclass has no room for"
         ),
-        "fusion/tokens/alignment.py: self.backend.encode_special_tokens": (
+        "fusion/tokens/token_bytes.py: self.backend.encode_special_tokens": (
             "how tokenizers are told, and a copy that the file made"
         ),
     },

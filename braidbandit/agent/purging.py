@@ -12,7 +12,7 @@ from braidbandit._files import LOCK, WRITING
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.transfer import is_export, purge_export
 from braidbandit.recommender.saving import purged, without_decisions
-from braidbandit.recommender.state import edit_state, is_manifest
+from braidbandit.recommender.state_files import edit_state, is_manifest
 from braidbandit.tasks.embedding_file import SQLITE, forget, holds_embeddings
 
 _JOURNALS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")

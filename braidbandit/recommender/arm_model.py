@@ -30,7 +30,7 @@ from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.features import block_of, extend_descriptors, with_gains
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.drift import DriftWarning
-from braidbandit.recommender.feedback import FeedbackLog, Learnt, NotReversible
+from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, NotReversible
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, LookAhead, Pull
 from braidbandit.recommender.objectives import CostModel

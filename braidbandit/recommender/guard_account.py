@@ -9,7 +9,7 @@ from braidbandit.bandit.guard import ConservativePolicy, Savings
 from braidbandit.bandit.policies import Policy, ThompsonSampling
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.records import Decision
-from braidbandit.recommender.feedback import seconds
+from braidbandit.recommender.feedback_log import seconds
 
 _MOST_EXPIRED = 500
 

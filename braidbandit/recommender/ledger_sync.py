@@ -9,7 +9,7 @@ from datetime import datetime
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.arm_model import ArmModel
-from braidbandit.recommender.feedback import (
+from braidbandit.recommender.feedback_log import (
     MOST_PENDING,
     FeedbackLog,
     Learnt,

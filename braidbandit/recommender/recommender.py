@@ -33,7 +33,7 @@ from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.drift import DriftMonitor
 from braidbandit.recommender.encoder_in_use import EncoderInUse
 from braidbandit.recommender.explanation import ChoiceView, Explanation
-from braidbandit.recommender.feedback import Learnt
+from braidbandit.recommender.feedback_log import Learnt
 from braidbandit.recommender.ledger_sync import LedgerSync, check_encoder
 from braidbandit.recommender.objectives import Pacer, check_measurement
 from braidbandit.recommender.proposal import Proposal
@@ -45,7 +45,7 @@ from braidbandit.recommender.rows import (
 )
 from braidbandit.recommender.scoring import Situation, assess, cost_of
 from braidbandit.recommender.settings import LearningSettings, check_settings
-from braidbandit.recommender.state import pack, read_state, unpack, write_state
+from braidbandit.recommender.state_files import pack, read_state, unpack, write_state
 from braidbandit.tasks.encoder import TaskEncoder, task_hash
 
 if TYPE_CHECKING:

@@ -32,10 +32,10 @@ from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.feedback import FeedbackLog, Learnt, seconds
+from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.objectives import OBJECTIVES, CostModel, Pacer
-from braidbandit.recommender.state import edit_manifest
+from braidbandit.recommender.state_files import edit_manifest
 from braidbandit.tasks.encoder import TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]

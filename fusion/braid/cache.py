@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ..strands.strand import Strand, Tap
-from ..tokens.alignment import Head, TokenTree
+from ..tokens.token_bytes import Head, TokenTree
 from .donors import DonorPath, crop_layers, walk
 from .fusers import DonorStates
 

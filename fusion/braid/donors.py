@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..strands.strand import Strand, Tap
-from ..tokens.alignment import TokenTree, token_tree
+from ..tokens.token_bytes import TokenTree, token_tree
 
 
 def crop_layers(cache: DynamicCache, length: int) -> None:

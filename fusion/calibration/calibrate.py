@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from ..braid.model import BraidedLLM
-from .final import fit_final, own_map
-from .gate import active_gate, fit_gate
-from .middle import fit_middle
+from .fit_final import fit_final, own_map
+from .fit_gate import active_gate, fit_gate
+from .fit_middle import fit_middle
 from .sample import bits_per_token, sample_states
 from .store import CalibrationStore, braid_key
 from .texts import plain_texts, within_budget

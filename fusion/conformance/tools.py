@@ -14,7 +14,7 @@ from torch import Tensor
 from ..braid.cache import BraidCache
 from ..braid.model import BraidedLLM
 from ..strands.strand import Strand
-from ..tokens.alignment import common_prefix, complete_text
+from ..tokens.token_bytes import common_prefix, complete_text
 
 # Code, prose, emoji and CJK: where tokenisations disagree in different ways.
 TEXTS = (

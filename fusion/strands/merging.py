@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .._files import making
 from .._named import in_order
-from ..tokens.alignment import TokenBytes
+from ..tokens.token_bytes import TokenBytes
 from .loading import load
 from .pool import Pool
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..tokens.alignment import TokenBytes
+from ..tokens.token_bytes import TokenBytes
 
 # What the installed transformers calls a cache: "past_key_values" until 5.23.
 CACHE = next(

@@ -17,7 +17,7 @@ from fusion.braid.fusers import FUSERS, CrossAttention, DonorStates
 from fusion.braid.model import BraidedLLM
 from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
-from fusion.tokens.alignment import complete_text
+from fusion.tokens.token_bytes import complete_text
 
 LAYERS = {
     "mid": (1, 2),

@@ -351,7 +351,7 @@ def test_learning_anew_skips_what_since_skips(agent, tmp_path, monkeypatch):
 
     Of 10 outcomes the first 7 are skipped, or the fifth to the seventh.
     """
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 1)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 1)
     with Ledger(tmp_path / "l.db") as ledger:
         live(agent, ledger)
         events = list(ledger.events())

@@ -15,7 +15,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.recommender.arm_model import ArmModel
-from braidbandit.recommender.feedback import Learnt
+from braidbandit.recommender.feedback_log import Learnt
 
 PAIR = Braid("big", ("small",), (0.5, 0.5), ("final",), "router")
 
@@ -329,7 +329,7 @@ def test_each_reward_fades_at_the_rates_of_its_time(
 
 
 def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 2)
     agent.set_params(forgetting=0.98)
     decisions = [agent.recommend(task) for task in [*TASKS, *TASKS[:20]]]
     for decision in decisions:
@@ -342,7 +342,7 @@ def test_an_old_record_is_gone_once_anything_was_forgotten(agent, monkeypatch):
 def test_an_old_record_is_gone_once_one_said_more_than_a_reward(
     agent, monkeypatch, said
 ):
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 2)
     decisions = decide(agent, 4)
     agent.update(decisions[0], 0.4, **said)
     for decision in decisions[1:]:

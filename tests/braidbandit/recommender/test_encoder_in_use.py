@@ -50,7 +50,7 @@ def test_without_one_there_is_the_default():
         {"types": ["code"]},
         {"random_state": 7},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_what_enters_the_features_is_kept(given, change, learnt):
     known = given.get_params()

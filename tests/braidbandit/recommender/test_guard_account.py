@@ -16,7 +16,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.guard import Savings
-from braidbandit.recommender.feedback import seconds
+from braidbandit.recommender.feedback_log import seconds
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.saving import policy_from_dict, policy_to_dict
 
@@ -187,7 +187,7 @@ def test_a_departure_among_too_many_to_wait_for_is_booked_as_nothing_earned(
     catalogue, encoder, monkeypatch
 ):
     """40 rounds at 1 and a share of 0.1 save 4; then three rounds are waited for."""
-    monkeypatch.setattr("braidbandit.recommender.feedback.MOST_PENDING", 3)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log.MOST_PENDING", 3)
     agent = guarded(catalogue, encoder)
     for task in TASKS:
         agent.update(agent.recommend(task, eligible=[agent.baseline_]), 1.0)
@@ -279,7 +279,7 @@ def test_a_ledger_that_is_resumed_owes_for_all_that_are_open(
     catalogue, encoder, tmp_path, monkeypatch
 ):
     """Of four departures two are waited for; the others count as 0, once."""
-    for place in ("feedback", "ledger_sync"):
+    for place in ("feedback_log", "ledger_sync"):
         monkeypatch.setattr(f"braidbandit.recommender.{place}.MOST_PENDING", 2)
     agent, ledger = guarded(catalogue, encoder), Ledger(tmp_path / "ledger.db")
     for task in TASKS:

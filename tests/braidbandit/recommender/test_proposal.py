@@ -6,7 +6,7 @@ import json
 import pytest
 from learnt import TASKS
 
-from braidbandit.recommender.state import read_state
+from braidbandit.recommender.state_files import read_state
 
 
 @pytest.fixture

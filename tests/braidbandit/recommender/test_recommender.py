@@ -560,7 +560,7 @@ def test_a_retracted_reward_never_came(agent, twin):
 
 
 def test_an_old_record_needs_the_decision(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 2)
     decisions = decide(agent, 4)
     before = None
     for decision in decisions:

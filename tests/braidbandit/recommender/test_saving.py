@@ -18,7 +18,7 @@ from braidbandit import (
     LinUCB,
     TaskEncoder,
 )
-from braidbandit.recommender.state import read_state
+from braidbandit.recommender.state_files import read_state
 
 DATA = Path(__file__).parents[1] / "data"
 TYPES = ("code", "medical", "creative")

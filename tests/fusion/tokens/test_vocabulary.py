@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.tokens.alignment import TokenBytes
+from fusion.tokens.token_bytes import TokenBytes
 from fusion.tokens.vocabulary import FEW, VocabularyMap
 
 

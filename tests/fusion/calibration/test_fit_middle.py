@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.calibration import middle
+from fusion.calibration import fit_middle as middle
 from fusion.calibration.calibrate import calibrate
-from fusion.calibration.middle import fit_middle, ridge
+from fusion.calibration.fit_middle import fit_middle, ridge
 from fusion.calibration.store import CalibrationStore
 
 
@@ -72,7 +72,9 @@ def test_ridge_solves_the_normal_equations(n, width, penalty, seed):
 
 def test_bridges_begin_as_the_ridge_map_with_a_small_weight(store, braid, monkeypatch):
     """Share times weight is 0.05: that much of the bridged donor is mixed in."""
-    monkeypatch.setattr("fusion.calibration.middle.train_part", lambda *a, **o: None)
+    monkeypatch.setattr(
+        "fusion.calibration.fit_middle.train_part", lambda *a, **o: None
+    )
     model = braid("llama", "gemma", layers=(1,), strategy="learned_weighted", std=0)
     fit_middle(store, model, epochs=1)
     fuser = model.fusers["1"]
@@ -86,7 +88,9 @@ def test_bridges_begin_as_the_ridge_map_with_a_small_weight(store, braid, monkey
 
 
 def test_no_weight_for_a_donor_with_share_0(store, braid, monkeypatch):
-    monkeypatch.setattr("fusion.calibration.middle.train_part", lambda *a, **o: None)
+    monkeypatch.setattr(
+        "fusion.calibration.fit_middle.train_part", lambda *a, **o: None
+    )
     options = {"layers": (1,), "strategy": "learned_weighted", "shares": [1.0, 0.0]}
     model = braid("llama", "gemma", **options, std=0)
     fit_middle(store, model, epochs=1)

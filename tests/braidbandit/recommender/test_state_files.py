@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from braidbandit.recommender.state import read_state, write_state
+from braidbandit.recommender.state_files import read_state, write_state
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_round_trip_and_replacement(saved):
 
 
 def test_a_crash_before_the_manifest_leaves_the_old_state(saved, monkeypatch):
-    from braidbandit.recommender import state
+    from braidbandit.recommender import state_files as state
 
     write = state.write_atomic
 
@@ -58,7 +58,7 @@ def test_savers_at_once_take_turns(tmp_path):
 
 
 def test_a_reader_without_the_lock_sees_a_state(saved, monkeypatch):
-    from braidbandit.recommender import state
+    from braidbandit.recommender import state_files as state
 
     def refuse(path, timeout):
         raise PermissionError(f"read-only: {path}")

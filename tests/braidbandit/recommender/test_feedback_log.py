@@ -15,8 +15,8 @@ REWARDS = np.random.default_rng(3).random(60).round(3)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_SETTLED", 20)
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 5)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_SETTLED", 20)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 5)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_every_decision_since_the_saved_state_is_paid_for(
     agent, ledger, tmp_path, monkeypatch
 ):
     """Of 12, four wait and the records of five rewards are kept."""
-    for place in ("feedback", "ledger_sync"):
+    for place in ("feedback_log", "ledger_sync"):
         monkeypatch.setattr(f"braidbandit.recommender.{place}.MOST_PENDING", 4)
     agent.set_params(mean_cost=0.1)
     first = decide(agent, ledger, 3)
@@ -301,7 +301,7 @@ def test_every_decision_since_the_saved_state_is_paid_for(
 
 def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
     """Of at most 200, two more are kept until the oldest three go together."""
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_SETTLED", 200)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_SETTLED", 200)
     ids, sizes = [], []
     for i in range(206):
         decision = agent.recommend(TASKS[i % 40])
@@ -313,7 +313,7 @@ def test_old_rewards_are_dropped_many_at_once(agent, monkeypatch):
 
 
 def test_revised_records_are_as_few_and_as_small_as_learnt_ones(agent, monkeypatch):
-    monkeypatch.setattr("braidbandit.recommender.feedback._MOST_LEARNT", 2)
+    monkeypatch.setattr("braidbandit.recommender.feedback_log._MOST_LEARNT", 2)
     decisions = [agent.recommend(task) for task in TASKS[:6]]
     for decision in decisions:
         agent.update(decision, 0.5)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fusion.calibration import gate
-from fusion.calibration.gate import active_gate, fit_gate
+from fusion.calibration import fit_gate as gate
+from fusion.calibration.fit_gate import active_gate, fit_gate
 from fusion.calibration.sample import sample_states
 from fusion.calibration.store import CalibrationStore
 

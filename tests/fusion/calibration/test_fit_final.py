@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusion.calibration.final import Positions, fit_final, own_map
+from fusion.calibration.fit_final import Positions, fit_final, own_map
 from fusion.calibration.store import CalibrationStore
 
 STRATEGIES = ("learned_weighted", "router", "attention")

@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from fusion.tokens.alignment import (
+from fusion.tokens.token_bytes import (
     TokenBytes,
     common_prefix,
     complete_text,
