@@ -308,7 +308,9 @@ def test_an_encoder_that_is_fitted_again_outside_is_refused():
     decision = one.recommend("x")
     one.encoder.fit(TASKS[:20])
     for call in CALLS.values():
-        with pytest.raises(ValueError, match="fitted anew after learning began"):
+        with pytest.raises(
+            ValueError, match="fitted anew or set otherwise after learning began"
+        ):
             call(one, decision)
 
 
