@@ -34,7 +34,7 @@ from braidbandit.recommender.objectives import as_quality, check_price
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.recommender.saving import purged
 from braidbandit.tasks.encoder import TaskEncoder, is_hash_of
-from braidbandit.tasks.packaged import load_tasks, task_of
+from braidbandit.tasks.packaged import load_tasks, without_answer
 
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
@@ -650,7 +650,7 @@ def _recommender_of(
         encoder = encoder or TaskEncoder(cache_dir=kept)
         if not encoder.__sklearn_is_fitted__():
             copied: Any = clone(encoder)
-            encoder = copied.fit([task_of(task) for task in load_tasks("train")])
+            encoder = copied.fit([without_answer(task) for task in load_tasks("train")])
         return BraidRecommender(
             catalogue,
             encoder,

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +26,7 @@ from braidbandit.catalogue.cards import ModelCard
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision, Event
+from braidbandit.ledger.records import Decision, Event, new_id
 from braidbandit.recommender import saving
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.drift import DriftMonitor
@@ -353,10 +352,14 @@ class BraidRecommender(BaseEstimator):
         place = rng.bit_generator.state
         row, belief, latency = choice.arm, now.belief, now.latency
         view = ChoiceView(model, now, choice, kind)
-        braid = catalogue.braids[row]
+        braid, hashed, sentence = (
+            catalogue.braids[row],
+            task_hash(task),
+            view.sentence(),
+        )
         decision = Decision(
-            id=uuid4().hex,
-            task_hash=task_hash(task),
+            id=new_id(),
+            task_hash=hashed,
             x=tuple(now.x.tolist()),
             braid=braid,
             propensity=choice.propensity,
@@ -372,7 +375,7 @@ class BraidRecommender(BaseEstimator):
             policy=type(self.policy or policy).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self._in_use.hash,
-            sentence=view.sentence(),
+            sentence=sentence,
             version=len(model.versions.get(braid.id, ())),
             expected_latency_ms=None if latency is None else float(latency[row]),
         )
