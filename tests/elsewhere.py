@@ -37,6 +37,9 @@ class There(torch.Tensor):
     def tolist(self) -> Any:
         return self.inner.tolist()
 
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
@@ -79,10 +82,15 @@ class _Operations(TorchDispatchMode):
 
 
 class _Literals(TorchFunctionMode):
-    """``torch.tensor`` would move its numbers before `_Operations` sees them."""
+    """``torch.tensor`` would move its numbers before `_Operations` sees them.
+
+    So would a list of numbers that is an index.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            args = [torch.tensor(x) if isinstance(x, list) else x for x in args]
         device = kwargs.pop("device", None) if func is torch.tensor else None
         made = func(*args, **kwargs)
         return made if device is None else made.to(device)

@@ -204,6 +204,37 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
+def handmade(tokens: str, words: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of the tokens that are listed, for sums by hand.
+
+    Each is made of the longest earlier token that it begins with and what is left of
+    it, the earlier pairs first; "_" is a space, and "<...>" a special token. With
+    ``words`` a text is split before the space of each word, as GPT-2 does.
+
+    Examples
+    --------
+    >>> handmade("a b ab _ _a").tokenize("ab a")
+    ['ab', 'Ġa']
+    """
+    names = [name.replace("_", "\u0120") for name in tokens.split()]
+    merges = []
+    for n, name in enumerate(names):
+        known = [t for t in names[:n] if name.startswith(t) and name[len(t) :] in names]
+        if len(name) > 1 and known:
+            longest = max(known, key=len)
+            merges.append((longest, name[len(longest) :]))
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(False, use_regex=words)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [name for name in names if name.startswith("<")]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=special,
+        clean_up_tokenization_spaces=False,
+    )
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():

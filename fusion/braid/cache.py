@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ..strands.strand import Strand, Tap
-from ..tokens.token_bytes import Head, TokenTree
+from ..tokens.token_bytes import Head, TokenTree, Way
+from ..tokens.vocabulary import VocabularyMap
 from .donors import DonorPath, crop_layers, walk
 from .fusers import DonorStates
 
@@ -48,14 +50,19 @@ class Row:
     shift: int = 0
     padding: list[int] = field(default_factory=list)
 
-    def prefixes(self, anchor: Strand, donor: Strand, new: int) -> list[list[int]]:
-        """The donor's tokens for the text up to each of the last ``new`` positions."""
+    def prefixes(
+        self, anchor: Strand, donor: Strand, new: int
+    ) -> tuple[list[list[int]], list[list[Way]]]:
+        """The donor's tokens for the text up to each of the last ``new`` positions.
+
+        And for each of these positions, which of them are of its text.
+        """
         if not new:
-            return []
-        found, self.heads[donor.name] = donor.tokens.of_growing_anchor(
+            return [], []
+        rows, ways, self.heads[donor.name] = donor.tokens.of_growing_anchor(
             anchor.tokens, self.ids, new, self.heads.get(donor.name)
         )
-        return found
+        return rows, ways
 
     def extend(
         self,
@@ -114,12 +121,14 @@ class BraidCache(DynamicCache):
 
     The anchor's keys and values are this cache itself; ``rows`` holds the rest.
     ``prompt_length`` is for rows that are not begun yet, as in `BraidedLLM.forward`;
-    ``long`` is whether the anchor read them as long texts (`Strand.turn`).
+    ``long`` is whether the anchor read them as long texts (`Strand.turn`); ``said`` is
+    what donors said at the places that the last step looked at.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
+        self.said: dict[Any, Tensor] = {}
         self.prompt_length: int | Tensor | None = None
         self.long = False
 
@@ -164,6 +173,7 @@ class BraidCache(DynamicCache):
     def reset(self) -> None:
         super().reset()
         self.rows, self.prompt_length, self.long = [], None, False
+        self.said = {}
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
@@ -370,46 +380,106 @@ def _prompts(
     return prompts
 
 
+@dataclass
+class Gathered:
+    """What one donor makes of a step.
+
+    Attributes
+    ----------
+    states : dict of Tap to DonorStates
+    readings : ndarray (B, T) of Reading or None
+        What its distribution is told by; None where it has no state beside a position.
+        Empty where it is not asked for.
+    """
+
+    states: dict[Tap, DonorStates]
+    readings: np.ndarray
+
+
 def gather_rows(
-    step: Step, anchor: Strand, donor: Strand, taps: Sequence[Tap]
-) -> dict[Tap, DonorStates]:
+    step: Step,
+    anchor: Strand,
+    donor: Strand,
+    taps: Sequence[Tap],
+    carrier: VocabularyMap | None = None,
+) -> Gathered:
     """Advance one donor in every row and batch what the anchor may see of it.
 
     A position behind the part that donors read has no donor state beside it, and may
-    look at all of that part.
+    look at all of that part. With a ``carrier`` the donor's distribution is asked for.
     """
     device, B, T = anchor.device, len(step.rows), step.length
     walked: list[dict[Tap, Tensor]] = []
-    trees: list[TokenTree] = []
-    for row, columns in zip(step.rows, step.columns, strict=True):
+    trees: list[tuple[TokenTree, list[list[Way]]]] = []
+    readings = np.full((B, T) if carrier else (0, 0), None, dtype=object)
+    for b, (row, columns) in enumerate(zip(step.rows, step.columns, strict=True)):
         path = row.donors.setdefault(donor.name, DonorPath())
-        prefixes = row.prefixes(anchor, donor, len(columns))
+        prefixes, ways = row.prefixes(anchor, donor, len(columns))
+        known = list(path.ids)
         states, tree = walk(donor, path, prefixes, taps)
         walked.append(states)
-        trees.append(tree)
+        trees.append((tree, ways))
+        if carrier is not None and columns:
+            ids = [*known[: tree.past], *tree.tokens]
+            read = _readings(row, anchor, donor, carrier, tree, ways, ids, states)
+            readings[b, columns] = read
     size = max((states[taps[0]].shape[0] for states in walked), default=0)
     last = torch.full((B, T), -1, dtype=torch.long)
     visible = torch.zeros(B, T, size, dtype=torch.bool)
-    for b, tree in enumerate(trees):
-        _mark(tree, step.columns[b], step.after[b], last[b], visible[b])
+    for b, (tree, ways) in enumerate(trees):
+        _mark(tree, ways, step.columns[b], step.after[b], last[b], visible[b])
     last, visible = last.to(device), visible.to(device)
     result = {}
     for tap in taps:
         padded = pad_sequence([states[tap] for states in walked], batch_first=True)
         result[tap] = DonorStates(padded.to(device), last, visible)
-    return result
+    return Gathered(result, readings)
+
+
+def _readings(
+    row: Row,
+    anchor: Strand,
+    donor: Strand,
+    carrier: VocabularyMap,
+    tree: TokenTree,
+    ways: Sequence[Sequence[Way]],
+    ids: Sequence[int],
+    states: dict[Tap, Tensor],
+) -> np.ndarray:
+    """How the donor may have read the text up to each of the last positions, (n,)."""
+    first = len(row.ids) - len(ways)
+    # Some tokenizers write a space before the text.
+    space = b" " if donor.tokens.prepends_space else b""
+    data = space + anchor.tokens.text(row.ids)
+    ends = (anchor.tokens.ends(row.ids)[first:] + len(space)).tolist()
+    return carrier.readings(
+        [[(tree.seen[way.row], way.behind) for way in mine] for mine in ways],
+        ids,
+        states["final"],
+        [data[max(end - carrier.longest, 0) : end] for end in ends],
+        anchor.tokens.spellings(row.ids, first),
+    )
 
 
 def _mark(
     tree: TokenTree,
+    ways: Sequence[Sequence[Way]],
     columns: Sequence[int],
     after: Sequence[int],
     last: Tensor,
     visible: Tensor,
 ) -> None:
-    """Fill in for one row what each column sees, (T,) and (T, S)."""
+    """Fill in for one row what each column sees, (T,) and (T, S).
+
+    Of a text that was read in two ways, the tokens that it certainly has.
+    """
     before: tuple[int, list[int]] = (0, [])
-    for t, tokens, keep in zip(columns, tree.seen, tree.kept, strict=True):
+    done = 0
+    for t, mine in zip(columns, ways, strict=True):
+        # A first character that is white space leaves nothing that is certain.
+        way = next((w.row for w in mine if tree.seen[w.row]), mine[-1].row)
+        tokens = tree.seen[way]
+        keep = min(tree.kept[done : way + 1], default=len(tokens))
         # Most of what one position sees, the next one sees too.
         if keep:
             visible[t] = visible[before[0]]
@@ -417,7 +487,7 @@ def _mark(
         visible[t, tokens[keep:]] = True
         if tokens:
             last[t] = tokens[-1]
-        before = t, tokens
+        before, done = (t, tokens), way + 1
     known = tree.seen[-1] if tree.seen else list(range(tree.past))
     for t in after:
         visible[t, known] = True

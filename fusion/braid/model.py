@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
@@ -17,13 +18,13 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .._files import replacing
 from ..strands.pool import Pool
 from ..strands.strand import CACHE, Edit, Strand, Tap, memo_key
-from .cache import BraidCache, Step, advance, gather_rows
+from .cache import BraidCache, Gathered, Step, advance, gather_rows
 from .checkpoint import load_weights, write_weights
 from .configuration import BraidConfig, bridge_layer, one_recipe
 from .fusers import FUSERS, DonorStates
 from .generation import generation_config
 from .options import options_of_anchor, refuse_options
-from .output_mixture import OutputMixer, vocabulary_map
+from .output_mixture import OutputMixer, Said, Voice, vocabulary_map
 
 __all__ = ["BraidStates", "BraidedLLM"]
 
@@ -33,8 +34,8 @@ class BraidStates:
     """Everything the heads need: fused states, and donors' beside each position."""
 
     hidden: Tensor  # (B, T, width) after the final norm and its fuser
-    donors: list[Tensor]  # (B, T, width_i) final states, for the output mixture
-    present: list[Tensor]  # (B, T) bool
+    donors: list[np.ndarray]  # (B, T) of Reading or None, for the output mixture
+    said: Said | None = None  # what donors said at the places of the step before
 
 
 class _Feed(NamedTuple):
@@ -261,8 +262,8 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         )
         # Where no donor has a state beside a position, only attention does anything.
         fusing = self.active and (step.reads or self.config.strategy == "attention")
-        sources = self._sources(step, text, memo) if fusing else {}
-        edits = self._edits(sources) if fusing else {}
+        found = self._gather(step, text, memo) if fusing else []
+        edits = self._edits(found) if fusing else {}
         known = (*self._key, text)
         hidden = None if edits else memo.get(known)
         if hidden is None:
@@ -278,78 +279,77 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             if not edits:
                 memo[known] = hidden
         if not fusing:
-            return BraidStates(hidden, [], [])
-        return self._finish(hidden, sources.get("final", []))
+            return BraidStates(hidden, [])
+        if "final" in self.fusers:
+            sources = self._sources("final", found)
+            hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
+        readings = [] if self.mixer is None else [got.readings for got in found]
+        return BraidStates(hidden, readings, None if cache is None else cache.said)
 
-    def _sources(
+    def _gather(
         self, step: Step, text: object, memo: MutableMapping[Any, Any]
-    ) -> dict[int | str, list[DonorStates]]:
-        """What donors say beside the step, for each fusion layer."""
-        sources: dict[int | str, list[DonorStates]] = {}
-        for feed in self._feeds:
-            key = (*feed.key, text, step.key)
+    ) -> list[Gathered]:
+        """What each donor makes of the step."""
+        found = []
+        maps = [None] * len(self._feeds) if self.mixer is None else self.mixer.maps
+        for feed, carrier in zip(self._feeds, maps, strict=True):
+            key = (*feed.key, text, step.key, carrier is None)
             got = memo.get(key)
             if got is None:
-                got = gather_rows(step, self.anchor, feed.donor, feed.tapped)
+                got = gather_rows(step, self.anchor, feed.donor, feed.tapped, carrier)
                 memo[key] = got
-            for layer, tap in feed.taps.items():
-                sources.setdefault(layer, []).append(got[tap])
-        return sources
+            found.append(got)
+        return found
 
-    def _edits(self, sources: Mapping[int | str, list[DonorStates]]) -> dict[int, Edit]:
+    def _sources(
+        self, layer: int | str, found: Sequence[Gathered]
+    ) -> list[DonorStates]:
+        """What donors say beside the step, for one fusion layer."""
+        feeds = zip(self._feeds, found, strict=True)
+        return [got.states[feed.taps[layer]] for feed, got in feeds]
+
+    def _edits(self, found: Sequence[Gathered]) -> dict[int, Edit]:
         """What fuses the output of each of the anchor's layers that has a fuser."""
         shares = self.config.shares[1:]
         return {
             layer: partial(
-                self.fusers[str(layer)], sources=sources[layer], shares=shares
+                self.fusers[str(layer)],
+                sources=self._sources(layer, found),
+                shares=shares,
             )
             for layer in self.layers()
         }
 
-    def _finish(self, hidden: Tensor, sources: Sequence[DonorStates]) -> BraidStates:
-        """What is fused after the final norm, and what the output mixture needs."""
-        if "final" in self.fusers:
-            hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
-        if self.mixer is None:
-            return BraidStates(hidden, [], [])
-        aligned = [source.aligned() for source in sources]
-        return BraidStates(
-            hidden, [a for a, _ in aligned], [p[..., 0] for _, p in aligned]
-        )
-
     def head(self, states: BraidStates, index: Any = ...) -> Tensor:
         """Logits (N, V) for the positions ``states.*[index]``, flattened."""
-        anchor, donors, present = self._head_inputs(states, index)
-        if self.mixer is None or not donors:
-            return anchor
-        return self.mixer(anchor, donors, present, self.config.shares)
+        hidden = states.hidden[index].reshape(-1, self.anchor.width)
+        logits = self.anchor.logits(hidden)
+        if self.mixer is None or not states.donors:
+            return logits
+        return self.mixer(logits, self._voices(states, index), self.config.shares)
 
     def distributions(
         self, states: BraidStates, index: Any = ...
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """What an output mixture mixes, (N, V) per strand, and what its gate sees."""
+    ) -> Iterator[tuple[list[Tensor], Tensor | None, list[bool]]]:
+        """What an output mixture mixes at some positions; see `OutputMixer.parts`."""
         if self.mixer is None:
             raise ValueError(
                 "this braid mixes no distributions; build one with 'output' among "
                 f"its fusion layers, which are {self.config.fusion_layers}"
             )
-        anchor, donors, _ = self._head_inputs(states, index)
-        return self.mixer.parts(anchor, donors)
-
-    def _head_inputs(
-        self, states: BraidStates, index: Any
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits of the anchor and of each donor, and where the donors are present."""
         hidden = states.hidden[index].reshape(-1, self.anchor.width)
-        logits = self.anchor.logits(hidden)
-        if self.mixer is None or not states.donors:
-            return logits, [], []
-        final = [h[index].reshape(-1, h.shape[-1]) for h in states.donors]
-        donors = [
-            donor.logits(h)
-            for donor, h in zip(self.donors, self.mixer.adapt(final), strict=True)
+        return self.mixer.parts(self.anchor.logits(hidden), self._voices(states, index))
+
+    def _voices(self, states: BraidStates, index: Any) -> list[Voice]:
+        """What the output mixture asks of each donor at some positions."""
+        if isinstance(index, tuple):
+            index = tuple(
+                i.cpu().numpy() if isinstance(i, Tensor) else i for i in index
+            )
+        return [
+            Voice(readings[index].reshape(-1), donor.logits, states.said)
+            for donor, readings in zip(self.donors, states.donors, strict=True)
         ]
-        return logits, donors, [p[index].reshape(-1) for p in states.present]
 
     def forward(
         self,

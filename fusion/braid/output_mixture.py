@@ -10,18 +10,22 @@ is trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..strands.pool import default_cache
 from ..strands.strand import Strand
-from ..tokens.vocabulary import VocabularyMap
+from ..tokens.vocabulary import Carried, VocabularyMap
 from .fusers import unit_rms, zero_linear
 
-BLOCK = 16  # rows of a vocabulary that stay in a processor's cache: twice as fast
+BLOCK = 32  # positions whose distributions are in memory at once
+FEW = 32  # places of a step of which what donors said is kept
 
 _MAPS: WeakKeyDictionary[Strand, WeakKeyDictionary[Strand, dict[Any, VocabularyMap]]]
 _MAPS = WeakKeyDictionary()
@@ -34,14 +38,22 @@ def vocabulary_map(anchor: Strand, donor: Strand) -> VocabularyMap:
     pairs = tuple(special_pairs(anchor, donor))
     if pairs not in known:
         known[pairs] = VocabularyMap(
-            # A tokenizer may name more tokens than its model has.
-            anchor.tokens.table[: anchor.vocab_size],
-            donor.tokens.table[: donor.vocab_size],
+            anchor.tokens,
+            donor.tokens,
             anchor.vocab_size,
             donor.vocab_size,
             pairs,
+            _folder(),
         )
     return known[pairs]
+
+
+def _folder() -> Path | None:
+    """Where maps are kept; nowhere for a user without a home."""
+    try:
+        return default_cache() / "vocabularies"
+    except RuntimeError:
+        return None
 
 
 def special_pairs(anchor: Strand, donor: Strand) -> list[tuple[int, int]]:
@@ -63,6 +75,28 @@ def special_pairs(anchor: Strand, donor: Strand) -> list[tuple[int, int]]:
     return pairs
 
 
+# What donors said at some places: by donor, adapter and state.
+Said: TypeAlias = dict[Any, Tensor]
+
+
+class Voice(NamedTuple):
+    """What a donor says beside N positions.
+
+    Attributes
+    ----------
+    readings : ndarray (N,) of Reading or None
+        None where the donor is not there.
+    logits : callable
+        From its final states (n, width) to its logits (n, V).
+    said : dict or None
+        Kept from step to step while a text is written.
+    """
+
+    readings: np.ndarray
+    logits: Callable[[Tensor], Tensor]
+    said: Said | None = None
+
+
 class OutputMixer(nn.Module):
     """Mixes the anchor's distribution with its donors'.
 
@@ -79,39 +113,61 @@ class OutputMixer(nn.Module):
         self, donor_widths: Sequence[int], maps: Sequence[VocabularyMap], gated: bool
     ) -> None:
         super().__init__()
-        self.maps = nn.ModuleList(maps)
+        self.maps = list(maps)
         self.adapters = nn.ModuleList(zero_linear(w, w) for w in donor_widths)
         self.gate: nn.Linear | None = None
         if gated:
             n = len(maps)
-            self.gate = zero_linear(2 + 3 * n, n + 1)
+            self.gate = zero_linear(2 + 5 * n, n + 1)
 
-    def adapt(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Each donor's final states (N, width_i), with its own adapter."""
+    def said(self, donor: int, voice: Voice) -> list[list[Tensor]]:
+        """What a donor says (V_i,) at each node of each reading: log-probabilities."""
+        adapter = self.adapters[donor]
+        nodes = [node for r in voice.readings if r is not None for node in r.nodes]
+        # A place in the text is a node of several readings.
+        places = {node.state.data_ptr(): node.state for node in nodes}
+        known: dict[int, Tensor] = {}
+        keys: dict[int, Any] = {}
+        if voice.said is not None and len(places) <= FEW:
+            version = [p._version for p in adapter.parameters()]
+            keys = {
+                at: (donor, *version, state.float().cpu().numpy().tobytes())
+                for at, state in places.items()
+            }
+            known = {at: voice.said[k] for at, k in keys.items() if k in voice.said}
+        new = [at for at in places if at not in known]
+        if new:
+            hidden = torch.stack([places[at] for at in new]).float()
+            hidden = hidden + adapter(unit_rms(hidden))
+            logs = voice.logits(hidden).float().log_softmax(-1)
+            known.update(zip(new, logs, strict=True))
+        if voice.said is not None:
+            for key in [key for key in voice.said if key[0] == donor]:
+                del voice.said[key]
+            voice.said.update({key: known[at].detach() for at, key in keys.items()})
         return [
-            hidden + adapter(unit_rms(hidden))
-            for adapter, hidden in zip(
-                self.adapters, (h.float() for h in states), strict=True
-            )
+            [] if r is None else [known[node.state.data_ptr()] for node in r.nodes]
+            for r in voice.readings
         ]
 
     @staticmethod
-    def features(log_p: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
-        """What the gate sees, (N, 2 + 3 n) of n + 1 strands.
+    def features(parts: Sequence[Tensor], told: Sequence[Carried]) -> Tensor:
+        """What the gate sees at a position, (2 + 5 n,) of n + 1 strands.
 
-        Entropy and largest log-probability of each, in its own vocabulary (``log_p``),
-        and how much each carried distribution overlaps with the anchor's (log
-        Bhattacharyya coefficient of ``parts``).
+        Entropy and largest log-probability of each distribution (V,); of each carried
+        one also how much it overlaps with the anchor's (log Bhattacharyya coefficient),
+        and how much of it is inside a token or unread.
         """
         columns = []
-        for log in log_p:
-            finite = log.clamp(min=-1e4)  # 0 log 0 is 0
-            columns += [-(finite.exp() * finite).sum(-1), finite.amax(-1)]
-        for p in parts[1:]:
+        for p in parts:
+            log = p.clamp(min=1e-30).log_()
+            columns += [-(p @ log), log.amax()]
+        for carried in told:
             # Clamped before the root: its slope at 0 is infinite.
-            shared = (parts[0] * p).clamp(min=1e-30).sqrt().sum(-1)
+            shared = (parts[0] * carried.p).clamp(min=1e-30).sqrt().sum()
             columns.append(shared.clamp(min=1e-12).log())
-        return torch.stack(columns, dim=-1)
+            columns += [carried.inside, carried.unread]
+        return torch.stack(columns)
 
     def log_weights(
         self,
@@ -132,36 +188,44 @@ class OutputMixer(nn.Module):
         return scores.log_softmax(-1)
 
     def parts(
-        self, anchor: Tensor, donors: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """Distributions in the anchor's vocabulary, (N, V_a) each, and gate features.
+        self, anchor: Tensor, voices: Sequence[Voice]
+    ) -> Iterator[tuple[list[Tensor], Tensor | None, list[bool]]]:
+        """What is mixed, of the anchor's logits (N, V_a) and what donors say.
 
-        From logits (N, V_a) and (N, V_i).
+        For each position the distributions (V_a,) of all strands, what the gate sees of
+        them, and which donors are there.
         """
-        log_p = [x.float().log_softmax(-1) for x in (anchor, *donors)]
-        p = log_p[0].exp()
-        carried = [
-            carry(log.exp(), p) for carry, log in zip(self.maps, log_p[1:], strict=True)
-        ]
-        parts = [p, *carried]
-        return parts, None if self.gate is None else self.features(log_p, parts)
+        for low in range(0, len(anchor), BLOCK):
+            here = [v._replace(readings=v.readings[low : low + BLOCK]) for v in voices]
+            said = [self.said(i, voice) for i, voice in enumerate(here)]
+            for n, log_p in enumerate(
+                anchor[low : low + BLOCK].float().log_softmax(-1)
+            ):
+                p = log_p.exp()
+                readings = [voice.readings[n] for voice in here]
+                told = [
+                    Carried(p, p.new_zeros(()), p.new_ones(()))
+                    if reading is None
+                    else carrier.carry(reading, logs[n], p)
+                    for reading, carrier, logs in zip(
+                        readings, self.maps, said, strict=True
+                    )
+                ]
+                parts = [p, *(carried.p for carried in told)]
+                seen = None if self.gate is None else self.features(parts, told)
+                yield parts, seen, [reading is not None for reading in readings]
 
     def forward(
-        self,
-        anchor: Tensor,
-        donors: Sequence[Tensor],
-        present: Sequence[Tensor],
-        shares: Sequence[float],
+        self, anchor: Tensor, voices: Sequence[Voice], shares: Sequence[float]
     ) -> Tensor:
-        """Mix logits (N, V_a) and (N, V_i) to log-probabilities (N, V_a)."""
+        """Mix logits (N, V_a) with what donors say to log-probabilities (N, V_a)."""
         rows = []
-        for low in range(0, max(len(anchor), 1), BLOCK):
-            at = slice(low, low + BLOCK)
-            parts, features = self.parts(anchor[at], [d[at] for d in donors])
-            here = [p[at] for p in present]
-            weights = self.log_weights(features, here, shares).exp()
-            mixed = parts[0] * weights[:, :1]
-            for i, p in enumerate(parts[1:], 1):
-                mixed = torch.addcmul(mixed, p, weights[:, i : i + 1])
+        for parts, seen, there in self.parts(anchor, voices):
+            present = [torch.tensor([here], device=anchor.device) for here in there]
+            features = None if seen is None else seen[None]
+            weights = self.log_weights(features, present, shares)[0].exp()
+            mixed = parts[0] * weights[0]
+            for p, weight in zip(parts[1:], weights[1:], strict=True):
+                mixed = torch.addcmul(mixed, p, weight)
             rows.append(mixed.clamp(min=1e-30).log())
-        return torch.cat(rows)
+        return torch.stack(rows) if rows else anchor.float()

@@ -46,8 +46,7 @@ def _fit(store: CalibrationStore, model: BraidedLLM, gate: nn.Linear) -> None:
     mixer = model.mixer
     assert mixer is not None  # it has this gate
     sample = sample_states(store, model, store.held_out[1::2], POSITIONS)
-    features, p = _seen(model, sample)
-    present = [part[0] for part in sample.states.present]
+    features, p, present = _seen(model, sample)
     optimiser = torch.optim.LBFGS(
         gate.parameters(), max_iter=100, line_search_fn="strong_wolfe"
     )
@@ -65,14 +64,19 @@ def _fit(store: CalibrationStore, model: BraidedLLM, gate: nn.Linear) -> None:
 
 
 @torch.no_grad()
-def _seen(model: BraidedLLM, sample: Sample) -> tuple[Tensor, Tensor]:
-    """What the gate sees (N, k), and the targets' probability for each strand."""
-    rows, picked = [], []
+def _seen(model: BraidedLLM, sample: Sample) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """What the gate sees (N, k), the targets' probability for each strand, and where
+    each donor is present (N,)."""
+    rows, picked, here = [], [], []
     for low in range(0, len(sample.targets), BLOCK):
         at = slice(low, low + BLOCK)
-        parts, seen = model.distributions(sample.states, (slice(None), at))
-        assert seen is not None  # a gate sees something
-        rows.append(seen)
-        chosen = [p.gather(1, sample.targets[at, None]) for p in parts]
-        picked.append(torch.cat(chosen, dim=1))
-    return torch.cat(rows), torch.cat(picked)
+        found = model.distributions(sample.states, (slice(None), at))
+        for target, (parts, seen, there) in zip(
+            sample.targets[at].tolist(), found, strict=True
+        ):
+            assert seen is not None  # a gate sees something
+            rows.append(seen)
+            picked.append(torch.stack([p[target] for p in parts]))
+            here.append(there)
+    places = torch.tensor(here, device=sample.targets.device)
+    return torch.stack(rows), torch.stack(picked), list(places.unbind(-1))

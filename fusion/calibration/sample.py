@@ -62,19 +62,17 @@ def sample_states(
     own = store.features(model.anchor)
     per_text = math.ceil(count / len(texts))
     generator = np.random.default_rng(store.seed)
-    hidden, before, donors, present, targets = [], [], [], [], []
+    hidden, before, donors, targets = [], [], [], []
     for i in texts:
         read = model.encode(own[i].ids[None], memo=store.memo(model, i))
         at = generator.permutation(len(own[i].ids) - 1)[:per_text]
         hidden.append(read.hidden[0, at])
         before.append(own[i].hidden[at])
-        donors.append([d[0, at] for d in read.donors])
-        present.append([p[0, at] for p in read.present])
+        donors.append([readings[0, at] for readings in read.donors])
         targets.append(own[i].targets[at])
     states = BraidStates(
         torch.cat(hidden)[None],
-        [torch.cat(d)[None] for d in zip(*donors, strict=True)],
-        [torch.cat(p)[None] for p in zip(*present, strict=True)],
+        [np.concatenate(readings)[None] for readings in zip(*donors, strict=True)],
     )
     n_bytes = sum(int(own[i].ends[-1] - own[i].ends[0]) for i in texts)
     n_tokens = sum(len(own[i].ids) - 1 for i in texts)

@@ -10,7 +10,8 @@ strands into a `Pool` and call `run_all`, or let pytest show every check by itse
         model = conformance.randomise(my_braid())
         conformance.checks(model, tmp_path, my_pool)[name]()
 
-`parity` measures on your own pair and text what the checks test.
+`parity` measures on your own pair and text what the checks test; `check_carrying`
+returns, and `run_all` prints, how far an output mixture is from the exact one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ..braid.model import BraidedLLM
 from ..strands.pool import Pool
+from .carrying import Carrying, check_carrying
 from .parity import Parity, parity
 from .reading import (
     check_batch,
@@ -38,10 +40,12 @@ __all__ = [
     "ATOL",
     "NAMES",
     "TEXTS",
+    "Carrying",
     "Parity",
     "check_batch",
     "check_beams",
     "check_cache",
+    "check_carrying",
     "check_causality",
     "check_concurrency",
     "check_donors",
@@ -63,6 +67,7 @@ __all__ = [
 NAMES = (
     "causality",
     "donors",
+    "carrying",
     "cache",
     "prompt",
     "batch",
@@ -93,7 +98,7 @@ def checks(
     pool: Pool,
     texts: Sequence[str] = TEXTS,
     atol: float = ATOL,
-) -> dict[str, Callable[[], None]]:
+) -> dict[str, Callable[[], object]]:
     """Every check by name (`NAMES`), ready to be called.
 
     Parameters
@@ -112,6 +117,7 @@ def checks(
     return {
         "causality": partial(check_causality, model, texts, atol),
         "donors": partial(check_donors, model, texts[:2], atol),
+        "carrying": partial(check_carrying, model, texts, atol),
         "cache": partial(check_cache, model, texts, atol),
         "prompt": partial(check_prompt, model, texts),
         "batch": partial(check_batch, model, texts, atol),
@@ -133,6 +139,8 @@ def run_all(
     texts: Sequence[str] = TEXTS,
     atol: float = ATOL,
 ) -> None:
-    """Every check on one braid; parameters as of `checks`."""
-    for check in checks(model, path, pool, texts, atol).values():
-        check()
+    """Every check on one braid, with what it measured; parameters as of `checks`."""
+    for name, check in checks(model, path, pool, texts, atol).items():
+        found = check()
+        if found is not None:
+            print(f"{name}: {found}")

@@ -25,6 +25,7 @@ from .tools import (
     readings,
     reported,
     resegmented,
+    ways,
 )
 
 
@@ -98,8 +99,9 @@ def check_donors(
                     ids_of_step = batch_of(model, [new])
                     step_of = advance(model.anchor, ids_of_step, cache=cache)
                     found = gather_rows(step_of, model.anchor, donor, ["final"])
+                    view = found.states["final"]
                     what = f"donor {donor.name}, {text!r} from position {low}"
-                    _check_view(found["final"], wanted[low : low + step], atol, what)
+                    _check_view(view, wanted[low : low + step], atol, what)
 
 
 def _check_view(
@@ -152,7 +154,7 @@ def check_prompt(model: BraidedLLM, texts: Sequence[str] = TEXTS) -> None:
         for donor in model.donors:
             read = cache.rows[0].donors[donor.name].ids
             prompt = ids[: options["prompt_length"]]
-            wanted = readings(model.anchor, donor, prompt)[-1]
+            wanted = ways(model.anchor, donor, prompt)[-1][-1]
             expect(
                 read == wanted,
                 f"prompt, {text!r}: {donor.name} read tokens {read}, the prompt has "

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ TEXTS = (
 ATOL = 1e-4  # float32 sums in another order; a real defect is orders larger
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def reported(check: Callable[P, None]) -> Callable[P, None]:
+def reported(check: Callable[P, R]) -> Callable[P, R]:
     """A check that reports what a braid raises as it reports a wrong logit.
 
     Without texts it proves nothing, and says so.
@@ -37,11 +38,11 @@ def reported(check: Callable[P, None]) -> Callable[P, None]:
     form = signature(check)
 
     @wraps(check)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         given = form.bind(*args, **kwargs).arguments
         expect(bool(given.get("texts", TEXTS)), f"{name}: no texts prove nothing")
         try:
-            check(*args, **kwargs)
+            return check(*args, **kwargs)
         except AssertionError:
             raise
         except Exception as error:
@@ -169,12 +170,32 @@ def same(got: Tensor, wanted: Tensor, what: str) -> None:
         )
 
 
+def ways(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[list[list[int]]]:
+    """All ways in which a donor reads the text up to each position.
+
+    Told by the text alone. White space at its end may belong to a word that follows: a
+    donor that cuts so reads the text without its last character first. One that does
+    not, beside an anchor that does, reads it with one more space as well.
+    """
+    mine, theirs = donor.tokens, anchor.tokens
+    if mine.key == theirs.key:
+        return [[list(ids[: t + 1])] for t in range(len(ids))]
+    data, found = theirs.text(ids), []
+    for end in theirs.ends(ids).tolist():
+        text = complete_text(data[:end])
+        texts = [text]
+        if mine.leaves_space and len(text) > 1 and text[-1].isspace():
+            texts = [text[:-1], text]
+        elif theirs.leaves_space and not mine.leaves_space and data[:end][-1:] == b" ":
+            texts = [text, f"{text} "]
+        found.append([mine.encode(text) for text in texts])
+    return found
+
+
 def readings(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[list[int]]:
-    """The donor's tokens of the text up to each position, told by the text alone."""
-    if donor.tokens.key == anchor.tokens.key:
-        return [list(ids[: t + 1]) for t in range(len(ids))]
-    data, ends = anchor.tokens.text(ids), anchor.tokens.ends(ids)
-    return [donor.tokens.encode(complete_text(data[: int(e)])) for e in ends]
+    """The donor's tokens beside each position: of the first way that has any."""
+    found = ways(anchor, donor, ids)
+    return [next(filter(None, mine), []) for mine in found]
 
 
 def resegmented(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[int]:
@@ -182,9 +203,9 @@ def resegmented(anchor: Strand, donor: Strand, ids: Sequence[int]) -> list[int]:
 
     Here a donor that reads the whole text differs from one that reads as far as t.
     """
-    found = readings(anchor, donor, ids)
+    whole = donor.tokens.of_anchor(anchor.tokens, ids)
     return [
         t
-        for t, prefix in enumerate(found)
-        if common_prefix(prefix, found[-1]) < len(prefix)
+        for t, prefix in enumerate(readings(anchor, donor, ids))
+        if common_prefix(prefix, whole) < len(prefix)
     ]

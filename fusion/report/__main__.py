@@ -4,7 +4,8 @@ Bits per byte of held-out text (prompt and reference together), by domain: each 
 alone; each strand calibrated alone, which is the matched control (the same fuser fed
 the strand's own states); every strategy at every place, both ways round; and fusers
 trained on a donor whose states are shuffled, the control that has a donor's size.
-An interrupted report goes on where it was.
+An interrupted report goes on where it was. With ``--carrying``, what it costs to tell
+each strand's distribution in another one's tokens, with nothing trained.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from ..strands.machine import dtype_of, reuse_memory
 from ..strands.pool import PACKAGED, Pool, default_cache
+from .carrying import carrying, carrying_table
 from .controls import PLACES, STRATEGIES, plans
 from .held_out import first_of_each, packaged_texts, read_texts
 from .rows import rows_for
@@ -57,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         help="of strands; default: the fastest of this machine",
     )
     add("--store", type=Path, help="default: calibration, in the cache folder")
+    add(
+        "--carrying",
+        action="store_true",
+        help="only what telling a strand in another one's tokens costs",
+    )
     add("--json", action="store_true", help="rows as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="a picture too")
     return found
@@ -84,11 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = options.store or default_cache() / "calibration"
     torch.manual_seed(0)
     reuse_memory()
-    found = read_texts(options.texts) if options.texts else packaged_texts()
-    calibration, held_out = (
-        first_of_each(texts, options.per_domain) for texts in found
-    )
+    texts = read_texts(options.texts) if options.texts else packaged_texts()
+    calibration, held_out = (first_of_each(part, options.per_domain) for part in texts)
     pool = Pool(dtype=dtype_of(options.dtype))
+    if options.carrying:
+        found = carrying(pool, options.models, held_out, not options.json)
+        told = [{**asdict(row), "loss": row.loss} for row in found]
+        print(json.dumps(told, indent=1) if options.json else carrying_table(found))
+        return
     depths = {name: pool.facts(name)["layers"] for name in options.models}
     rows = rows_for(
         pool,

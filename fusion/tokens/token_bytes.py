@@ -13,16 +13,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from tokenizers import Tokenizer
 
 # The beginning of a text, and its tokens.
 Head: TypeAlias = tuple[str, list[int]]
+
+_SPELLING = 32  # bytes: words are shorter
+_BATCH = 50_000  # texts to a call of a tokenizer
 
 
 @lru_cache(maxsize=1)
@@ -58,6 +61,14 @@ def _token_bytes(token: str, byte_level: bool, added: bool) -> bytes:
     return token.replace("\u2581", " ").encode()
 
 
+def _longest_prefix(word: bytes, index: Mapping[bytes, int]) -> int:
+    for length in range(len(word), 0, -1):
+        found = index.get(word[:length])
+        if found is not None:
+            return found
+    return -1
+
+
 def _goes_on(text: str, begin: str) -> bool:
     """Whether a text ends or is cut behind a beginning that an earlier one had.
 
@@ -66,6 +77,13 @@ def _goes_on(text: str, begin: str) -> bool:
     behind = text[len(begin) : len(begin) + 2]
     cut = behind.startswith(" ") and bool(behind[1:].strip())
     return text.startswith(begin) and (cut or not behind)
+
+
+class Way(NamedTuple):
+    """One way to read a text: which row of tokens, and how many bytes are behind it."""
+
+    row: int
+    behind: int
 
 
 class TokenBytes:
@@ -134,6 +152,13 @@ class TokenBytes:
     def _parser(self) -> Tokenizer:
         """Takes special tokens that are written out in a text for what they name."""
         return Tokenizer.from_str(self.state)
+
+    @cached_property
+    def leaves_space(self) -> bool:
+        """Whether the last of several spaces belongs to the word behind them."""
+        ids = self.backend.encode("a    a", add_special_tokens=False).ids
+        words = [self.table[i] for i in ids if b"a" in self.table[i]]
+        return words[-1:] == [b" a"]
 
     @cached_property
     def key(self) -> str:
@@ -251,19 +276,44 @@ class TokenBytes:
         ids: Sequence[int],
         new: int,
         head: Head | None = None,
-    ) -> tuple[list[list[int]], Head | None]:
+    ) -> tuple[list[list[int]], list[list[Way]], Head | None]:
         """`of_anchor` for the text up to each of the last ``new`` tokens of the anchor.
 
-        ``head`` is as in `encode_growing`, and so is what comes back.
+        A text that ends in white space may be cut otherwise once a word follows, of
+        which the last space is a part: it is read without its last character first if
+        the donor cuts so, and with one more space if only the anchor does. ``head`` is
+        as in `encode_growing`.
+
+        Returns
+        -------
+        rows : list of list of int
+            The tokens of each text, shortest first.
+        ways : list of list of Way
+            For each of the anchor's tokens, which rows are of its text.
+        head : tuple of str and list of int, or None
         """
         first = len(ids) - new
         if anchor.key == self.key:
-            return [list(ids[: t + 1]) for t in range(first, len(ids))], None
+            rows = [list(ids[: t + 1]) for t in range(first, len(ids))]
+            return rows, [[Way(i, 0)] for i in range(new)], None
         data = anchor.text(ids)
-        texts = [complete_text(data[:end]) for end in anchor.ends(ids)[first:].tolist()]
+        spaces = anchor.leaves_space and not self.leaves_space
+        texts: list[str] = []
+        ways: list[list[Way]] = []
+        for end in anchor.ends(ids)[first:].tolist():
+            text, read = codecs.utf_8_decode(data[:end], "replace", False)
+            mine = [(text, end - read)]
+            if self.leaves_space and text[1:] and text[-1].isspace():
+                behind = end - read + len(text[-1].encode())
+                mine.insert(0, (text[:-1], behind))
+            elif spaces and text.endswith(" ") and read == end:
+                mine.append((f"{text} ", -1))
+            ways.append([Way(len(texts) + i, n) for i, (_, n) in enumerate(mine)])
+            texts += [text for text, _ in mine]
         # What comes in is refused with the reason. What the anchor then writes is read
         # as nearly as the donor can: no request ends in the middle.
-        return self.encode_growing(texts, head, verify=first == 0)
+        rows, head = self.encode_growing(texts, head, verify=first == 0)
+        return rows, ways, head
 
     def written_behind(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """What ``tokens`` write behind the ``prompt`` that they begin with.
@@ -356,6 +406,140 @@ class TokenBytes:
         if verify:
             self._verify(written, text)
         return ids
+
+    def spelling(self, ids: Sequence[int], t: int) -> tuple[int, ...]:
+        """The tokens up to number ``t``, from the last one that begins a word."""
+        begin, size = t, 0
+        for begin in range(t, -1, -1):
+            word = self.join([ids[begin]])
+            size += len(word)
+            if not word:
+                return tuple(ids[begin + 1 : t + 1])
+            before = self.join(ids[begin - 1 : begin]) if begin else b""
+            if size > _SPELLING or (word[:1].isspace() and not before.isspace()):
+                break
+        return tuple(ids[begin : t + 1])
+
+    def spellings(self, ids: Sequence[int], first: int) -> list[tuple[int, ...]]:
+        """`spelling` up to each token from number ``first`` on."""
+        return [self.spelling(ids, t) for t in range(first, len(ids))]
+
+    def first_tokens(self, words: Sequence[bytes], size: int) -> np.ndarray:
+        """The token with which each string of bytes begins, inside a text.
+
+        As the tokenizer cuts the string; where it cannot, as it is no text, the longest
+        token that the string begins with. White space is cut as before a word.
+
+        Parameters
+        ----------
+        words : sequence of bytes
+        size : int
+            Tokens that the model has.
+
+        Returns
+        -------
+        ndarray (len(words),), int64
+            -1 where no token begins a string.
+        """
+        index: dict[bytes, int] = {}
+        for i, word in enumerate(self.table[:size]):
+            if word:
+                index.setdefault(word, i)
+        found = np.full(len(words), -1, dtype=np.int64)
+        rows, texts = [], []
+        for i, word in enumerate(words):
+            text = self._inside(word + b"a" if word.isspace() else word)
+            if text is None:
+                found[i] = _longest_prefix(word, index)
+            else:
+                rows.append(i)
+                texts.append(text)
+        for low in range(0, len(texts), _BATCH):
+            encoded = self.backend.encode_batch(
+                texts[low : low + _BATCH], add_special_tokens=False
+            )
+            for i, row in zip(rows[low : low + _BATCH], encoded, strict=True):
+                good = self.join(row.ids).startswith(words[i]) and row.ids[0] < size
+                # One space may be a part of the word behind it: no token of its own.
+                good = good and len(self.table[row.ids[0]]) <= len(words[i])
+                found[i] = row.ids[0] if good else _longest_prefix(words[i], index)
+        return found
+
+    def behind(self, before: tuple[int, ...], word: bytes) -> int | None:
+        """The token behind those of ``before`` where a text goes on with ``word``.
+
+        Parameters
+        ----------
+        before : tuple of int
+            From one that begins a word.
+        word : bytes
+
+        Returns
+        -------
+        int or None
+            -1 if the text is then not cut behind them; None if that cannot be told, as
+            ``before`` is not how its bytes are cut, or these are no text.
+        """
+        return self._behind(before, word)
+
+    def behind_each(
+        self, before: tuple[int, ...], words: Sequence[bytes]
+    ) -> list[int | None]:
+        """`behind` for several words; of white space only whether the text is cut.
+
+        More of it may follow, and then a word.
+        """
+        found: list[int | None] = []
+        for word in words:
+            token = self.behind(before, word)
+            if word.isspace():
+                whole = token == -1 and self.behind(before, word + b"a") == -1
+                token = -1 if whole else None
+            found.append(token)
+        return found
+
+    @cached_property
+    def _behind(self) -> Callable[[tuple[int, ...], bytes], int | None]:
+        # For each tokenizer: texts repeat themselves.
+        return lru_cache(maxsize=1 << 15)(self._cut_behind)
+
+    @cached_property
+    def _is_cut_so(self) -> Callable[[tuple[int, ...]], bool]:
+        return lru_cache(maxsize=1 << 12)(self._check_cut)
+
+    def _cut_behind(self, before: tuple[int, ...], word: bytes) -> int | None:
+        if not self._is_cut_so(before):
+            return None
+        found = self._cut_inside(self.join(before) + word)
+        if found is None:
+            return None
+        n = len(before)
+        return found[n] if tuple(found[:n]) == before and len(found) > n else -1
+
+    def _check_cut(self, before: tuple[int, ...]) -> bool:
+        for more in (b"", b"a", b" a"):
+            found = self._cut_inside(self.join(before) + more)
+            if found is not None and tuple(found[: len(before)]) == before:
+                return True
+        return False
+
+    def _cut_inside(self, data: bytes) -> list[int] | None:
+        text = self._inside(data)
+        if text is None:
+            return None
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        return ids if self.join(ids) == data else None
+
+    def _inside(self, data: bytes) -> str | None:
+        """What to tokenise for bytes inside a text; None where that is not possible."""
+        if self.prepends_space:
+            if not data.startswith(b" "):
+                return None
+            data = data[1:]
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return None
 
     def _verify(self, written: bytes, text: str) -> None:
         wanted = text.encode()

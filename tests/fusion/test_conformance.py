@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,11 +14,11 @@ from fusion.braid import model as model_file
 from fusion.braid.cache import BraidCache, Row
 from fusion.braid.configuration import STRATEGIES, BraidConfig
 from fusion.braid.donors import DonorPath
-from fusion.braid.fusers import FUSERS, CrossAttention, DonorStates
+from fusion.braid.fusers import FUSERS, CrossAttention
 from fusion.braid.model import BraidedLLM
 from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
-from fusion.tokens.token_bytes import complete_text
+from fusion.tokens.token_bytes import Way, complete_text
 
 LAYERS = {
     "mid": (1, 2),
@@ -122,8 +123,8 @@ def test_parity_shows_a_cache_that_is_wrong(braid, monkeypatch):
     real = Row.prefixes
 
     def stale(self, anchor, donor, new):
-        found = real(self, anchor, donor, new)
-        return [prefix[:-1] or prefix for prefix in found] if new == 1 else found
+        rows, ways = real(self, anchor, donor, new)
+        return [row[:-1] or row for row in rows] if new == 1 else rows, ways
 
     monkeypatch.setattr(Row, "prefixes", stale)
     found = conformance.parity(braid("llama", "gemma", layers=("final",)))
@@ -161,7 +162,7 @@ def test_catches_attention_to_the_padding_of_a_donor(braid, monkeypatch, layers)
     real = CrossAttention._attend
 
     def filling_too(self, i, hidden, source):
-        filling = ~source.visible.any(1, keepdim=True)
+        filling = (source.states == 0).all(-1)[:, None]
         return real(self, i, hidden, replace(source, visible=source.visible | filling))
 
     monkeypatch.setattr(CrossAttention, "_attend", filling_too)
@@ -180,7 +181,7 @@ def test_catches_a_donor_one_token_ahead(braid, monkeypatch, strategy):
 
     def ahead(*args):
         found = real(*args)
-        for states in found.values():
+        for states in found.states.values():
             most = states.states.shape[1] - 1
             states.last = (states.last + 1).clamp(max=most)
             following = torch.arange(most + 1) <= states.last[..., None]
@@ -203,10 +204,11 @@ def test_catches_the_segmentation_of_the_whole_text(braid, monkeypatch):
         ids = donor.tokens.encode(complete_text(data))
         donor_ends = donor.tokens.ends(ids)
         ends = anchor.tokens.ends(self.ids)[-new:]
-        return [
+        rows = [
             [i for i, e in zip(ids, donor_ends, strict=True) if e <= end]
             for end in ends
         ]
+        return rows, [[Way(t, 0)] for t in range(new)]
 
     monkeypatch.setattr(Row, "prefixes", whole)
     model = braid("llama", "gemma", strategy="learned_weighted")
@@ -219,7 +221,8 @@ def test_catches_one_list_of_token_numbers_for_two_tokenizers(braid, monkeypatch
 
     def numbers(self, anchor, donor, new):
         first = len(self.ids) - new
-        return [self.ids[: t + 1] for t in range(first, len(self.ids))]
+        rows = [self.ids[: t + 1] for t in range(first, len(self.ids))]
+        return rows, [[Way(t, 0)] for t in range(new)]
 
     monkeypatch.setattr(Row, "prefixes", numbers)
     with pytest.raises(AssertionError, match="donor llama"):
@@ -232,7 +235,7 @@ def test_catches_a_donor_of_which_only_the_newest_token_is_kept(braid, monkeypat
 
     def newest(*args):
         found = real(*args)
-        for states in found.values():
+        for states in found.states.values():
             if states.last.shape[1] == 1:
                 states.visible = states.visible.clone()
                 states.visible[:, :, :-1] = False
@@ -268,19 +271,16 @@ def test_catches_a_prompt_that_ends_with_each_step(braid, monkeypatch):
 
 
 def test_catches_an_absent_donor_that_shows_a_later_token(braid, monkeypatch):
-    """Before a donor's first token its first state stood in, and a gate looked at it.
+    """Before a donor's first token its first reading stood in, and was told."""
 
-    Seen with three strands only: beside one donor, the weight of none is all.
-    """
+    real = cache_file._readings
 
-    def stand_in(self):
-        index = self.last.clamp(min=0)[..., None].expand(-1, -1, self.states.shape[2])
-        found = torch.zeros(*index.shape)
-        if self.states.shape[1]:
-            found = self.states.gather(1, index).float()
-        return found, (self.last >= 0)[..., None]
+    def stand_in(*given):
+        found = real(*given)
+        later = next((reading for reading in found if reading is not None), None)
+        return np.array([r or later for r in found], dtype=object)
 
-    monkeypatch.setattr(DonorStates, "aligned", stand_in)
+    monkeypatch.setattr(cache_file, "_readings", stand_in)
     with pytest.raises(AssertionError, match="causality"):
         conformance.check_causality(braid("opt", "neox", "gemma", layers=("output",)))
 
@@ -438,11 +438,13 @@ def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
 
     def first(*args):
         found = real(*args)
-        for states in found.values():
+        for states in found.states.values():
             if states.last.shape[1] == 1:
                 for name in ("states", "last", "visible"):
                     rows = getattr(states, name)
                     setattr(states, name, rows[:1].expand_as(rows))
+        if found.readings.shape[1] == 1:
+            found.readings[:] = found.readings[:1]
         return found
 
     monkeypatch.setattr(model_file, "gather_rows", first)

@@ -13,15 +13,21 @@ def test_prefixes_are_the_donors_tokens_of_the_text_so_far(strands):
     llama, gemma = strands["llama"], strands["gemma"]
     ids = llama.tokens.encode("café")
     assert [llama.tokens.table[i] for i in ids] == [b"c", b"a", b"f", b"\xc3", b"\xa9"]
-    found = Row(ids=ids).prefixes(llama, gemma, 5)
+    found, ways = Row(ids=ids).prefixes(llama, gemma, 5)
     texts = ["c", "ca", "caf", "caf", "café"]  # half an é is no text
     assert found == [gemma.tokens.encode(t) for t in texts]
-    assert Row(ids=ids).prefixes(llama, gemma, 2) == found[-2:]
+    assert ways == [[(0, 0)], [(1, 0)], [(2, 0)], [(3, 1)], [(4, 0)]]
+    found_of_two, ways = Row(ids=ids).prefixes(llama, gemma, 2)
+    assert found_of_two == found[-2:]
+    assert ways == [[(0, 1)], [(1, 0)]]
+    assert Row(ids=ids).prefixes(llama, gemma, 0) == ([], [])
 
 
 def test_prefixes_with_one_tokenizer_are_the_tokens_themselves(strands):
     row = Row(ids=[7, 8, 9])
-    assert row.prefixes(strands["llama"], strands["llama-2"], 2) == [[7, 8], [7, 8, 9]]
+    found, ways = row.prefixes(strands["llama"], strands["llama-2"], 2)
+    assert found == [[7, 8], [7, 8, 9]]
+    assert ways == [[(0, 0)], [(1, 0)]]
 
 
 def test_gather_pads_rows_of_different_lengths(strands):
@@ -33,7 +39,7 @@ def test_gather_pads_rows_of_different_lengths(strands):
         row[length - len(known) :] = torch.tensor(known)
         real[length - len(known) :] = 1
     step = advance(llama, batch, mask)
-    found = gather_rows(step, llama, gemma, ["final"])["final"]
+    found = gather_rows(step, llama, gemma, ["final"]).states["final"]
     assert found.last.shape == (2, length)
     # Padding sees nothing; the row's own last position sees its whole text.
     assert (found.last[1, : -len(ids[1])] == -1).all()
@@ -286,7 +292,7 @@ def test_what_comes_behind_a_prompt_sees_all_of_it_and_has_nothing_beside_it(str
     llama, gemma = strands["llama"], strands["gemma"]
     ids = torch.tensor([llama.tokens.encode("The dog sleeps")])
     step = advance(llama, ids, fuse="prompt", prompt_length=3)
-    found = gather_rows(step, llama, gemma, ["final"])["final"]
+    found = gather_rows(step, llama, gemma, ["final"]).states["final"]
     read = len(gemma.tokens.encode(llama.tokens.text(ids[0, :3].tolist()).decode()))
     assert (found.last[0, 3:] == -1).all()
     assert (found.last[0, :3] >= 0).all()
@@ -312,7 +318,8 @@ def test_each_position_sees_the_donors_reading_of_its_text_so_far(strands, texts
     for b, (row, start) in enumerate(zip(rows, starts, strict=True)):
         ids[b, start : start + len(row)] = torch.tensor(row)
         mask[b, start : start + len(row)] = 1
-    found = gather_rows(advance(llama, ids, mask), llama, gemma, ["final"])["final"]
+    step = advance(llama, ids, mask)
+    found = gather_rows(step, llama, gemma, ["final"]).states["final"]
     assert not found.visible[mask == 0].any()
     for b, (row, start) in enumerate(zip(rows, starts, strict=True)):
         wanted = readings(llama, gemma, row)
@@ -321,6 +328,8 @@ def test_each_position_sees_the_donors_reading_of_its_text_so_far(strands, texts
         alone = gemma.run(torch.tensor([wanted[-1]]), taps=["final"])["final"][0]
         got = found.states[b, seen[-1]]
         torch.testing.assert_close(got, alone, atol=1e-3, rtol=1e-3)
+        newest = found.states[b, found.last[b, start + len(row) - 1]]
+        torch.testing.assert_close(newest, alone[-1], atol=1e-3, rtol=1e-3)
 
 
 def test_rows_are_picked_by_number_from_the_end_or_by_a_mask():

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import tiny
 import torch
@@ -7,6 +9,8 @@ from transformers import DynamicCache
 
 from fusion.braid.cache import Row
 from fusion.braid.donors import DonorPath, crop_layers, walk
+from fusion.tokens.token_bytes import TokenBytes, token_tree
+from fusion.tokens.vocabulary import reading
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -41,9 +45,8 @@ def test_trees_and_pieces_agree_on_real_cuts(family, strands):
     anchor = strands["llama" if family == "gemma" else "gemma"]
     donor = tiny.tiny_strand(family)
     for text in tiny.SAMPLES.values():
-        prefixes = Row(ids=anchor.tokens.encode(text)).prefixes(
-            anchor, donor, len(anchor.tokens.encode(text))
-        )
+        ids = anchor.tokens.encode(text)
+        prefixes, _ = Row(ids=ids).prefixes(anchor, donor, len(ids))
         steps = [prefixes[:5], prefixes[5:], prefixes[3:4], prefixes[4:]]
         found = []
         for at_once in (True, False):
@@ -233,3 +236,159 @@ def test_a_path_is_cropped_with_its_states_and_keys(strands, length):
     assert path.cache.get_seq_length() == kept
     for tap, found in path.states.items():
         assert torch.equal(found, states[tap][:kept])
+
+
+def numbered(ways, tokens, donor, data, longest, spelling=()):
+    """`reading` where the state of a token is its number."""
+    states = torch.arange(len(tokens))[:, None]
+    table, begins = donor.table, lambda rest: longer_tokens(table, rest)
+    data = data[max(len(data) - longest, 0) :]
+    return reading(ways, tokens, states, table, data, begins, spelling)
+
+
+def longer_tokens(table, rest):
+    return any(word.startswith(rest) and word != rest for word in table)
+
+
+def shown(found):
+    return [(int(n.state), n.parent, n.rest, n.last, n.ahead) for n in found.nodes]
+
+
+# a b c _ ab bc abc _a are tokens 0 to 7.
+LETTERS = TokenBytes(tiny.handmade("a b c _ ab bc abc _a"))
+
+
+def test_a_reading_begins_where_no_longer_token_may_have_begun():
+    """ "c|a|b|ab": of "abab", what is behind a token, "ab" may begin "abc"."""
+    tokens = [2, 0, 1, 4]
+    found = numbered([([0, 1, 2, 3], 0)], tokens, LETTERS, b"cabab", 3, (7,))
+    assert shown(found) == [(2, -1, b"ab", True, False), (3, 0, b"", True, False)]
+    assert [n.token for n in found.nodes] == [1, 4]
+    assert found.spelling == (7,)
+    # "a|b": "ab" may begin "abc", though behind the "a" nothing goes on.
+    found = numbered([([0, 1, 2], 0)], [2, 0, 1], LETTERS, b"cab", 3)
+    assert shown(found) == [
+        (0, -1, b"ab", False, False),
+        (1, 0, b"b", True, False),
+        (2, 1, b"", True, False),
+    ]
+
+
+def test_a_reading_needs_no_more_than_its_end():
+    """Behind "c|c|c" no token goes on from any part; one node tells it all.
+
+    "c" begins no longer token, so nothing is to be weighed against it.
+    """
+    found = numbered([([0, 1, 2], 0)], [2, 2, 2], LETTERS, b"ccc", 3)
+    assert shown(found) == [(2, -1, b"", True, False)]
+
+
+def test_the_first_token_has_no_other_beside_it():
+    """No state is before it, so it is taken as read; of nothing there is no reading."""
+    found = numbered([([0], 0)], [0], LETTERS, b"a", 3)
+    assert shown(found) == [(0, -1, b"", True, False)]
+    assert numbered([([], 0)], [], LETTERS, b"", 3) is None
+    assert numbered([([], 1), ([], 0)], [], LETTERS, b" ", 3) is None
+
+
+def test_a_text_that_was_read_in_two_ways_is_one_tree():
+    """ "c" and "c|_": the space may be a token, or the beginning of "_a"."""
+    found = numbered([([0], 1), ([0, 1], 0)], [2, 3], LETTERS, b"c ", 3)
+    assert shown(found) == [(0, -1, b" ", True, False), (1, 0, b"", True, False)]
+
+
+def test_a_way_that_is_one_space_ahead_ends_ahead():
+    """ "c|_" and, one space further, "c|__"; or "c|_|_", where they share two."""
+    donor = TokenBytes(tiny.handmade("c _ __", words=False))
+    found = numbered([([0, 1], 0), ([0, 2], -1)], [0, 1, 2], donor, b"c ", 2)
+    assert shown(found) == [
+        (0, -1, b" ", True, False),
+        (1, 0, b"", True, False),
+        (2, 0, b"", True, True),
+    ]
+    found = numbered([([0, 1], 0), ([0, 1, 2], -1)], [0, 1, 1], donor, b"c ", 2)
+    assert shown(found) == [
+        (0, -1, b" ", True, False),
+        (1, 0, b"", True, False),
+        (2, 1, b"", True, True),
+    ]
+
+
+def test_what_ways_do_not_share_cannot_be_weighed():
+    """Read anew from the first token on: of two ways the first is left."""
+    donor = TokenBytes(tiny.handmade("c _ __", words=False))
+    found = numbered([([0, 1], 0), ([2, 3], -1)], [0, 1, 0, 2], donor, b"c ", 2)
+    assert shown(found) == [(0, -1, b" ", True, False), (1, 0, b"", True, False)]
+    found = numbered([([0], 1), ([1, 2], 0)], [0, 0, 1], donor, b"c ", 2)
+    assert shown(found) == [(0, -1, b" ", True, False)]
+
+
+TOKENS = {
+    family: TokenBytes(tiny.tiny_tokenizer(family))
+    for family in (*tiny.FAMILIES, *tiny.MORE_FAMILIES)
+}
+WORDS = "The dog|def f(x):\n    | |  |🎉|👩‍🚀|你好。|é| the".split("|")
+PIECES = st.one_of(
+    st.sampled_from(WORDS).map(str.encode), st.binary(min_size=1, max_size=3)
+)
+ANY = st.lists(PIECES, min_size=1, max_size=4).map(b"".join)
+
+
+def text_of(tokens, way, table, n):
+    return b"".join(table[tokens[i]] for i in way[: n + 1])
+
+
+@pytest.mark.parametrize("d", TOKENS)
+@pytest.mark.parametrize("a", ["llama", "gpt2", "neox"])
+@settings(max_examples=10)
+@given(data=ANY)
+def test_readings_spell_the_text_from_where_nothing_longer_began(a, d, data):
+    """By brute force, of any bytes, of each beginning of a text."""
+    anchor, donor = TOKENS[a], TOKENS[d]
+    if a == d:
+        return
+    ids = [anchor.table.index(bytes([b])) for b in data]
+    with contextlib.suppress(UnicodeDecodeError):
+        ids = anchor.encode(data.decode())
+    rows, ways, _ = donor.of_growing_anchor(anchor, ids, len(ids))
+    tree = token_tree([], rows, [False] * len(rows))
+    tokens, table = tree.tokens, donor.table
+    longest = max(map(len, table))
+    space = b" " if donor.prepends_space else b""
+    for t, mine in enumerate(ways):
+        text = space + anchor.text(ids[: t + 1])
+        read = [(tree.seen[row], behind) for row, behind in mine]
+        found = numbered(read, tokens, donor, text, longest)
+        if found is None:
+            assert not any(way for way, _ in read)
+            continue
+        for n, node in enumerate(found.nodes):
+            assert node.token == tokens[int(node.state)]
+            assert node.parent < n
+            assert (node.parent < 0) == (n == 0)
+        check_nodes(found, read, tokens, table, text, longest)
+
+
+def check_nodes(found, read, tokens, table, text, longest):
+    first = int(found.nodes[0].state)
+    places = {int(node.state): node for node in found.nodes}
+    kept = [(way, behind) for way, behind in read if way and way[-1] in places]
+    assert kept
+    for way, behind in kept:
+        begin = way.index(first)
+        whole = text + b" " * -min(behind, 0)
+        # Bytes that are no text are read as others: from there on nothing is compared.
+        texts = [text_of(tokens, way, table, n) for n in range(len(way))]
+        exact = [n for n, read in enumerate(texts) if whole.startswith(read)]
+        for n in range(begin, len(way)):
+            node = places[way[n]]
+            if n > begin:
+                assert int(found.nodes[node.parent].state) == way[n - 1]
+            assert node.last == (n >= len(way) - 2) or len(kept) > 1
+            if n in exact:
+                spelt = texts[n] + node.rest
+                assert spelt == (whole if node.ahead else text)
+        for n in range(begin):
+            rest = text[len(texts[n]) :]
+            if len(exact) == len(way) and 0 < len(rest) <= longest:
+                assert not longer_tokens(table, rest)

@@ -23,6 +23,7 @@ from fusion.braid.output_mixture import special_pairs, vocabulary_map
 from fusion.conformance import randomise, sibling
 from fusion.strands.pool import Pool
 from fusion.strands.strand import Strand
+from fusion.tokens.vocabulary import UNTOLD, Node, Reading
 
 
 @pytest.fixture
@@ -112,27 +113,48 @@ def test_every_fuser_does_something(braid, strategy, layers):
 
 
 def test_an_uncalibrated_output_mixes_by_share(strands):
-    """p = 0.75 p_anchor + 0.25 T p_donor, where the donor has read the same text."""
+    """p = 0.75 p_anchor + 0.25 T p_donor, where the donor has read the same text.
+
+    It may have read its end as complete tokens, or as the beginning of a longer one.
+    """
     config = BraidConfig("llama", ["gemma"], [0.75, 0.25], ["output"], "router")
     model = BraidedLLM(config, list(strands.values()))
-    ids = ids_of(model)
+    text = "The rain in S"
+    ids = ids_of(model, text)
     llama, gemma = strands["llama"], strands["gemma"]
-    theirs = torch.tensor([gemma.tokens.encode(tiny.PROSE)])
+    theirs = gemma.tokens.encode(text)
+    # It may go on as " Sp", " |Sp" or " |S|p".
+    assert [gemma.tokens.table[i] for i in theirs[-3:]] == [b" in", b" ", b"S"]
     with torch.no_grad():
-        p = llama.model(ids).logits[:, -1].softmax(-1)
-        q = gemma.model(theirs).logits[:, -1].softmax(-1)
-        carried = vocabulary_map(llama, gemma)(q, p)
-        got = model(ids).logits[:, -1].exp()
+        p = llama.model(ids).logits[0, -1].softmax(-1)
+        hidden = gemma.run(torch.tensor([theirs]), taps=["final"])["final"][0, -3:]
+        log_q = gemma.logits(hidden).log_softmax(-1)
+        nodes = (
+            Node(hidden[0], -1, theirs[-3], b" S", False),
+            Node(hidden[1], 0, theirs[-2], b"S", True),
+            Node(hidden[2], 1, theirs[-1], b"", True),
+        )
+        spelling = llama.tokens.spelling(ids[0].tolist(), ids.shape[1] - 1)
+        carrier = vocabulary_map(llama, gemma)
+        carried = carrier.carry(Reading(nodes, spelling), log_q, p).p
+        got = model(ids).logits[0, -1].exp()
     torch.testing.assert_close(got, 0.75 * p + 0.25 * carried, atol=1e-5, rtol=1e-4)
+
+
+def surely(anchor, donor, token):
+    """What a donor that is sure of its next token tells an anchor that is not."""
+    log_q = torch.full((donor.vocab_size,), -1e4)
+    log_q[token] = 0.0
+    p = torch.full((anchor.vocab_size,), 1 / anchor.vocab_size)
+    reading = Reading((Node(torch.zeros(1), -1, 0, b"", True),))
+    return vocabulary_map(anchor, donor).carry(reading, [log_q], p).p
 
 
 def test_ends_of_text_are_twins(strands):
     llama, gemma = strands["llama"], strands["gemma"]
-    sure = torch.zeros(1, gemma.vocab_size)
-    sure[0, gemma.tokenizer.eos_token_id] = 1.0
-    p = torch.full((1, llama.vocab_size), 1 / llama.vocab_size)
-    out = vocabulary_map(llama, gemma)(sure, p)
-    assert out[0, llama.tokenizer.eos_token_id] == 1.0
+    out = surely(llama, gemma, gemma.tokenizer.eos_token_id)
+    # All but what is the anchor's own at least.
+    assert out[llama.tokenizer.eos_token_id] > 1 - UNTOLD
 
 
 def test_special_tokens_of_one_name_are_twins(strands):
@@ -149,13 +171,12 @@ def test_special_tokens_of_one_name_are_twins(strands):
 def test_the_map_follows_what_ends_a_turn():
     anchor, donor = tiny.tiny_strand("gemma"), tiny.tiny_strand("gpt2")
     end, pad = donor.tokenizer.eos_token_id, donor.tokenizer.pad_token_id
-    sure = torch.zeros(1, donor.vocab_size)
-    sure[0, pad] = 1.0
-    p = torch.full((1, anchor.vocab_size), 1 / anchor.vocab_size)
-    told = [vocabulary_map(anchor, donor)(sure, p)]
+    told = [surely(anchor, donor, pad)]
     donor.model.generation_config.eos_token_id = [end, pad]
-    told.append(vocabulary_map(anchor, donor)(sure, p))
-    assert [float(t[0, anchor.tokenizer.eos_token_id]) for t in told] == [0.0, 1.0]
+    told.append(surely(anchor, donor, pad))
+    # Without a twin nothing is told, and the anchor's own is left.
+    torch.testing.assert_close(told[0], torch.full_like(told[0], 1 / len(told[0])))
+    assert told[1][anchor.tokenizer.eos_token_id] > 1 - UNTOLD
     assert vocabulary_map(anchor, donor) is vocabulary_map(anchor, donor)
 
 

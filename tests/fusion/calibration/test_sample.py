@@ -27,8 +27,17 @@ def test_the_states_are_those_of_the_braid_as_it_is_served(store, braid, strateg
         for i in (2, 5)
     ]
     assert float(losses) == pytest.approx(float(sum(before)) / len(found), rel=1e-4)
-    for part in (sample.states.donors[0][0], sample.states.present[0][0]):
-        assert len(part) == len(found)
+    [readings] = sample.states.donors
+    assert readings.shape == (1, len(found))
+    # Each stands beside the position that it was read at.
+    said = [
+        reading.nodes[-1].state
+        for states in served
+        for reading in states.donors[0][0, :-1]
+    ]
+    assert sorted(float(r.nodes[-1].state[0]) for r in readings[0]) == pytest.approx(
+        sorted(float(state[0]) for state in said)
+    )
 
 
 def test_positions_are_shared_out_among_the_texts(store, braid):

@@ -16,6 +16,7 @@ from fusion.conformance.tools import (
     readings,
     reported,
     same,
+    ways,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -146,15 +147,57 @@ def test_pieces_of_any_size_give_a_logit_for_each_token(braid, fuse, size):
     torch.testing.assert_close(got, whole, atol=1e-4, rtol=1e-4)
 
 
+def texts_of(strand, found):
+    return [
+        [strand.tokens.text(row).decode(errors="replace") for row in mine]
+        for mine in found
+    ]
+
+
+def test_white_space_at_the_end_is_read_in_two_ways(strands):
+    """llama has a token " a", so its spaces may go on; gpt2 has no such token."""
+    llama, gpt2, qwen2 = strands["llama"], strands["gpt2"], strands["qwen2"]
+    ids = qwen2.tokens.encode("x  y")
+    assert [qwen2.tokens.table[i] for i in ids] == [b"x", b" ", b" ", b"y"]
+    # llama may leave the last space to a word; to begin with, there is no other text.
+    found = ways(qwen2, llama, ids)
+    assert texts_of(llama, found) == [["x"], ["x", "x "], ["x ", "x  "], ["x  y"]]
+    # gpt2 has the spaces before a word where qwen2 has one less.
+    found = ways(qwen2, gpt2, ids)
+    assert texts_of(gpt2, found) == [["x"], ["x ", "x  "], ["x  ", "x   "], ["x  y"]]
+    ids = gpt2.tokens.encode(" é ")
+    assert texts_of(llama, ways(gpt2, llama, ids)) == [
+        [" "], [" "], [" é"], [" é", " é "],
+    ]  # fmt: skip
+    # Where neither leaves a space to a word, and where both have the same tokens.
+    opt = strands["opt"]
+    ids = opt.tokens.encode("a ")
+    assert texts_of(gpt2, ways(opt, gpt2, ids)) == [[""], ["a"], ["a "]]
+    ids = llama.tokens.encode("a ")
+    assert ways(llama, strands["llama-2"], ids) == [[ids[:1]], [ids]]
+
+
+def test_what_stands_beside_a_position_is_the_first_way_that_has_tokens(strands):
+    """Beside the token that opt has in front of a text, llama has none to show."""
+    llama, opt = strands["llama"], strands["opt"]
+    ids = opt.tokens.encode("a ")
+    assert ways(opt, llama, ids)[0] == [[]]
+    assert readings(opt, llama, ids) == [[], *[llama.tokens.encode("a")] * 2]
+
+
 @pytest.mark.parametrize("text", tiny.SAMPLES.values(), ids=tiny.SAMPLES)
 def test_readings_end_with_the_whole_text_as_the_donor_cuts_it(strands, text):
     llama, gemma = strands["llama"], strands["gemma"]
     ids = llama.tokens.encode(text)
-    found = readings(llama, gemma, ids)
-    assert len(found) == len(ids)
-    assert found[-1] == gemma.tokens.encode(text)
+    found, every = readings(llama, gemma, ids), ways(llama, gemma, ids)
+    assert len(found) == len(every) == len(ids)
+    assert every[-1][-1] == gemma.tokens.encode(text)
+    assert [mine[0] for mine in every] == found
+    # White space at the end of the code may belong to a word that follows.
+    ends_blank = text[-1].isspace()
+    assert found[-1] == gemma.tokens.encode(text[:-1] if ends_blank else text)
     # With one tokenizer nothing is ever cut anew.
     assert readings(llama, strands["llama-2"], ids)[-1] == ids
     assert resegmented(llama, strands["llama-2"], ids) == []
     for t in resegmented(llama, gemma, ids):
-        assert found[t] != found[-1][: len(found[t])]
+        assert found[t] != every[-1][-1][: len(found[t])]

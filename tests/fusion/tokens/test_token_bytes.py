@@ -446,13 +446,196 @@ MIXED = st.lists(
 @settings(max_examples=20)
 @given(text=MIXED, new=st.integers(0, 8))
 def test_a_donor_reads_a_growing_text_as_it_reads_each_beginning(donor, text, new):
-    """Of another tokenizer's tokens, as many at a time as there are."""
-    anchor, mine = TOKENS["llama"], TOKENS[donor]
+    """Of another tokenizer's tokens, as many at a time as there are.
+
+    In every way: what is behind of the text, or one space more than it has.
+    """
+    mine = TOKENS[donor]
+    for anchor in (TOKENS["llama"], TOKENS["gpt2"]):
+        ids = anchor.encode(text)
+        n = min(new, len(ids)) or len(ids)
+        rows, ways, _ = mine.of_growing_anchor(anchor, ids, n)
+        assert [way.row for found in ways for way in found] == list(range(len(rows)))
+        assert len(ways) == n
+        for t, found in enumerate(ways, len(ids) - n):
+            read = anchor.text(ids[: t + 1])
+            for row, behind in found:
+                if mine.key == anchor.key:
+                    assert rows[row] == ids[: t + 1]
+                    assert behind == 0
+                    continue
+                data = read + b" " if behind < 0 else read[: len(read) - behind]
+                assert rows[row] == mine.encode(data.decode())
+            # One of the ways has all that is text.
+            whole = mine.of_anchor(anchor, ids[: t + 1])
+            assert whole in [rows[way.row] for way in found]
+
+
+def told(anchor, donor, text):
+    """The texts that a donor reads beside each token of an anchor."""
+    anchor, donor = TOKENS[anchor], TOKENS[donor]
     ids = anchor.encode(text)
-    new = min(new, len(ids)) or len(ids)
-    rows, _ = mine.of_growing_anchor(anchor, ids, new)
-    wanted = [mine.of_anchor(anchor, ids[: t + 1]) for t in range(len(ids))]
-    assert rows == wanted[-new:]
+    rows, ways, _ = donor.of_growing_anchor(anchor, ids, len(ids))
+    return [[(donor.text(rows[row]), behind) for row, behind in mine] for mine in ways]
+
+
+def test_a_text_that_ends_in_white_space_is_read_in_two_ways():
+    """llama may leave its last character to a word; gpt2, which does not, goes ahead.
+
+    llama has "\n   ", "  " and " a"; gpt2 reads spaces one by one.
+    """
+    assert told("gpt2", "llama", "a \u2003\n") == [
+        [(b"a", 0)],
+        [(b"a", 1), (b"a ", 0)],
+        # Of a character of three bytes one is read, and two, and it is white space.
+        [(b"a", 2), (b"a ", 1)],
+        [(b"a", 3), (b"a ", 2)],
+        [(b"a ", 3), (b"a \xe2\x80\x83", 0)],
+        [(b"a \xe2\x80\x83", 1), (b"a \xe2\x80\x83\n", 0)],
+    ]
+    assert told("qwen2", "gpt2", "a  é \n") == [
+        [(b"a", 0)],
+        [(b"a ", 0), (b"a  ", -1)],
+        [(b"a  ", 0), (b"a   ", -1)],
+        [(b"a  ", 1)],  # behind half a character no space can follow
+        [("a  é".encode(), 0)],
+        [("a  é ".encode(), 0), ("a  é  ".encode(), -1)],
+        [("a  é \n".encode(), 0)],  # a line's end is the same to both
+    ]
+
+
+def test_white_space_that_is_the_whole_text_is_read_in_one_way():
+    """There is no text without it: a donor without tokens would say nothing."""
+    assert told("gpt2", "llama", " a") == [[(b" ", 0)], [(b" a", 0)]]
+    assert told("gpt2", "gemma", "  ") == [[(b" ", 0)], [(b" ", 1), (b"  ", 0)]]
+
+
+def test_where_both_cut_spaces_alike_a_text_is_read_in_one_way():
+    assert told("opt", "gpt2", "a ")[1:] == [[(b"a", 0)], [(b"a ", 0)]]
+
+
+LETTERS = TokenBytes(tiny.handmade("a b c _ _a ab <e>"))
+A, B, C, SPACE, SPACE_A, AB, END = range(7)
+
+
+def test_who_leaves_the_last_of_several_spaces_to_a_word():
+    leaves = {family for family, tokens in TOKENS.items() if tokens.leaves_space}
+    assert leaves == {"llama", "gemma", "qwen2", "neox"}
+    assert LETTERS.leaves_space
+    # Cut without a rule for words, it goes by what is put together first.
+    one = TokenBytes(tiny.handmade("a _ _a __ ____", words=False))
+    other = TokenBytes(tiny.handmade("a _ __ ____ _a", words=False))
+    assert (one.leaves_space, other.leaves_space) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted"),
+    [
+        # "ab", " ab" and "  b", of which the second space is within what begins there.
+        ([AB, SPACE_A, B], [[AB], [SPACE_A], [SPACE_A, B]]),
+        ([A, SPACE, SPACE, B], [[A], [SPACE], [SPACE] * 2, [SPACE, SPACE, B]]),
+        # A token that writes nothing is no part of a word.
+        ([A, END, B, C], [[A], [], [B], [B, C]]),
+        ([END, SPACE_A], [[], [SPACE_A]]),
+        # So is one that only a model has, whose head has rows to spare.
+        ([99, A], [[], [A]]),
+    ],
+)
+def test_a_spelling_goes_back_to_where_a_word_begins(ids, wanted):
+    found = [LETTERS.spelling(ids, t) for t in range(len(ids))]
+    assert found == [tuple(row) for row in wanted]
+
+
+def test_a_spelling_of_what_has_no_words_goes_back_a_little():
+    assert LETTERS.spelling([C] * 100, 99) == (C,) * 33
+    assert LETTERS.spelling([AB] * 100, 99) == (AB,) * 17
+
+
+def test_first_tokens_by_hand():
+    """White space is cut as before a word, but for one space: that is a token."""
+    wanted = {
+        b"ab": AB,
+        b"abc": AB,
+        b"ba": B,
+        b" ab": SPACE_A,
+        b" b": SPACE,
+        b" ": SPACE,
+        b"  ": SPACE,
+        # No token writes these bytes: the longest that they begin with.
+        b"abz": AB,
+        b"z": -1,
+        b"ab\xc3": AB,
+        b"\xc3": -1,
+    }
+    found = LETTERS.first_tokens(list(wanted), 7)
+    assert dict(zip(wanted, found.tolist(), strict=True)) == wanted
+    # Of a model that has "a" to " a" only.
+    assert LETTERS.first_tokens([b"ab", b"abc", b" ab"], 5).tolist() == [A, A, SPACE_A]
+    assert LETTERS.first_tokens([], 7).tolist() == []
+
+
+def test_inside_a_text_no_space_is_written_in_front():
+    """neox would cut "the" as " the": here it is the middle of a word."""
+    neox = TOKENS["neox"]
+    found = neox.first_tokens([b"the", b" the", b" ", b"\xe2\x82"], len(neox.table))
+    assert [neox.table[i] for i in found] == [b"the", b" the", b" ", b"\xe2"]
+
+
+@pytest.mark.parametrize("family", TOKENS)
+@given(
+    words=st.lists(st.one_of(st.binary(min_size=1, max_size=6), ANY.map(str.encode)))
+)
+def test_a_string_begins_with_its_first_token(family, words):
+    """All 256 bytes are tokens of every family."""
+    tokens = TOKENS[family]
+    words = [word for word in words if word]
+    for word, i in zip(words, tokens.first_tokens(words, 400).tolist(), strict=True):
+        token = tokens.table[i]
+        # Of one that is white space, a word may follow.
+        assert word.startswith(token) or (word.isspace() and token.startswith(word))
+
+
+@pytest.mark.parametrize(
+    ("before", "word", "wanted"),
+    [
+        ([A], b"c", C),
+        ([A], b"b", -1),  # "ab" is one token
+        ([A], b"bc", -1),
+        ([B], b"abc", AB),
+        ([SPACE_A], b"b", B),
+        ([SPACE], b" a", SPACE_A),
+        ([SPACE], b"a", -1),
+        ([SPACE, SPACE_A], b"c", C),
+        ([A, B], b"c", None),  # "ab" is not cut so, whatever follows
+        ([A], b"\xc3", None),
+        ([A], b"z", None),  # what no token writes
+        ([], b"ab", AB),
+    ],
+)
+def test_the_token_behind_others_by_hand(before, word, wanted):
+    assert LETTERS.behind(tuple(before), word) == wanted
+
+
+def test_in_a_text_with_a_space_in_front_a_word_begins_with_it():
+    neox = TOKENS["neox"]
+    the, other = neox.encode("the"), neox.encode("the other")
+    assert neox.behind(tuple(the), b" other") == other[len(the)]
+    assert neox.behind((neox.table.index(b"the"),), b" other") is None
+
+
+@pytest.mark.parametrize("family", TOKENS)
+@given(text=WORDS, more=WORDS)
+def test_the_token_behind_a_word_is_that_of_the_text(family, text, more):
+    """Where it is told, it is what the tokenizer writes when all is there."""
+    tokens = TOKENS[family]
+    ids = tokens.encode(text)
+    before = tokens.spelling(ids, len(ids) - 1) if ids else ()
+    found = tokens.behind(before, more.encode())
+    if found is None or found < 0 or tokens.join(before) != text.encode():
+        return
+    whole = tokens._cut_inside((text + more).encode())
+    assert whole[: len(before)] == list(before)
+    assert whole[len(before)] == found
 
 
 def test_what_cannot_be_written_is_refused_with_the_byte_where_it_parts():
