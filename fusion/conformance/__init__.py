@@ -16,6 +16,7 @@ returns, and `run_all` prints, how far an output mixture is from the exact one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from .reading import (
 from .tools import ATOL, TEXTS, randomise, resegmented, sibling
 from .whole import check_concurrency, check_frozen, check_identity, check_save_load
 from .writing import check_beams, check_greedy, check_sampling
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = [
     "ATOL",
@@ -143,4 +146,4 @@ def run_all(
     for name, check in checks(model, path, pool, texts, atol).items():
         found = check()
         if found is not None:
-            print(f"{name}: {found}")
+            _LOG.info("%s: %s", name, found)

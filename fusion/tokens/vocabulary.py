@@ -531,14 +531,14 @@ class VocabularyMap:
         blend = _above(masses, LIKELY, UNLIKELY)
         first = self.first[numbers].astype(np.int64)
         heads = np.where(first < 0, self.anchor_size, first)
-        left = masses * (1.0 - blend)
+        left = (masses * (1.0 - blend)).to(p)
         out.index_add_(0, torch.from_numpy(heads).to(out.device), left)
         count = int((blend > 0).sum())
         if not count:
             return out
         blend = blend[:count]
         spelt = _above(masses, SPELT, UNSPELT)[:count]
-        mine, masses = numbers[:count], masses[:count] * blend
+        mine, masses = numbers[:count], (masses[:count] * blend).to(p)
         first = first[:count]
         # What is spelt has a second entry, with what the text so far makes of it.
         n = int((spelt > 0).sum())
@@ -546,8 +546,8 @@ class VocabularyMap:
         there = np.array([first[i] if b is None else b for i, b in enumerate(behind)])
         keep = np.where(there < 0, CONTRARY, 1.0)
         there = np.where(there < 0, first[:n], there).astype(np.int64)
-        scale = torch.from_numpy(keep).to(masses) * spelt[:n]
-        amounts = torch.cat([masses * (1 - spelt), masses[:n] * scale])
+        scale = torch.from_numpy(keep).to(spelt) * spelt[:n]
+        amounts = torch.cat([masses * (1.0 - spelt), masses[:n] * scale]).to(p)
         firsts = np.concatenate([first, there])
         strings = np.concatenate([np.arange(count), np.arange(n)])
         owner, at, parts = self._longer(mine)
@@ -685,7 +685,8 @@ def _above(masses: Tensor, most: int, least: float) -> Tensor:
     1 from four times that on, and flat at both ends: what is nearly nothing would
     follow noise otherwise. ``masses`` are in descending order.
     """
-    known = masses.detach()
+    # In double precision: what is left of 1 may be little.
+    known = masses.detach().double()
     bar = max(least, float(known[most])) if len(known) > most else least
     x = ((known - bar) / (3.0 * bar)).clamp(0.0, 1.0)
     return x.pow(3) * (10.0 - 15.0 * x + 6.0 * x.square())
