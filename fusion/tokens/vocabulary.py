@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from .._files import replacing
-from .token_bytes import TokenBytes
+from .token_bytes import TokenBytes, common_prefix
 
 LIKELY = 64  # continuations of which the anchor's longer tokens get their part
 SPELT = 16  # the likeliest of these are spelt behind the text so far
@@ -148,10 +148,8 @@ def reading(
 
 
 def _branch(ways: Sequence[Sequence[int]]) -> int:
-    """How many tokens all ways share."""
-    columns = enumerate(zip(*ways, strict=False))
-    shared = min(map(len, ways))
-    return next((n for n, column in columns if len(set(column)) > 1), shared)
+    """How many tokens one or two ways share."""
+    return common_prefix(ways[0], ways[-1])
 
 
 def _start(
@@ -297,10 +295,10 @@ class VocabularyMap:
             dtype=np.int32,
             count=int(self.offsets[-1]),
         )
-        self._spaced = np.zeros(donor_size, dtype=np.int32)
+        behind_space = np.zeros(donor_size, dtype=np.int32)
         if anchor.leaves_space and not donor.leaves_space:
             spaced = [b" " + word for word in self.table]
-            self._spaced[:] = [numbers.setdefault(w, len(numbers)) for w in spaced]
+            behind_space[:] = [numbers.setdefault(w, len(numbers)) for w in spaced]
         self.words = list(numbers)
         self.first, self.low, self.high = self._spell(folder, donor)
         written = self.of_donor.ids
@@ -308,7 +306,7 @@ class VocabularyMap:
         plain[written] = self.strings[self.offsets[written]]
         # Of each token: its string, behind a space or not, and that one's first token.
         self._wholes = []
-        for strings in (plain, self._spaced):
+        for strings in (plain, behind_space):
             whole = np.full(donor_size, anchor_size, dtype=np.int64)
             whole[written] = self.first[strings[written]]
             whole[whole < 0] = anchor_size
