@@ -149,7 +149,7 @@ def reading(
 
 def _branch(ways: Sequence[Sequence[int]]) -> int:
     """How many tokens one or two ways share."""
-    return common_prefix(ways[0], ways[-1])
+    return len(ways[0]) if len(ways) == 1 else common_prefix(ways[0], ways[-1])
 
 
 def _start(
