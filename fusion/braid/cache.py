@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,8 @@ class Row:
     ----------
     ids : list of int
         The anchor's tokens, as far as donors read.
+    hidden : Tensor (len(ids), width) or None
+        The anchor's states there after the final norm, where donors hear it.
     donors : dict of str to DonorPath
     heads : dict of str to Head or None
         For each donor, the beginning of the text that it need not tokenise again.
@@ -43,6 +46,7 @@ class Row:
     """
 
     ids: list[int] = field(default_factory=list)
+    hidden: Tensor | None = None
     donors: dict[str, DonorPath] = field(default_factory=dict)
     heads: dict[str, Head | None] = field(default_factory=dict)
     prompt: int | None = None
@@ -106,6 +110,11 @@ class Row:
             )
         self.shift = known
 
+    def hear(self, hidden: Tensor) -> None:
+        """Append the anchor's states (n, width) at the last tokens that donors read."""
+        known = [] if self.hidden is None else [self.hidden]
+        self.hidden = torch.cat([*known, hidden])
+
     def crop(self, count: int) -> None:
         """Take back the last ``count`` columns; donors follow at the next step."""
         left = len(self.ids) + self.beyond + len(self.padding) - count
@@ -114,6 +123,7 @@ class Row:
         tokens = max(left - len(padding), 0)
         self.beyond = max(tokens - len(self.ids), 0)
         self.ids, self.padding = self.ids[:tokens], padding
+        self.hidden = None if self.hidden is None else self.hidden[:tokens]
 
 
 class BraidCache(DynamicCache):
@@ -451,14 +461,26 @@ def _readings(
     # Some tokenizers write a space before the text.
     space = b" " if donor.tokens.prepends_space else b""
     data = space + anchor.tokens.text(row.ids)
-    ends = (anchor.tokens.ends(row.ids)[first:] + len(space)).tolist()
-    return carrier.readings(
+    every = (anchor.tokens.ends(row.ids) + len(space)).tolist()
+    ends = every[first:]
+    found = carrier.readings(
         [[(tree.seen[way.row], way.behind) for way in mine] for mine in ways],
         ids,
         states["final"],
         [data[max(end - carrier.longest, 0) : end] for end in ends],
         anchor.tokens.spellings(row.ids, first),
     )
+    for n, (reading, end) in enumerate(zip(found, ends, strict=True)):
+        if reading is not None:
+            nodes = (
+                node._replace(
+                    beside=bisect_right(every, end - len(node.rest), hi=first + n + 1)
+                    - 1
+                )
+                for node in reading.nodes
+            )
+            found[n] = replace(reading, nodes=tuple(nodes))
+    return found
 
 
 def _mark(

@@ -213,3 +213,9 @@ FUSERS: dict[str, type[LearnedWeighted] | type[CrossAttention]] = {
     "router": Router,
     "attention": CrossAttention,
 }
+# What fuses a donor's own final state with the anchor's beside it, for each strategy.
+ADAPTERS: dict[str, type[LearnedWeighted]] = {
+    "learned_weighted": LearnedWeighted,
+    "router": Router,
+    "attention": LearnedWeighted,
+}

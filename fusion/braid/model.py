@@ -21,7 +21,7 @@ from ..strands.strand import CACHE, Edit, Strand, Tap, memo_key
 from .cache import BraidCache, Gathered, Step, advance, gather_rows
 from .checkpoint import load_weights, write_weights
 from .configuration import BraidConfig, bridge_layer, one_recipe
-from .fusers import FUSERS, DonorStates
+from .fusers import ADAPTERS, FUSERS, DonorStates
 from .generation import generation_config
 from .options import options_of_anchor, refuse_options
 from .output_mixture import OutputMixer, Said, Voice, vocabulary_map
@@ -35,6 +35,7 @@ class BraidStates:
 
     hidden: Tensor  # (B, T, width) after the final norm and its fuser
     donors: list[np.ndarray]  # (B, T) of Reading or None, for the output mixture
+    beside: np.ndarray  # (B, T) of Tensor (n, width), the anchor's that donors hear
     said: Said | None = None  # what donors said at the places of the step before
 
 
@@ -168,7 +169,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             if layer == "output":
                 maps = [vocabulary_map(anchor, d) for d in self.donors]
                 gated = config.strategy != "learned_weighted"
-                self.mixer = OutputMixer(widths, maps, gated)
+                self.mixer = OutputMixer(
+                    anchor.width, widths, maps, ADAPTERS[config.strategy], gated
+                )
             else:
                 fuser = FUSERS[config.strategy]
                 self.fusers[str(layer)] = fuser(anchor.width, widths, layer == "final")
@@ -278,13 +281,23 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             )["final"]
             if not edits:
                 memo[known] = hidden
+        if self.mixer is not None:
+            for row, columns, states in zip(
+                step.rows, step.columns, hidden, strict=True
+            ):
+                row.hear(states[columns])
         if not fusing:
-            return BraidStates(hidden, [])
+            return BraidStates(hidden, [], np.empty((0, 0), object))
         if "final" in self.fusers:
             sources = self._sources("final", found)
             hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
         readings = [] if self.mixer is None else [got.readings for got in found]
-        return BraidStates(hidden, readings, None if cache is None else cache.said)
+        beside = np.empty(hidden.shape[:2], object)
+        for b, row in enumerate(step.rows):
+            for t in step.columns[b]:
+                beside[b, t] = row.hidden
+        said = None if cache is None else cache.said
+        return BraidStates(hidden, readings, beside, said)
 
     def _gather(
         self, step: Step, text: object, memo: MutableMapping[Any, Any]
@@ -346,8 +359,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             index = tuple(
                 i.cpu().numpy() if isinstance(i, Tensor) else i for i in index
             )
+        beside = states.beside[index].reshape(-1)
         return [
-            Voice(readings[index].reshape(-1), donor.logits, states.said)
+            Voice(readings[index].reshape(-1), donor.logits, states.said, beside)
             for donor, readings in zip(self.donors, states.donors, strict=True)
         ]
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ..strands.pool import default_cache
 from ..strands.strand import Strand
-from ..tokens.vocabulary import Carried, VocabularyMap
-from .fusers import unit_rms, zero_linear
+from ..tokens.vocabulary import Carried, Node, VocabularyMap
+from .fusers import DonorStates, LearnedWeighted, zero_linear
 
 BLOCK = 32  # positions whose distributions are in memory at once
 FEW = 32  # places of a step of which what donors said is kept
@@ -90,11 +90,56 @@ class Voice(NamedTuple):
         From its final states (n, width) to its logits (n, V).
     said : dict or None
         Kept from step to step while a text is written.
+    beside : ndarray (N,) of Tensor (n, width), or None
+        The anchor's final states at the tokens of each text; None for a donor that
+        does not hear the anchor.
     """
 
     readings: np.ndarray
     logits: Callable[[Tensor], Tensor]
     said: Said | None = None
+    beside: np.ndarray | None = None
+
+    def of(self, at: slice) -> Voice:
+        """The same beside some of the positions."""
+        beside = None if self.beside is None else self.beside[at]
+        return self._replace(readings=self.readings[at], beside=beside)
+
+    def places(self) -> dict[tuple[int, int], tuple[Tensor, Tensor | None]]:
+        """The donor's state and the anchor's beside it, at each node of each reading.
+
+        Once, as a place in the text is a node of several readings.
+        """
+        found: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
+        for i, reading in enumerate(self.readings):
+            states = None if self.beside is None else self.beside[i]
+            for node in () if reading is None else reading.nodes:
+                beside = None
+                if states is not None and node.beside >= 0:
+                    beside = states[node.beside]
+                found[_place(node)] = (node.state, beside)
+        return found
+
+
+def _place(node: Node) -> tuple[int, int]:
+    """Which of a donor's states this is, and which of the anchor's is beside it."""
+    return node.state.data_ptr(), node.beside
+
+
+def _bytes(state: Tensor | None) -> bytes:
+    return b"" if state is None else state.detach().float().cpu().numpy().tobytes()
+
+
+def _beside(
+    states: Sequence[Tensor | None], width: int, device: torch.device
+) -> DonorStates:
+    """The state beside each of N positions, where there is one."""
+    heard = [state for state in states if state is not None]
+    there = torch.tensor([state is not None for state in states], device=device)
+    last = (there.cumsum(0) - 1).where(there, -1)
+    found = torch.stack(heard) if heard else torch.zeros(0, width, device=device)
+    visible = torch.zeros(1, len(states), len(found), dtype=torch.bool, device=device)
+    return DonorStates(found[None], last[None], visible)
 
 
 class OutputMixer(nn.Module):
@@ -102,19 +147,28 @@ class OutputMixer(nn.Module):
 
     Parameters
     ----------
+    width : int
+        Of the anchor.
     donor_widths : sequence of int
-        Each donor gets an adapter on its own final state, zero until calibrated.
     maps : sequence of VocabularyMap
+    fuser : type of LearnedWeighted
+        Of each donor's adapter: it fuses the donor's own final state with the anchor's
+        beside it, as a braid with the two changed round does; zero until calibrated.
     gated : bool
         A gate per token beside the shares; zero until calibrated.
     """
 
     def __init__(
-        self, donor_widths: Sequence[int], maps: Sequence[VocabularyMap], gated: bool
+        self,
+        width: int,
+        donor_widths: Sequence[int],
+        maps: Sequence[VocabularyMap],
+        fuser: type[LearnedWeighted],
+        gated: bool,
     ) -> None:
         super().__init__()
-        self.maps = list(maps)
-        self.adapters = nn.ModuleList(zero_linear(w, w) for w in donor_widths)
+        self.width, self.maps = width, list(maps)
+        self.adapters = nn.ModuleList(fuser(w, [width], True) for w in donor_widths)
         self.gate: nn.Linear | None = None
         if gated:
             n = len(maps)
@@ -123,22 +177,20 @@ class OutputMixer(nn.Module):
     def said(self, donor: int, voice: Voice) -> list[list[Tensor]]:
         """What a donor says (V_i,) at each node of each reading: log-probabilities."""
         adapter = self.adapters[donor]
-        nodes = [node for r in voice.readings if r is not None for node in r.nodes]
-        # A place in the text is a node of several readings.
-        places = {node.state.data_ptr(): node.state for node in nodes}
-        known: dict[int, Tensor] = {}
-        keys: dict[int, Any] = {}
+        places = voice.places()
+        known: dict[tuple[int, int], Tensor] = {}
+        keys: dict[tuple[int, int], Any] = {}
         if voice.said is not None and len(places) <= FEW:
             version = [p._version for p in adapter.parameters()]
             keys = {
-                at: (donor, *version, state.float().cpu().numpy().tobytes())
-                for at, state in places.items()
+                at: (donor, *version, *map(_bytes, pair)) for at, pair in places.items()
             }
             known = {at: voice.said[k] for at, k in keys.items() if k in voice.said}
         new = [at for at in places if at not in known]
         if new:
-            hidden = torch.stack([places[at] for at in new]).float()
-            hidden = hidden + adapter(unit_rms(hidden))
+            hidden = torch.stack([places[at][0] for at in new]).float()
+            beside = _beside([places[at][1] for at in new], self.width, hidden.device)
+            hidden = adapter(hidden[None], [beside], [1.0])[0]
             logs = voice.logits(hidden).float().log_softmax(-1)
             known.update(zip(new, logs, strict=True))
         if voice.said is not None:
@@ -146,7 +198,7 @@ class OutputMixer(nn.Module):
                 del voice.said[key]
             voice.said.update({key: known[at].detach() for at, key in keys.items()})
         return [
-            [] if r is None else [known[node.state.data_ptr()] for node in r.nodes]
+            [] if r is None else [known[_place(node)] for node in r.nodes]
             for r in voice.readings
         ]
 
@@ -196,11 +248,10 @@ class OutputMixer(nn.Module):
         them, and which donors are there.
         """
         for low in range(0, len(anchor), BLOCK):
-            here = [v._replace(readings=v.readings[low : low + BLOCK]) for v in voices]
+            at = slice(low, low + BLOCK)
+            here = [voice.of(at) for voice in voices]
             said = [self.said(i, voice) for i, voice in enumerate(here)]
-            for n, log_p in enumerate(
-                anchor[low : low + BLOCK].float().log_softmax(-1)
-            ):
+            for n, log_p in enumerate(anchor[at].float().log_softmax(-1)):
                 p = log_p.exp()
                 readings = [voice.readings[n] for voice in here]
                 told = [

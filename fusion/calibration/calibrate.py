@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..braid.model import BraidedLLM
-from .fit_final import fit_final, own_map
+from .fit_final import fit_adapter, fit_final
 from .fit_gate import active_gate, fit_gate
 from .fit_middle import fit_middle
 from .sample import bits_per_token, sample_states
@@ -122,6 +122,8 @@ def _fit(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
     # Every strand reads the texts before anything is changed: one may refuse them.
     for donor in model.donors:
         store.features(donor, model.anchor)
+        if model.mixer is not None and not model.layers():
+            store.features(model.anchor, donor)
     _check_positions(store, model)
     # Anew: parts in the store must not depend on what this braid learnt before.
     model.build_fusers()
@@ -130,8 +132,10 @@ def _fit(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
     if "final" in model.fusers:
         fit_final(store, model, epochs)
     if model.mixer is not None:
-        for adapter, donor in zip(model.mixer.adapters, model.donors, strict=True):
-            adapter.load_state_dict(own_map(store, donor, epochs))
+        # An anchor that is fused in the middle is not the one that a donor would learn.
+        anchor = None if model.layers() else model.anchor
+        for i, donor in enumerate(model.donors):
+            fit_adapter(store, model.mixer.adapters[i], donor, anchor, epochs)
         fit_gate(store, model, epochs)
 
 

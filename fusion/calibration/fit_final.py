@@ -118,7 +118,35 @@ def fit_final(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
         _fit_texts(store, fuser, anchor, model.donors, epochs, kind)
 
 
-def own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, Tensor]:
+def fit_adapter(
+    store: CalibrationStore,
+    adapter: nn.Module,
+    donor: Strand,
+    anchor: Strand | None,
+    epochs: int,
+) -> None:
+    """Fit what a donor hears of the anchor at the output, or take it from the store.
+
+    It is the fuser after the final norm of a braid with the two changed round.
+
+    Parameters
+    ----------
+    store : CalibrationStore
+    adapter : Module
+        Of the output mixture, changed in place.
+    donor : Strand
+    anchor : Strand or None
+        None for the donor's own adapter alone.
+    epochs : int
+    """
+    assert isinstance(adapter, LearnedWeighted)  # for the type checker
+    if anchor is None:
+        _start_from_own(store, adapter, donor, epochs)
+    else:
+        _fit_aligned(store, adapter, donor, [anchor], epochs)
+
+
+def _own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, Tensor]:
     """The strand's own adapter, fitted or taken from the store.
 
     It is the linear map that the matched control has for a fuser, and the best start
@@ -144,7 +172,7 @@ def own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, T
 def _start_from_own(
     store: CalibrationStore, fuser: LearnedWeighted, anchor: Strand, epochs: int
 ) -> None:
-    own = own_map(store, anchor, epochs)
+    own = _own_map(store, anchor, epochs)
     start = {f"own.{k}": v for k, v in own.items()}
     fuser.load_state_dict({**fuser.state_dict(), **start})
 

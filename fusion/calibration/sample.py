@@ -62,17 +62,19 @@ def sample_states(
     own = store.features(model.anchor)
     per_text = math.ceil(count / len(texts))
     generator = np.random.default_rng(store.seed)
-    hidden, before, donors, targets = [], [], [], []
+    hidden, before, donors, beside, targets = [], [], [], [], []
     for i in texts:
         read = model.encode(own[i].ids[None], memo=store.memo(model, i))
         at = generator.permutation(len(own[i].ids) - 1)[:per_text]
         hidden.append(read.hidden[0, at])
         before.append(own[i].hidden[at])
         donors.append([readings[0, at] for readings in read.donors])
+        beside.append(read.beside[0, at] if read.donors else read.beside[0])
         targets.append(own[i].targets[at])
     states = BraidStates(
         torch.cat(hidden)[None],
         [np.concatenate(readings)[None] for readings in zip(*donors, strict=True)],
+        np.concatenate(beside)[None],
     )
     n_bytes = sum(int(own[i].ends[-1] - own[i].ends[0]) for i in texts)
     n_tokens = sum(len(own[i].ids) - 1 for i in texts)

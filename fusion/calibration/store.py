@@ -25,7 +25,7 @@ from .features import TextFeatures, compute_features, pack, unpack
 from .sampled_softmax import SampledSoftmax, mean_distribution
 from .texts import split
 
-FORMAT = 5
+FORMAT = 6
 
 # What this process has read already, for all stores. By strand, not by name: two
 # strands may share a name, and none is kept alive.

@@ -29,7 +29,10 @@ def maps_of(model: BraidedLLM) -> list[VocabularyMap]:
 def said_by(
     model: BraidedLLM, number: int, readings: Sequence[Reading]
 ) -> list[list[Tensor]]:
-    """What a donor says at each node, as the output mixture hears it."""
+    """What a donor says at each node, by itself: it does not hear the anchor.
+
+    Of what has not been written the anchor has said nothing yet.
+    """
     assert model.mixer is not None  # for the type checker
     found = np.full(len(readings), None, dtype=object)
     found[:] = readings

@@ -66,6 +66,8 @@ class Node(NamedTuple):
         Whether at most one token that was read is behind it.
     ahead : bool
         Whether it is one space ahead of the text.
+    beside : int
+        Number of the anchor's last token that ends by then; -1 where there is none.
     """
 
     state: Tensor
@@ -74,6 +76,7 @@ class Node(NamedTuple):
     rest: bytes
     last: bool
     ahead: bool = False
+    beside: int = -1
 
 
 @dataclass(frozen=True, eq=False)

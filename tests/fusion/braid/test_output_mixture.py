@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from fusion import BraidConfig, BraidedLLM, Strand
+from fusion.braid.fusers import LearnedWeighted
 from fusion.braid.output_mixture import (
     BLOCK,
     FEW,
@@ -26,7 +27,8 @@ HERE = torch.tensor([True])
 
 
 def mixer(n=1, gated=False):
-    return OutputMixer([3] * n, [VocabularyMap(TOKENS, TOKENS, 2, 2)] * n, gated)
+    maps = [VocabularyMap(TOKENS, TOKENS, 2, 2)] * n
+    return OutputMixer(2, [3] * n, maps, LearnedWeighted, gated)
 
 
 def logits(*p):
@@ -187,7 +189,7 @@ def test_weights_are_shares_of_those_who_are_there(data, n, gated):
 
 def test_an_adapter_reads_states_of_any_size_alike():
     m = mixer()
-    m.adapters[0].weight.data = torch.eye(3)
+    m.adapters[0].own.weight.data = torch.eye(3)
     hidden = torch.tensor([3.0, 0.0, 4.0])
     moved = [adapted(m, hidden * scale) - hidden * scale for scale in (1, 1000)]
     torch.testing.assert_close(*moved, atol=1e-4, rtol=1e-4)
@@ -243,7 +245,7 @@ def test_what_was_said_in_the_step_before_is_kept():
     assert head.asked == 5
     # After a step of training the same state is heard otherwise.
     with torch.no_grad():
-        m.adapters[0].weight.add_(1.0)
+        m.adapters[0].own.weight.add_(1.0)
     ask(0, states[0])
     assert head.asked == 6
 
@@ -256,6 +258,35 @@ def test_of_a_long_step_nothing_is_kept():
     assert kept == {}
     mixer().said(0, Voice(np.array([reading(*states[1:])], dtype=object), head, kept))
     assert len(kept) == FEW
+
+
+def heard(m, beside, *numbers, said=None):
+    """What a donor says at one state, beside which the anchor has these states."""
+    nodes = tuple(Node(torch.ones(3), -1, 0, b"", True, beside=n) for n in numbers)
+    readings, states = (np.full(1, None, dtype=object) for _ in range(2))
+    readings[0], states[0] = Reading(nodes), beside
+    return m.said(0, Voice(readings, first_two, said, states))[0]
+
+
+def test_a_donor_hears_the_anchor_beside_it():
+    """Of a state (1, 1, 1), with 2 and 3 times the anchor's, of size 1, added."""
+    m = mixer()
+    m.adapters[0].bridges[0].weight.data = torch.tensor([[2.0, 0], [0, 3], [0, 0]])
+    anchor = torch.tensor([[1.0, 1.0], [5.0, -5.0]])
+    found = heard(m, anchor, 0, 1, -1)
+    wanted = torch.tensor([[3.0, 4.0], [3.0, -2.0], [1.0, 1.0]]).log_softmax(-1)
+    torch.testing.assert_close(torch.stack(found), wanted)
+
+
+def test_what_was_said_is_kept_with_what_was_heard():
+    m, kept = mixer(), {}
+    m.adapters[0].bridges[0].weight.data.fill_(1.0)
+    m.adapters[0].bridges[0].weight.data[0] = 0.0
+    first, *_ = heard(m, torch.tensor([[1.0, 1.0]]), 0, said=kept)
+    other, *_ = heard(m, torch.tensor([[1.0, -1.0]]), 0, said=kept)
+    deaf, *_ = heard(m, torch.tensor([[1.0, -1.0]]), -1, said=kept)
+    assert not torch.allclose(first, other)
+    torch.testing.assert_close(other, deaf)
 
 
 def test_what_is_kept_holds_no_graph():

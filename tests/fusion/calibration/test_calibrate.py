@@ -250,7 +250,7 @@ def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
         braid("llama", "gemma", layers=("final", "output"), std=0), store=tmp_path
     )
     assert report.trained == ("gate",)
-    assert set(report.reused) == {"final", "own"}
+    assert set(report.reused) == {"final"}
 
 
 def test_texts_may_be_tasks(braid):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fusion.calibration.fit_final import Positions, fit_final, own_map
+from fusion.braid.fusers import LearnedWeighted
+from fusion.calibration.fit_final import Positions, fit_adapter, fit_final
 from fusion.calibration.store import CalibrationStore
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -54,11 +55,24 @@ def test_the_loss_at_positions_is_that_of_the_fuser_on_whole_texts(
 
 def test_the_own_map_is_what_the_fuser_of_the_matched_control_gets(store, braid):
     model = braid("llama", strategy="learned_weighted", std=0)
-    own = own_map(store, model.anchor, epochs=1)
-    assert own["weight"].shape == (model.anchor.width, model.anchor.width)
+    adapter = LearnedWeighted(model.anchor.width, [], add=True)
+    fit_adapter(store, adapter, model.anchor, None, epochs=1)
     fit_final(store, model, epochs=1)
-    for key, value in own.items():
-        assert torch.equal(model.fusers["final"].state_dict()[f"own.{key}"], value)
+    for key, value in adapter.state_dict().items():
+        assert torch.equal(model.fusers["final"].state_dict()[key], value)
+
+
+def test_an_adapter_is_the_fuser_of_the_braid_the_other_way_round(store, braid):
+    layers = ("final", "output")
+    model, other = (
+        braid(*pair, layers=layers, std=0)
+        for pair in (("llama", "gemma"), ("gemma", "llama"))
+    )
+    adapter = model.mixer.adapters[0]
+    fit_adapter(store, adapter, model.donors[0], model.anchor, epochs=1)
+    fit_final(store, other, epochs=1)
+    for key, value in other.fusers["final"].state_dict().items():
+        assert torch.equal(adapter.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -12,7 +12,7 @@ WRITING = ("greedy", "sampling", "beams")
 
 
 def check(name, model, texts=TEXTS):
-    getattr(writing, f"check_{name}")(model, texts, new_tokens=3)
+    getattr(writing, f"check_{name}")(model, texts, new_tokens=8)
 
 
 @pytest.fixture
