@@ -441,10 +441,7 @@ class TokenBytes:
         ndarray (len(words),), int64
             -1 where no token begins a string.
         """
-        index: dict[bytes, int] = {}
-        for i, word in enumerate(self.table[:size]):
-            if word:
-                index.setdefault(word, i)
+        index = self._index(size)
         found = np.full(len(words), -1, dtype=np.int64)
         rows, texts = [], []
         for i, word in enumerate(words):
@@ -464,6 +461,21 @@ class TokenBytes:
                 good = good and len(self.table[row.ids[0]]) <= len(words[i])
                 found[i] = row.ids[0] if good else _longest_prefix(words[i], index)
         return found
+
+    def _index(self, size: int) -> dict[bytes, int]:
+        """The token of each string; of several, the one that the tokenizer writes."""
+        index: dict[bytes, int] = {}
+        twins: set[bytes] = set()
+        for i, word in enumerate(self.table[:size]):
+            if word and index.setdefault(word, i) != i:
+                twins.add(word)
+        for word in twins:
+            text = self._inside(word)
+            if text is not None:
+                ids = self.backend.encode(text, add_special_tokens=False).ids
+                if len(ids) == 1 and ids[0] < size and self.table[ids[0]] == word:
+                    index[word] = ids[0]
+        return index
 
     def behind(self, before: tuple[int, ...], word: bytes) -> int | None:
         """The token behind those of ``before`` where a text goes on with ``word``.

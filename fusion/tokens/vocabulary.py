@@ -33,21 +33,20 @@ from torch import Tensor
 from .._files import replacing
 from .token_bytes import TokenBytes, common_prefix
 
-LIKELY = 64  # continuations of which the anchor's longer tokens get their part
-SPELT = 16  # the likeliest of these are spelt behind the text so far
-UNLIKELY = 1e-4  # of all; the next one for those that are spelt
-UNSPELT = 2e-3
+LIKELY = 2e-3  # of all: what is spelt behind the text so far
 # Where the anchor would have cut the text so far otherwise, had it gone on like this.
 CONTRARY = 0.02
 # How well a token that the donor has not read goes on, against one that it has.
 UNREAD = 0.02
-# What a token of the anchor counts beside strings that are not its longest.
-OTHERWISE = 0.05
-NOTHING = 1e-12  # of probability
+# What counts of tokens with which the anchor may begin a likely string all the same:
+# longer ones that the donor would begin otherwise, and shorter ones.
+LONGER = 0.05
+SHORTER = 0.002
+NOTHING = 1e-9  # of probability: what a first token has beside longer ones at least
 # What is the anchor's own at least: no map tells every way to write a text.
 UNTOLD = 1e-3
 LARGE = 50_000  # strings of bytes; maps of fewer are made faster than they are found
-FORMAT = 2
+FORMAT = 3
 
 
 class Node(NamedTuple):
@@ -208,6 +207,100 @@ class Carried(NamedTuple):
     unread: Tensor
 
 
+class _Whole(NamedTuple):
+    """How a donor's whole tokens are told, behind a space or not.
+
+    The anchor's tokens have places in the order of their bytes, from 1 on.
+
+    Attributes
+    ----------
+    strings : ndarray (V_d,)
+        What each writes.
+    first : Tensor (V_d,)
+        The place of the token that the anchor begins it with.
+    apart : Tensor (V_d,)
+        1 where the donor would not begin that token with this one.
+    owner : Tensor (V_a + 1,)
+        For each place, with which token the donor begins what the anchor's writes.
+    """
+
+    strings: np.ndarray
+    first: Tensor
+    apart: Tensor
+    owner: Tensor
+
+
+class _Rest(NamedTuple):
+    """The donor's tokens that begin with the rest of a text and go on.
+
+    Attributes
+    ----------
+    rest : bytes
+    low : int
+        Where they begin in the order of their bytes.
+    tokens : ndarray (n,)
+    strings : ndarray (n,)
+        What each adds to the text.
+    """
+
+    rest: bytes
+    low: int
+    tokens: np.ndarray
+    strings: np.ndarray
+
+
+class _Shares:
+    """What the anchor's tokens get at one position, much of it by its own p.
+
+    Parameters
+    ----------
+    p : Tensor (V_a + 1,)
+        By places, with 0 in front: what no token begins stands there.
+    """
+
+    def __init__(self, p: Tensor) -> None:
+        self.p = p
+        # In double precision: spans of what is unlikely are differences.
+        self._sums = p.cumsum(0, dtype=torch.float64)
+        self._added: list[tuple[Tensor, Tensor]] = []
+        self._spans: list[tuple[Tensor, Tensor]] = []
+        self._rates: list[Tensor] = []
+
+    def between(self, low: Tensor, high: Tensor) -> Tensor:
+        """How much p there is in spans of tokens, by `SortedTokens.span`."""
+        return self._sums[high] - self._sums[low]
+
+    def add(self, places: Tensor, masses: Tensor) -> None:
+        """Give places what is theirs whatever p is."""
+        self._added.append((places, masses.to(self.p)))
+
+    def rate(self, rates: Tensor) -> None:
+        """Give each place (V_a + 1,) so much of its p."""
+        self._rates.append(rates)
+
+    def among(self, low: Tensor, high: Tensor, rates: Tensor) -> None:
+        """Give spans of tokens so much of their p."""
+        self._spans.append((torch.cat([low, high]) + 1, torch.cat([rates, -rates])))
+
+    def told(self) -> Tensor:
+        """All of it (V_a + 1,)."""
+        steps = self._sums.new_zeros(len(self.p) + 1)
+        if self._spans:
+            places, rates = (torch.cat(part) for part in zip(*self._spans, strict=True))
+            steps = steps.scatter_add(0, places, rates)
+        rates = steps.cumsum(0)[:-1].to(self.p)
+        for more in self._rates:
+            rates = rates + more
+        given = torch.zeros_like(self.p)
+        if self._added:
+            places, masses = (
+                torch.cat(part) for part in zip(*self._added, strict=True)
+            )
+            given = given.scatter_add(0, places, masses)
+        # What is left of large rates behind their span is rounding.
+        return given.addcmul(rates, self.p).clamp(min=0.0)
+
+
 class SortedTokens:
     """Tokens in the order of their bytes, so that a prefix is a span of places.
 
@@ -303,38 +396,91 @@ class VocabularyMap:
             spaced = [b" " + word for word in self.table]
             behind_space[:] = [numbers.setdefault(w, len(numbers)) for w in spaced]
         self.words = list(numbers)
-        self.first, self.low, self.high = self._spell(folder, donor)
-        written = self.of_donor.ids
+        self.first, self.low, self.high, *owners = (
+            part.astype(np.int64) for part in self._spell(folder, donor)
+        )
+        self._before = _parents(self.of_anchor.words)
+        self._parent = _parents(self.of_donor.words)
+        written = self.of_anchor.ids
+        others = np.setdiff1d(np.arange(anchor_size), written)
+        self._order = torch.from_numpy(np.concatenate([written, others]))
+        # Of each token, and, last, of none.
+        self._place = np.zeros(anchor_size + 1, dtype=np.int64)
+        self._place[self._order] = np.arange(1, anchor_size + 1)
+        self._places = torch.from_numpy(self._place[:-1])
+        known: dict[bytes, int] = {}
+        table = [*anchor.table[:anchor_size], b""]
+        self._like = np.array([known.setdefault(word, len(known)) for word in table])
+        self._spaced = self._space_more()
+        # A donor may leave the last of several spaces to the word behind them.
+        longer = {w[:-1] for w in self.of_donor.words if w[-1:] == b" "}
+        longer = {w for w in longer if donor.leaves_space and w[-1:].isspace()}
+        self._leaves = np.array([word in longer for word in self.of_donor.words])
         plain = np.zeros(donor_size, dtype=np.int32)
-        plain[written] = self.strings[self.offsets[written]]
-        # Of each token: its string, behind a space or not, and that one's first token.
-        self._wholes = []
-        for strings in (plain, behind_space):
-            whole = np.full(donor_size, anchor_size, dtype=np.int64)
-            whole[written] = self.first[strings[written]]
-            whole[whole < 0] = anchor_size
-            told = whole < anchor_size
-            self._wholes.append((strings, torch.from_numpy(whole), told))
+        plain[self.of_donor.ids] = self.strings[self.offsets[self.of_donor.ids]]
+        silent = np.setdiff1d(np.arange(donor_size), self.of_donor.ids)
+        self._silent = torch.from_numpy(silent)
+        self._wholes = [
+            self._whole(strings, owner)
+            for strings, owner in zip((plain, behind_space), owners, strict=True)
+        ]
+
+    def _space_more(self) -> np.ndarray:
+        """The place of white space with one space more, for each string."""
+        found = np.zeros(len(self.words), dtype=np.int64)
+        for i, word in enumerate(self.words):
+            if word.isspace():
+                low, high = self.of_anchor.equal(word + b" ")
+                found[i] = low + 1 if low < high else 0
+        return found
+
+    def _whole(self, strings: np.ndarray, owner: np.ndarray) -> _Whole:
+        written = self.of_donor.ids
+        first = np.full(self.donor_size, -1, dtype=np.int64)
+        first[written] = self.first[strings[written]]
+        apart = np.append(owner, -1)[first] != np.arange(self.donor_size)
+        return _Whole(
+            strings,
+            torch.from_numpy(self._place[first]),
+            torch.from_numpy(apart.astype(np.float32)),
+            torch.from_numpy(np.append(self.donor_size, owner[self._order])),
+        )
 
     def _spell(self, folder: Path | None, donor: TokenBytes) -> list[np.ndarray]:
-        """For each string its first token, and the span of the tokens it begins."""
+        """For each string its first token, and the span of the tokens it begins.
+
+        And for each token of the anchor the donor's token that it begins with, as it is
+        and without the space in front.
+        """
         sizes = [FORMAT, self.anchor_size, self.donor_size]
         key = json.dumps([self.anchor.state, self.anchor.key, donor.key, sizes])
         name = f"map-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         file = folder / name if folder and len(self.words) >= LARGE else None
-        found = None if file is None else _load(file, (3, len(self.words)))
-        if found is not None:
-            return list(found)
+        n, m = len(self.words), self.anchor_size
+        found = None if file is None else _load(file, (3 * n + 2 * m,))
+        if found is None:
+            found = self._cut(donor)
+            if file is not None:
+                # It is only kept for speed: where it cannot be, it is made every time.
+                with suppress(OSError), replacing(file.parent) as work:
+                    np.save(work / name, found, allow_pickle=False)
+        return np.split(found, [n, 2 * n, 3 * n, 3 * n + m])
+
+    def _cut(self, donor: TokenBytes) -> np.ndarray:
         spans = np.array(
             [self.of_anchor.span(word) for word in self.words], dtype=np.int32
         ).reshape(-1, 2)
         first = self.anchor.first_tokens(self.words, self.anchor_size)
-        made = np.stack([first.astype(np.int32), spans[:, 0], spans[:, 1]])
-        if file is not None:
-            # It is only kept for speed: where it cannot be, it is made every time.
-            with suppress(OSError), replacing(file.parent) as work:
-                np.save(work / name, made, allow_pickle=False)
-        return list(made)
+        owners = np.full((2, self.anchor_size), self.donor_size)
+        ids, words = self.of_anchor.ids, self.of_anchor.words
+        owners[0, ids] = donor.first_tokens(words, self.donor_size)
+        spaced = [i for i, w in enumerate(words) if w[:1] == b" " and w != b" "]
+        behind = donor.first_tokens([words[i][1:] for i in spaced], self.donor_size)
+        owners[1, ids[spaced]] = behind
+        owners[owners < 0] = self.donor_size
+        return np.concatenate([first, spans[:, 0], spans[:, 1], *owners]).astype(
+            np.int32
+        )
 
     def begins(self, rest: bytes) -> bool:
         """Whether a longer token of the donor begins with some bytes."""
@@ -394,41 +540,28 @@ class VocabularyMap:
         """
         if self.same:
             return self._as_it_is(log_q[-1], p)
-        nothing = p.new_zeros(())
-        cut, whole, complete, unread, total = self.weigh(reading, log_q)
-        out = p.new_zeros(self.anchor_size + 1)
+        said, unread, total = self.weigh(reading, log_q)
         if total.isneginf():
+            nothing = p.new_zeros(())
             return Carried(p, nothing, nothing + 1)
-        strings, masses = [], []
-        for log_weight, row, ahead in whole:
-            q = (row + (log_weight - total)).exp()
-            numbers, tokens, told = self._wholes[ahead]
-            if not ahead:
-                self._carry_ends(out, q, p)
-            most = _most(q)
-            most = most[told[most]]
-            strings.append(numbers[most])
-            likely = torch.from_numpy(most).to(p.device)
-            masses.append(q[likely])
-            out.index_add_(0, tokens.to(p.device), q.index_fill(0, likely, 0.0))
-        for numbers, logs in cut:
+        ordered = p.index_select(0, self._order.to(p.device))
+        shares = _Shares(torch.cat([p.new_zeros(1), ordered]))
+        inside = p.new_zeros(())
+        for what, logs in said:
             q = (logs - total).exp()
-            first = torch.from_numpy(self.first[numbers].astype(np.int64))
-            first[first < 0] = self.anchor_size
-            most = _most(q)
-            strings.append(numbers[most])
-            likely = torch.from_numpy(most).to(p.device)
-            masses.append(q[likely])
-            out.index_add_(0, first.to(p.device), q.index_fill(0, likely, 0.0))
-        if strings:
-            out = self._share(
-                out, np.concatenate(strings), torch.cat(masses), p, reading.spelling
-            )
+            if isinstance(what, _Rest):
+                inside = inside + q.sum()
+                q = self._consistent(q, what, reading.spelling)
+                self._share_rest(shares, what, q, reading.spelling)
+            else:
+                if what is self._wholes[0]:
+                    self._carry_ends(shares, q)
+                q = q.index_fill(0, self._silent.to(q.device), 0.0)
+                self._share_whole(shares, what, q, reading.spelling)
         mine = (unread - total).exp().clamp(max=1.0)
-        out = out[:-1].clamp_(min=0.0).addcmul_(p, mine.clamp(min=UNTOLD))
-        # Rounding may make it a little less than nothing.
-        inside = (1.0 - (complete - total).exp() - mine).clamp(min=0.0)
-        return Carried(out / out.sum().clamp(min=1e-30), inside, mine)
+        told = shares.told().index_select(0, self._places.to(p.device))
+        out = told.addcmul(p, mine.clamp(min=UNTOLD))
+        return Carried(out / out.sum().clamp(min=1e-30), inside.clamp(max=1.0), mine)
 
     def _as_it_is(self, log_q: Tensor, p: Tensor) -> Carried:
         q, nothing = log_q.exp(), p.new_zeros(())
@@ -440,62 +573,53 @@ class VocabularyMap:
 
     def weigh(
         self, reading: Reading, log_q: Sequence[Tensor]
-    ) -> tuple[
-        list[tuple[np.ndarray, Tensor]],
-        list[tuple[Tensor, Tensor, bool]],
-        Tensor,
-        Tensor,
-        Tensor,
-    ]:
+    ) -> tuple[list[tuple[_Whole | _Rest, Tensor]], Tensor, Tensor]:
         """What each node says of what comes next, as logarithms of unscaled weights.
 
-        Returns strings of bytes with their weights, where the text ends inside a token;
-        weights of whole distributions, where it does not, and of all that these tell;
-        the weight of what is not read, and the sum.
+        Returns how to tell what is said and the weights of it; the weight of what is
+        not read, and the sum.
         """
         device = log_q[0].device
         weights: list[Tensor] = []
-        read: list[set[int]] = [set() for _ in reading.nodes]
+        read: list[list[int]] = [[] for _ in reading.nodes]
         for node in reading.nodes:
             if node.parent < 0:
                 weights.append(torch.zeros((), device=device))
             else:
                 before = weights[node.parent]
                 weights.append(before + log_q[node.parent][node.token])
-                read[node.parent].add(node.token)
-        cut, whole, complete, sums, missing = [], [], [], [], []
+                read[node.parent].append(node.token)
+        said: list[tuple[_Whole | _Rest, Tensor]] = []
+        missing: list[Tensor] = []
         for i, node in enumerate(reading.nodes):
+            row = log_q[i]
+            if read[i]:
+                # What was read on from is told by what comes behind it.
+                known = torch.tensor(read[i], device=device)
+                row = row.index_fill(0, known, -torch.inf)
             if not node.rest:
-                row, weight = log_q[i], weights[i]
-                if read[i]:
-                    # What was read on from is told by what comes behind it.
-                    known = torch.tensor(sorted(read[i]), device=device)
-                    row = row.index_fill(0, known, -torch.inf)
-                    weight = weight + row.logsumexp(0)
-                whole.append((weights[i], row, node.ahead))
-                complete.append(weight)
+                said.append((self._wholes[node.ahead], row + weights[i]))
                 continue
-            low, high = self.of_donor.span(node.rest)
-            while low < high and len(self.of_donor.words[low]) == len(node.rest):
-                low += 1
-            if low < high:
-                tokens = self.of_donor.ids[low:high]
-                tokens = tokens[~np.isin(tokens, list(read[i]))] if read[i] else tokens
-                logs = log_q[i][torch.from_numpy(tokens).to(device)] + weights[i]
-                at = self.offsets[tokens] + len(node.rest)
-                cut.append((self.strings[at], logs))
-                sums.append(logs.logsumexp(0))
+            low, high = self.longer(node.rest)
+            tokens = self.of_donor.ids[low:high]
+            if set(tokens[: len(read[i]) + 1].tolist()) - set(read[i]):
+                logs = row[torch.from_numpy(tokens).to(device)] + weights[i]
+                strings = self.strings[self.offsets[tokens] + len(node.rest)]
+                said.append((_Rest(node.rest, low, tokens, strings), logs))
             if node.last:
-                tokens = [u for u in self._within(node.rest) if u not in read[i]]
-                if tokens:
-                    missing.append(log_q[i][tokens].logsumexp(0) + weights[i])
-        none = torch.full((), -torch.inf, device=device)
-        unread = none
+                within = [u for u in self._within(node.rest) if u not in read[i]]
+                if within:
+                    missing.append(row[within].logsumexp(0) + weights[i])
+        unread = torch.full((), -torch.inf, device=device)
         if missing:
             unread = torch.stack(missing).logsumexp(0) + float(np.log(UNREAD))
-        told = torch.stack(complete).logsumexp(0) if complete else none
-        total = torch.stack([*sums, told, unread]).logsumexp(0)
-        return cut, whole, told, unread, total
+        sums = [logs.logsumexp(0) for _, logs in said]
+        return said, unread, torch.stack([*sums, unread]).logsumexp(0)
+
+    def longer(self, rest: bytes) -> tuple[int, int]:
+        """Places of the donor's tokens that begin with some bytes and go on."""
+        low, high = self.of_donor.span(rest)
+        return self.of_donor.equal(rest)[1] if low < high else low, high
 
     def _within(self, rest: bytes) -> list[int]:
         """The donor's tokens that some bytes begin with."""
@@ -505,138 +629,124 @@ class VocabularyMap:
             found += self.of_donor.ids[low:high].tolist()
         return found
 
-    def _carry_ends(self, out: Tensor, q: Tensor, p: Tensor) -> None:
+    def _carry_ends(self, shares: _Shares, q: Tensor) -> None:
         """Donor tokens that write nothing go to what means the same, as it has it."""
         for u, twins in self._ends.items():
-            parts = p[twins]
-            out[twins] += q[u] * parts / parts.sum().clamp(min=1e-30)
+            at = self._places[twins].to(q.device)
+            parts = shares.p[at]
+            shares.add(at, q[u] * parts / parts.sum().clamp(min=1e-30))
 
-    def _share(
+    def _share_whole(
+        self, shares: _Shares, how: _Whole, q: Tensor, spelling: tuple[int, ...]
+    ) -> None:
+        """Share each of the donor's tokens among those that it begins with it."""
+        first, owner = how.first.to(q.device), how.owner.to(q.device)
+        alone = shares.p.index_select(0, first) * how.apart.to(q) + NOTHING
+        longer = q.new_zeros(self.donor_size + 1).scatter_add(0, owner, shares.p)
+        rates = self._rates(shares, how.strings, q, longer[:-1] + alone, spelling)
+        shares.add(first, rates * alone)
+        shares.rate(torch.cat([rates, rates.new_zeros(1)]).index_select(0, owner))
+
+    def _share_rest(
+        self, shares: _Shares, how: _Rest, q: Tensor, spelling: tuple[int, ...]
+    ) -> None:
+        """Share each string among the tokens that go on from it and no longer one."""
+        here = slice(how.low, how.low + len(how.strings))
+        low, high, first, spaced = (
+            torch.from_numpy(part).to(q.device)
+            for part in (
+                self.low[how.strings],
+                self.high[how.strings],
+                self._place[self.first[how.strings]],
+                self._spaced[how.strings] * self._leaves[here],
+            )
+        )
+        apart = (first <= low) | (first > high)
+        before = self._parent[here] - how.low
+        longer_one = np.flatnonzero(before >= 0)
+        parent = torch.from_numpy(before[longer_one]).to(q.device)
+        child = torch.from_numpy(longer_one).to(q.device)
+        longer = shares.between(low, high)
+        longer = longer.scatter_add(0, parent, -longer[child]).clamp(min=0.0)
+        alone, space = shares.p[first] * apart + NOTHING, shares.p[spaced]
+        total = longer + alone + space
+        rates = self._rates(shares, how.strings, q, total, spelling)
+        shares.add(first, rates * alone)
+        shares.add(spaced, rates * space)
+        shares.among(low, high, rates.scatter_add(0, child, -rates[parent]))
+
+    def _rates(
         self,
-        out: Tensor,
-        numbers: np.ndarray,
-        masses: Tensor,
-        p: Tensor,
+        shares: _Shares,
+        strings: np.ndarray,
+        q: Tensor,
+        total: Tensor,
         spelling: tuple[int, ...],
     ) -> Tensor:
-        """Give the anchor's longer tokens their part of the likeliest continuations.
+        """How much of its p what belongs to each string gets, which is ``total``.
 
-        What a threshold decides is blended in above it, so that noise in the last digit
-        makes no jump.
+        Little is left of a likely string that contradicts how the text is spelt. How a
+        tokenizer begins a word is not settled before its end: tokens that go on from
+        what is likely, or that it goes on from, get a little of it, too.
         """
-        numbers, where = np.unique(numbers, return_inverse=True)
-        sums = masses.new_zeros(len(numbers))
-        masses = sums.index_add(0, torch.from_numpy(where).to(sums.device), masses)
-        order = masses.argsort(descending=True)
-        masses, numbers = masses[order], numbers[order.cpu().numpy()]
-        blend = _above(masses, LIKELY, UNLIKELY)
-        first = self.first[numbers].astype(np.int64)
-        heads = np.where(first < 0, self.anchor_size, first)
-        left = (masses * (1.0 - blend)).to(p)
-        out.index_add_(0, torch.from_numpy(heads).to(out.device), left)
-        count = int((blend > 0).sum())
-        if not count:
-            return out
-        blend = blend[:count]
-        spelt = _above(masses, SPELT, UNSPELT)[:count]
-        mine, masses = numbers[:count], (masses[:count] * blend).to(p)
-        first = first[:count]
-        # What is spelt has a second entry, with what the text so far makes of it.
-        n = int((spelt > 0).sum())
-        behind = self._behind(spelling, [self.words[i] for i in mine[:n]])
-        there = np.array([first[i] if b is None else b for i, b in enumerate(behind)])
-        keep = np.where(there < 0, CONTRARY, 1.0)
-        there = np.where(there < 0, first[:n], there).astype(np.int64)
-        scale = torch.from_numpy(keep).to(spelt) * spelt[:n]
-        amounts = torch.cat([masses * (1.0 - spelt), masses[:n] * scale]).to(p)
-        firsts = np.concatenate([first, there])
-        strings = np.concatenate([np.arange(count), np.arange(n)])
-        owner, at, parts = self._longer(mine)
-        tokens = self.of_anchor.ids[at]
-        # A token of just these bytes is among those that go on from them.
-        written = [self.anchor.table[v] if v >= 0 else b"" for v in firsts]
-        words = [self.words[i] for i in mine[strings]]
-        own = np.array([a != b for a, b in zip(written, words, strict=True)])
-        return self._part(out, firsts, amounts, strings, own, owner, tokens, parts, p)
-
-    def _part(
-        self,
-        out: Tensor,
-        firsts: np.ndarray,
-        amounts: Tensor,
-        strings: np.ndarray,
-        own: np.ndarray,
-        owner: np.ndarray,
-        tokens: np.ndarray,
-        parts: np.ndarray,
-        p: Tensor,
-    ) -> Tensor:
-        """Share amounts of strings out among their first tokens and longer ones."""
-        device = out.device
-        end = self.anchor_size
-
-        def on(index: np.ndarray) -> Tensor:
-            return torch.from_numpy(index.astype(np.int64)).to(device)
-
-        group, members = on(owner), on(tokens)
-        likely = p[members] * torch.from_numpy(parts).to(p)
-        count = int(strings.max()) + 1
-        longer = p.new_zeros(count).index_add_(0, group, likely)
-        heads = on(np.where(firsts < 0, end, firsts))
-        alone = p[heads.clamp(max=end - 1)] * on(own & (firsts >= 0)).float()
-        total = longer[on(strings)] + alone
-        # Nothing to share with, or nothing to share by: the first token has it all. Not
-        # divided by what is next to nothing: slopes, of its square, would be infinite.
-        shared = total > NOTHING
-        rest = amounts / torch.where(shared, total, torch.ones_like(total))
-        rest = torch.where(shared, rest, torch.zeros_like(rest))
-        kept = torch.where(shared, rest * alone, amounts)
-        rate = p.new_zeros(count).index_add_(0, on(strings), rest)
-        out.index_add_(0, heads, kept)
-        return out.index_add_(0, members, rate[group] * likely)
-
-    def _longer(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The strings that the anchor's tokens go on from.
-
-        Returns numbers within ``numbers``, places of tokens, and how much of a token
-        belongs there: all to the longest of its strings, little to the others.
-        """
-        low, high = self.low[numbers], self.high[numbers]
-        length = [len(self.words[s]) for s in numbers]
-        # Spans lie in each other or apart: the outermost ones come first.
-        spans = sorted(
-            np.flatnonzero(low < high).tolist(),
-            key=lambda i: (low[i], -high[i], length[i]),
+        at, blend = _likely(q)
+        numbers = strings[at]
+        words = [self.words[i] for i in numbers]
+        contrary = [token == -1 for token in self._behind(spelling, words)]
+        inner = [not word[-1:].isspace() for word in words]
+        shorter = [self._shorter(i) for i in numbers]
+        owner = np.repeat(np.arange(len(at)), [len(places) for places in shorter])
+        places = torch.tensor(sum(shorter, []), dtype=torch.long, device=q.device)
+        likely, low, high, of, against, within = (
+            torch.from_numpy(np.asarray(part)).to(q.device)
+            for part in (
+                at,
+                self.low[numbers],
+                self.high[numbers],
+                owner,
+                np.array(contrary, dtype=bool),
+                np.array(inner, dtype=bool),
+            )
         )
-        owner = np.full(len(self.of_anchor.ids), -1, dtype=np.int64)
-        around: list[int] = []
-        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for i in spans:
-            while around and low[i] >= high[around[-1]]:
-                around.pop()
-            within = np.arange(int(low[i]), int(high[i]))
-            for other in around:
-                # The donor may cut the longer one in another way than its beginning.
-                part = np.full(len(within), OTHERWISE)
-                if self._one_space_more(int(numbers[other]), int(numbers[i])):
-                    equal = self.of_anchor.equal(self.words[numbers[i]])
-                    part[equal[0] - low[i] : equal[1] - low[i]] = 1.0
-                found.append((np.full(len(within), other), within, part))
-            owner[within] = i
-            around.append(i)
-        mine = np.flatnonzero(owner >= 0)
-        found.append((owner[mine], mine, np.ones(len(mine))))
-        owners, at, parts = (np.concatenate(part) for part in zip(*found, strict=True))
-        return owners, at, parts
+        more = blend * within * LONGER
+        parts = shares.p[places] * blend[of] * SHORTER
+        sums = (shares.between(low, high) * more).scatter_add(0, of, parts)
+        rates = q / total.scatter_add(0, likely, sums.to(total))
+        left = 1.0 - blend * against * (1.0 - CONTRARY)
+        mine = rates[likely] * left
+        rates = rates.scatter(0, likely, mine.to(rates))
+        shares.among(low, high, mine * more)
+        shares.add(places, mine[of] * parts)
+        return rates
 
-    def _one_space_more(self, shorter: int, longer: int) -> bool:
-        """Whether two strings are white space, and one is the other and one more.
+    def _shorter(self, number: int) -> list[int]:
+        """Places of the anchor's tokens, not the first, that a string goes on from.
 
-        Many tokenizers leave the last of several spaces to the word behind it, which
-        the donor has not said yet.
+        Without those behind or before white space, where tokenizers cut in any case.
         """
-        word = self.words[longer]
-        return word.isspace() and word[:-1] == self.words[shorter]
+        word, place = self.words[number], int(self.low[number]) - 1
+        found: list[int] = []
+        while place >= 0:
+            begin = self.of_anchor.words[place]
+            if word.startswith(begin):
+                around = word[len(begin) - 1 : len(begin) + 1]
+                if around.strip() == around:
+                    found.append(place + 1)
+            place = int(self._before[place])
+        first = self._place[self.first[number]]
+        return [i for i in found if i != first]
+
+    def _consistent(self, q: Tensor, rest: _Rest, spelling: tuple[int, ...]) -> Tensor:
+        """Little is left of what the anchor would have begun with other tokens."""
+        keep = np.ones(len(rest.tokens), dtype=bool)
+        size = 0
+        for token in reversed(spelling):
+            size += len(self.anchor.table[token])
+            if size > len(rest.rest):
+                break
+            at = self.offsets[rest.tokens] + len(rest.rest) - size
+            keep &= self._like[self.first[self.strings[at]]] == self._like[token]
+        return q * torch.from_numpy(np.where(keep, 1.0, CONTRARY)).to(q)
 
     def _behind(
         self, spelling: tuple[int, ...], words: Sequence[bytes]
@@ -651,14 +761,40 @@ class VocabularyMap:
             return found
         # Bytes that no token has behind the last one change nothing of it.
         last = self.anchor.table[spelling[-1]]
-        spans = [self.of_anchor.span(last + word[:1]) for word in words]
+        spans = [
+            self.of_anchor.span(last + word[:1]) if word else (0, 0) for word in words
+        ]
         asked = [i for i, (low, high) in enumerate(spans) if low < high]
         told = self.anchor.behind_each(spelling, [words[i] for i in asked])
         for i, token in zip(asked, told, strict=True):
-            # A tokenizer may name more tokens than its model has.
-            if token is not None and token < self.anchor_size:
-                found[i] = token
+            found[i] = token
         return found
+
+
+def _likely(q: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Which probabilities are likely, and how much, from 0 at the threshold up to 1.
+
+    1 from four times that on, and flat at both ends: noise in the last digit makes no
+    jump.
+    """
+    likely = np.flatnonzero(q.detach().cpu().numpy() > LIKELY)
+    # In double precision: what is left of 1 may be little.
+    known = q[torch.from_numpy(likely).to(q.device)].double()
+    x = ((known / LIKELY - 1.0) / 3.0).clamp(0.0, 1.0)
+    return likely, x.pow(3) * (10.0 - 15.0 * x + 6.0 * x.square())
+
+
+def _parents(words: Sequence[bytes]) -> np.ndarray:
+    """Of sorted words, for each the place of the longest one it goes on from, or -1."""
+    found = np.full(len(words), -1, dtype=np.int64)
+    around: list[int] = []
+    for i, word in enumerate(words):
+        while around and not word.startswith(words[around[-1]]):
+            around.pop()
+        if around:
+            found[i] = around[-1]
+        around.append(i)
+    return found
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -669,25 +805,3 @@ def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (OSError, ValueError):
         return None
     return found if found.shape == shape and found.dtype == np.int32 else None
-
-
-def _most(q: Tensor) -> np.ndarray:
-    """Numbers of the largest probabilities that count, one more than are asked for."""
-    found = q.detach().cpu().numpy()
-    likely = np.flatnonzero(found > UNLIKELY)
-    if len(likely) <= LIKELY + 1:
-        return likely
-    return likely[np.argpartition(-found[likely], LIKELY)[: LIKELY + 1]]
-
-
-def _above(masses: Tensor, most: int, least: float) -> Tensor:
-    """0 for what is not among the ``most`` largest or not above ``least``, up to 1.
-
-    1 from four times that on, and flat at both ends: what is nearly nothing would
-    follow noise otherwise. ``masses`` are in descending order.
-    """
-    # In double precision: what is left of 1 may be little.
-    known = masses.detach().double()
-    bar = max(least, float(known[most])) if len(known) > most else least
-    x = ((known - bar) / (3.0 * bar)).clamp(0.0, 1.0)
-    return x.pow(3) * (10.0 - 15.0 * x + 6.0 * x.square())

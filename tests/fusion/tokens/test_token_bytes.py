@@ -581,6 +581,14 @@ def test_inside_a_text_no_space_is_written_in_front():
     assert [neox.table[i] for i in found] == [b"the", b" the", b" ", b"\xe2"]
 
 
+def test_of_tokens_with_the_same_bytes_the_first_is_the_one_that_is_written():
+    """Gemma has <0x20> and <0x61>, too; of what is no text, the longest token."""
+    gemma = TOKENS["gemma"]
+    [space, letter] = (gemma.tokenizer.convert_tokens_to_ids(t) for t in ("▁", "a"))
+    found = gemma.first_tokens([b" ", b"a", b"a\xff", b" \xff"], len(gemma.table))
+    assert found.tolist() == [space, letter, letter, space]
+
+
 @pytest.mark.parametrize("family", TOKENS)
 @given(
     words=st.lists(st.one_of(st.binary(min_size=1, max_size=6), ANY.map(str.encode)))

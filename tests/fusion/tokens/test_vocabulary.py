@@ -12,7 +12,8 @@ from fusion.tokens import vocabulary
 from fusion.tokens.token_bytes import TokenBytes, token_tree
 from fusion.tokens.vocabulary import (
     CONTRARY,
-    OTHERWISE,
+    LONGER,
+    SHORTER,
     UNREAD,
     UNTOLD,
     Node,
@@ -87,15 +88,74 @@ def test_a_longer_token_of_the_anchor_gets_its_part_by_the_anchors_own():
     check(carry(read(node()), [logs(0.3, 0.6, 0.1)], p), [0.1, 0.15, 0.3, 0.45], p)
 
 
-def test_a_longer_token_belongs_to_the_longest_string_that_it_goes_on_from():
-    """ "abb" goes on from "ab", and from "a" as far as the donor cuts it otherwise."""
+def test_a_token_belongs_to_the_donors_token_that_it_begins_with():
+    """The donor writes "abb" as "ab" and "b".
+
+    Yet what is likely has a little of all that go on from it, "a" of "ab" and "abb",
+    and a very little of what it goes on from, "ab" of "a".
+    """
     carry = mapped(cut("a b ab abb"), cut("b a ab")).carry
     p = torch.tensor([0.1, 0.3, 0.2, 0.4])
-    # Of "a", 0.5: "a" itself, and a little of the others.
-    a, ab, abb = 0.1, 0.2 * OTHERWISE, 0.4 * OTHERWISE
-    part = 0.5 / (a + ab + abb)
-    told = [a * part, 0.1, ab * part + 0.4 / 3, abb * part + 0.8 / 3]
+    # 0.5 of "a", 0.4 of "ab": how much of their p the tokens get.
+    a = 0.5 / (0.1 + 0.7 * LONGER)
+    ab = 0.4 / (0.6 + 0.6 * LONGER + 0.1 * SHORTER)
+    told = [
+        0.1 * (a * (1 + LONGER) + ab * SHORTER),
+        0.1,
+        0.2 * (a * LONGER + ab * (1 + LONGER)),
+        0.4 * (a * LONGER + ab * (1 + LONGER)),
+    ]
     check(carry(read(node()), [logs(0.1, 0.5, 0.4)], p), told, p)
+
+
+def test_a_space_belongs_to_no_word_that_the_donor_begins_with_it():
+    """The donor has said "_", and would have said "_a" otherwise: no "_a", "_b" is."""
+    carry = mapped(cut("a b _ _a _b"), cut("b a _ _a")).carry
+    p = torch.tensor([0.1, 0.2, 0.1, 0.4, 0.2])
+    # Of "_b" the donor says "_", and then "b".
+    told = [0.1, 0.1, 0.6 / 3, 0.2, 0.6 * 2 / 3]
+    check(carry(read(node()), [logs(0.1, 0.1, 0.6, 0.2)], p), told, p)
+
+
+def test_behind_a_rest_a_token_belongs_to_the_longest_string_that_it_goes_on_from():
+    """Behind "x", "xa" and "xab" say "a" and "ab"; "abb" goes on from "ab"."""
+    anchor, donor = cut("a b x ab abb"), cut("b a x xa xab")
+    p = torch.tensor([0.1, 0.3, 0.0, 0.2, 0.4])
+    where = read(node(b"x"))
+    found = mapped(anchor, donor).carry(where, [logs(0.1, 0.0, 0.0, 0.5, 0.4)], p)
+    a = 5 / 9 / (0.1 + 0.7 * LONGER)
+    ab = 4 / 9 / (0.6 + 0.6 * LONGER + 0.1 * SHORTER)
+    told = [
+        0.1 * (a * (1 + LONGER) + ab * SHORTER),
+        0.0,
+        0.0,
+        0.2 * (a * LONGER + ab * (1 + LONGER)),
+        0.4 * (a * LONGER + ab * (1 + LONGER)),
+    ]
+    check(found, told, p, inside=1.0)
+
+
+def test_behind_a_rest_what_the_anchor_began_otherwise_has_little_left():
+    """It wrote "a"; of "abc" it would have written "ab", of "ac" the "a"."""
+    anchor, donor = cut("a b c ab"), cut("a b c abc ac")
+    p = torch.tensor([0.1, 0.4, 0.4, 0.1])
+    log_q = [logs(0.0, 0.0, 0.0, 0.75, 0.25)]
+    found = mapped(anchor, donor).carry(read(node(b"a"), spelling=(0,)), log_q, p)
+    # As it is likely it is also spelt behind "a", which tells the same once more.
+    check(found, [0.0, 0.75 * CONTRARY**2, 0.25, 0.0], p, inside=1.0)
+
+
+def test_behind_spaces_of_a_donor_that_leaves_one_to_a_word_comes_one():
+    """Of "x___a" it says "x__" and "_a"; the anchor says "x", "___" and "a".
+
+    So its "x__" is the anchor's "__" or "___", though it has "x___" as well.
+    """
+    anchor, donor = cut("a x _ __ ___", words=False), cut("a x _ _a x__ x___")
+    assert (anchor.leaves_space, donor.leaves_space) == (False, True)
+    p = torch.tensor([0.0, 0.0, 0.0, 0.25, 0.75])
+    log_q = [logs(0.0, 0.0, 0.0, 0.0, 0.6, 0.4)]
+    found = mapped(anchor, donor).carry(read(node(b"x")), log_q, p)
+    check(found, [0.0, 0.0, 0.0, 0.6 * 0.25, 0.6 * 0.75 + 0.4], p, inside=1.0)
 
 
 def test_an_anchor_that_gives_a_string_nothing_leaves_it_to_its_first_token():
@@ -199,11 +259,8 @@ def test_what_is_one_space_ahead_is_told_with_that_space():
     p = torch.tensor([0.5, 0.2, 0.3])
     a, space = 3 / 8 * 0.6, 3 / 8 * 0.4
     spaced_a, spaces = 5 / 8 * 0.7, 5 / 8 * 0.3
-    # More may follow a space: it is "_", or, a little, the beginning of "_a", which
-    # belongs to a longer string.
-    longer = 0.3 * OTHERWISE
-    part = space / (0.2 + longer)
-    told = [a, spaces + 0.2 * part, spaced_a + longer * part]
+    # What the donor says is a space may be the beginning of the anchor's "_a".
+    told = [a, spaces + 0.4 * space, spaced_a + 0.6 * space]
     check(mapped(anchor, donor).carry(where, log_q, p), told, p)
 
 
@@ -342,7 +399,7 @@ def test_what_is_told_is_a_distribution(a, d, data, seed, sharp):
 
 
 def test_gradients_are_right():
-    """What is told by hand above, by differences; thresholds are far from here."""
+    """What is told by hand above, by differences."""
     anchor, donor = cut("a b c bc ab"), cut("c b a ab abc")
     carrier = mapped(anchor, donor)
     where = read(node(b"a"), node(b"", 0, 2), spelling=(0,))
@@ -383,13 +440,13 @@ def test_what_longer_tokens_begin_with(table, rest):
 def kept(tmp_path, monkeypatch):
     """A folder for maps, also of small vocabularies, and how often one was made."""
     monkeypatch.setattr(vocabulary, "LARGE", 1)
-    real, calls = TokenBytes.first_tokens, []
+    real, calls = VocabularyMap._cut, []
 
     def count(self, *given):
         calls.append(self)
         return real(self, *given)
 
-    monkeypatch.setattr(TokenBytes, "first_tokens", count)
+    monkeypatch.setattr(VocabularyMap, "_cut", count)
     return tmp_path / "maps", calls
 
 
@@ -432,7 +489,7 @@ def something_else(file):
 
 
 def of_another_shape(file):
-    np.save(file, np.load(file)[:, :-1])
+    np.save(file, np.load(file)[:-1])
 
 
 def of_another_kind(file):
