@@ -400,23 +400,8 @@ class VocabularyMap:
         )
         self._before = _parents(self.of_anchor.words)
         self._parent = _parents(self.of_donor.words)
-        written = self.of_anchor.ids
-        others = np.setdiff1d(np.arange(anchor_size), written)
-        # In 32 bits, which are fetched faster: a step reads all of them.
-        order = np.concatenate([written, others]).astype(np.int32)
-        self._order = torch.from_numpy(order)
-        # Of each token, and, last, of none.
-        self._place = np.zeros(anchor_size + 1, dtype=np.int64)
-        self._place[self._order] = np.arange(1, anchor_size + 1)
-        self._places = torch.from_numpy(self._place[:-1].astype(np.int32))
-        known: dict[bytes, int] = {}
-        table = [*anchor.table[:anchor_size], b""]
-        self._like = np.array([known.setdefault(word, len(known)) for word in table])
-        self._spaced = self._space_more()
-        # A donor may leave the last of several spaces to the word behind them.
-        longer = {w[:-1] for w in self.of_donor.words if w[-1:] == b" "}
-        longer = {w for w in longer if donor.leaves_space and w[-1:].isspace()}
-        self._leaves = np.array([word in longer for word in self.of_donor.words])
+        self._order_tokens()
+        self._leave_spaces(donor.leaves_space)
         plain = np.zeros(donor_size, dtype=np.int32)
         plain[self.of_donor.ids] = self.strings[self.offsets[self.of_donor.ids]]
         silent = np.setdiff1d(np.arange(donor_size), self.of_donor.ids)
@@ -426,14 +411,32 @@ class VocabularyMap:
             for strings, owner in zip((plain, behind_space), owners, strict=True)
         ]
 
-    def _space_more(self) -> np.ndarray:
-        """The place of white space with one space more, for each string."""
-        found = np.zeros(len(self.words), dtype=np.int64)
+    def _order_tokens(self) -> None:
+        """The anchor's tokens in the order of their bytes; from 1 on, as 0 is none."""
+        written = self.of_anchor.ids
+        others = np.setdiff1d(np.arange(self.anchor_size), written)
+        # In 32 bits, which are fetched faster: a step reads all of them.
+        order = np.concatenate([written, others]).astype(np.int32)
+        self._order = torch.from_numpy(order)
+        # Of each token, and, last, of none.
+        self._place = np.zeros(self.anchor_size + 1, dtype=np.int64)
+        self._place[self._order] = np.arange(1, self.anchor_size + 1)
+        self._places = torch.from_numpy(self._place[:-1].astype(np.int32))
+        known: dict[bytes, int] = {}
+        table = [*self.anchor.table[: self.anchor_size], b""]
+        self._like = np.array([known.setdefault(word, len(known)) for word in table])
+
+    def _leave_spaces(self, leaves: bool) -> None:
+        """For white space, the place of one space more, where a donor leaves one."""
+        self._spaced = np.zeros(len(self.words), dtype=np.int64)
         for i, word in enumerate(self.words):
             if word.isspace():
                 low, high = self.of_anchor.equal(word + b" ")
-                found[i] = low + 1 if low < high else 0
-        return found
+                self._spaced[i] = low + 1 if low < high else 0
+        # The last of several spaces may belong to the word behind them.
+        longer = {w[:-1] for w in self.of_donor.words if w[-1:] == b" "}
+        longer = {w for w in longer if leaves and w[-1:].isspace()}
+        self._leaves = np.array([word in longer for word in self.of_donor.words])
 
     def _whole(self, strings: np.ndarray, owner: np.ndarray) -> _Whole:
         written = self.of_donor.ids
