@@ -483,6 +483,14 @@ def _readings(
     return found
 
 
+def certain(rows: Sequence[Sequence[int]], ways: Sequence[Way]) -> int:
+    """Of a text that was read in two ways, which row has the tokens that it surely has.
+
+    A first character that is white space leaves none: then the row that has some.
+    """
+    return next((way.row for way in ways if rows[way.row]), ways[-1].row)
+
+
 def _mark(
     tree: TokenTree,
     ways: Sequence[Sequence[Way]],
@@ -491,15 +499,11 @@ def _mark(
     last: Tensor,
     visible: Tensor,
 ) -> None:
-    """Fill in for one row what each column sees, (T,) and (T, S).
-
-    Of a text that was read in two ways, the tokens that it certainly has.
-    """
+    """Fill in for one row what each column sees, (T,) and (T, S)."""
     before: tuple[int, list[int]] = (0, [])
     done = 0
     for t, mine in zip(columns, ways, strict=True):
-        # A first character that is white space leaves nothing that is certain.
-        way = next((w.row for w in mine if tree.seen[w.row]), mine[-1].row)
+        way = certain(tree.seen, mine)
         tokens = tree.seen[way]
         keep = min(tree.kept[done : way + 1], default=len(tokens))
         # Most of what one position sees, the next one sees too.

@@ -73,6 +73,9 @@ def zero_linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
     return linear
 
 
+DROPOUT = 0.2  # of what is added, while it is trained: many weights, little text
+
+
 class LearnedWeighted(nn.Module):
     """Bridged donor states with a learned weight per channel.
 
@@ -91,6 +94,7 @@ class LearnedWeighted(nn.Module):
         self.add = add
         self.bridges = nn.ModuleList(zero_linear(w, width) for w in source_widths)
         self.weight = nn.Parameter(torch.zeros(len(source_widths), width))
+        self.dropout = nn.Dropout(DROPOUT).eval()
         self.own = zero_linear(width, width) if add else None
         if add:  # the bridges are the zero factor; the weights stay as they are
             self.weight.data.fill_(1.0)
@@ -107,13 +111,18 @@ class LearnedWeighted(nn.Module):
         dtype, hidden = hidden.dtype, hidden.float()
         pairs = [source.aligned() for source in sources]
         gates = self.gates(hidden, [a for a, _ in pairs])
-        out = hidden if self.own is None else hidden + self.own(unit_rms(hidden))
+        out = hidden
+        if self.own is not None:
+            out = hidden + self.own(self.dropout(unit_rms(hidden)))
         for i, (bridge, (a, present)) in enumerate(
             zip(self.bridges, pairs, strict=True)
         ):
             if shares[i] == 0:
                 continue
-            delta = bridge(unit_rms(a)) if self.add else bridge(a) - hidden
+            if self.add:
+                delta = bridge(self.dropout(unit_rms(a)))
+            else:
+                delta = bridge(a) - hidden
             scale = 1.0 if self.add else shares[i]
             delta = delta * self.weight[i] * (scale * gates[i])
             out = out + delta.masked_fill(~present, 0.0)

@@ -58,7 +58,7 @@ def calibrate(
     *,
     store: str | Path | None = None,
     budget: int | None = None,
-    epochs: int = 2,
+    epochs: int = 4,
     seed: int = 0,
     progress: bool = True,
 ) -> CalibrationReport:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..braid.cache import Row, certain
+from ..braid.donors import DonorPath, walk
 from ..braid.fusers import DonorStates
 from ..strands.strand import Strand, Tap
 
@@ -143,6 +145,39 @@ def read_layers(
         {tap: s[0] for tap, s in strand.run(t.ids[None], taps=taps).items()}
         for t in texts
     ]
+
+
+@torch.no_grad()
+def read_cuts(
+    anchor: Strand, donor: Strand, mine: TextFeatures, other: TextFeatures
+) -> tuple[Tensor, Tensor]:
+    """Where serving reads a text so far otherwise than its tokens in the whole text.
+
+    Parameters
+    ----------
+    anchor, donor : Strand
+    mine, other : TextFeatures
+        What each makes of the whole text, of T and T_d tokens.
+
+    Returns
+    -------
+    at : Tensor (K,), int64
+        The anchor's positions beside which the donor's last token is another one.
+    states : Tensor (K, width)
+        The donor's states there.
+    """
+    rows, ways = Row(mine.ids.tolist()).prefixes(anchor, donor, len(mine.ids))
+    here = [certain(rows, of_text) for of_text in ways]
+    seen = (donor_view(mine, other, other.hidden).last[0] + 1).tolist()
+    tokens = other.ids.tolist()
+    at = [
+        t for t, row in enumerate(here) if rows[row] and rows[row] != tokens[: seen[t]]
+    ]
+    if not at:
+        return torch.zeros(0, dtype=torch.long), other.hidden[:0]
+    states, tree = walk(donor, DonorPath(), rows, ["final"])
+    last = [tree.seen[here[t]][-1] for t in at]
+    return torch.tensor(at), states["final"][last]
 
 
 def donor_view(

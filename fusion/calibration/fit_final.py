@@ -21,6 +21,7 @@ from .store import CalibrationStore, strands_key
 from .training import train_part
 
 POSITION_GROUP = 512  # positions of a step
+POSITION_RATE = 1e-3
 TEXT_GROUP = 3  # about as many, in whole texts
 
 
@@ -35,6 +36,9 @@ class Positions:
     store : CalibrationStore
     anchor : Strand
     donors : sequence of Strand
+    served : bool
+        Whether donors read each text so far as in serving, which may cut it otherwise
+        than the whole text.
 
     Attributes
     ----------
@@ -50,13 +54,24 @@ class Positions:
     """
 
     def __init__(
-        self, store: CalibrationStore, anchor: Strand, donors: Sequence[Strand]
+        self,
+        store: CalibrationStore,
+        anchor: Strand,
+        donors: Sequence[Strand],
+        served: bool = True,
     ) -> None:
         texts = store.features(anchor)
         self.softmax = store.sampled_softmax(anchor)
         self.hidden = torch.cat([t.hidden[:-1] for t in texts])
         self.targets = torch.cat([t.targets for t in texts])
-        self.sources = [_source(texts, store.features(d, anchor)) for d in donors]
+        self.sources = [
+            _source(
+                texts,
+                store.features(donor, anchor),
+                store.cuts(anchor, donor) if served else [],
+            )
+            for donor in donors
+        ]
         text = np.repeat(np.arange(len(texts)), [len(t.targets) for t in texts])
         self.training: list[int] = np.flatnonzero(
             np.isin(text, store.training)
@@ -82,15 +97,22 @@ class Positions:
 
 
 def _source(
-    texts: Sequence[TextFeatures], others: Sequence[TextFeatures]
+    texts: Sequence[TextFeatures],
+    others: Sequence[TextFeatures],
+    cuts: Sequence[tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """The donor's states, and beside each position which one (-1: none yet)."""
     index, offset = [], 0
     for text, other in zip(texts, others, strict=True):
-        last = donor_view(text, other, other.hidden).last[0, :-1]
+        last = donor_view(text, other, other.hidden).last[0]
         index.append(torch.where(last >= 0, last + offset, -1))
         offset += len(other.ids)
-    return torch.cat([o.hidden for o in others]), torch.cat(index)
+    for last, (at, states) in zip(index, cuts, strict=False):
+        last[at] = torch.arange(offset, offset + len(at), device=last.device)
+        offset += len(states)
+    states = [*(o.hidden for o in others), *(states for _, states in cuts)]
+    # Behind the last token of a text nothing is predicted.
+    return torch.cat(states), torch.cat([last[:-1] for last in index])
 
 
 def fit_final(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
@@ -105,10 +127,9 @@ def fit_final(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
     """
     fuser, anchor = model.fusers["final"], model.anchor
     aligned = fuser.aligned if isinstance(fuser, CrossAttention) else fuser
-    # What adds the states beside a position has the anchor's own adapter for a start.
     adds = isinstance(aligned, LearnedWeighted)
     if adds and not model.donors:
-        _start_from_own(store, aligned, anchor, epochs)
+        _fit_own(store, aligned, anchor, epochs)
     elif adds:
         _fit_aligned(store, aligned, anchor, model.donors, epochs)
     if aligned is not fuser and model.donors:
@@ -127,7 +148,8 @@ def fit_adapter(
 ) -> None:
     """Fit what a donor hears of the anchor at the output, or take it from the store.
 
-    It is the fuser after the final norm of a braid with the two changed round.
+    As the fuser after the final norm of a braid with the two changed round, but for
+    what it sees: at each token of the donor the anchor has really read what it has.
 
     Parameters
     ----------
@@ -141,40 +163,19 @@ def fit_adapter(
     """
     assert isinstance(adapter, LearnedWeighted)  # for the type checker
     if anchor is None:
-        _start_from_own(store, adapter, donor, epochs)
+        _fit_own(store, adapter, donor, epochs)
     else:
-        _fit_aligned(store, adapter, donor, [anchor], epochs)
+        _fit_aligned(store, adapter, donor, [anchor], epochs, served=False)
 
 
-def _own_map(store: CalibrationStore, strand: Strand, epochs: int) -> dict[str, Tensor]:
-    """The strand's own adapter, fitted or taken from the store.
-
-    It is the linear map that the matched control has for a fuser, and the best start
-    for the fusers of braids.
-
-    Parameters
-    ----------
-    store : CalibrationStore
-    strand : Strand
-    epochs : int
-
-    Returns
-    -------
-    dict of Tensor
-        ``weight`` (width, width) and ``bias`` (width,), if it has one.
-    """
+def _fit_own(
+    store: CalibrationStore, fuser: LearnedWeighted, strand: Strand, epochs: int
+) -> None:
+    """The strand's own adapter: all that the fuser of the matched control has."""
     module = LearnedWeighted(strand.width, [], add=True).to(strand.device)
     _fit_aligned(store, module, strand, [], epochs)
-    state = module.state_dict()
-    return {k.removeprefix("own."): v for k, v in state.items() if "own." in k}
-
-
-def _start_from_own(
-    store: CalibrationStore, fuser: LearnedWeighted, anchor: Strand, epochs: int
-) -> None:
-    own = _own_map(store, anchor, epochs)
-    start = {f"own.{k}": v for k, v in own.items()}
-    fuser.load_state_dict({**fuser.state_dict(), **start})
+    own = {k: v for k, v in module.state_dict().items() if k.startswith("own.")}
+    fuser.load_state_dict({**fuser.state_dict(), **own})
 
 
 def _fit_aligned(
@@ -183,26 +184,30 @@ def _fit_aligned(
     anchor: Strand,
     donors: Sequence[Strand],
     epochs: int,
+    served: bool = True,
 ) -> None:
     """A fuser that adds the states beside each position; without donors, an adapter."""
     # Every strand reads the texts before anything is changed: one may refuse them.
-    positions = Positions(store, anchor, donors)
+    positions = Positions(store, anchor, donors, served)
+    kind = ("final" if served else "adapter") if donors else "own"
 
     def fit() -> None:
-        label = f"{anchor.name}: own adapter"
-        if donors:
-            # The own adapter is the best start: what is left to learn is the donor.
-            _start_from_own(store, fuser, anchor, epochs)
-            label = f"{anchor.name} + {', '.join(d.name for d in donors)}: final"
+        label = f"{' + '.join(s.name for s in (anchor, *donors))}: {kind}"
         items = (positions.training, positions.held_out)
         loss = partial(positions.loss, fuser)
         train_part(
-            store, fuser, loss, items, epochs=epochs, group=POSITION_GROUP, label=label
+            store,
+            fuser,
+            loss,
+            items,
+            epochs=epochs,
+            group=POSITION_GROUP,
+            label=label,
+            learning_rate=POSITION_RATE,
         )
 
-    kind = type(fuser).__name__ if donors else "own"
-    key = [*strands_key(anchor, donors), kind, epochs]
-    store.load_or_fit("final" if donors else "own", key, fuser, fit)
+    key = [*strands_key(anchor, donors), type(fuser).__name__, epochs]
+    store.load_or_fit(kind, key, fuser, fit)
 
 
 def _fit_texts(

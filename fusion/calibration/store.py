@@ -17,20 +17,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .._files import replacing
 from ..braid.model import BraidedLLM
 from ..strands.strand import Strand, memo_key
-from .features import TextFeatures, compute_features, pack, unpack
+from .features import TextFeatures, compute_features, pack, read_cuts, unpack
 from .sampled_softmax import SampledSoftmax, mean_distribution
 from .texts import split
 
-FORMAT = 6
+FORMAT = 7
 
 # What this process has read already, for all stores. By strand, not by name: two
 # strands may share a name, and none is kept alive.
 _FEATURES: WeakKeyDictionary[Strand, dict[Any, list[TextFeatures]]]
 _FEATURES = WeakKeyDictionary()
+_CUTS: WeakKeyDictionary[Strand, dict[Any, list[tuple[Tensor, Tensor]]]]
+_CUTS = WeakKeyDictionary()
+_OF_CUTS = ("at", "states")
 _MEMOS: WeakKeyDictionary[Strand, dict[Any, dict[Any, Any]]]
 _MEMOS = WeakKeyDictionary()
 
@@ -121,6 +125,33 @@ class CalibrationStore:
             )
             known[key] = unpack(tensors, strand.device)
         return known[key]
+
+    def cuts(self, anchor: Strand, donor: Strand) -> list[tuple[Tensor, Tensor]]:
+        """Of every text, where serving cuts it otherwise for the donor: `read_cuts`."""
+        known = _CUTS.setdefault(anchor, {})
+        states = map(_changeable, (anchor, donor))
+        key = (self.texts_hash, *states, memo_key(donor))
+        if key not in known:
+            tensors = self._stored(
+                "cuts",
+                strands_key(anchor, [donor]),
+                lambda: self._read_cuts(anchor, donor),
+            )
+            lengths = tensors["length"].tolist()
+            parts = (tensors[k].to(donor.device).split(lengths) for k in _OF_CUTS)
+            known[key] = list(zip(*parts, strict=True))
+        return known[key]
+
+    def _read_cuts(self, anchor: Strand, donor: Strand) -> dict[str, Tensor]:
+        texts = zip(self.features(anchor), self.features(donor, anchor), strict=True)
+        label = f"{donor.name} reads what {anchor.name} has so far"
+        bar = tqdm(
+            texts, label, len(self.texts), leave=False, disable=not self.progress
+        )
+        found = [read_cuts(anchor, donor, *pair) for pair in bar]
+        parts = zip(_OF_CUTS, zip(*found, strict=True), strict=True)
+        lengths = torch.tensor([len(at) for at, _ in found])
+        return {"length": lengths, **{k: torch.cat(part) for k, part in parts}}
 
     def memo(self, model: BraidedLLM, i: int) -> dict[Any, Any]:
         """What the model's strands made of text i together, for `BraidedLLM.encode`.

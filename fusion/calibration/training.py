@@ -102,17 +102,20 @@ def train(
     steps = epochs * math.ceil(len(training) / group)
     # Large steps first, none at the end: with this little text it overfits otherwise.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1 - i / steps)
+    module.eval()
     best, kept = _mean_loss(loss, held_out, group, seed, cards), _copied(module)
     groups = _groups(training, group, epochs, seed)
     for part, score in tqdm(
         groups, desc=label, total=steps, disable=not progress, leave=False
     ):
+        module.train()
         optimiser.zero_grad()
         loss(part).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
         if score:
+            module.eval()
             now = _mean_loss(loss, held_out, group, seed, cards)
             if now < best:
                 best, kept = now, _copied(module)
@@ -129,6 +132,7 @@ def train_part(
     epochs: int,
     group: int,
     label: str,
+    learning_rate: float = RATE,
 ) -> None:
     """Train a part of a braid as `train` does, with the seed of a store.
 
@@ -140,7 +144,7 @@ def train_part(
         As in `train`.
     items : pair of sequences of int
         To train on, and held out.
-    epochs, group, label
+    epochs, group, label, learning_rate
         As in `train`.
     """
     train(
@@ -148,7 +152,7 @@ def train_part(
         loss,
         *items,
         epochs=epochs,
-        learning_rate=RATE,
+        learning_rate=learning_rate,
         seed=store.seed,
         group=group,
         label=label,

@@ -197,7 +197,7 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     layers = ("final", "output")
     model = braid("llama", "gemma", layers=layers, std=0)
     first = fit(model, store=tmp_path)
-    assert set(first.trained) == {"own", "final", "gate"}
+    assert set(first.trained) == {"adapter", "final", "gate"}
     assert first.reused == ()
     again = braid("llama", "gemma", layers=layers, std=0)
     second = fit(again, store=tmp_path)
@@ -208,7 +208,7 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     # Another braid of these strands finds what it shares.
     other = braid("llama", "gemma", layers=("final",), strategy="attention", std=0)
     third = fit(other, store=tmp_path)
-    assert (third.trained, third.reused) == (("final", "attention"), ("own",))
+    assert (third.trained, third.reused) == (("final", "attention"), ())
     # Another split is another calibration, of the same features.
     monkeypatch.setattr("fusion.calibration.store.compute_features", None)
     assert fit(again, store=tmp_path, seed=1).reused == ()
@@ -228,7 +228,7 @@ def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
     wanted = run()
     files = list(tmp_path.iterdir())
     assert {f.name.split("-")[0] for f in files} == {
-        "features", "vocabulary", "own", "final", "gate", "report"
+        "features", "vocabulary", "cuts", "adapter", "final", "gate", "report"
     }  # fmt: skip
     for file in files:
         whole = file.read_bytes()
@@ -250,7 +250,7 @@ def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
         braid("llama", "gemma", layers=("final", "output"), std=0), store=tmp_path
     )
     assert report.trained == ("gate",)
-    assert set(report.reused) == {"final"}
+    assert set(report.reused) == {"adapter", "final"}
 
 
 def test_texts_may_be_tasks(braid):

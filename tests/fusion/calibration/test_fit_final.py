@@ -13,7 +13,7 @@ STRATEGIES = ("learned_weighted", "router", "attention")
 )
 def test_beside_each_position_is_the_donors_last_token_by_then(store, strands, names):
     anchor, donor = (strands[name] for name in names)
-    positions = Positions(store, anchor, [donor])
+    positions = Positions(store, anchor, [donor], served=False)
     [(states, index)] = positions.sources
     texts, others = store.features(anchor), store.features(donor, anchor)
     at = offset = 0
@@ -53,34 +53,58 @@ def test_the_loss_at_positions_is_that_of_the_fuser_on_whole_texts(
     assert whole == pytest.approx(mean / len(every), rel=1e-4)
 
 
-def test_the_own_map_is_what_the_fuser_of_the_matched_control_gets(store, braid):
+def test_the_own_map_is_what_the_fuser_of_the_matched_control_gets(
+    texts, tmp_path, braid
+):
+    store = CalibrationStore(texts, tmp_path, 0, False)
     model = braid("llama", strategy="learned_weighted", std=0)
-    adapter = LearnedWeighted(model.anchor.width, [], add=True)
+    adapter = LearnedWeighted(model.anchor.width, [4], add=True)
     fit_adapter(store, adapter, model.anchor, None, epochs=1)
     fit_final(store, model, epochs=1)
-    for key, value in adapter.state_dict().items():
-        assert torch.equal(model.fusers["final"].state_dict()[key], value)
+    assert (store.trained, store.reused) == (["own"], ["own"])
+    for key in ("own.weight", "own.bias"):
+        found = model.fusers["final"].state_dict()[key]
+        assert torch.equal(adapter.state_dict()[key], found)
+    assert not adapter.bridges[0].weight.any()
 
 
-def test_an_adapter_is_the_fuser_of_the_braid_the_other_way_round(store, braid):
-    layers = ("final", "output")
-    model, other = (
-        braid(*pair, layers=layers, std=0)
-        for pair in (("llama", "gemma"), ("gemma", "llama"))
-    )
-    adapter = model.mixer.adapters[0]
-    fit_adapter(store, adapter, model.donors[0], model.anchor, epochs=1)
-    fit_final(store, other, epochs=1)
-    for key, value in other.fusers["final"].state_dict().items():
-        assert torch.equal(adapter.state_dict()[key], value)
+def test_an_adapter_learns_from_what_the_anchor_has_really_read(store, braid):
+    model = braid("llama", "gemma", layers=("final", "output"), std=0)
+    adapter, [donor] = model.mixer.adapters[0], model.donors
+    positions = Positions(store, donor, [model.anchor], served=False)
+    before = positions.loss(adapter, positions.held_out).item()
+    fit_adapter(store, adapter, donor, model.anchor, epochs=2)
+    after = positions.loss(adapter, positions.held_out).item()
+    assert after < before
+    assert adapter.bridges[0].weight.any()
+
+
+def test_beside_each_position_is_what_serving_has_there(store, braid):
+    model = braid("llama", "gemma", layers=("final",))
+    texts = store.features(model.anchor)
+    [(states, index)] = Positions(store, model.anchor, model.donors).sources
+    start = cut = 0
+    for i, text in enumerate(texts):
+        read = {}
+        model.encode(text.ids[None], memo=read)
+        [served] = [v.states["final"] for v in read.values() if hasattr(v, "states")]
+        wanted, present = served.aligned()
+        n = len(text.targets)
+        here = index[start : start + n]
+        assert torch.equal(here >= 0, present[0, :n, 0])
+        found = states[here.clamp(min=0)] * present[0, :n]
+        torch.testing.assert_close(found, wanted[0, :n], atol=1e-4, rtol=1e-4)
+        cut += len(store.cuts(model.anchor, model.donors[0])[i][0])
+        start += n
+    assert cut > 0
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_parts_of_a_pair_are_found_again(braid, texts, tmp_path, strategy):
     """learned_weighted and the aligned part of attention are one; router is its own."""
-    wanted = ["own", "final", *(["attention"] if strategy == "attention" else [])]
+    wanted = ["final", *(["attention"] if strategy == "attention" else [])]
     states = []
-    for trained, reused in ((wanted, []), ([], wanted[1:])):
+    for trained, reused in ((wanted, []), ([], wanted)):
         model = braid("llama", "gemma", strategy=strategy, std=0)
         store = CalibrationStore(texts, tmp_path, 0, False)
         fit_final(store, model, epochs=1)
