@@ -3,7 +3,8 @@
     p = sum_i w_i T_i p_i,   w = softmax(log share_i + gate_i)
 
 T_i carries a donor's distribution to the anchor's vocabulary (`vocabulary`), the
-anchor's is the identity. Without a gate the share is the weight itself and nothing
+anchor's is the identity. A donor hears the anchor: an adapter fuses the anchor's final
+state beside each of its tokens with its own. Without a gate the share is the weight itself and nothing
 is trained.
 """
 
