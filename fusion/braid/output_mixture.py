@@ -214,10 +214,10 @@ class OutputMixer(nn.Module):
         columns = []
         for p in parts:
             log = p.clamp(min=1e-30).log_()
-            columns += [-(p @ log), log.amax()]
+            columns += [-(p @ log), p.amax().clamp(min=1e-30).log()]
         for carried in told:
             # Clamped before the root: its slope at 0 is infinite.
-            shared = (parts[0] * carried.p).clamp(min=1e-30).sqrt().sum()
+            shared = (parts[0] * carried.p).clamp_(min=1e-30).sqrt_().sum()
             columns.append(shared.clamp(min=1e-12).log())
             columns += [carried.inside, carried.unread]
         return torch.stack(columns)
@@ -279,5 +279,5 @@ class OutputMixer(nn.Module):
             mixed = parts[0] * weights[0]
             for p, weight in zip(parts[1:], weights[1:], strict=True):
                 mixed = torch.addcmul(mixed, p, weight)
-            rows.append(mixed.clamp(min=1e-30).log())
+            rows.append(mixed.clamp_(min=1e-30).log_())
         return torch.stack(rows) if rows else anchor.float()

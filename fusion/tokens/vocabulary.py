@@ -23,6 +23,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,27 +208,71 @@ class Carried(NamedTuple):
     unread: Tensor
 
 
-class _Whole(NamedTuple):
-    """How a donor's whole tokens are told, behind a space or not.
-
-    The anchor's tokens have places in the order of their bytes, from 1 on.
+class _Strings(NamedTuple):
+    """Strings that a donor's tokens add to a text, and what of the anchor's is theirs.
 
     Attributes
     ----------
-    strings : ndarray (V_d,)
-        What each writes.
-    first : Tensor (V_d,)
-        The place of the token that the anchor begins it with.
-    apart : Tensor (V_d,)
-        1 where the donor would not begin that token with this one.
-    owner : Tensor (V_a + 1,)
-        For each place, with which token the donor begins what the anchor's writes.
+    numbers : ndarray (n,)
+        Which strings; -1 for one that is lost, as no token of the anchor begins it.
+    lost : Tensor
+        Where those are.
+    first : Tensor (n,)
+        The token that the anchor begins each with.
+    owning : Tensor (k,)
+        Which strings any token belongs to.
+    begin : Tensor (k,)
+        The first token of each of those.
+    apart : Tensor (k,)
+        0 where that token is one of those that belong to the string, else 1.
+    slot : ndarray (n,)
+        For each string its number among those; k + 1 for one that has none.
+    tokens : Tensor (m,) or None
+        The anchor's tokens that belong to a string; None for all there are.
+    owner : Tensor (m,)
+        For each of these, to which of ``owning``; k for none.
     """
 
-    strings: np.ndarray
+    numbers: np.ndarray
+    lost: Tensor
     first: Tensor
+    owning: Tensor
+    begin: Tensor
     apart: Tensor
+    slot: np.ndarray
+    tokens: Tensor | None
     owner: Tensor
+
+
+def _strings(
+    numbers: np.ndarray,
+    first: np.ndarray,
+    begun: np.ndarray,
+    tokens: np.ndarray | None,
+    owner: np.ndarray,
+) -> _Strings:
+    """See `_Strings`: ``first`` is -1 for none, ``owner`` a number of a string, or n.
+
+    ``begun`` says to which string the first token of each belongs.
+    """
+    n = len(numbers)
+    slot = np.zeros(n + 1, dtype=np.int64)
+    slot[owner] = 1
+    owning = np.flatnonzero(slot[:n])
+    slot[:] = len(owning) + 1
+    slot[owning] = np.arange(len(owning))
+    slot[n] = len(owning)
+    return _Strings(
+        np.where(first < 0, -1, numbers),
+        torch.from_numpy(np.flatnonzero(first < 0)),
+        torch.from_numpy(np.maximum(first, 0)),
+        torch.from_numpy(owning),
+        torch.from_numpy(np.maximum(first, 0)[owning]),
+        torch.from_numpy((begun != np.arange(n))[owning].astype(np.float32)),
+        slot[:n],
+        None if tokens is None else torch.from_numpy(tokens),
+        torch.from_numpy(slot[owner]),
+    )
 
 
 class _Rest(NamedTuple):
@@ -236,17 +281,31 @@ class _Rest(NamedTuple):
     Attributes
     ----------
     rest : bytes
-    low : int
-        Where they begin in the order of their bytes.
     tokens : ndarray (n,)
-    strings : ndarray (n,)
+    adds : _Strings
         What each adds to the text.
     """
 
     rest: bytes
-    low: int
     tokens: np.ndarray
-    strings: np.ndarray
+    adds: _Strings
+
+
+class _Said(NamedTuple):
+    """What a node says of what comes next: its weight times these probabilities.
+
+    Attributes
+    ----------
+    how : _Strings or _Rest
+        What the probabilities are of: the donor's tokens, or those that go on.
+    logs : Tensor (n,)
+    weight : Tensor ()
+        As a logarithm.
+    """
+
+    how: _Strings | _Rest
+    logs: Tensor
+    weight: Tensor
 
 
 class _Shares:
@@ -254,50 +313,31 @@ class _Shares:
 
     Parameters
     ----------
-    p : Tensor (V_a + 1,)
-        By places, with 0 in front: what no token begins stands there.
+    p : Tensor (V_a,)
     """
 
     def __init__(self, p: Tensor) -> None:
         self.p = p
-        # In double precision: spans of what is unlikely are differences.
-        self._sums = p.cumsum(0, dtype=torch.float64)
         self._added: list[tuple[Tensor, Tensor]] = []
-        self._spans: list[tuple[Tensor, Tensor]] = []
         self._rates: list[Tensor] = []
 
-    def between(self, low: Tensor, high: Tensor) -> Tensor:
-        """How much p there is in spans of tokens, by `SortedTokens.span`."""
-        return self._sums[high] - self._sums[low]
-
-    def add(self, places: Tensor, masses: Tensor) -> None:
-        """Give places what is theirs whatever p is."""
-        self._added.append((places, masses.to(self.p)))
+    def add(self, tokens: Tensor, masses: Tensor) -> None:
+        """Give tokens what is theirs."""
+        self._added.append((tokens, masses.to(self.p)))
 
     def rate(self, rates: Tensor) -> None:
-        """Give each place (V_a + 1,) so much of its p."""
+        """Give each token (V_a,) so much of its p."""
         self._rates.append(rates)
 
-    def among(self, low: Tensor, high: Tensor, rates: Tensor) -> None:
-        """Give spans of tokens so much of their p."""
-        self._spans.append((torch.cat([low, high]) + 1, torch.cat([rates, -rates])))
-
     def told(self, own: Tensor) -> Tensor:
-        """All of it (V_a + 1,), and so much of its own p for each token."""
-        steps, given = self._sums.new_zeros(len(self.p) + 1), torch.zeros_like(self.p)
-        rates = _summed(steps, self._spans).cumsum(0)[:-1].to(self.p) + own
+        """All of it (V_a,), and so much of its own p for each token."""
+        rates = own
         for more in self._rates:
             rates = rates + more
-        # What is left of large rates behind their span is rounding.
-        return _summed(given, self._added).addcmul(rates, self.p).clamp(min=0.0)
-
-
-def _summed(out: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Add what each part has for some places."""
-    if not parts:
-        return out
-    places, masses = (torch.cat(part) for part in zip(*parts, strict=True))
-    return out.scatter_add(0, places, masses)
+        out = self.p * rates
+        for tokens, masses in self._added:
+            out.scatter_add_(0, tokens, masses)
+        return out / out.sum().clamp(min=1e-30)
 
 
 class SortedTokens:
@@ -402,53 +442,78 @@ class VocabularyMap:
         self._parent = _parents(self.of_donor.words)
         self._order_tokens()
         self._leave_spaces(donor.leaves_space)
-        plain = np.zeros(donor_size, dtype=np.int32)
+        plain = np.full(donor_size, -1, dtype=np.int32)
         plain[self.of_donor.ids] = self.strings[self.offsets[self.of_donor.ids]]
-        silent = np.setdiff1d(np.arange(donor_size), self.of_donor.ids)
-        self._silent = torch.from_numpy(silent)
+        behind_space[plain < 0] = -1
         self._wholes = [
             self._whole(strings, owner)
             for strings, owner in zip((plain, behind_space), owners, strict=True)
         ]
 
     def _order_tokens(self) -> None:
-        """The anchor's tokens in the order of their bytes; from 1 on, as 0 is none."""
-        written = self.of_anchor.ids
-        others = np.setdiff1d(np.arange(self.anchor_size), written)
-        # In 32 bits, which are fetched faster: a step reads all of them.
-        order = np.concatenate([written, others]).astype(np.int32)
-        self._order = torch.from_numpy(order)
-        # Of each token, and, last, of none.
-        self._place = np.zeros(self.anchor_size + 1, dtype=np.int64)
-        self._place[self._order] = np.arange(1, self.anchor_size + 1)
-        self._places = torch.from_numpy(self._place[:-1].astype(np.int32))
+        """Where the anchor's tokens are in the order of their bytes, and which agree.
+
+        One that writes nothing is nowhere, and so is, last, none.
+        """
+        self._place = np.full(self.anchor_size + 1, -1, dtype=np.int64)
+        self._place[self.of_anchor.ids] = np.arange(len(self.of_anchor.ids))
         known: dict[bytes, int] = {}
         table = [*self.anchor.table[: self.anchor_size], b""]
         self._like = np.array([known.setdefault(word, len(known)) for word in table])
 
     def _leave_spaces(self, leaves: bool) -> None:
-        """For white space, the place of one space more, where a donor leaves one."""
-        self._spaced = np.zeros(len(self.words), dtype=np.int64)
+        """For white space, the token of one space more, where a donor leaves one."""
+        self._spaced = np.full(len(self.words), -1, dtype=np.int64)
         for i, word in enumerate(self.words):
             if word.isspace():
                 low, high = self.of_anchor.equal(word + b" ")
-                self._spaced[i] = low + 1 if low < high else 0
+                self._spaced[i] = self.of_anchor.ids[low] if low < high else -1
         # The last of several spaces may belong to the word behind them.
         longer = {w[:-1] for w in self.of_donor.words if w[-1:] == b" "}
         longer = {w for w in longer if leaves and w[-1:].isspace()}
         self._leaves = np.array([word in longer for word in self.of_donor.words])
 
-    def _whole(self, strings: np.ndarray, owner: np.ndarray) -> _Whole:
-        written = self.of_donor.ids
-        first = np.full(self.donor_size, -1, dtype=np.int64)
-        first[written] = self.first[strings[written]]
-        apart = np.append(owner, -1)[first] != np.arange(self.donor_size)
-        return _Whole(
-            strings,
-            torch.from_numpy(self._place[first]),
-            torch.from_numpy(apart.astype(np.float32)),
-            torch.from_numpy(np.append(self.donor_size, owner[self._order])),
+    def _whole(self, numbers: np.ndarray, owner: np.ndarray) -> _Strings:
+        """How whole tokens of the donor are told, by which of them begins what."""
+        first = np.where(numbers < 0, -1, self.first[numbers])
+        return _strings(numbers, first, owner[first], None, owner)
+
+    @cached_property
+    def _rest(self) -> Callable[[bytes], _Rest]:
+        # Few are met all the time, and those are the large ones.
+        return lru_cache(maxsize=64)(self._find_rest)
+
+    def _find_rest(self, rest: bytes) -> _Rest:
+        """How tokens that begin with a rest are told: by the longest of their strings.
+
+        A token of the anchor belongs to the longest string that it begins with, and to
+        white space that it is one space more of.
+        """
+        low, high = self.longer(rest)
+        tokens = self.of_donor.ids[low:high]
+        numbers = self.strings[self.offsets[tokens] + len(rest)]
+        first, begin, end = (of[numbers] for of in (self.first, self.low, self.high))
+        place = self._place[first]
+        # Strings are in order, so what a token belongs to is a sum over its beginnings.
+        rows = np.arange(len(tokens))
+        steps = rows - np.maximum(self._parent[low:high] - low, -1)
+        at = int(begin.min(initial=0))
+        size = int(end.max(initial=0)) - at + 1
+        owner = np.bincount(begin - at, steps, size) - np.bincount(
+            end - at, steps, size
         )
+        owner = np.cumsum(owner).astype(np.int64) - 1
+        owned = np.flatnonzero(owner >= 0)
+        spaced = np.where(self._leaves[low:high], self._spaced[numbers], -1)
+        left = np.flatnonzero(spaced >= 0)
+        adds = _strings(
+            numbers,
+            first,
+            np.where(place < begin, -1, owner[np.maximum(place - at, 0)]),
+            np.concatenate([self.of_anchor.ids[owned + at], spaced[left]]),
+            np.concatenate([owner[owned], left]),
+        )
+        return _Rest(rest, tokens, adds)
 
     def _spell(self, folder: Path | None, donor: TokenBytes) -> list[np.ndarray]:
         """For each string its first token, and the span of the tokens it begins.
@@ -548,25 +613,20 @@ class VocabularyMap:
         if total.isneginf():
             nothing = p.new_zeros(())
             return Carried(p, nothing, nothing + 1)
-        ordered = p.index_select(0, self._order.to(p.device))
-        shares = _Shares(torch.cat([p.new_zeros(1), ordered]))
+        shares = _Shares(p)
         inside = p.new_zeros(())
-        for what, logs in said:
-            q = (logs - total).exp()
-            if isinstance(what, _Rest):
+        for how, logs, weight in said:
+            q = (logs + (weight - total)).exp()
+            if isinstance(how, _Rest):
                 inside = inside + q.sum()
-                q = self._consistent(q, what, reading.spelling)
-                self._share_rest(shares, what, q, reading.spelling)
+                q = self._consistent(q, how, reading.spelling)
+                self._share(shares, how.adds, q, reading.spelling)
             else:
-                if what is self._wholes[0]:
+                if how is self._wholes[0]:
                     self._carry_ends(shares, q)
-                q = q.index_fill(0, self._silent.to(q.device), 0.0)
-                self._share_whole(shares, what, q, reading.spelling)
+                self._share(shares, how, q, reading.spelling)
         mine = (unread - total).exp().clamp(max=1.0)
         out = shares.told(mine.clamp(min=UNTOLD))
-        # What no token begins is lost.
-        out = out / out[1:].sum().clamp(min=1e-30)
-        out = out.index_select(0, self._places.to(p.device))
         return Carried(out, inside.clamp(max=1.0), mine)
 
     def _as_it_is(self, log_q: Tensor, p: Tensor) -> Carried:
@@ -579,11 +639,10 @@ class VocabularyMap:
 
     def weigh(
         self, reading: Reading, log_q: Sequence[Tensor]
-    ) -> tuple[list[tuple[_Whole | _Rest, Tensor]], Tensor, Tensor]:
+    ) -> tuple[list[_Said], Tensor, Tensor]:
         """What each node says of what comes next, as logarithms of unscaled weights.
 
-        Returns how to tell what is said and the weights of it; the weight of what is
-        not read, and the sum.
+        Returns what is said; the weight of what is not read, and the sum.
         """
         device = log_q[0].device
         weights: list[Tensor] = []
@@ -595,31 +654,38 @@ class VocabularyMap:
                 before = weights[node.parent]
                 weights.append(before + log_q[node.parent][node.token])
                 read[node.parent].append(node.token)
-        said: list[tuple[_Whole | _Rest, Tensor]] = []
+        said: list[_Said] = []
+        sums: list[Tensor] = []
         missing: list[Tensor] = []
-        for i, node in enumerate(reading.nodes):
-            row = log_q[i]
-            if read[i]:
-                # What was read on from is told by what comes behind it.
-                known = torch.tensor(read[i], device=device)
-                row = row.index_fill(0, known, -torch.inf)
+        for i, (node, row, weight) in enumerate(
+            zip(reading.nodes, log_q, weights, strict=True)
+        ):
+            known = torch.tensor(read[i], dtype=torch.long, device=device)
             if not node.rest:
-                said.append((self._wholes[node.ahead], row + weights[i]))
+                if read[i]:
+                    # What was read on from is told by what comes behind it.
+                    row = row.index_fill(0, known, -torch.inf)
+                    sums.append(row.logsumexp(0) + weight)
+                else:
+                    sums.append(weight)  # of all
+                said.append(_Said(self._wholes[node.ahead], row, weight))
                 continue
-            low, high = self.longer(node.rest)
-            tokens = self.of_donor.ids[low:high]
-            if set(tokens[: len(read[i]) + 1].tolist()) - set(read[i]):
-                logs = row[torch.from_numpy(tokens).to(device)] + weights[i]
-                strings = self.strings[self.offsets[tokens] + len(node.rest)]
-                said.append((_Rest(node.rest, low, tokens, strings), logs))
+            rest = self._rest(node.rest)
+            others = ~np.isin(rest.tokens, read[i])
+            if others.any():
+                logs = row[torch.from_numpy(rest.tokens).to(device)]
+                if not others.all():
+                    mine = torch.from_numpy(others).to(device)
+                    logs = logs.masked_fill(~mine, -torch.inf)
+                sums.append(logs.logsumexp(0) + weight)
+                said.append(_Said(rest, logs, weight))
             if node.last:
                 within = [u for u in self._within(node.rest) if u not in read[i]]
                 if within:
-                    missing.append(row[within].logsumexp(0) + weights[i])
+                    missing.append(row[within].logsumexp(0) + weight)
         unread = torch.full((), -torch.inf, device=device)
         if missing:
             unread = torch.stack(missing).logsumexp(0) + float(np.log(UNREAD))
-        sums = [logs.logsumexp(0) for _, logs in said]
         return said, unread, torch.stack([*sums, unread]).logsumexp(0)
 
     def longer(self, rest: bytes) -> tuple[int, int]:
@@ -638,95 +704,102 @@ class VocabularyMap:
     def _carry_ends(self, shares: _Shares, q: Tensor) -> None:
         """Donor tokens that write nothing go to what means the same, as it has it."""
         for u, twins in self._ends.items():
-            at = torch.from_numpy(self._place[twins]).to(q.device)
+            at = torch.tensor(twins, device=q.device)
             parts = shares.p[at]
             shares.add(at, q[u] * parts / parts.sum().clamp(min=1e-30))
 
-    def _share_whole(
-        self, shares: _Shares, how: _Whole, q: Tensor, spelling: tuple[int, ...]
+    def _share(
+        self, shares: _Shares, how: _Strings, q: Tensor, spelling: tuple[int, ...]
     ) -> None:
-        """Share each of the donor's tokens among those that it begins with it."""
-        first, owner = how.first.to(q.device), how.owner.to(q.device)
-        alone = shares.p.index_select(0, first) * how.apart.to(q) + NOTHING
-        longer = q.new_zeros(self.donor_size + 1).scatter_add(0, owner, shares.p)
-        rates = self._rates(shares, how.strings, q, longer[:-1] + alone, spelling)
-        shares.add(first, rates * alone)
-        shares.rate(torch.cat([rates, rates.new_zeros(1)]).index_select(0, owner))
+        """Share what each string has among what belongs to it, by the anchor's own p.
 
-    def _share_rest(
-        self, shares: _Shares, how: _Rest, q: Tensor, spelling: tuple[int, ...]
-    ) -> None:
-        """Share each string among the tokens that go on from it and no longer one."""
-        here = slice(how.low, how.low + len(how.strings))
-        low, high, first, spaced = (
-            torch.from_numpy(part).to(q.device)
+        All of it goes to its first token where nothing does.
+        """
+        lost, first, owning, begin, apart, owner = (
+            part.to(q.device)
             for part in (
-                self.low[how.strings],
-                self.high[how.strings],
-                self._place[self.first[how.strings]],
-                self._spaced[how.strings] * self._leaves[here],
+                how.lost,
+                how.first,
+                how.owning,
+                how.begin,
+                how.apart,
+                how.owner,
             )
         )
-        apart = (first <= low) | (first > high)
-        before = self._parent[here] - how.low
-        longer_one = np.flatnonzero(before >= 0)
-        parent = torch.from_numpy(before[longer_one]).to(q.device)
-        child = torch.from_numpy(longer_one).to(q.device)
-        longer = shares.between(low, high)
-        longer = longer.scatter_add(0, parent, -longer[child]).clamp(min=0.0)
-        alone, space = shares.p[first] * apart + NOTHING, shares.p[spaced]
-        total = longer + alone + space
-        rates = self._rates(shares, how.strings, q, total, spelling)
-        shares.add(first, rates * alone)
-        shares.add(spaced, rates * space)
-        shares.among(low, high, rates.scatter_add(0, child, -rates[parent]))
+        tokens = None if how.tokens is None else how.tokens.to(q.device)
+        mine = shares.p if tokens is None else shares.p.index_select(0, tokens)
+        sums = mine.new_zeros(len(owning) + 2).scatter_add(0, owner, mine)
+        alone = shares.p.index_select(0, begin) * apart + NOTHING
+        rates = q.index_select(0, owning) / (sums[:-2] + alone)
+        given = q.index_copy(0, owning, rates * alone).index_fill_(0, lost, 0.0)
+        rates = torch.cat([rates, rates.new_zeros(2)])
+        likely, blend = _likely(how, q)
+        if len(likely):
+            at = torch.from_numpy(likely).to(q.device)
+            slot = torch.from_numpy(how.slot[likely]).to(q.device)
+            owned = torch.cat([alone, alone.new_zeros(2)])[slot]
+            other = shares.p[first[at]] + NOTHING
+            alone = torch.where(slot < len(owning), owned, other)
+            total = alone + sums[slot]
+            numbers = how.numbers[likely]
+            rate = self._rates(shares, numbers, q[at], total, blend, spelling)
+            given.index_copy_(0, at, (rate * alone).to(given))
+            rates = rates.scatter(0, slot, rate.to(rates))
+        shares.add(first, given)
+        rates = rates.index_select(0, owner)
+        if tokens is None:
+            shares.rate(rates)
+        else:
+            shares.add(tokens, rates * mine)
 
     def _rates(
         self,
         shares: _Shares,
-        strings: np.ndarray,
+        numbers: np.ndarray,
         q: Tensor,
         total: Tensor,
+        blend: Tensor,
         spelling: tuple[int, ...],
     ) -> Tensor:
-        """How much of its p what belongs to each string gets, which is ``total``.
+        """How much of its p, ``total``, what belongs to a likely string gets.
 
         Little is left of a likely string that contradicts how the text is spelt. How a
         tokenizer begins a word is not settled before its end: tokens that go on from
         what is likely, or that it goes on from, get a little of it, too.
         """
-        at, blend = _likely(q)
-        numbers = strings[at]
         words = [self.words[i] for i in numbers]
-        contrary = [token == -1 for token in self._behind(spelling, words)]
-        inner = [not word[-1:].isspace() for word in words]
-        shorter = [self._shorter(i) for i in numbers]
-        owner = np.repeat(np.arange(len(at)), [len(places) for places in shorter])
-        places = torch.tensor(sum(shorter, []), dtype=torch.long, device=q.device)
-        likely, low, high, of, against, within = (
-            torch.from_numpy(np.asarray(part)).to(q.device)
+        ends = [
+            0 if w[-1:].isspace() else self.high[i]
+            for i, w in zip(numbers, words, strict=True)
+        ]
+        near = [
+            self.of_anchor.ids[self.low[i] : n]
+            for i, n in zip(numbers, ends, strict=True)
+        ]
+        near += [self._shorter(i) for i in numbers]
+        n, sizes = len(words), [len(tokens) for tokens in near]
+        of, little, tokens, left = (
+            torch.from_numpy(part).to(q.device)
             for part in (
-                at,
-                self.low[numbers],
-                self.high[numbers],
-                owner,
-                np.array(contrary, dtype=bool),
-                np.array(inner, dtype=bool),
+                np.repeat(np.tile(np.arange(n), 2), sizes),
+                np.repeat(np.repeat([LONGER, SHORTER], n), sizes),
+                np.concatenate(near),
+                1.0 - (1.0 - CONTRARY) * self._contradict(spelling, words),
             )
         )
-        more = blend * within * LONGER
-        parts = shares.p[places] * blend[of] * SHORTER
-        sums = (shares.between(low, high) * more).scatter_add(0, of, parts)
-        rates = q / total.scatter_add(0, likely, sums.to(total))
-        left = 1.0 - blend * against * (1.0 - CONTRARY)
-        mine = rates[likely] * left
-        rates = rates.scatter(0, likely, mine.to(rates))
-        shares.among(low, high, mine * more)
-        shares.add(places, mine[of] * parts)
+        parts = shares.p.index_select(0, tokens) * (blend[of] * little)
+        rates = q / parts.new_zeros(n).scatter_add(0, of, parts).add(total)
+        rates = rates * (1.0 - blend * (1.0 - left))
+        shares.add(tokens, rates[of] * parts)
         return rates
 
-    def _shorter(self, number: int) -> list[int]:
-        """Places of the anchor's tokens, not the first, that a string goes on from.
+    @cached_property
+    def _shorter(self) -> Callable[[int], np.ndarray]:
+        # For each map: what is likely comes again.
+        return lru_cache(maxsize=1 << 15)(self._find_shorter)
+
+    def _find_shorter(self, number: int) -> np.ndarray:
+        """The anchor's tokens, not the first, that a string goes on from.
 
         Without those behind or before white space, where tokenizers cut in any case.
         """
@@ -737,10 +810,10 @@ class VocabularyMap:
             if word.startswith(begin):
                 around = word[len(begin) - 1 : len(begin) + 1]
                 if around.strip() == around:
-                    found.append(place + 1)
+                    found.append(int(self.of_anchor.ids[place]))
             place = int(self._before[place])
-        first = self._place[self.first[number]]
-        return [i for i in found if i != first]
+        others = [token for token in found if token != self.first[number]]
+        return np.array(others, dtype=np.int64)
 
     def _consistent(self, q: Tensor, rest: _Rest, spelling: tuple[int, ...]) -> Tensor:
         """Little is left of what the anchor would have begun with other tokens."""
@@ -754,36 +827,42 @@ class VocabularyMap:
             keep &= self._like[self.first[self.strings[at]]] == self._like[token]
         return q * torch.from_numpy(np.where(keep, 1.0, CONTRARY)).to(q)
 
-    def _behind(
+    def _contradict(
         self, spelling: tuple[int, ...], words: Sequence[bytes]
-    ) -> list[int | None]:
-        """The anchor's token behind ``spelling`` if the text goes on with each word.
+    ) -> np.ndarray:
+        """1 for words with which the anchor would have cut the text so far otherwise.
 
-        -1 where the anchor would have cut the text so far in another way, None where
-        that cannot be told.
+        0 where that cannot be told.
         """
-        found: list[int | None] = [None] * len(words)
-        if not spelling:
-            return found
-        # Bytes that no token has behind the last one change nothing of it.
-        last = self.anchor.table[spelling[-1]]
-        spans = [
-            self.of_anchor.span(last + word[:1]) if word else (0, 0) for word in words
-        ]
-        asked = [i for i, (low, high) in enumerate(spans) if low < high]
-        told = self.anchor.behind_each(spelling, [words[i] for i in asked])
-        for i, token in zip(asked, told, strict=True):
-            found[i] = token
+        found = np.zeros(len(words))
+        if spelling:
+            last = spelling[-1]
+            asked = [i for i, w in enumerate(words) if self._goes_on(last, w[:1])]
+            told = self.anchor.behind_each(spelling, [words[i] for i in asked])
+            found[asked] = [token == -1 for token in told]
         return found
 
+    @cached_property
+    def _goes_on(self) -> Callable[[int, bytes], bool]:
+        return lru_cache(maxsize=1 << 15)(self._find_longer)
 
-def _likely(q: Tensor) -> tuple[np.ndarray, Tensor]:
-    """Which probabilities are likely, and how much, from 0 at the threshold up to 1.
+    def _find_longer(self, token: int, byte: bytes) -> bool:
+        """Whether a token of the anchor goes on from another one with some byte.
+
+        Bytes that no token has behind the last one change nothing of it.
+        """
+        low, high = self.of_anchor.span(self.anchor.table[token] + byte)
+        return bool(byte) and low < high
+
+
+def _likely(how: _Strings, q: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Which strings are likely, and how much, from 0 at the threshold up to 1.
 
     1 from four times that on, and flat at both ends: noise in the last digit makes no
     jump.
     """
     likely = np.flatnonzero(q.detach().cpu().numpy() > LIKELY)
+    likely = likely[how.numbers[likely] >= 0]
     # In double precision: what is left of 1 may be little.
     known = q[torch.from_numpy(likely).to(q.device)].double()
     x = ((known / LIKELY - 1.0) / 3.0).clamp(0.0, 1.0)
