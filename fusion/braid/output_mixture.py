@@ -278,6 +278,6 @@ class OutputMixer(nn.Module):
             weights = self.log_weights(features, present, shares)[0].exp()
             mixed = parts[0] * weights[0]
             for p, weight in zip(parts[1:], weights[1:], strict=True):
-                mixed = torch.addcmul(mixed, p, weight)
+                mixed.addcmul_(p, weight)
             rows.append(mixed.clamp_(min=1e-30).log_())
         return torch.stack(rows) if rows else anchor.float()

@@ -247,14 +247,11 @@ class _Strings(NamedTuple):
 def _strings(
     numbers: np.ndarray,
     first: np.ndarray,
-    begun: np.ndarray,
+    apart: np.ndarray,
     tokens: np.ndarray | None,
     owner: np.ndarray,
 ) -> _Strings:
-    """See `_Strings`: ``first`` is -1 for none, ``owner`` a number of a string, or n.
-
-    ``begun`` says to which string the first token of each belongs.
-    """
+    """See `_Strings`; ``first`` is -1 for none, ``owner`` a number of a string, or n."""
     n = len(numbers)
     slot = np.zeros(n + 1, dtype=np.int64)
     slot[owner] = 1
@@ -268,7 +265,7 @@ def _strings(
         torch.from_numpy(np.maximum(first, 0)),
         torch.from_numpy(owning),
         torch.from_numpy(np.maximum(first, 0)[owning]),
-        torch.from_numpy((begun != np.arange(n))[owning].astype(np.float32)),
+        torch.from_numpy(apart[owning].astype(np.float32)),
         slot[:n],
         None if tokens is None else torch.from_numpy(tokens),
         torch.from_numpy(slot[owner]),
@@ -331,10 +328,7 @@ class _Shares:
 
     def told(self, own: Tensor) -> Tensor:
         """All of it (V_a,), and so much of its own p for each token."""
-        rates = own
-        for more in self._rates:
-            rates = rates + more
-        out = self.p * rates
+        out = self.p * sum(self._rates, own)
         for tokens, masses in self._added:
             out.scatter_add_(0, tokens, masses)
         return out / out.sum().clamp(min=1e-30)
@@ -476,7 +470,8 @@ class VocabularyMap:
     def _whole(self, numbers: np.ndarray, owner: np.ndarray) -> _Strings:
         """How whole tokens of the donor are told, by which of them begins what."""
         first = np.where(numbers < 0, -1, self.first[numbers])
-        return _strings(numbers, first, owner[first], None, owner)
+        apart = owner[first] != np.arange(self.donor_size)
+        return _strings(numbers, first, apart, None, owner)
 
     @cached_property
     def _rest(self) -> Callable[[bytes], _Rest]:
@@ -493,25 +488,25 @@ class VocabularyMap:
         tokens = self.of_donor.ids[low:high]
         numbers = self.strings[self.offsets[tokens] + len(rest)]
         first, begin, end = (of[numbers] for of in (self.first, self.low, self.high))
-        place = self._place[first]
-        # Strings are in order, so what a token belongs to is a sum over its beginnings.
-        rows = np.arange(len(tokens))
-        steps = rows - np.maximum(self._parent[low:high] - low, -1)
-        at = int(begin.min(initial=0))
-        size = int(end.max(initial=0)) - at + 1
-        owner = np.bincount(begin - at, steps, size) - np.bincount(
-            end - at, steps, size
+        # A token is of the last string that begins before it and does not end.
+        steps = np.arange(len(tokens)) - np.maximum(self._parent[low:high] - low, -1)
+        at = np.concatenate([begin, end])
+        order = np.argsort(at, kind="stable")
+        at, sizes = at[order], np.diff(at[order], append=0)
+        owner = np.cumsum(np.concatenate([steps, -steps])[order]) - 1
+        at, sizes, owner = (
+            part[(owner >= 0) & (sizes > 0)] for part in (at, sizes, owner)
         )
-        owner = np.cumsum(owner).astype(np.int64) - 1
-        owned = np.flatnonzero(owner >= 0)
+        spans = np.repeat(at - np.cumsum(sizes) + sizes, sizes)
         spaced = np.where(self._leaves[low:high], self._spaced[numbers], -1)
         left = np.flatnonzero(spaced >= 0)
+        owned = self.of_anchor.ids[spans + np.arange(len(spans))]
         adds = _strings(
             numbers,
             first,
-            np.where(place < begin, -1, owner[np.maximum(place - at, 0)]),
-            np.concatenate([self.of_anchor.ids[owned + at], spaced[left]]),
-            np.concatenate([owner[owned], left]),
+            self._place[first] < begin,
+            np.concatenate([owned, spaced[left]]),
+            np.concatenate([np.repeat(owner, sizes), left]),
         )
         return _Rest(rest, tokens, adds)
 
