@@ -20,7 +20,7 @@ with. A gap is the way to the nearer bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -194,7 +194,8 @@ def _check_place(
     chosen = _strings(carrier, place, strings)
     _check_chains(carrier, futures, chosen, place, atol)
     real = [place.after[:n] for n in range(1, min(3, len(place.after)) + 1)]
-    exact = _given_the_cut(carrier, futures, place.reading.spelling, real)
+    spaces = _spaces(carrier, place.reading)
+    exact = _given_the_cut(carrier, futures, place.reading.spelling, real, spaces)
     for string, wanted in exact.items():
         low, high = _bounds(carrier, carried.p, string)
         measured.gaps.append(max(low - wanted, wanted - high, 0.0))
@@ -444,14 +445,27 @@ def _check_chains(
         )
 
 
+def _spaces(carrier: VocabularyMap, reading: Reading) -> set[bytes]:
+    """White space that a token of the donor may add to the text at once."""
+    found: set[bytes] = set()
+    for node in reading.nodes:
+        low, high = carrier.longer(node.rest)
+        words = carrier.of_donor.words[low:high] if not node.ahead else []
+        found |= {word[len(node.rest) :] for word in words}
+    return {added for added in found if added.isspace()}
+
+
 def _given_the_cut(
     carrier: VocabularyMap,
     futures: Futures,
     spelling: tuple[int, ...],
     strings: Sequence[bytes],
+    spaces: Iterable[bytes] = (),
 ) -> dict[bytes, float]:
     """How likely a text goes on with strings, given how the anchor has cut it so far.
 
+    What makes the anchor cut it otherwise is looked for among what its own longer
+    tokens add, and ``spaces``: white space is cut anew where no token is that long.
     Without strings of which that is not known.
     """
     anchor, tokens = carrier.anchor, carrier.of_anchor
@@ -462,7 +476,11 @@ def _given_the_cut(
         longer |= {w[len(word) :] for w in tokens.words[low:high]} - {b""}
     if len(longer) > MOST:
         return {}
-    contrary = shortest(x for x in longer if anchor.behind(spelling, x) == -1)
+    cut = {x for x in longer if anchor.behind(spelling, x) == -1}
+    anew = sorted(spaces) if spelling else []
+    told = anchor.behind_each(spelling, anew)
+    cut |= {x for x, token in zip(anew, told, strict=True) if token == -1}
+    contrary = shortest(cut)
     begin = futures.begins({*strings, *contrary})
     left = 1.0 - sum(begin[x] for x in contrary)
     found = {}

@@ -251,7 +251,7 @@ def _strings(
     tokens: np.ndarray | None,
     owner: np.ndarray,
 ) -> _Strings:
-    """See `_Strings`; ``first`` is -1 for none, ``owner`` a number of a string, or n."""
+    """See `_Strings`; ``first`` is -1 for none, ``owner`` a row of strings, or n."""
     n = len(numbers)
     slot = np.zeros(n + 1, dtype=np.int64)
     slot[owner] = 1

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from fusion import conformance
@@ -11,7 +12,8 @@ from fusion.braid import output_mixture
 from fusion.conformance import carrying, check_carrying
 from fusion.conformance.futures import Chains, Futures
 from fusion.tokens import vocabulary
-from fusion.tokens.vocabulary import Reading, SortedTokens, VocabularyMap
+from fusion.tokens.token_bytes import TokenBytes
+from fusion.tokens.vocabulary import Node, Reading, SortedTokens, VocabularyMap
 
 PAIRS = (
     ("llama", "gemma"),  # byte-level, SentencePiece
@@ -145,15 +147,40 @@ def test_a_donor_that_is_a_space_ahead_has_read_the_space():
 
 def test_what_contradicts_the_cut_is_left_out():
     """Behind "a", "b" would have made it "ab": of 3/4 + 1/4 the 3/4 are left."""
-    tokens = SortedTokens([b"a", b"b", b"ab"])
-    anchor = SimpleNamespace(
-        join=lambda ids: b"a", behind=lambda before, word: -1 if word == b"b" else 0
-    )
-    carrier = SimpleNamespace(anchor=anchor, of_anchor=tokens)
+    carrier = cut_otherwise(b"b", [b"a", b"b", b"ab"])
     futures = Futures(Coin(), 0, [0], b"", False)
     found = carrying._given_the_cut(carrier, futures, (0,), [b"a", b"b"])
     # "b" came true after all, so it is not known what contradicts.
     assert found == pytest.approx({b"a": 1.0})
+
+
+def cut_otherwise(contrary, table):
+    """A map of an anchor that cuts "a" otherwise where some bytes follow."""
+    anchor = SimpleNamespace(
+        join=lambda ids: b"a",
+        behind=lambda before, word: -1 if word == contrary else 0,
+        behind_each=lambda before, words: [-1 if w == contrary else 0 for w in words],
+    )
+    return SimpleNamespace(anchor=anchor, of_anchor=SortedTokens(table))
+
+
+def test_what_is_cut_anew_though_no_token_is_that_long_is_left_out():
+    """Of "a" with 3/4 the 3/8 of "ab" are out, and of all as well."""
+    carrier = cut_otherwise(b"ab", [b"a", b"b"])
+    futures = Futures(Coin(), 0, [0], b"", False)
+    found = carrying._given_the_cut(carrier, futures, (0,), [b"a"], [b"ab"])
+    assert found == pytest.approx({b"a": (3 / 4 - 3 / 8) / (1 - 3 / 8)})
+
+
+def test_white_space_that_a_donor_may_add_at_once():
+    where = Reading((Node(None, -1, 0, b" ", True), Node(None, 0, 0, b"", True, True)))
+    donor = TokenBytes(tiny.tiny_tokenizer("llama"))
+    carrier = VocabularyMap(
+        TokenBytes(tiny.tiny_tokenizer("opt")), donor, 400, len(donor.table)
+    )
+    spaces = {w for w in donor.table if w[:1] == b" " and len(w) > 1 and w.isspace()}
+    assert spaces
+    assert carrying._spaces(carrier, where) == {space[1:] for space in spaces}
 
 
 def test_a_string_of_too_many_chains_is_left_out(monkeypatch):
