@@ -280,4 +280,6 @@ class OutputMixer(nn.Module):
             for p, weight in zip(parts[1:], weights[1:], strict=True):
                 mixed.addcmul_(p, weight)
             rows.append(mixed.clamp_(min=1e-30).log_())
+        if len(rows) == 1:
+            return rows[0][None]  # a copy of it would be one pass more
         return torch.stack(rows) if rows else anchor.float()

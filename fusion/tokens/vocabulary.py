@@ -311,27 +311,33 @@ class _Shares:
     Parameters
     ----------
     p : Tensor (V_a,)
+    own : Tensor ()
+        How much of its p each token gets in any case.
     """
 
-    def __init__(self, p: Tensor) -> None:
+    def __init__(self, p: Tensor, own: Tensor) -> None:
         self.p = p
         self._added: list[tuple[Tensor, Tensor]] = []
-        self._rates: list[Tensor] = []
+        self._rates = own
 
     def add(self, tokens: Tensor, masses: Tensor) -> None:
         """Give tokens what is theirs."""
         self._added.append((tokens, masses.to(self.p)))
 
-    def rate(self, rates: Tensor) -> None:
-        """Give each token (V_a,) so much of its p."""
-        self._rates.append(rates)
+    def rate(self, rates: Tensor, owner: Tensor) -> None:
+        """Give each token so much of its p as what it belongs to gets."""
+        if self._rates.ndim == 0:
+            # Before there is one for each token, which are more.
+            self._rates = (rates + self._rates).index_select(0, owner)
+        else:
+            self._rates = self._rates + rates.index_select(0, owner)
 
-    def told(self, own: Tensor) -> Tensor:
-        """All of it (V_a,), and so much of its own p for each token."""
-        out = self.p * sum(self._rates, own)
+    def told(self) -> Tensor:
+        """All of it (V_a,)."""
+        out = self.p * self._rates
         for tokens, masses in self._added:
             out.scatter_add_(0, tokens, masses)
-        return out / out.sum().clamp(min=1e-30)
+        return out.div_(out.sum().clamp(min=1e-30))
 
 
 class SortedTokens:
@@ -608,7 +614,8 @@ class VocabularyMap:
         if total.isneginf():
             nothing = p.new_zeros(())
             return Carried(p, nothing, nothing + 1)
-        shares = _Shares(p)
+        mine = (unread - total).exp().clamp(max=1.0)
+        shares = _Shares(p, mine.clamp(min=UNTOLD))
         inside = p.new_zeros(())
         for how, logs, weight in said:
             q = (logs + (weight - total)).exp()
@@ -620,9 +627,7 @@ class VocabularyMap:
                 if how is self._wholes[0]:
                     self._carry_ends(shares, q)
                 self._share(shares, how, q, reading.spelling)
-        mine = (unread - total).exp().clamp(max=1.0)
-        out = shares.told(mine.clamp(min=UNTOLD))
-        return Carried(out, inside.clamp(max=1.0), mine)
+        return Carried(shares.told(), inside.clamp(max=1.0), mine)
 
     def _as_it_is(self, log_q: Tensor, p: Tensor) -> Carried:
         q, nothing = log_q.exp(), p.new_zeros(())
@@ -741,11 +746,10 @@ class VocabularyMap:
             given.index_copy_(0, at, (rate * alone).to(given))
             rates = rates.scatter(0, slot, rate.to(rates))
         shares.add(first, given)
-        rates = rates.index_select(0, owner)
         if tokens is None:
-            shares.rate(rates)
+            shares.rate(rates, owner)
         else:
-            shares.add(tokens, rates * mine)
+            shares.add(tokens, rates.index_select(0, owner) * mine)
 
     def _rates(
         self,
