@@ -4,8 +4,8 @@
 
 T_i carries a donor's distribution to the anchor's vocabulary (`vocabulary`), the
 anchor's is the identity. A donor hears the anchor: an adapter fuses the anchor's final
-state beside each of its tokens with its own. Without a gate the share is the weight itself and nothing
-is trained.
+state beside each of its tokens with its own. Without a gate the share is the weight
+itself and nothing is trained.
 """
 
 from __future__ import annotations
