@@ -94,7 +94,8 @@ class LearnedWeighted(nn.Module):
         self.add = add
         self.bridges = nn.ModuleList(zero_linear(w, width) for w in source_widths)
         self.weight = nn.Parameter(torch.zeros(len(source_widths), width))
-        self.dropout = nn.Dropout(DROPOUT).eval()
+        # A model's own adapter, with half as many weights, does better without.
+        self.dropout = nn.Dropout(DROPOUT if source_widths else 0.0).eval()
         self.own = zero_linear(width, width) if add else None
         if add:  # the bridges are the zero factor; the weights stay as they are
             self.weight.data.fill_(1.0)
