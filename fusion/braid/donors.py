@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,36 +76,47 @@ class DonorPath:
     def branch(
         self, strand: Strand, tree: TokenTree, taps: Sequence[Tap]
     ) -> dict[Tap, Tensor]:
-        """Run a tree of tokens at once: each sees its lineage only.
+        """Run a tree of tokens: each sees its lineage only.
 
         The path then follows the last lineage. Returns the states of the path's old
         tokens followed by the new ones.
         """
-        past, tokens, lineage = len(self.ids), tree.tokens, tree.lineage
-        visible = torch.zeros(len(tokens), past + len(tokens), dtype=torch.bool)
-        for i, seen in enumerate(lineage):
-            parent = seen[-2] if len(seen) > 1 else -1
-            if parent < past:
-                visible[i, : parent + 1] = True
+        past, lineage = len(self.ids), tree.lineage
+        # Most of a text that begins here is one lineage, and a mask makes it slow.
+        trunk = [] if past else lineage[-1]
+        beside = sorted({*range(past, past + len(tree.tokens))}.difference(trunk))
+        order = [*range(past), *trunk, *beside]
+        place = {i: n for n, i in enumerate(order)}
+        start = len(order) - len(beside)
+        visible = torch.zeros(len(beside), len(order), dtype=torch.bool)
+        for n, i in enumerate(beside):
+            seen = lineage[i - past]
+            parent = place[seen[-2]] if len(seen) > 1 else -1
+            if parent < start:
+                visible[n, : parent + 1] = True
             else:
-                visible[i] = visible[parent - past]
-            visible[i, past + i] = True
-        depth = torch.tensor([*range(past), *(len(seen) - 1 for seen in lineage)])
+                visible[n] = visible[parent - start]
+            visible[n, start + n] = True
+        long = [*range(past), *(len(seen) - 1 for seen in lineage)]
+        depth = torch.tensor([long[i] for i in order])
+        tokens = [*self.ids, *tree.tokens]
+        ids = [tokens[i] for i in order]
+        found = {tap: [self.states[tap]] if past else [] for tap in taps}
         with torch.no_grad(), self._unless_stopped():
-            out = strand.run(
-                torch.tensor([tokens]),
-                taps=taps,
-                cache=self.cache,
-                attention_mask=strand.tree_mask(visible, depth),
-                position_ids=depth[None, past:],
-            )
-        flat = {
-            tap: torch.cat([self.states[tap], out[tap][0]]) if past else out[tap][0]
-            for tap in taps
-        }
-        self.follow(lineage[-1], [*self.ids, *tokens], flat)
+            for new in filter(None, (trunk, beside)):
+                masked: dict[str, Any] = {}
+                if new is beside:
+                    masked["attention_mask"] = strand.tree_mask(visible, depth)
+                    masked["position_ids"] = depth[None, start:]
+                row = torch.tensor([[tokens[i] for i in new]])
+                out = strand.run(row, taps=taps, cache=self.cache, **masked)
+                for tap in taps:
+                    found[tap].append(out[tap][0])
+        flat = {tap: torch.cat(parts) for tap, parts in found.items()}
+        self.follow([place[i] for i in lineage[-1]], ids, flat)
         self.long = len(self.ids) > strand.turn
-        return flat
+        back = torch.tensor([place[i] for i in range(len(order))])
+        return {tap: states[back.to(states.device)] for tap, states in flat.items()}
 
     def branch_in_pieces(
         self, strand: Strand, tree: TokenTree, taps: Sequence[Tap]

@@ -21,7 +21,8 @@ from .store import CalibrationStore, strands_key
 from .training import train_part
 
 POSITION_GROUP = 512  # positions of a step
-POSITION_RATE = 1e-3
+POSITION_RATE = 1e-3  # for as many steps or more; less for fewer, or they do harm
+POSITION_STEPS = 600
 TEXT_GROUP = 3  # about as many, in whole texts
 
 
@@ -194,16 +195,16 @@ def _fit_aligned(
     def fit() -> None:
         label = f"{' + '.join(s.name for s in (anchor, *donors))}: {kind}"
         items = (positions.training, positions.held_out)
-        loss = partial(positions.loss, fuser)
+        steps = epochs * len(positions.training) / POSITION_GROUP
         train_part(
             store,
             fuser,
-            loss,
+            partial(positions.loss, fuser),
             items,
             epochs=epochs,
             group=POSITION_GROUP,
             label=label,
-            learning_rate=POSITION_RATE,
+            learning_rate=POSITION_RATE * min(1.0, (steps / POSITION_STEPS) ** 0.5),
         )
 
     key = [*strands_key(anchor, donors), type(fuser).__name__, epochs]

@@ -450,7 +450,7 @@ def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
     monkeypatch.setattr(model_file, "gather_rows", first)
     model = braid("llama", "gemma", layers=LAYERS["all"])
     conformance.check_sampling(model, conformance.TEXTS[:1])
-    with pytest.raises(AssertionError, match="sampled"):
+    with pytest.raises(AssertionError, match="sampled|raised"):
         conformance.check_sampling(model)
 
 
@@ -468,7 +468,7 @@ def test_catches_rows_that_do_not_follow_their_beams(braid, monkeypatch, pick):
     monkeypatch.setattr(BraidCache, "_pick", pick)
     model = braid("llama", "gemma", layers=("final", "output"))
     with pytest.raises(AssertionError, match="generate|beams: raised"):
-        conformance.check_beams(model)
+        conformance.check_beams(model, new_tokens=8)
 
 
 def test_catches_a_strand_that_trains(braid, strands):
