@@ -281,21 +281,20 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             )["final"]
             if not edits:
                 memo[known] = hidden
+        beside = np.full(hidden.shape[:2], None, dtype=object)
         if self.mixer is not None:
-            for row, columns, states in zip(
-                step.rows, step.columns, hidden, strict=True
+            for b, (row, columns) in enumerate(
+                zip(step.rows, step.columns, strict=True)
             ):
-                row.hear(states[columns])
+                row.hear(hidden[b, columns])
+                for t in columns:
+                    beside[b, t] = row.hidden
         if not fusing:
-            return BraidStates(hidden, [], np.empty((0, 0), object))
+            return BraidStates(hidden, [], beside)
         if "final" in self.fusers:
             sources = self._sources("final", found)
             hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
         readings = [] if self.mixer is None else [got.readings for got in found]
-        beside = np.empty(hidden.shape[:2], object)
-        for b, row in enumerate(step.rows):
-            for t in step.columns[b]:
-                beside[b, t] = row.hidden
         said = None if cache is None else cache.said
         return BraidStates(hidden, readings, beside, said)
 

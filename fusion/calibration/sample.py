@@ -69,7 +69,7 @@ def sample_states(
         hidden.append(read.hidden[0, at])
         before.append(own[i].hidden[at])
         donors.append([readings[0, at] for readings in read.donors])
-        beside.append(read.beside[0, at] if read.donors else read.beside[0])
+        beside.append(read.beside[0, at])
         targets.append(own[i].targets[at])
     states = BraidStates(
         torch.cat(hidden)[None],

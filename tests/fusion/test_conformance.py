@@ -430,6 +430,13 @@ def test_catches_writing_behind_padding(braid, monkeypatch):
         conformance.check_greedy(braid("llama", "gemma"), TWO)
 
 
+def beside_its_own(reading, mine):
+    """The reading of another row, as far as the anchor has tokens in this one."""
+    most = max(node.beside for node in mine.nodes)
+    nodes = (n._replace(beside=min(n.beside, most)) for n in reading.nodes)
+    return replace(reading, nodes=tuple(nodes))
+
+
 def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
     braid, monkeypatch
 ):
@@ -444,13 +451,16 @@ def test_catches_rows_that_are_sampled_beside_the_donors_of_the_first(
                     rows = getattr(states, name)
                     setattr(states, name, rows[:1].expand_as(rows))
         if found.readings.shape[1] == 1:
-            found.readings[:] = found.readings[:1]
+            found.readings[:, 0] = [
+                beside_its_own(found.readings[0, 0], mine)
+                for mine in found.readings[:, 0]
+            ]
         return found
 
     monkeypatch.setattr(model_file, "gather_rows", first)
     model = braid("llama", "gemma", layers=LAYERS["all"])
     conformance.check_sampling(model, conformance.TEXTS[:1])
-    with pytest.raises(AssertionError, match="sampled|raised"):
+    with pytest.raises(AssertionError, match="sampled"):
         conformance.check_sampling(model)
 
 

@@ -253,6 +253,12 @@ def test_an_interrupted_calibration_goes_on(braid, tmp_path, monkeypatch):
     assert set(report.reused) == {"adapter", "final"}
 
 
+def test_a_braid_whose_donor_has_no_share_is_its_anchor(braid):
+    layers = ("final", "output")
+    report = fit(braid("llama", "gemma", layers=layers, shares=[1.0, 0.0], std=0))
+    assert report.bits_after == report.bits_before
+
+
 def test_texts_may_be_tasks(braid):
     model = braid("llama", layers=(), strategy=None, std=0)
     tasks = [{"prompt": t[:9], "reference": t[9:]} for t in TEXTS]
