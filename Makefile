@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+NATIVE ?= llama-cpp-python==0.3.36
 BIN = $(VENV)/bin
 
 # One resolution for all supported Pythons. torch is a line of its own; its GPU libraries
@@ -31,10 +32,18 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# Strands that llama.cpp runs; it compiles for some minutes. Without a compiler their
+# tests are skipped.
+$(VENV)/.native: $(VENV)/.installed
+	@echo "compiling llama.cpp, once (some minutes) ..."
+	$(BIN)/python -m pip install --quiet $(NATIVE) \
+	|| echo "llama.cpp could not be compiled: tests of native strands are skipped"
+	touch $@
+
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install
+test: install $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python

@@ -151,10 +151,10 @@ class BraidBuilder:
     def _build_now(self, braid: Braid, progress: bool) -> Built:
         from fusion import BraidConfig, BraidedLLM, calibrate
 
-        with self._loading:
-            strands = [self.strands[name] for name in braid.strands]
         sources = {name: self.sources[name] for name in braid.strands}
-        model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
+        config = BraidConfig(**braid.recipe(), sources=sources)
+        with self._loading:
+            model = BraidedLLM(config, pool=self.strands)
         if not braid.fusion_layers:
             return Built(model, None)
         store = self.folder / "store"

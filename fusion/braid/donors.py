@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..strands.context_layer import ContextLayer
 from ..strands.strand import Strand, Tap
 from ..tokens.token_bytes import TokenTree, token_tree
 
@@ -27,7 +28,8 @@ from ..tokens.token_bytes import TokenTree, token_tree
 def crop_layers(cache: DynamicCache, length: int) -> None:
     """Keep the first positions only, also where layers are not equally far."""
     for layer in cache.layers:
-        if isinstance(layer, DynamicLayer) and layer.get_seq_length() > length:
+        known = isinstance(layer, DynamicLayer | ContextLayer)
+        if known and layer.get_seq_length() > length:
             layer.crop(length - layer.get_seq_length())
 
 
@@ -151,6 +153,8 @@ class DonorPath:
         self.ids = [ids[i] for i in where]
         self.states = {tap: s[index.to(s.device)] for tap, s in flat.items()}
         for layer in self.cache.layers:
+            if isinstance(layer, ContextLayer):
+                layer.keep(where)
             # Layers above the deepest tap never ran.
             if isinstance(layer, DynamicLayer) and layer.is_initialized:
                 assert layer.keys is not None  # for the type checker

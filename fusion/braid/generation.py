@@ -11,7 +11,7 @@ from ..strands.strand import Strand
 
 def generation_config(anchor: Strand) -> GenerationConfig:
     """How the anchor's model writes, but for its cache: braids keep their own."""
-    found = copy.deepcopy(anchor.model.generation_config)
+    found = copy.deepcopy(anchor.generation_config)
     found.cache_implementation = found.cache_config = None
     found.output_attentions = found.output_hidden_states = None  # they show none
     tokenizer = anchor.tokenizer

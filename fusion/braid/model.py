@@ -67,7 +67,9 @@ def _strands_of(
     names = [config.anchor, *config.donors]
     if strands is None:
         pool = Pool(config.sources) if pool is None else pool
-        strands = [pool[name] for name in names]
+        layered = any(isinstance(layer, int) for layer in config.fusion_layers)
+        read = pool.with_layers if layered else pool.__getitem__
+        strands = [read(name) for name in names]
     by_name = {s.name: s for s in strands}
     missing = [name for name in names if name not in by_name]
     if missing:
@@ -152,6 +154,9 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         self.build_fusers()
         self._key = memo_key(anchor)
         self._feeds = [self._feed(donor) for donor in donors]
+        anchor.check_layers(self.layers())
+        for feed in self._feeds:
+            feed.donor.check_layers(feed.tapped)
         self.eval()
         self.generation_config = generation_config(anchor)
 
@@ -188,7 +193,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
     @property
     def device(self) -> torch.device:
         """Where the anchor is, and so the braid."""
-        return self.anchor.model.device
+        return self.anchor.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -210,7 +215,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
 
         super()._apply(move, recurse)
         for strand in (self.anchor, *self.donors) if "anchor" in self.__dict__ else ():
-            strand.model._apply(fn)
+            strand.move(fn)
         return self
 
     @property

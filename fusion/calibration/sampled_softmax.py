@@ -93,12 +93,7 @@ class SampledSoftmax:
         rest = mean + 1e-8  # a token that is never likely can still be drawn
         rest[self.active] = 0.0
         self.rest = rest / rest.sum().clamp(min=1e-30)
-        self.rows = self._head(self.active)
-
-    def _head(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        head = self.strand.head
-        bias = getattr(head, "bias", None)
-        return head.weight[tokens], None if bias is None else bias[tokens]
+        self.rows = strand.head_rows(self.active)
 
     def _logits(self, hidden: Tensor, rows: tuple[Tensor, Tensor | None]) -> Tensor:
         out = nn.functional.linear(hidden.to(rows[0].dtype), *rows)
@@ -122,7 +117,7 @@ class SampledSoftmax:
         logits = self._logits(hidden, self.rows)
         if len(self.active) < len(self.rest):
             drawn = torch.multinomial(self.rest, self.sampled, replacement=True)
-            others = self._logits(hidden, self._head(drawn))
+            others = self._logits(hidden, self.strand.head_rows(drawn))
             others = others - (self.sampled * self.rest[drawn]).log()
             logits = torch.cat([logits, others], dim=-1)
         return nn.functional.cross_entropy(logits, self.where[targets])

@@ -85,14 +85,14 @@ NAMES = (
 )
 
 
-def _check_siblings(model: BraidedLLM, texts: Sequence[str]) -> None:
+def _check_siblings(model: BraidedLLM, texts: Sequence[str], atol: float) -> None:
     """Share 0 is the anchor alone, and so is a braid before calibration."""
     if model.donors:
         alone = sibling(model, shares=[1.0] + [0.0] * len(model.donors))
         alone.load_state_dict(model.state_dict())
-        check_identity(alone, texts)
+        check_identity(alone, texts, atol)
     if model.mixer is None:
-        check_identity(sibling(model), texts)
+        check_identity(sibling(model), texts, atol)
 
 
 def checks(
@@ -129,9 +129,9 @@ def checks(
         "frozen": partial(check_frozen, model, texts),
         "greedy": partial(check_greedy, model, texts),
         "sampling": partial(check_sampling, model, texts),
-        "beams": partial(check_beams, model, texts),
+        "beams": partial(check_beams, model, texts, atol),
         "save_load": partial(check_save_load, model, path, pool, texts),
-        "identity": partial(_check_siblings, model, texts),
+        "identity": partial(_check_siblings, model, texts, atol),
     }
 
 

@@ -85,9 +85,7 @@ def check_donors(
             ids = ids_of(model, text)
             prefixes = readings(model.anchor, donor, ids)
             wanted = [
-                donor.model.base_model(
-                    input_ids=batch_of(model, [prefix])
-                ).last_hidden_state[0]
+                donor.run(batch_of(model, [prefix]), taps=["final"])["final"][0]
                 if prefix
                 else torch.zeros(0, donor.width)
                 for prefix in prefixes

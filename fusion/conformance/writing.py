@@ -122,7 +122,10 @@ def check_sampling(
 @reported
 @torch.no_grad()
 def check_beams(
-    model: BraidedLLM, texts: Sequence[str] = TEXTS, new_tokens: int = 4
+    model: BraidedLLM,
+    texts: Sequence[str] = TEXTS,
+    atol: float = ATOL,
+    new_tokens: int = 8,
 ) -> None:
     """Beam search finds the same beams, scored alike, in a cached batch and alone."""
     prompts = [ids_of(model, text) for text in texts[:2]]
@@ -132,7 +135,7 @@ def check_beams(
         mine = slice(i * BEAMS, (i + 1) * BEAMS)
         what = f"generate, {texts[i]!r}: beams"
         # Scores too: a beam that follows another's text may still find the best one.
-        agree(scores[mine], wanted, ATOL, f"{what}' scores, cached and not")
+        agree(scores[mine], wanted, atol, f"{what}' scores, cached and not")
         for got, row in zip(together[mine], alone, strict=True):
             got = got[: len(row)]  # shorter rows are filled up after their end
             expect(

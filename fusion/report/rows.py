@@ -16,6 +16,7 @@ from ..braid.model import BraidedLLM
 from ..calibration.calibrate import calibrate
 from ..conformance import parity
 from ..strands.pool import Pool
+from ..strands.strand import memo_key
 from .controls import SHUFFLED, Plan, Shuffled
 from .held_out import Text, whole
 from .scores import score
@@ -173,6 +174,5 @@ def speed(braid: BraidedLLM, tokens: int = 32) -> float:
 
 def memory(braid: BraidedLLM) -> float:
     """Megabytes of weights: every strand once, and what was trained."""
-    strands = {id(s.model): s.model for s in (braid.anchor, *braid.donors)}
-    parts = [braid, *strands.values()]
-    return sum(part.get_memory_footprint() for part in parts) / 1e6
+    strands = {memo_key(s): s.memory for s in (braid.anchor, *braid.donors)}
+    return (braid.get_memory_footprint() + sum(strands.values())) / 1e6

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -17,10 +19,13 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from .gguf import converted
+from .gguf import converted, tokenizer_of
 from .loading import load, load_model
+from .native_strand import NativeStrand, native_facts
 from .packaged import PACKAGED
 from .strand import Strand
+
+_LOG = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
@@ -54,6 +59,11 @@ class Pool(Mapping[str, Strand]):
     cache_dir : path, optional
         Where converted models go; default `default_cache`.
     dtype : torch.dtype
+        Of strands that transformers runs.
+    native : bool, optional
+        Whether GGUF files stay as they are and are run by llama.cpp; False converts
+        them, once, to folders that transformers runs. By default they stay where
+        llama-cpp-python is installed (``pip install 'braidbandit[native]'``).
 
     Notes
     -----
@@ -65,11 +75,13 @@ class Pool(Mapping[str, Strand]):
         sources: Mapping[str, str] | None = None,
         cache_dir: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
+        native: bool | None = None,
     ) -> None:
         self.sources = dict(sources or {})
         self._cache_dir = cache_dir
-        self.dtype = dtype
+        self.dtype, self.native = dtype, native
         self._strands: dict[str, Strand] = {}
+        self._layered: dict[str, Strand] = {}
         self._lock = threading.Lock()
 
     @property
@@ -95,12 +107,11 @@ class Pool(Mapping[str, Strand]):
         ValueError
             When the source is none of the kinds above.
         """
+        file = self._gguf(name)
+        if file is not None:
+            return str(converted(file, self.cache_dir))
         source = self.sources.get(name, name)
-        if source in PACKAGED:
-            source = str(PACKAGED[source].file(self.cache_dir) or source)
         path = _path(source)
-        if path.suffix == ".gguf" and path.is_file():
-            return str(converted(path, self.cache_dir))
         if path.is_dir() or (source.count("/") == 1 and not path.is_absolute()):
             return str(path) if path.is_dir() else source
         raise ValueError(
@@ -108,6 +119,21 @@ class Pool(Mapping[str, Strand]):
             "(owner/name), a folder, an existing .gguf file, or one of the packaged "
             f"models {sorted(PACKAGED)} with its package installed"
         )
+
+    def _gguf(self, name: str) -> Path | None:
+        """The GGUF file that a strand comes from; None where it comes from none."""
+        source = self.sources.get(name, name)
+        if source in PACKAGED:
+            return PACKAGED[source].file(self.cache_dir)
+        path = _path(source)
+        return path if path.suffix == ".gguf" and path.is_file() else None
+
+    def _native_file(self, name: str) -> Path | None:
+        """The same where it stays as it is."""
+        native = self.native
+        if native is None:
+            native = importlib.util.find_spec("llama_cpp") is not None
+        return self._gguf(name) if native else None
 
     def _source(self, name: str) -> str:
         """Where a strand comes from, in whatever folder a program later runs."""
@@ -119,6 +145,10 @@ class Pool(Mapping[str, Strand]):
     def facts(self, name: str) -> dict[str, Any]:
         """Size and shape of a model, from its configuration alone."""
         source = self.sources.get(name, name)
+        licence = PACKAGED[source].licence if source in PACKAGED else None
+        file = self._native_file(name)
+        if file is not None:
+            return {**native_facts(file), "licence": licence, "source": source}
         folder = self.folder(name)
         config = load(AutoConfig, folder, folder).get_text_config(decoder=True)
         with torch.device("meta"):
@@ -129,7 +159,7 @@ class Pool(Mapping[str, Strand]):
             "width": int(config.hidden_size),
             "vocab_size": int(config.vocab_size),
             "quantisation": None if folder in (source, str(_path(source))) else "gguf",
-            "licence": PACKAGED[source].licence if source in PACKAGED else None,
+            "licence": licence,
             "source": source,
         }
 
@@ -139,14 +169,36 @@ class Pool(Mapping[str, Strand]):
     def __getitem__(self, name: str) -> Strand:
         with self._lock:
             if name not in self._strands:
-                folder = self.folder(name)
-                model = load_model(
-                    folder, folder, dtype=self.dtype, use_safetensors=True
-                )
-                tokenizer = load(AutoTokenizer, folder, folder)
-                if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
-                    # transformers passes over a damaged one.
-                    load(GenerationConfig, folder, folder)
-                source = self._source(name)
-                self._strands[name] = Strand(name, model, tokenizer, source)
+                self._strands[name] = self._load(name, self._native_file(name))
             return self._strands[name]
+
+    def with_layers(self, name: str) -> Strand:
+        """A strand whose decoder layers can be read and edited.
+
+        The same as by its name, but where llama.cpp runs that one: then another one,
+        which transformers runs from the file converted once.
+        """
+        if name in self._strands and isinstance(self._strands[name], Strand):
+            return self._strands[name]
+        if self._native_file(name) is None:
+            return self[name]
+        with self._lock:
+            if name not in self._layered:
+                self._layered[name] = self._load(name, None)
+            return self._layered[name]
+
+    def _load(self, name: str, file: Path | None) -> Strand:
+        source = self._source(name)
+        if file is not None:
+            _LOG.info("%s: llama.cpp runs %s as it is", name, file.name)
+            tokenizer = tokenizer_of(file, self.cache_dir)
+            # It stands wherever a strand stands.
+            return cast(Strand, NativeStrand(name, file, tokenizer, source))
+        folder = self.folder(name)
+        _LOG.info("%s: transformers runs %s", name, folder)
+        model = load_model(folder, folder, dtype=self.dtype, use_safetensors=True)
+        tokenizer = load(AutoTokenizer, folder, folder)
+        if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+            # transformers passes over a damaged one.
+            load(GenerationConfig, folder, folder)
+        return Strand(name, model, tokenizer, source)

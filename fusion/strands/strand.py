@@ -38,6 +38,12 @@ CACHE = next(
 
 _NUMBERS = count()
 
+
+def next_number() -> int:
+    """A number that no other strand of this process has."""
+    return next(_NUMBERS)
+
+
 Edit = Callable[[Tensor], Tensor]
 Tap = int | str  # a decoder layer (its output), or "final" (after the final norm)
 
@@ -158,7 +164,7 @@ class Strand:
         self.body = model.base_model
         self.head = model.get_output_embeddings()
         self.vocab_size = int(self.head.weight.shape[0])
-        self.number = next(_NUMBERS)
+        self.number = next_number()
         self._fingerprints: dict[Any, str] = {}
         self._softcap = getattr(config, "final_logit_softcapping", None)
         # Below the text model: an image encoder may have as many layers.
@@ -183,6 +189,27 @@ class Strand:
     @property
     def dtype(self) -> torch.dtype:
         return self.head.weight.dtype
+
+    @property
+    def generation_config(self) -> Any:
+        """How the model writes by default."""
+        return self.model.generation_config
+
+    @property
+    def memory(self) -> int:
+        """Bytes of weights."""
+        return int(self.model.get_memory_footprint())
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All that the model learnt, by name."""
+        return self.model.named_parameters()  # type: ignore[no-any-return]
+
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Change where weights are or what type they have, as `nn.Module._apply`."""
+        self.model._apply(function)
+
+    def check_layers(self, layers: Iterable[Tap]) -> None:
+        """All decoder layers can be read and edited."""
 
     @property
     def window(self) -> int | None:
@@ -268,7 +295,7 @@ class Strand:
     @property
     def ends(self) -> set[int]:
         """Tokens that end a text, or the strand's turn in a chat."""
-        found = self.model.generation_config.eos_token_id
+        found = self.generation_config.eos_token_id
         found = found if isinstance(found, list) else [found]
         ends = {i for i in (self.tokenizer.eos_token_id, *found) if i is not None}
         return {i for i in ends if i < self.vocab_size}
@@ -441,6 +468,17 @@ class Strand:
         except Exception:  # whatever a model that cannot do it raises
             return False
         return bool((tree - alone).norm() < 0.02 * alone.norm())
+
+    def head_rows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The head's rows (n, width) of some tokens, and their biases."""
+        bias = getattr(self.head, "bias", None)
+        return self.head.weight[tokens], None if bias is None else bias[tokens]
+
+    def own_logits(self, ids: list[int]) -> Tensor:
+        """Logits (n, V) of a text as the model itself gives them."""
+        rows = torch.tensor([ids], device=self.device)
+        logits: Tensor = self.model(input_ids=rows, use_cache=False).logits[0]
+        return logits
 
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head on states after the final norm: ``(..., width) -> (..., V)``."""

@@ -1,0 +1,455 @@
+"""What is used of llama.cpp: its weights, its contexts, and its arithmetic for a head.
+
+A context decodes tokens up to the states after the final norm and stops there: the head
+of a large vocabulary is as much work as all layers of a small model, and what a braid
+asks of it is its own fused state, for few positions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+_LOG = logging.getLogger(__name__)
+EXTRA = "llama-cpp-python"
+BUFFER = 2**26  # bytes of logits that a context makes room for
+_ERROR = 4  # a level of ggml's log
+
+
+@cache
+def api() -> Any:
+    """The low-level interface of llama-cpp-python, with its log in ours.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed.
+    """
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise ImportError(
+            "a GGUF file is run as it is by llama-cpp-python, which is not installed: "
+            "pip install 'braidbandit[native]' (it compiles for some minutes and needs "
+            "a C++ compiler), or convert it: Pool(..., native=False)"
+        ) from error
+    llama_cpp.llama_log_set(_tell, None)
+    return llama_cpp
+
+
+_errors: list[str] = []
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def _tell(level: int, text: bytes, _data: Any) -> None:
+    line = text.decode(errors="replace").strip()
+    if level == _ERROR:
+        _errors.append(line)
+        del _errors[:-8]
+    if line:
+        _LOG.debug("%s", line)
+
+
+class _Parameters(ctypes.Structure):
+    """Of a ggml context."""
+
+    _fields_ = (
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    )
+
+
+class _Reading(ctypes.Structure):
+    """Of a GGUF file that is opened."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+_P, _SIZE, _I64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "ggml_init": (_P, _Parameters),
+    "ggml_free": (None, _P),
+    "ggml_new_tensor_2d": (_P, _P, ctypes.c_int, _I64, _I64),
+    "ggml_get_data": (_P, _P),
+    "ggml_get_name": (ctypes.c_char_p, _P),
+    "ggml_mul_mat": (_P, _P, _P, _P),
+    "ggml_new_graph": (_P, _P),
+    "ggml_build_forward_expand": (None, _P, _P),
+    "ggml_graph_compute_with_ctx": (ctypes.c_int, _P, _P, ctypes.c_int),
+    "ggml_graph_overhead": (_SIZE,),
+    "ggml_tensor_overhead": (_SIZE,),
+    "ggml_backend_cpu_buffer_from_ptr": (_P, _P, _SIZE),
+    "ggml_backend_tensor_alloc": (ctypes.c_int, _P, _P, _P),
+    "gguf_init_from_file": (_P, ctypes.c_char_p, _Reading),
+    "gguf_free": (None, _P),
+    "gguf_find_tensor": (_I64, _P, ctypes.c_char_p),
+    "gguf_get_data_offset": (_SIZE, _P),
+    "gguf_get_tensor_offset": (_SIZE, _P, _I64),
+    "gguf_get_tensor_size": (_SIZE, _P, _I64),
+    "gguf_get_tensor_type": (ctypes.c_int, _P, _I64),
+    "gguf_get_tensor_ne": (ctypes.POINTER(_I64), _P, _I64),
+}
+
+
+@lru_cache(maxsize=len(_SIGNATURES))
+def ggml(name: str) -> Any:
+    """A function of the libraries that llama.cpp is made of."""
+    folder = Path(api().__file__).parent / "lib"
+    for kind in ("ggml", "ggml-base", "ggml-cpu"):
+        for file in sorted(folder.glob(f"*{kind}.*")):
+            try:
+                function = getattr(ctypes.CDLL(str(file)), name)
+            except (AttributeError, OSError):
+                continue
+            function.restype, *arguments = _SIGNATURES[name]
+            function.argtypes = arguments
+            return function
+    raise ImportError(
+        f"{EXTRA} in {folder} has no {name}; install 0.3.36 or a newer one"
+    )
+
+
+class Stored(NamedTuple):
+    """A matrix as a GGUF file has it.
+
+    Attributes
+    ----------
+    kind : int
+        Of quantisation, as ggml numbers them.
+    rows, width : int
+    bytes : ndarray (rows, bytes of a row) of uint8
+        Mapped from the file, not read.
+    """
+
+    kind: int
+    rows: int
+    width: int
+    bytes: np.ndarray
+
+
+def stored(file: Path, names: Sequence[str]) -> Stored:
+    """The first of some matrices that a GGUF file has.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be read, or has none of them.
+    """
+    opened = ggml("gguf_init_from_file")(str(file).encode(), _Reading(True, None))
+    if not opened:
+        raise ValueError(f"{file} is no whole GGUF file; fetch it anew")
+    try:
+        found = [ggml("gguf_find_tensor")(opened, name.encode()) for name in names]
+        at = next((i for i in found if i >= 0), None)
+        if at is None:
+            raise ValueError(f"{file} has none of the tensors {list(names)}")
+        kind = ggml("gguf_get_tensor_type")(opened, at)
+        width, rows = ggml("gguf_get_tensor_ne")(opened, at)[:2]
+        size = ggml("gguf_get_tensor_size")(opened, at)
+        start = ggml("gguf_get_data_offset")(opened)
+        start += ggml("gguf_get_tensor_offset")(opened, at)
+    finally:
+        ggml("gguf_free")(opened)
+    if start + size > file.stat().st_size:
+        raise ValueError(f"{file} ends before its tensors do; fetch it anew")
+    mapped = np.memmap(file, np.uint8, "r", start, (rows, size // rows))
+    return Stored(kind, rows, width, mapped)
+
+
+class Head:
+    """An LM head in the numbers of its file, multiplied by ggml.
+
+    Parameters
+    ----------
+    matrix : Stored
+    """
+
+    def __init__(self, matrix: Stored) -> None:
+        self.matrix = matrix
+        overhead = 2 * ggml("ggml_tensor_overhead")()
+        self._context = ggml("ggml_init")(_Parameters(overhead, None, True))
+        self._weight = ggml("ggml_new_tensor_2d")(
+            self._context, matrix.kind, matrix.width, matrix.rows
+        )
+        place = matrix.bytes.ctypes.data
+        buffer = ggml("ggml_backend_cpu_buffer_from_ptr")(place, matrix.bytes.nbytes)
+        ggml("ggml_backend_tensor_alloc")(buffer, self._weight, place)
+        self._memory = threading.local()
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (n, V) in float32 of states (n, width); their gradient flows back."""
+        found: torch.Tensor = _Product.apply(hidden, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def multiply(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The same without a gradient."""
+        states = np.ascontiguousarray(hidden.detach().float().cpu().numpy())
+        most = max(BUFFER // (4 * self.matrix.rows), 1)
+        out = torch.empty(len(states), self.matrix.rows)
+        for low in range(0, len(states), most):
+            self._multiply(states[low : low + most], out[low : low + most])
+        return out
+
+    def _multiply(self, states: np.ndarray, out: torch.Tensor) -> None:
+        # What it computes with, and the states in a type of its own.
+        size = 4 * (2 * states.size + out.numel()) + 2**16 * len(states)
+        size += ggml("ggml_graph_overhead")() + 4 * ggml("ggml_tensor_overhead")()
+        size += 2**20
+        memory = getattr(self._memory, "bytes", None)
+        if memory is None or len(memory) < size:
+            memory = self._memory.bytes = np.empty(size, np.uint8)
+        context = ggml("ggml_init")(_Parameters(len(memory), memory.ctypes.data, False))
+        try:
+            x = ggml("ggml_new_tensor_2d")(context, 0, *states.shape[::-1])
+            ctypes.memmove(ggml("ggml_get_data")(x), states.ctypes.data, states.nbytes)
+            y = ggml("ggml_mul_mat")(context, self._weight, x)
+            graph = ggml("ggml_new_graph")(context)
+            ggml("ggml_build_forward_expand")(graph, y)
+            threads = torch.get_num_threads()
+            ggml("ggml_graph_compute_with_ctx")(context, graph, threads)
+            place = ggml("ggml_get_data")(y)
+            ctypes.memmove(out.data_ptr(), place, 4 * out.numel())
+        finally:
+            ggml("ggml_free")(context)
+
+    def rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The rows (n, width) of some tokens in float32."""
+        from gguf import GGMLQuantizationType, dequantize
+
+        kind = GGMLQuantizationType(self.matrix.kind)
+        table = self.matrix.bytes[tokens.cpu().numpy()]
+        if kind.name in ("F32", "F16"):
+            table = table.view(np.dtype(kind.name.replace("F", "float")))
+        return torch.from_numpy(dequantize(table, kind).astype(np.float32))
+
+
+class _Product(torch.autograd.Function):
+    """A head as a step of what torch differentiates."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, head: Head) -> torch.Tensor:
+        ctx.head, ctx.dtype = head, hidden.dtype
+        return head.multiply(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,), head = gradients, ctx.head
+        found = gradient.new_zeros(len(gradient), head.matrix.width)
+        for low in range(0, head.matrix.rows, 2**14):
+            at = torch.arange(low, min(low + 2**14, head.matrix.rows))
+            found += gradient[:, at] @ head.rows(at)
+        return found.to(ctx.dtype), None
+
+
+class Weights:
+    """A model that llama.cpp has loaded; contexts share it.
+
+    Parameters
+    ----------
+    file : Path
+    at_once : bool
+        Whether to put weights in the order that is fastest for this machine, which
+        takes a while; they are there without.
+
+    Raises
+    ------
+    ValueError
+        When llama.cpp cannot read it.
+    """
+
+    def __init__(self, file: Path, at_once: bool = True) -> None:
+        llama = api()
+        llama.llama_backend_init()
+        settings = llama.llama_model_default_params()
+        settings.use_extra_bufts = at_once
+        if at_once and llama.llama_supports_gpu_offload():
+            settings.n_gpu_layers = -1
+        del _errors[:]
+        self.pointer = llama.llama_model_load_from_file(str(file).encode(), settings)
+        if not self.pointer:
+            why = "; ".join(_errors) or "no reason given"
+            raise ValueError(
+                f"llama.cpp cannot load {file}: {why}; fetch it anew if it was cut "
+                f"off, install a newer {EXTRA} for a new architecture, or convert it: "
+                "Pool(..., native=False)"
+            )
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            api().llama_model_free(self.pointer)
+
+    @property
+    def vocab_size(self) -> int:
+        vocabulary = api().llama_model_get_vocab(self.pointer)
+        return int(api().llama_vocab_n_tokens(vocabulary))
+
+    @property
+    def parameters(self) -> int:
+        return int(api().llama_model_n_params(self.pointer))
+
+    @property
+    def width(self) -> int:
+        return int(api().llama_model_n_embd(self.pointer))
+
+    def setting(self, key: str) -> str | None:
+        """A value of the file's metadata, ``{}`` in its key for the architecture."""
+        if "{}" in key:
+            key = key.format(self.setting("general.architecture"))
+        buffer = ctypes.create_string_buffer(2**10)
+        size = api().llama_model_meta_val_str(
+            self.pointer, key.encode(), buffer, len(buffer)
+        )
+        return None if size < 0 else buffer.value.decode(errors="replace")
+
+
+class Context:
+    """Keys and values of sequences of tokens, in one context of llama.cpp.
+
+    Parameters
+    ----------
+    weights : Weights
+    size : int
+        How many tokens it has room for.
+    sequences : int
+        How many ways the text may branch.
+    stops : bool
+        Whether it can stop before the head; asked for every operation, which takes a
+        few per cent of a small model's time.
+    """
+
+    def __init__(
+        self, weights: Weights, size: int, sequences: int = 1, stops: bool = True
+    ) -> None:
+        llama = api()
+        self.weights, self.size = weights, size
+        self.most = max(16, min(256, BUFFER // (4 * weights.vocab_size)))
+        settings = llama.llama_context_default_params()
+        settings.n_ctx = size
+        settings.n_batch = settings.n_ubatch = self.most
+        settings.n_seq_max = sequences
+        settings.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+        settings.embeddings = True
+        settings.kv_unified = settings.swa_full = True
+        settings.no_perf = True
+        # Kept, as llama.cpp calls it.
+        self._watch = llama.ggml_backend_sched_eval_callback(self._visit)
+        if stops:
+            settings.cb_eval = self._watch
+        self._whole, self._number, self._stopped = False, 0, False
+        self._norms: dict[int, int] = {}  # by how many tokens are read at once
+        self.pointer = llama.llama_init_from_model(weights.pointer, settings)
+        if not self.pointer:
+            raise MemoryError(
+                f"llama.cpp has no memory for a context of {size} tokens: "
+                f"{'; '.join(_errors) or 'no reason given'}; give shorter text"
+            )
+        self._batch = llama.llama_batch_init(self.most, 0, sequences)
+        self._memory = llama.llama_get_memory(self.pointer)
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            api().llama_batch_free(self._batch)
+            api().llama_free(self.pointer)
+
+    def _visit(self, tensor: int, asking: bool, _data: Any) -> bool:
+        """Stop at the states after the final norm.
+
+        Called for every operation, so names are only asked for where it was last.
+        """
+        if self._whole:
+            return not asking
+        if not asking:
+            return False
+        self._number += 1
+        if self._number < self._norms.get(self._batch.n_tokens, 0):
+            return False
+        if ggml("ggml_get_name")(tensor) != b"result_norm":
+            return False
+        self._norms[self._batch.n_tokens] = self._number
+        self._stopped = True
+        return True
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        places: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        whole: bool = False,
+    ) -> torch.Tensor:
+        """Read tokens; return their states (n, width), or (n, V) logits if ``whole``.
+
+        Parameters
+        ----------
+        tokens, places : sequence of int
+            What is read, and how many tokens are before each.
+        sequences : sequence of sequence of int
+            Which sequences each belongs to, and so which tokens it sees.
+        whole : bool
+            Go on through the head.
+
+        Raises
+        ------
+        RuntimeError
+            When llama.cpp cannot go on.
+        """
+        llama, batch = api(), self._batch
+        width = self.weights.vocab_size if whole else self.weights.width
+        out = torch.empty(len(tokens), width)
+        threads = torch.get_num_threads()
+        llama.llama_set_n_threads(self.pointer, threads, threads)
+        for low in range(0, len(tokens), self.most):
+            part = range(low, min(low + self.most, len(tokens)))
+            batch.n_tokens = len(part)
+            for i, n in enumerate(part):
+                batch.token[i], batch.pos[i] = tokens[n], places[n]
+                batch.n_seq_id[i] = len(sequences[n])
+                for k, number in enumerate(sequences[n]):
+                    batch.seq_id[i][k] = number
+                batch.logits[i] = 1
+            self._whole, self._number, self._stopped = whole, 0, False
+            code = llama.llama_decode(self.pointer, batch)
+            if not self._stopped:
+                # The head was run too, for nothing: the norm may be somewhere else.
+                self._norms.pop(batch.n_tokens, None)
+            if code:
+                raise RuntimeError(
+                    f"llama.cpp cannot read {len(tokens)} tokens (code {code}): "
+                    f"{'; '.join(_errors) or 'no reason given'}"
+                )
+            get = llama.llama_get_logits if whole else llama.llama_get_embeddings
+            place = ctypes.cast(get(self.pointer), ctypes.c_void_p)
+            rows = out[low : low + len(part)]
+            ctypes.memmove(rows.data_ptr(), place, 4 * rows.numel())
+        return out
+
+    def remove(self, sequence: int, start: int, end: int = -1) -> bool:
+        """Take tokens back from a sequence, or with -1 from all of them."""
+        remove = api().llama_memory_seq_rm
+        return bool(remove(self._memory, sequence, start, end))
+
+    def branch(self, source: int, target: int, start: int, end: int) -> None:
+        """Let a sequence see what another one sees."""
+        api().llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        api().llama_memory_clear(self._memory, False)
+
+    def copy(self, other: Context) -> None:
+        """Take over the first sequence of another context, in place of all here."""
+        llama = api()
+        self.clear()
+        size = llama.llama_state_seq_get_size(other.pointer, 0)
+        data = (ctypes.c_uint8 * size)()
+        llama.llama_state_seq_get_data(other.pointer, data, size, 0)
+        if not llama.llama_state_seq_set_data(self.pointer, data, size, 0):
+            raise RuntimeError("llama.cpp cannot copy what it has read")
