@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--tokens is {options.tokens}; give at least 1")
     reuse_memory()
     dtype = dtype_of(options.dtype)
-    pool = Pool(dtype=dtype)
+    pool = Pool(dtype=dtype, native=False)  # for decoder layers too
     anchor, donor = (pool[name] for name in options.models)
     found = read_texts(options.texts) if options.texts else packaged_texts()
     rows = measure(anchor, donor, found[0], options.tokens, not options.json)

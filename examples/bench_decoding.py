@@ -20,6 +20,7 @@ part of every token of a braid that fuses the final state.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,15 +62,16 @@ def write(model: Any, strand: Strand, tokens: int) -> Iterator[None]:
     """Greedy text of exactly so many tokens; pauses now and then."""
     ids = torch.tensor([strand.tokens.encode(PROMPT)], device=strand.device)
     prompt, cache = ids.shape[1], BraidCache()
+    settings = copy.deepcopy(model.generation_config)
+    settings.eos_token_id, settings.do_sample = None, False  # goes on whatever it says
     while ids.shape[1] < prompt + tokens:
         new = min(TURN, prompt + tokens - ids.shape[1])
         ids = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             past_key_values=cache,
+            generation_config=settings,
             max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
         )
         yield
 

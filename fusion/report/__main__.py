@@ -59,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16"),
         help="of strands; default: the fastest of this machine",
     )
+    add(
+        "--native",
+        action=argparse.BooleanOptionalAction,
+        help="let llama.cpp run GGUF files, or convert them; default: where it is "
+        "installed, and no place is sparse",
+    )
     add("--store", type=Path, help="default: calibration, in the cache folder")
     add(
         "--carrying",
@@ -94,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reuse_memory()
     texts = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (first_of_each(part, options.per_domain) for part in texts)
-    pool = Pool(dtype=dtype_of(options.dtype))
+    native = False if "sparse" in options.places else options.native
+    pool = Pool(dtype=dtype_of(options.dtype), native=native)
     if options.carrying:
         found = carrying(pool, options.models, held_out, not options.json)
         told = [{**asdict(row), "loss": row.loss} for row in found]

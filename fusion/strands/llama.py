@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 EXTRA = "llama-cpp-python"
 BUFFER = 2**26  # bytes of logits that a context makes room for
 _ERROR = 4  # a level of ggml's log
+# What llama.cpp calls the states after the final norm, without and with embeddings.
+_NORMS = (b"result_norm", b"result_embd_pooled")
 
 
 @cache
@@ -372,7 +374,7 @@ class Context:
         self._number += 1
         if self._number < self._norms.get(self._batch.n_tokens, 0):
             return False
-        if ggml("ggml_get_name")(tensor) != b"result_norm":
+        if ggml("ggml_get_name")(tensor) not in _NORMS:
             return False
         self._norms[self._batch.n_tokens] = self._number
         self._stopped = True

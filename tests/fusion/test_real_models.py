@@ -4,6 +4,8 @@ Tiny random models find wrong tokens and masks; only real ones have real tokeniz
 with a quarter of a million tokens, real scales of states and real sliding windows.
 """
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -20,13 +22,24 @@ TEXTS = {
     "emoji": "café 😀👩‍🚀 🎉 end",
     "cjk": "你好，世界。日本語のテスト",
 }
-ATOL = 1e-3
+# Of probability, that two readings may put elsewhere. llama.cpp rounds states to eight
+# bits before each product, so that a last digit, which differs between one token and
+# several at once, may become a few per cent of a state.
+ATOL = {"transformers": 5e-4, "native": 0.15}
+
+
+@pytest.fixture(scope="session", params=ATOL)
+def engine(request):
+    """What runs the models."""
+    if request.param == "native" and importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed")
+    return request.param
 
 
 @pytest.fixture(scope="session")
-def real():
+def real(engine):
     """Both packaged models; converted on first use, then loaded in seconds."""
-    pool = Pool()
+    pool = Pool(native=engine == "native")
     try:
         return {name: pool[name] for name in NAMES}
     except ValueError as error:
@@ -40,13 +53,19 @@ def real_braid(request, real):
     return randomise(BraidedLLM(config, list(real.values())), std=0.01)
 
 
+def moved(found, wanted):
+    """The largest total variation distance between rows of logits."""
+    gap = found.softmax(-1) - wanted.softmax(-1)
+    return float(gap.abs().sum(-1).max()) / 2
+
+
 def logits(model, ids, **options):
     with torch.no_grad():
         return model(torch.tensor([ids]), **options).logits[0]
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_cached_is_uncached(real_braid, kind):
+def test_cached_is_uncached(real_braid, engine, kind):
     """A long prompt at once, then token by token, as in generation."""
     ids = real_braid.anchor.tokens.encode(TEXTS[kind])
     whole = logits(real_braid, ids)
@@ -54,11 +73,11 @@ def test_cached_is_uncached(real_braid, kind):
     parts = [logits(real_braid, ids[:at], cache=cache)]
     for i in range(at, len(ids)):
         parts.append(logits(real_braid, [ids[i]], cache=cache))
-    gap = (torch.cat(parts) - whole).abs().max()
-    assert gap < ATOL, f"cached and uncached logits differ by {gap:.3g}"
+    gap = moved(torch.cat(parts), whole)
+    assert gap < ATOL[engine], f"cached and uncached differ by {gap:.3g}"
 
 
-def test_later_text_changes_nothing(real_braid):
+def test_later_text_changes_nothing(real_braid, engine):
     """Where it makes the donor cut the earlier bytes differently."""
     anchor, donor = real_braid.anchor, real_braid.donors[0]
     checked = 0
@@ -66,16 +85,21 @@ def test_later_text_changes_nothing(real_braid):
         ids = anchor.tokens.encode(text)
         whole = logits(real_braid, ids)
         for cut in resegmented(anchor, donor, ids)[-2:]:
-            gap = (logits(real_braid, ids[: cut + 1]) - whole[: cut + 1]).abs().max()
-            assert gap < ATOL, f"after position {cut} of {text!r}: {gap:.3g}"
+            gap = moved(logits(real_braid, ids[: cut + 1]), whole[: cut + 1])
+            assert gap < ATOL[engine], f"after position {cut} of {text!r}: {gap:.3g}"
             checked += 1
     assert checked, "these texts never change the donor's cuts; choose harder ones"
 
 
-def test_share_0_is_the_anchor_bit_for_bit(real_braid):
+def test_share_0_is_the_anchor(real_braid, engine):
+    """Bit for bit where transformers runs it."""
     alone = sibling(real_braid, [1.0, 0.0])
     alone.load_state_dict(real_braid.state_dict())
-    check_identity(alone, [TEXTS["cjk"]])
+    if engine == "transformers":
+        check_identity(alone, [TEXTS["cjk"]])
+    else:
+        ids = alone.anchor.tokens.encode(TEXTS["cjk"])
+        assert moved(logits(alone, ids), alone.anchor.own_logits(ids)) < ATOL[engine]
 
 
 def test_the_fusers_do_something(real_braid):
