@@ -47,6 +47,12 @@ SPECIAL_CASES = {
         "fusion/braid/donors.py: layer.keys": "a layer of transformers' cache",
         "fusion/braid/donors.py: layer.values": "a layer of transformers' cache",
         "fusion/braid/model.py: out.cache": "an output of transformers",
+        "fusion/strands/llama.py: settings.embeddings": "a structure of llama.cpp",
+    },
+    "private_attributes": {
+        "fusion/strands/strand.py: self.model._apply": (
+            "torch's way to move a module, which a braid overrides"
+        ),
     },
 }
 

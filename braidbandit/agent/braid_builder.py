@@ -151,10 +151,12 @@ class BraidBuilder:
     def _build_now(self, braid: Braid, progress: bool) -> Built:
         from fusion import BraidConfig, BraidedLLM, calibrate
 
-        sources = {name: self.sources[name] for name in braid.strands}
-        config = BraidConfig(**braid.recipe(), sources=sources)
         with self._loading:
-            model = BraidedLLM(config, pool=self.strands)
+            pool = self.strands
+            read = pool.with_layers if braid.mid_layers else pool.__getitem__
+            strands = [read(name) for name in braid.strands]
+        sources = {name: self.sources[name] for name in braid.strands}
+        model = BraidedLLM(BraidConfig(**braid.recipe(), sources=sources), strands)
         if not braid.fusion_layers:
             return Built(model, None)
         store = self.folder / "store"

@@ -167,6 +167,18 @@ def stored(file: Path, names: Sequence[str]) -> Stored:
     return Stored(kind, rows, width, mapped)
 
 
+class _Buffer(threading.local):
+    """Memory that is used again, each thread's own."""
+
+    memory = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> np.ndarray:
+        """So many bytes or more."""
+        if len(self.memory) < size:
+            self.memory = np.empty(size, np.uint8)
+        return self.memory
+
+
 class Head:
     """An LM head in the numbers of its file, multiplied by ggml.
 
@@ -185,7 +197,7 @@ class Head:
         place = matrix.bytes.ctypes.data
         buffer = ggml("ggml_backend_cpu_buffer_from_ptr")(place, matrix.bytes.nbytes)
         ggml("ggml_backend_tensor_alloc")(buffer, self._weight, place)
-        self._memory = threading.local()
+        self._buffer = _Buffer()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) in float32 of states (n, width); their gradient flows back."""
@@ -206,9 +218,7 @@ class Head:
         size = 4 * (2 * states.size + out.numel()) + 2**16 * len(states)
         size += ggml("ggml_graph_overhead")() + 4 * ggml("ggml_tensor_overhead")()
         size += 2**20
-        memory = getattr(self._memory, "bytes", None)
-        if memory is None or len(memory) < size:
-            memory = self._memory.bytes = np.empty(size, np.uint8)
+        memory = self._buffer.of(size)
         context = ggml("ggml_init")(_Parameters(len(memory), memory.ctypes.data, False))
         try:
             x = ggml("ggml_new_tensor_2d")(context, 0, *states.shape[::-1])

@@ -110,7 +110,7 @@ class Pool(Mapping[str, Strand]):
         file = self._gguf(name)
         if file is not None:
             return str(converted(file, self.cache_dir))
-        source = self.sources.get(name, name)
+        source = self._place(name)
         path = _path(source)
         if path.is_dir() or (source.count("/") == 1 and not path.is_absolute()):
             return str(path) if path.is_dir() else source
@@ -120,12 +120,16 @@ class Pool(Mapping[str, Strand]):
             f"models {sorted(PACKAGED)} with its package installed"
         )
 
-    def _gguf(self, name: str) -> Path | None:
-        """The GGUF file that a strand comes from; None where it comes from none."""
+    def _place(self, name: str) -> str:
+        """A strand's source; for a packaged model, where its file is."""
         source = self.sources.get(name, name)
         if source in PACKAGED:
-            return PACKAGED[source].file(self.cache_dir)
-        path = _path(source)
+            return str(PACKAGED[source].file(self.cache_dir) or source)
+        return source
+
+    def _gguf(self, name: str) -> Path | None:
+        """The GGUF file that a strand comes from; None where it comes from none."""
+        path = _path(self._place(name))
         return path if path.suffix == ".gguf" and path.is_file() else None
 
     def _native_file(self, name: str) -> Path | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from inspect import signature
 from itertools import count
+from operator import attrgetter
 from types import MethodType
 from typing import Any
 
@@ -182,13 +183,9 @@ class Strand:
         self._check_head()
         self._check_cache()
 
-    @property
-    def device(self) -> torch.device:
-        return self.head.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype
+    # Without a frame of Python's: generation asks for them all the time.
+    device = property(attrgetter("head.weight.device"))
+    dtype = property(attrgetter("head.weight.dtype"))
 
     @property
     def generation_config(self) -> Any:

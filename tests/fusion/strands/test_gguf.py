@@ -93,7 +93,8 @@ def readable(tmp_path, monkeypatch):
 
 
 def test_what_is_converted_is_the_model_of_the_file(readable, tmp_path):
-    pool = Pool({"it": str(readable)}, cache_dir=tmp_path / "cache")
+    cache = tmp_path / "cache"
+    pool = Pool({"it": str(readable)}, cache_dir=cache, native=False)
     strand, wanted = pool["it"], tiny.tiny_model("llama").state_dict()
     assert strand.source == str(readable)
     assert strand.dtype == torch.float32
