@@ -10,6 +10,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,12 @@ from braidbandit._forks import process_id, tell_of_forks
 from braidbandit._random import seeded
 from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
 from braidbandit.agent.purging import purge_folder
+from braidbandit.agent.served_model import ServedModel
+from braidbandit.agent.served_models import ServedModels
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.catalogue.limits import Budget
+from braidbandit.catalogue.limits import BY_CALLER, Budget
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.explanation import Explanation
@@ -55,7 +58,8 @@ class MetaBraider:
     model_pool : iterable of dict, ModelCard or str
         A dict has "model_name" and "domain", and optionally "source" (hub id, folder
         or GGUF file) and "role". What a card does not say of a model's size is read
-        from the model's configuration.
+        from the model's configuration. A model that a server answers for has "endpoint"
+        and "price", see :class:`ModelCard`; it is an arm alone.
     catalogue : Catalogue, optional
         What to choose from; by default built from the pool.
     recommender : BraidRecommender, optional
@@ -157,7 +161,9 @@ class MetaBraider:
         if recommender is not None:
             catalogue = recommender.start().catalogue
         exact = catalogue is not None
-        catalogue, sources = _choices(model_pool, catalogue, enumerated)
+        pool = as_cards(model_pool)
+        catalogue, sources = _choices(pool, catalogue, enumerated)
+        self._served = ServedModels(pool)
         self.keep_text = keep_text
         self._lock = threading.RLock()
         self._saved: int | None = None
@@ -204,7 +210,8 @@ class MetaBraider:
     ) -> Decision:
         """Choose a braid for a task. No model is loaded.
 
-        The decision is in the ledger before it is returned.
+        The decision is in the ledger before it is returned. A served model that gave no
+        answer is out for one minute, and longer each time: it is not chosen meanwhile.
 
         Parameters
         ----------
@@ -227,7 +234,7 @@ class MetaBraider:
                 task,
                 compute_budget,
                 budget,
-                excluded,
+                self._excluded(excluded) if self._served.outages else excluded,
                 eligible=eligible,
                 preference=preference,
                 accuracy_target=accuracy_target,
@@ -239,7 +246,9 @@ class MetaBraider:
         _LOG.debug("%s: %s", decision.id, decision)
         return decision
 
-    def create_braided_model(self, decision: Decision | Braid | str) -> BraidedLLM:
+    def create_braided_model(
+        self, decision: Decision | Braid | str
+    ) -> BraidedLLM | ServedModel:
         """Build the braid of a decision, ready to generate.
 
         Strands are loaded once and shared by all braids. Fusers are calibrated on
@@ -249,12 +258,19 @@ class MetaBraider:
         catalogue, a warning is given, and the anchor alone is returned; no feedback on
         it is learnt of the braid.
 
+        A served model is returned at once, and asked when it generates. Where it gives
+        no answer, an :class:`EndpointError` says why, its arm is out for a while, and
+        the decision expires without a reward: call :meth:`forward` again.
+
         Parameters
         ----------
         decision : Decision, Braid or str
             A decision, one of the catalogue's braids, or its arm id.
         """
         braid = self._braid_of(decision)
+        if self._is_served(braid):
+            decided = decision.id if isinstance(decision, Decision) else None
+            return self._served.model(braid, decided, self._gave_up)
         if braid.id not in self.catalogue.unfit and braid not in self._builder:
             self.calibrate(braid, progress=_is_watched())
         unfit = self.catalogue.unfit
@@ -298,7 +314,9 @@ class MetaBraider:
             What the braid wrote; needed by a callable only.
         latency_ms, compute : float, optional
             Measured costs. Those above 0 are learnt: what later calls expect of
-            latency and compute, for budgets and preferences, comes from them.
+            latency and compute, for budgets and preferences, comes from them. Of a
+            served model, what is not given is what its answers in this process took:
+            their time, and their money as compute.
         source : str
             Who measured.
 
@@ -326,6 +344,8 @@ class MetaBraider:
         if callable(performance):
             # Without the lock: a judge may be slow, and others go on meanwhile.
             performance = as_quality(performance, task, output)
+        if self._is_served(found.braid):
+            latency_ms, compute = self._measured(found, latency_ms, compute)
         outcome = Outcome(found.id, performance, latency_ms, compute, source)
         with self._lock:
             if self._was_not_shown(found):
@@ -366,8 +386,8 @@ class MetaBraider:
             self._learn(self.ledger.retract(found))
         return self
 
-    def expire(self, before: datetime) -> int:
-        """Stop waiting for decisions made before a time; returns how many.
+    def expire(self, before: datetime | Decision | str) -> int:
+        """Stop waiting for decisions made before a time, or for one; returns how many.
 
         Feedback that comes later is refused.
         """
@@ -440,7 +460,7 @@ class MetaBraider:
                 task,
                 compute_budget,
                 budget,
-                excluded,
+                self._excluded(excluded) if self._served.outages else excluded,
                 eligible=eligible,
                 preference=preference,
                 accuracy_target=accuracy_target,
@@ -469,6 +489,8 @@ class MetaBraider:
             None for a model alone, which has nothing to train.
         """
         braid = self._braid_of(braid)
+        if self._is_served(braid):
+            return None
         judged = partial(self._judge, braid)
         try:
             report = self._builder.build(braid, progress=progress, judged=judged)
@@ -491,6 +513,7 @@ class MetaBraider:
         with self._lock:
             if self._saved is not None and self._finalizer.alive:
                 self.save()
+            self._served.close()
             self._finalizer()
 
     def __enter__(self) -> MetaBraider:
@@ -510,10 +533,59 @@ class MetaBraider:
         if in_child:
             self._lock = threading.RLock()
             self._builder.after_fork()
+            self._served.after_fork()
         else:
             self._lock.release()
 
     # ---- inside ----
+
+    def _excluded(self, excluded: Iterable[str]) -> Iterable[str]:
+        """Add the arms that are out to those that the caller excludes."""
+        if isinstance(excluded, str):
+            return excluded  # which is refused
+        out = self._served.out()
+        out = {arm: why for arm, why in out.items() if arm in self.catalogue}
+        if not isinstance(excluded, Mapping):
+            excluded = dict.fromkeys(excluded, BY_CALLER)
+        return {**out, **excluded} if out else excluded
+
+    def _is_served(self, braid: Braid) -> bool:
+        card = self.catalogue.cards.get(braid.anchor)
+        if card is None or card.endpoint is None:
+            return False
+        self._served.cards.setdefault(card.name, card)  # it may have come since
+        return True
+
+    def _gave_up(self, decision_id: str) -> None:
+        """Stop waiting for a decision that no server answered."""
+        with self._lock:
+            if not self._finalizer.alive:
+                return  # closed meanwhile
+            try:
+                self.ledger.expire(decision_id)
+                self.recommender.expire(decision_id)
+            except Exception:  # what the server did is said by another error
+                _LOG.warning("%s could not expire", decision_id, exc_info=True)
+
+    def _measured(
+        self, decision: Decision, latency_ms: float | None, compute: float | None
+    ) -> tuple[float | None, float | None]:
+        """Return measurements as given, else as the answers of a server took."""
+        measured: tuple[float | None, float | None] = None, None
+        used = self._served.used.get(decision.id)
+        if decision.id in self.recommender.settled_:
+            # The same feedback again: it is compared with what it was at first.
+            known = self.ledger.said_before(
+                decision.id, self.ledger.last_sequence() + 1
+            )
+            if known is not None:
+                measured = known.latency_ms, known.compute
+        elif used is not None:
+            measured = 1000 * used.seconds, used.money
+        return (
+            measured[0] if latency_ms is None else latency_ms,
+            measured[1] if compute is None else compute,
+        )
 
     def _purge_folder(self, before: datetime, records: bool) -> None:
         if records:
@@ -598,19 +670,25 @@ class MetaBraider:
 
 
 def _choices(
-    model_pool: Iterable[ModelCard | Mapping[str, Any] | str],
+    cards: Sequence[ModelCard],
     catalogue: Catalogue | None,
     enumerated: Mapping[str, Any],
 ) -> tuple[Catalogue, dict[str, str]]:
     """Return what to choose from, and where each model comes from."""
-    cards = as_cards(model_pool)
-    sources = {card.name: str(card.source) for card in cards}
+    sources = {card.name: str(card.source) for card in cards if not card.is_served}
     if catalogue is None:
-        cards = [completed(card, sources) for card in cards]
-        catalogue = Catalogue.build(cards, **enumerated)
-    missing = sorted(set(catalogue.cards) - set(sources))
+        whole = [c if c.is_served else completed(c, sources) for c in cards]
+        catalogue = Catalogue.build(whole, **enumerated)
+    missing = sorted(set(catalogue.cards) - {card.name for card in cards})
     if missing:
         raise ValueError(f"the catalogue uses {missing}, not in the model pool")
+    served = {name for name, card in catalogue.cards.items() if card.is_served}
+    for card in cards:
+        if card.name in catalogue.cards and card.is_served != (card.name in served):
+            raise ValueError(
+                f"{card.name!r} has an endpoint in the model pool or in the catalogue, "
+                "and not in the other; give the same cards to both"
+            )
     return catalogue, sources
 
 
@@ -662,19 +740,48 @@ def _recommender_of(
     if encoder is None:
         agent.encoder_.set_params(cache_dir=kept)
     saved = agent.arm_model_.catalogue
+    catalogue = _at_prices_of(saved, catalogue)
     if saved.cards != catalogue.cards or (exact and saved.hash != catalogue.hash):
         raise ValueError(
             f"{folder} was used with {saved!r}, received {catalogue!r}; give the same "
             "models, or another folder"
         )
-    for arm_id, reason in catalogue.unfit.items():
-        saved = saved.with_unfit(arm_id, reason)
+    # Where models are served may be elsewhere today.
+    cards = [catalogue.cards[name] for name in saved.cards]
+    saved = Catalogue(cards, saved.braids, {**saved.unfit, **catalogue.unfit})
     agent.set_params(catalogue=saved)
     if price is not None:
         agent.set_params(price=price)
     if None not in (random_state, agent.random_state):
         agent.set_params(random_state=random_state)
     return agent
+
+
+def _at_prices_of(saved: Catalogue, given: Catalogue) -> Catalogue:
+    """Return a catalogue with the prices at which learning began; warn of others.
+
+    What was learnt of costs is relative to these. New prices count in what answers
+    take, from which the difference is learnt.
+    """
+    others = {
+        name: saved.cards[name].price
+        for name, card in given.cards.items()
+        if name in saved.cards and card.is_served and saved.cards[name].is_served
+        if card.price != saved.cards[name].price
+    }
+    if not others:
+        return given
+    warnings.warn(
+        f"the prices of {sorted(others)} are others than when learning began: answers "
+        "are counted at the new ones, and the estimates before any answer stay at the "
+        "former ones, or use another folder",
+        stacklevel=4,
+    )
+    cards = [
+        replace(card, price=others.get(name, card.price))
+        for name, card in given.cards.items()
+    ]
+    return Catalogue(cards, given.braids, given.unfit)
 
 
 def _refuse(given: Mapping[str, Any], owner: str) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Any
+
+from braidbandit.catalogue.endpoints import Price, checked_endpoint, checked_variable
+
+# What only a model has that is loaded here.
+_OF_LOCAL = ("parameters", "layers", "width", "vocab_size", "quantisation")
+# Left out of a card's data where they say nothing, so that hashes stay what they were.
+_OF_SERVED = ("endpoint", "price", "api_key_env")
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,22 @@ class ModelCard:
     recency : str, optional
         Date or year of the model.
     licence : str, optional
+    endpoint : str, optional
+        URL of a server that speaks OpenAI's protocol and serves the model, such as
+        ``http://127.0.0.1:11434/v1``. ``source`` is then what the server calls it, and
+        nothing is loaded here. Where it answers is no part of what the model is: cards
+        that differ in this are equal.
+    price : dict or Price, optional
+        Of a served model: money per million tokens, ``{"input": 0.5, "output": 1.5}``.
+    api_key_env : str, optional
+        Of a served model: the environment variable that holds the key. By default no
+        key is sent, but to OpenAI the one in ``OPENAI_API_KEY``.
 
     Raises
     ------
     ValueError
-        When there is no name or domain, or a size is no whole number above 0.
+        When there is no name or domain, a size is no whole number above 0, or what is
+        said of a served model makes no sense: a size, no price, a URL with a password.
     TypeError
         When ``source`` or ``quantisation`` is no text.
 
@@ -56,6 +74,9 @@ class ModelCard:
     quantisation: str | None = None
     recency: str | None = None
     licence: str | None = None
+    endpoint: str | None = field(default=None, compare=False)
+    price: Price | Mapping[str, float] | None = None
+    api_key_env: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -84,6 +105,34 @@ class ModelCard:
                 raise TypeError(
                     f"{key} of {self.name!r} is text or None, received {value!r}"
                 )
+        self._check_served()
+
+    def _check_served(self) -> None:
+        given = [key for key in _OF_SERVED if getattr(self, key) is not None]
+        if self.endpoint is None:
+            if given:
+                raise ValueError(f"{self.name!r} has {given} but no endpoint; give one")
+            return
+        sized = [key for key in _OF_LOCAL if getattr(self, key) is not None]
+        if sized:
+            raise ValueError(
+                f"{self.name!r} is served: its price is its cost, and {sized} would be "
+                "ignored; leave them out"
+            )
+        endpoint = checked_endpoint(self.endpoint, self.name)
+        checked_variable(self.api_key_env, self.name)
+        object.__setattr__(self, "price", Price.read(self.price, self.name))
+        object.__setattr__(self, "endpoint", endpoint)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the model answers at a URL and is not loaded here."""
+        return self.endpoint is not None
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether it is known what the model costs."""
+        return self.parameters is not None or self.is_served
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any]) -> ModelCard:
@@ -107,12 +156,16 @@ class ModelCard:
                 f"{['model_name', *known]}"
             )
         if "name" not in values:
-            raise KeyError(f"a model card needs 'model_name', received {dict(card)!r}")
+            raise KeyError(
+                f"a model card needs 'model_name', received {sorted(values)}"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as JSON-able data."""
-        return asdict(self)
+        """Return every field as JSON-able data; of a local model, no served one's."""
+        values = asdict(self)
+        unused = [key for key in _OF_SERVED if values[key] is None]
+        return {key: value for key, value in values.items() if key not in unused}
 
 
 def as_cards(pool: Iterable[ModelCard | Mapping[str, Any] | str]) -> list[ModelCard]:

@@ -106,7 +106,9 @@ class Catalogue:
         """Enumerate every braid that makes sense over a pool.
 
         Each model appears alone and fed its own states (the matched control), and
-        as the anchor of every set of up to ``max_strands`` strands. "output" alone
+        as the anchor of every set of up to ``max_strands`` strands. A served model
+        (``endpoint`` of its card) appears alone only: nothing of its inside is known
+        here. "output" alone
         has no fuser to attend with, so it takes "learned_weighted" and "router"
         only. "learned_weighted" at the output takes every share vector, because there
         the shares are the weights of the mixture. Everywhere else a share is only the
@@ -218,6 +220,9 @@ class Catalogue:
     def hash(self) -> str:
         """Content hash of the sorted ids and the cards. Order does not enter."""
         cards = [self.cards[name].to_dict() for name in sorted(self.cards)]
+        for card in cards:  # where a served model answers is no part of what it is
+            card.pop("endpoint", None)
+            card.pop("api_key_env", None)
         return content_hash([sorted(self.ids), cards])
 
     @cached_property
@@ -266,11 +271,11 @@ class Catalogue:
             for the reasons that :class:`Catalogue` refuses braids.
         """
         known = dict(self.cards)
-        sized = all(card.parameters is not None for card in known.values())
+        sized = all(card.is_sized for card in known.values())
         for card in cards:
             if known.setdefault(card.name, card) != card:
                 raise ValueError(f"another card named {card.name!r} is there already")
-            if sized and card.parameters is None:
+            if sized and not card.is_sized:
                 raise ValueError(
                     f"the card of {card.name!r} has no parameters, those of the models "
                     "here have: every cost would change its unit, and budgets and "
@@ -333,8 +338,9 @@ class Catalogue:
     def costs(self) -> NDArray[np.float64]:
         """Estimate the operations per token written.
 
-        See :func:`braidbandit.catalogue.costs.costs_per_token` for the estimate. Where
-        the ``parameters`` of any model are unknown, the unit is one model instead.
+        See :func:`braidbandit.catalogue.costs.costs_per_token` for the estimate; of a
+        served model it is the operations that its price would buy. Where the
+        ``parameters`` of any local model are unknown, the unit is one model instead.
 
         Returns
         -------
@@ -368,7 +374,8 @@ class Catalogue:
         Returns
         -------
         ndarray of shape (A,)
-            A model whose ``parameters`` is None counts as 0.
+            A model whose ``parameters`` is None counts as 0, and so does a served
+            one: its memory is not ours.
         """
         return self._memory.copy()
 
@@ -401,7 +408,7 @@ class Catalogue:
         """
         budget = limits.budget or Budget()
         if budget.memory is not None:
-            unsized = [c.name for c in self.cards.values() if c.parameters is None]
+            unsized = [c.name for c in self.cards.values() if not c.is_sized]
             if unsized:
                 raise ValueError(
                     f"the cards of {unsized} have no parameters, so that their memory "
@@ -413,7 +420,9 @@ class Catalogue:
             lambda row: f"unfit: {self.unfit[self.ids[row]]}",
         )
         excluded = self._rows_of(limits.excluded)
-        found = found.without(excluded, "excluded by the caller").without(
+        found = found.without(
+            excluded, lambda row: limits.why_excluded(self.ids[row])
+        ).without(
             costs > highest,
             lambda row: f"relative cost {costs[row]:.2f} above {highest}",
         )
@@ -451,7 +460,7 @@ class Catalogue:
                 f"{limits.budget}: the cheapest is {self.braids[cheapest].label()!r} "
                 f"at {self._costs[cheapest]:.4g} per token and "
                 f"{self._memory[cheapest]:.4g} bytes; {len(self.unfit)} arms are "
-                "unfit. Raise the budget or exclude fewer arms"
+                f"unfit. Raise the budget or exclude fewer arms{limits.told_excluded}"
             )
         return allowed
 
@@ -467,7 +476,7 @@ class Catalogue:
         ----------
         compute_budget : float in [0, 1]
             Highest relative cost: 0 keeps only the cheapest arms, 1 keeps all.
-        excluded : iterable of arm ids
+        excluded : iterable of arm ids, or mapping from arm id to reason
         budget : Budget, optional
             Absolute limits on top; its ``latency_ms`` does not enter here.
 
@@ -524,7 +533,7 @@ def _ids(arm_ids: Iterable[str]) -> Iterable[str]:
 
 
 def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
-    unsized = [card.name for card in cards if card.parameters is None]
+    unsized = [card.name for card in cards if not card.is_sized]
     if 0 < len(unsized) < len(cards):
         warnings.warn(
             f"the cards of {unsized} have no parameters: every model counts as one "
@@ -539,6 +548,12 @@ def _check_against_cards(braid: Braid, cards: Mapping[str, ModelCard]) -> None:
     if missing:
         raise ValueError(
             f"braid {braid.label()!r} uses {missing}, not in the pool {list(cards)}"
+        )
+    served = [name for name in braid.strands if cards[name].is_served]
+    if served and not braid.is_single:
+        raise ValueError(
+            f"braid {braid.label()!r} uses {served}, which a server answers for: its "
+            "states are not there to be fused. A served model is an arm alone"
         )
     layers = cards[braid.anchor].layers
     if layers is not None and braid.mid_layers and max(braid.mid_layers) >= layers:

@@ -9,8 +9,16 @@ from numpy.typing import NDArray
 
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
+from braidbandit.catalogue.endpoints import Price
 
 Array = NDArray[np.float64]
+
+OPERATIONS_PER_MONEY = 1e17
+"""What money buys, to put served and local models on one scale of cost.
+
+A hosted model of 8 billion weights (1.6e10 operations per token) costs about 0.15 per
+million tokens, in dollars or euros.
+"""
 
 # Bytes per weight by the start of the quantisation's name, block scales included.
 _BYTES = {
@@ -34,7 +42,11 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
     Two for each weight that is read: those of the whole anchor, and of each donor those
     of its body (``parameters - vocab_size * width``) down to the deepest layer that is
     tapped, and of its head only where outputs are mixed. If the ``parameters`` of any
-    model are unknown, every model counts as one unit and there is no head.
+    local model are unknown, every model counts as one unit and there is no head.
+
+    A served model counts as the operations that its price would buy, at
+    ``OPERATIONS_PER_MONEY``, with one token read for each that is written; a free one
+    as much as the cheapest other model of the pool.
 
     Parameters
     ----------
@@ -49,10 +61,12 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
     >>> costs_per_token([Braid("a"), Braid("b"), pair], cards).tolist()
     [100.0, 20.0, 120.0]
     """
-    known = all(card.parameters is not None for card in cards.values())
+    known = all(card.is_sized for card in cards.values())
     whole, head = dict.fromkeys(cards, 1.0), dict.fromkeys(cards, 0.0)
     if known:
-        whole = {name: 2.0 * float(c.parameters or 0) for name, c in cards.items()}
+        whole = {name: _operations(card) for name, card in cards.items()}
+        least = min((cost for cost in whole.values() if cost > 0), default=1.0)
+        whole = {name: cost or least for name, cost in whole.items()}
         head = {
             name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
             for name, c in cards.items()
@@ -66,7 +80,8 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
 def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
     """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
 
-    Two bytes a weight unless the card's ``quantisation`` says otherwise.
+    Two bytes a weight unless the card's ``quantisation`` says otherwise. The memory of
+    a served model is not ours: 0.
     """
     size = {
         name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
@@ -98,6 +113,12 @@ def relative(values: Array) -> Array:
     """
     span = float(np.ptp(values))
     return (values - values.min()) / span if span > 0 else np.zeros(len(values))
+
+
+def _operations(card: ModelCard) -> float:
+    if isinstance(card.price, Price):
+        return OPERATIONS_PER_MONEY * card.price.per_token
+    return 2.0 * float(card.parameters or 0)
 
 
 def _cost(

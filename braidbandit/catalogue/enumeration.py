@@ -44,10 +44,13 @@ def braids_of_pool(
     of_shares = SHARES if shares is None else shares
     _check_known("layer set", places, LAYER_SETS)
     _check_known("strategy", mixes, STRATEGIES)
+    local = [card for card in cards if not card.is_served]
     given = {"shares": shares, "layer_sets": layer_sets, "strategies": strategies}
     unused = [name for name, value in given.items() if value is not None]
     if max_strands == 1 and unused:
         raise ValueError(f"braids of one strand (max_strands=1) follow no {unused}")
+    if not local and unused:
+        raise ValueError(f"every model is served, and alone: no braid follows {unused}")
     if strategies is not None and "attention" in mixes and set(places) == {"output"}:
         raise ValueError(
             "strategy 'attention' has nothing to attend to at the output, the only "
@@ -57,19 +60,21 @@ def braids_of_pool(
         _check_shares(shares, max_strands, places, mixes)
     braids: dict[str, Braid] = {}
     for card in cards:
-        for single in (
-            Braid(card.name),
-            Braid(card.name, fusion_layers=("final",), strategy="learned_weighted"),
-        ):
-            braids[single.id] = single
-    for size in range(2, min(max_strands, len(cards)) + 1):
+        alone = Braid(card.name)
+        braids[alone.id] = alone
+        if not card.is_served:
+            control = Braid(
+                card.name, fusion_layers=("final",), strategy="learned_weighted"
+            )
+            braids[control.id] = control
+    for size in range(2, min(max_strands, len(local)) + 1):
         vectors = [tuple(vector) for vector in of_shares if len(vector) == size]
         if not vectors:
             raise ValueError(
                 f"no share vector of length {size} for braids of {size} strands; "
                 "add one to shares or lower max_strands"
             )
-        for group in combinations(cards, size):
+        for group in combinations(local, size):
             for anchor in group:
                 donors = tuple(c.name for c in group if c is not anchor)
                 for braid in _braids_of(anchor, donors, vectors, places, mixes):

@@ -59,6 +59,8 @@ class Budget:
 
 
 _NO_BUDGET = Budget()
+BY_CALLER = "excluded by the caller"
+"""Why an arm is excluded, where no reason is given."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ class Limits:
         Highest relative cost: 0 allows the cheapest arms only.
     budget : Budget, optional
         Absolute limits.
-    excluded : iterable of arm ids
-        Kept as a tuple, as an iterator could be read only once.
+    excluded : iterable of arm ids, or mapping from arm id to reason
+        Kept as a tuple, as an iterator could be read only once; a mapping as a dict,
+        whose reasons are what explanations say.
     eligible : collection of arm ids, or array of bool of shape (A,), optional
         The only arms that may be chosen; also a Series or a dict of bool by arm id.
         Sets and iterators are kept as a tuple.
@@ -115,7 +118,7 @@ class Limits:
             raise TypeError(
                 f"excluded is a collection of arm ids, received text {self.excluded!r}"
             )
-        object.__setattr__(self, "excluded", tuple(self.excluded))
+        object.__setattr__(self, "excluded", _kept(self.excluded))
         if isinstance(self.eligible, str):
             raise TypeError(
                 f"eligible is arm ids or booleans, received text {self.eligible!r}"
@@ -135,6 +138,18 @@ class Limits:
         }
         object.__setattr__(self, "record", record)
 
+    def why_excluded(self, arm_id: str) -> str:
+        """Return why an excluded arm is."""
+        reasons = self.excluded if isinstance(self.excluded, Mapping) else {}
+        return str(reasons.get(arm_id, BY_CALLER))
+
+    @property
+    def told_excluded(self) -> str:
+        """The reasons of excluded arms, for the end of an error; empty without any."""
+        reasons = self.excluded if isinstance(self.excluded, Mapping) else {}
+        told = [why for why in dict.fromkeys(reasons.values()) if why != BY_CALLER]
+        return f". Excluded: {'; '.join(told)}" if told else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a decision records, as JSON-able data.
 
@@ -143,6 +158,19 @@ class Limits:
         """
         prefers = self.record["preference"]
         return {**self.record, "preference": None if prefers is None else {**prefers}}
+
+
+def _kept(excluded: Iterable[str]) -> Iterable[str]:
+    if not isinstance(excluded, Mapping):
+        return tuple(excluded)
+    reasons: dict[str, Any] = dict(excluded)
+    for why in reasons.values():
+        if not isinstance(why, str):
+            raise TypeError(
+                "excluded is a collection of arm ids, or a mapping from arm id to a "
+                f"reason in words; received the reason {why!r}"
+            )
+    return reasons
 
 
 def _check_budgets(compute_budget: float, budget: Budget | None) -> None:

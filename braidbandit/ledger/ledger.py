@@ -306,13 +306,14 @@ class Ledger:
             outcome = replace(last.to_change(), source=source, created_at=now())
             return self._append(connection, last, "retraction", outcome)
 
-    def expire(self, before: datetime) -> int:
+    def expire(self, before: datetime | Decision | str) -> int:
         """Stop waiting for the outcomes of old decisions; later ones are refused.
 
         Parameters
         ----------
-        before : datetime
-            With a zone. Decisions made earlier are no longer waited for.
+        before : datetime, Decision or str
+            With a zone. Decisions made earlier are no longer waited for. Or the one
+            decision, or its id, that is no longer waited for.
 
         Returns
         -------
@@ -323,9 +324,17 @@ class Ledger:
         ------
         ValueError
             When the time has no zone.
+        KeyError
+            When the one decision is unknown.
         """
         d = self._decisions
-        late = (d.c.created_at < in_utc(before)) & d.c.expired_at.is_(None)
+        if isinstance(before, Decision | str):
+            one = before.id if isinstance(before, Decision) else before
+            self.decision(one)  # refuses one that is unknown
+            late = d.c.id == one
+        else:
+            late = d.c.created_at < in_utc(before)
+        late &= d.c.expired_at.is_(None)
         query = d.update().where(late & self._waits()).values(expired_at=now())
         with self.database.writing(ordered=True) as connection:
             return int(connection.execute(query).rowcount)

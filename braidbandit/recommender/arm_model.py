@@ -402,8 +402,8 @@ class ArmModel:
         for dropped in self.log.await_reward(decision):
             self.account.expire(self.settings.policy, dropped)
 
-    def expire(self, before: datetime) -> list[str]:
-        """Stop waiting for decisions made before a time; returns their ids."""
+    def expire(self, before: datetime | Decision | str) -> list[str]:
+        """Stop waiting for decisions made before a time, or for one; returns ids."""
         waiting = dict(self.log.pending)
         late = self.log.expire(before)
         for decision_id in late:

@@ -229,9 +229,13 @@ class FeedbackLog:
         made += [time_of(text).timestamp() for text in self.expired.values()]
         return datetime.fromtimestamp(max(made), timezone.utc) if made else None
 
-    def expire(self, before: datetime) -> list[str]:
-        """Stop waiting for decisions made before a time; returns their ids."""
-        late = self._waited(before)
+    def expire(self, before: datetime | Decision | str) -> list[str]:
+        """Stop waiting for decisions made before a time, or for one; returns ids."""
+        if isinstance(before, datetime):
+            late = self._waited(before)
+        else:
+            one = before.id if isinstance(before, Decision) else before
+            late = [self.pending[one]] if one in self.pending else []
         for decision in late:
             del self.pending[decision.id]
             self.expired[decision.id] = decision.created_at

@@ -289,7 +289,8 @@ class BraidRecommender(BaseEstimator):
             Highest relative cost: 0 allows the cheapest arms only.
         budget : Budget, optional
             Absolute limits.
-        excluded : iterable of arm ids
+        excluded : iterable of arm ids, or mapping from arm id to reason
+            Explanations give the reason.
         eligible : collection of arm ids, or array of bool of shape (A,), optional
             The only arms that may be chosen now; also a Series or a dict of bool by
             arm id.
@@ -760,8 +761,8 @@ class BraidRecommender(BaseEstimator):
         model.unlearn(model.record_of(decision))
         return self
 
-    def expire(self, before: datetime) -> list[str]:
-        """Stop waiting for decisions made before a time, and return their ids.
+    def expire(self, before: datetime | Decision | str) -> list[str]:
+        """Stop waiting for decisions made before a time, or for one; return their ids.
 
         A reward that comes later is refused by id; the Decision itself is learnt.
         Until then a guard takes it for 0.

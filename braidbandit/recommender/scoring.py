@@ -156,7 +156,7 @@ def assess(
         if not eligible.any():
             raise ValueError(
                 f"no arm is left: all that remained are {ruled_out.reason}. Raise the "
-                "budget or allow more arms"
+                f"budget or allow more arms{limits.told_excluded}"
             )
     belief, missed = model.believe(x), False  # last: it may make the posterior
     if limits.accuracy_target is not None:
