@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from braidbandit.agent.endpoint import EndpointError
     from braidbandit.agent.meta_braider import MetaBraider
+    from braidbandit.agent.served_model import ServedModel
     from braidbandit.bandit.guard import ConservativePolicy
     from braidbandit.bandit.linear_bandit import LinearBandit
     from braidbandit.bandit.policies import (
@@ -60,7 +62,9 @@ __path__.append(f"{__path__[0]}/_former")
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "agent.endpoint": ["EndpointError"],
         "agent.meta_braider": ["MetaBraider"],
+        "agent.served_model": ["ServedModel"],
         "bandit.guard": ["ConservativePolicy"],
         "bandit.linear_bandit": ["LinearBandit"],
         "bandit.policies": [
@@ -100,6 +104,7 @@ __all__ = [
     "Decision",
     "DriftMonitor",
     "DriftWarning",
+    "EndpointError",
     "EpsilonGreedy",
     "Explanation",
     "Greedy",
@@ -111,6 +116,7 @@ __all__ = [
     "ModelCard",
     "Outcome",
     "PriorScales",
+    "ServedModel",
     "SquareCB",
     "TaskEncoder",
     "ThompsonSampling",

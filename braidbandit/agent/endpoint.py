@@ -10,7 +10,9 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from braidbandit.catalogue.cards import ModelCard
@@ -71,6 +73,7 @@ class Endpoint:
             raise ValueError(f"{card.name!r} has no endpoint; give one")
         self.card, self.url = card, str(card.endpoint)
         self._client: Any = None
+        self._close: Any = None
         self._lock = threading.Lock()
         self._told = False
 
@@ -85,7 +88,8 @@ class Endpoint:
     @property
     def variable(self) -> str | None:
         """The environment variable of the key; None where no key is sent."""
-        return self.card.api_key_env or ("OPENAI_API_KEY" if self.is_openai else None)
+        unasked = self.is_openai and self.url.startswith("https:")
+        return self.card.api_key_env or ("OPENAI_API_KEY" if unasked else None)
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> Any:
         """Send a request; return an iterator of chunks as they come, to be closed.
@@ -107,16 +111,18 @@ class Endpoint:
         client = self._opened()
         asked = {"model": self.card.source, "stream": True, **request}
         asked["stream_options"] = {"include_usage": True}
-        for attempt in range(_ATTEMPTS):
+        attempts = 0
+        while True:
             try:
                 return _chunks(client, asked, timeout)
             except Exception as error:
                 if "stream_options" in asked and _knows_no_options(error):
                     del asked["stream_options"]
-                elif attempt + 1 == _ATTEMPTS or not _may_pass(error):
+                    continue
+                attempts += 1
+                if attempts == _ATTEMPTS or not _may_pass(error):
                     raise
-            time.sleep(_FIRST_WAIT * 2**attempt)
-        raise RuntimeError("not reached")
+            time.sleep(_FIRST_WAIT * 2.0 ** (attempts - 1))
 
     def explained(
         self, error: Exception, written: str, timeout: float
@@ -167,48 +173,26 @@ class Endpoint:
     def close(self) -> None:
         """Close connections; they are opened again when the server is asked."""
         with self._lock:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
+            if self._close is not None:
+                self._close()
+            self._client = self._close = None
 
     def after_fork(self) -> None:
         """Leave the parent process its connections."""
-        self._lock, self._client = threading.Lock(), None
+        if self._close is not None:
+            self._close.detach()
+        self._lock, self._client, self._close = threading.Lock(), None, None
 
     # ---- inside ----
 
     def _opened(self) -> Any:
-        self._key()  # refuses one that cannot be sent
+        _key(self.url, self.variable)  # refuses one that cannot be sent
         with self._lock:
             if self._client is None:
-                self._client = _client(self.url, self._sign)
+                sign = partial(_sign, self.url, self.variable)
+                self._client = _client(self.url, sign)
+                self._close = weakref.finalize(self, self._client.close)
             return self._client
-
-    def _key(self) -> str | None:
-        if self.variable is None:
-            return None
-        key = os.environ.get(self.variable, "").strip()
-        if not key:
-            raise EndpointError(
-                f"{self.url} needs a key: the environment variable {self.variable} is "
-                "not set; set it where this program is started"
-            )
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise EndpointError(
-                f"{self.url} needs a key: what the environment variable "
-                f"{self.variable} holds is none, as no header can carry it"
-            )
-        return key
-
-    def _sign(self, request: Any) -> None:
-        """Put the key on a request, and take off what is nobody else's business."""
-        for name in list(request.headers):
-            if name.lower() not in _HEADERS and not self.is_openai:
-                del request.headers[name]
-        request.headers.pop("authorization", None)
-        key = self._key()
-        if key is not None:
-            request.headers["Authorization"] = f"Bearer {key}"
 
     def _said(self, error: Any) -> str:
         """Return what a server said of an error, without the key."""
@@ -250,22 +234,56 @@ class Endpoint:
 
     def _broken(self, error: Exception, written: str, timeout: float) -> str:
         """Say how an answer broke off, or what came in place of one."""
-        kind = type(error).__name__
-        if "Timeout" in kind:
+        kind = type(error.__cause__ or error).__name__
+        unreachable = f"cannot be reached ({kind}): see whether the server runs there"
+        if "ConnectTimeout" in kind:
+            return unreachable
+        if "Timeout" in type(error).__name__:
             return (
                 f"did not go on for {timeout:g} s: see whether it is at work, or give "
                 "generate(timeout=...) more"
             )
-        if kind == "APIError":  # said by the server, in the middle of a stream
+        if (
+            type(error).__name__ == "APIError"
+        ):  # said by the server, in the middle of a stream
             return f"broke off its answer: {self._said(error)}"
         if written:
             return f"stopped in the middle of its answer ({kind}); ask again"
         if _is_transport(error):
-            return f"cannot be reached ({kind}): see whether the server runs there"
+            return unreachable
         return (
             f"answers something that is no chat completion ({kind}): see whether it is "
             "a server that speaks OpenAI's protocol, and whether its URL ends in /v1"
         )
+
+
+def _key(url: str, variable: str | None) -> str | None:
+    """Read the key of a server; an EndpointError where it is none."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise EndpointError(
+            f"{url} needs a key: the environment variable {variable} is not set; set "
+            "it where this program is started"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise EndpointError(
+            f"{url} needs a key: what the environment variable {variable} holds is "
+            "none, as no header can carry it"
+        )
+    return key
+
+
+def _sign(url: str, variable: str | None, request: Any) -> None:
+    """Put the key on a request, and take off what is nobody else's business."""
+    for name in list(request.headers):
+        if name.lower() not in _HEADERS and host_of(url) != OPENAI:
+            del request.headers[name]
+    request.headers.pop("authorization", None)
+    key = _key(url, variable)
+    if key is not None:
+        request.headers["Authorization"] = f"Bearer {key}"
 
 
 def _client(url: str, sign: Callable[[Any], None]) -> Any:

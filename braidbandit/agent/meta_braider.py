@@ -260,7 +260,8 @@ class MetaBraider:
 
         A served model is returned at once, and asked when it generates. Where it gives
         no answer, an :class:`EndpointError` says why, its arm is out for a while, and
-        the decision expires without a reward: call :meth:`forward` again.
+        the decision expires without a reward, unless it was given one before: call
+        :meth:`forward` again.
 
         Parameters
         ----------

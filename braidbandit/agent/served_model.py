@@ -259,9 +259,10 @@ class _Answer:
 
     def take(self, chunk: Any) -> str:
         """Take in a chunk and return the text that it adds."""
-        choices = chunk.choices  # an error where it is no chunk
+        choices, used = chunk.choices, getattr(chunk, "usage", None)
+        if choices is None and used is None:
+            raise TypeError("no chunk of a chat completion")
         self.model = self.model or getattr(chunk, "model", None)
-        used = getattr(chunk, "usage", None)
         if used is not None:
             self.counts = (int(used.prompt_tokens), int(used.completion_tokens))
         piece = ""

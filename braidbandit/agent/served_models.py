@@ -75,7 +75,10 @@ class ServedModels:
         decision_id: str | None,
         gave_up: Callable[[str], None],
     ) -> ServedModel:
-        """Return the model of an arm; ``gave_up`` gets the id of a failed decision."""
+        """Return the model of an arm.
+
+        ``gave_up`` gets the id of a decision that was given no answer.
+        """
         card = self.cards[braid.anchor]
         with self._lock:
             if card.name not in self._endpoints:
@@ -134,5 +137,6 @@ class ServedModels:
                 failures += 1  # else it is the same outage, of another request
             seconds = min(_FIRST_OUT * 2.0 ** min(failures - 1, 10), _LONGEST_OUT)
             self.outages[braid.id] = Outage(now + seconds, str(error), failures)
-        if decision_id is not None:
+            rated = decision_id in self.used  # or may be: an answer was given before
+        if decision_id is not None and not rated:
             gave_up(decision_id)

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from braidbandit.catalogue.endpoints import Price, checked_endpoint, checked_variable
+from braidbandit.catalogue.endpoints import (
+    Price,
+    checked_endpoint,
+    checked_variable,
+)
 
 # What only a model has that is loaded here.
 _OF_LOCAL = ("parameters", "layers", "width", "vocab_size", "quantisation")
@@ -105,6 +109,11 @@ class ModelCard:
                 raise TypeError(
                     f"{key} of {self.name!r} is text or None, received {value!r}"
                 )
+        if "://" in str(self.source) and "@" in str(self.source):
+            raise ValueError(
+                f"source of {self.name!r} is a URL with a user or a password, which "
+                "would end up in files; leave them out"
+            )
         self._check_served()
 
     def _check_served(self) -> None:

@@ -20,6 +20,8 @@ A hosted model of 8 billion weights (1.6e10 operations per token) costs about 0.
 million tokens, in dollars or euros.
 """
 
+_FREE = 0.1  # of the cheapest model that is not free
+
 # Bytes per weight by the start of the quantisation's name, block scales included.
 _BYTES = {
     "q2": 0.36,
@@ -46,7 +48,7 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
 
     A served model counts as the operations that its price would buy, at
     ``OPERATIONS_PER_MONEY``, with one token read for each that is written; a free one
-    as much as the cheapest other model of the pool.
+    as a tenth of the cheapest other model of the pool, as logarithms are taken.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
     if known:
         whole = {name: _operations(card) for name, card in cards.items()}
         least = min((cost for cost in whole.values() if cost > 0), default=1.0)
-        whole = {name: cost or least for name, cost in whole.items()}
+        whole = {name: cost or _FREE * least for name, cost in whole.items()}
         head = {
             name: 2.0 * float((c.vocab_size or 0) * (c.width or 0))
             for name, c in cards.items()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from braidbandit import ModelCard
 from braidbandit.catalogue.cards import as_cards
+from braidbandit.catalogue.endpoints import Price
 
 
 def test_a_pool_of_cards_dicts_and_names():
@@ -109,3 +110,73 @@ def test_a_pool_may_be_any_iterable():
     for pool in (names, tuple(names), iter(names), dict.fromkeys(names).keys()):
         assert [card.name for card in as_cards(pool)] == names
     assert as_cards([]) == []
+
+
+URL = "http://127.0.0.1:11434/v1"
+FREE = {"input": 0, "output": 0}
+
+
+def test_a_served_card_comes_back_by_way_of_json():
+    card = ModelCard.from_dict(
+        {"model_name": "m", "endpoint": URL + "/", "price": {"input": 1, "output": 2}}
+    )
+    assert (card.endpoint, card.price, card.source) == (URL, Price(1, 2), "m")
+    assert card.is_served
+    assert card.is_sized
+    data = json.loads(json.dumps(card.to_dict()))
+    assert data["price"] == {"input": 1.0, "output": 2.0}
+    assert "api_key_env" not in data
+    again = ModelCard.from_dict(data)
+    assert again == card
+    assert (again.endpoint, hash(again)) == (URL, hash(card))
+
+
+def test_a_local_card_says_nothing_of_servers():
+    """So that hashes of catalogues stay what they were."""
+    assert not {"endpoint", "price", "api_key_env"} & set(ModelCard("a").to_dict())
+    assert not ModelCard("a").is_served
+    assert not ModelCard("a").is_sized
+    assert ModelCard("a", parameters=1).is_sized
+
+
+def test_where_a_model_is_served_is_no_part_of_what_it_is():
+    here = ModelCard("m", endpoint=URL, price=FREE)
+    there = ModelCard("m", endpoint="https://h/v1", price=FREE, api_key_env="KEY")
+    assert here == there
+    assert here != ModelCard("m", endpoint=URL, price={"input": 0, "output": 1})
+    assert here != ModelCard("m")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"price": FREE}, r"'m' has \['price'\] but no endpoint; give one"),
+        ({"api_key_env": "KEY"}, r"'m' has \['api_key_env'\] but no endpoint"),
+        ({"endpoint": URL}, "'m' is served, and needs a price"),
+        (
+            {"endpoint": URL, "price": FREE, "layers": 3},
+            r"\['layers'\] would be ignored",
+        ),
+        ({"endpoint": URL, "price": FREE, "api_key_env": "sk-1"}, "in capitals"),
+        ({"endpoint": "ftp://h", "price": FREE}, "no http or https URL: ftp://h"),
+    ],
+)
+def test_served_cards_that_make_no_sense(given, says):
+    with pytest.raises(ValueError, match=says):
+        ModelCard("m", **given)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"endpoint": "http://me:s3cret@h/v1"},
+        {"model_name": "m", "endpoint": "http://me:s3cret@h/v1", "price": FREE},
+        {"model_name": "m", "endpoint": URL, "price": FREE, "api_key": "s3cret"},
+        {"model_name": "m", "endpoint": URL, "price": FREE, "api_key_env": "s3cret"},
+        {"model_name": "m", "source": "http://me:s3cret@h/v1"},
+    ],
+)
+def test_no_secret_of_a_card_is_shown(card):
+    with pytest.raises((ValueError, KeyError)) as caught:
+        ModelCard.from_dict(card)
+    assert "s3cret" not in str(caught.value)

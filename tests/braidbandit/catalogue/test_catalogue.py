@@ -431,3 +431,46 @@ def test_a_hash_is_of_the_arms_and_the_cards(catalogue, change):
     assert other != catalogue
     again = Catalogue.from_dict(json.loads(json.dumps(other.to_dict())))
     assert (again, again.hash) == (other, other.hash)
+
+
+def served(name, money=0.0, **more):
+    card = {"endpoint": "http://h/v1", "price": {"input": 0, "output": money}, **more}
+    return ModelCard(name, **card)
+
+
+def test_a_served_model_is_never_fused(cards):
+    pair = Braid("big", ("s",), (0.5, 0.5), ("output",), "router")
+    control = Braid("s", fusion_layers=("final",), strategy="learned_weighted")
+    for braid in (pair, control):
+        with pytest.raises(ValueError, match=r"uses \['s'\], which a server answers"):
+            Catalogue([*cards, served("s")], [braid])
+    assert len(Catalogue([*cards, served("s")], [Braid("s")])) == 1
+
+
+def test_masks_of_a_served_model(cards):
+    """Its price is its cost, and its memory is not ours."""
+    catalogue = Catalogue.build([*cards, served("s", 15.0)], layer_sets=("output",))
+    row = catalogue.index(Braid("s").id)
+    assert catalogue.relative_costs()[row] == 1.0
+    assert not catalogue.mask(compute_budget=0.5)[row]
+    assert catalogue.mask(budget=Budget(memory=1.0)).nonzero()[0].tolist() == [row]
+    assert np.isfinite(catalogue.descriptors()[0]).all()
+
+
+def test_where_a_model_is_served_does_not_change_the_hash(cards):
+    def over(*more):
+        return Catalogue.build([*cards, *more], layer_sets=("output",))
+
+    there = served("s", endpoint="https://h2/v1", api_key_env="KEY")
+    assert over(served("s")) == over(there)
+    assert over(served("s")).hash == over(there).hash
+    assert over(served("s")).hash != over(served("s", 1.0)).hash
+    again = Catalogue.from_dict(json.loads(json.dumps(over(there).to_dict())))
+    assert again == over(there)
+    assert again.cards["s"].endpoint == "https://h2/v1"
+
+
+def test_a_served_model_may_come_to_sized_ones(catalogue):
+    wider = catalogue.with_braids([Braid("s")], [served("s", 1.0)])
+    assert wider.costs()[-1] == pytest.approx(1e11)
+    assert wider.costs()[:-1].tolist() == catalogue.costs().tolist()

@@ -158,3 +158,33 @@ def test_a_scale_of_costs_needs_no_unit(numbers, unit, shift):
     np.testing.assert_allclose(
         relative(unit * values + shift), relative(values), atol=1e-12
     )
+
+
+def served(name, money):
+    price = {"input": 0, "output": money}
+    return ModelCard(name, endpoint="http://h/v1", price=price)
+
+
+def test_a_served_model_costs_what_its_price_would_buy():
+    """0.15 per million tokens at 1e17 operations: 1.5e10, as 7.5 billion weights."""
+    cards = {**CARDS, "s": served("s", 0.15)}
+    costs = costs_per_token([Braid("a"), pair("output"), Braid("s")], cards)
+    assert costs.tolist() == [2000.0, 3200.0, pytest.approx(1.5e10)]
+
+
+def test_a_free_model_costs_a_tenth_of_the_cheapest_other():
+    cards = {**CARDS, "s": served("s", 0), "t": served("t", 3)}
+    costs = costs_per_token([Braid("s"), Braid("t")], cards)
+    assert costs.tolist() == [120.0, pytest.approx(3e11)]
+    only = {"s": served("s", 0), "t": served("t", 0)}
+    assert costs_per_token([Braid("s"), Braid("t")], only).tolist() == [0.1, 0.1]
+
+
+def test_beside_a_local_model_of_unknown_size_a_served_one_is_one_unit():
+    cards = {"a": ModelCard("a"), "s": served("s", 3)}
+    assert costs_per_token([Braid("a"), Braid("s")], cards).tolist() == [1.0, 1.0]
+
+
+def test_the_memory_of_a_served_model_is_not_ours():
+    cards = {**CARDS, "s": served("s", 3)}
+    assert memory_of([Braid("a"), Braid("s")], cards).tolist() == [2000.0, 0.0]

@@ -58,3 +58,12 @@ def test_mask_and_reasons_of_a_catalogue_are_of_one_eligibility(catalogue):
     np.testing.assert_array_equal(catalogue.allowed(limits), found.mask)
     assert catalogue.mask_reasons(*given) == found.reasons()
     assert catalogue.eligibility().mask.all()
+
+
+def test_a_reason_that_the_caller_gives_is_said(catalogue):
+    first = catalogue.ids[0]
+    limits = Limits(excluded={first: "its server is down"})
+    assert catalogue.eligibility(limits).reasons()[0] == "its server is down"
+    all_of = dict.fromkeys(catalogue.ids, "its server is down")
+    with pytest.raises(ValueError, match=r"fewer arms\. Excluded: its server is down$"):
+        catalogue.allowed(Limits(excluded=all_of))

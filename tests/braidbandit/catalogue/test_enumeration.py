@@ -165,3 +165,23 @@ def test_what_is_named_twice_is_taken_once():
 def test_shares_that_make_no_sense(shares, error, says):
     with pytest.raises(error, match=says):
         braids_of_pool(cards(3), shares=shares)
+
+
+def served(name):
+    price = {"input": 0, "output": 0}
+    return ModelCard(name, endpoint="http://h/v1", price=price)
+
+
+def test_served_models_are_arms_alone():
+    """They add themselves, and neither a control nor a strand to any braid."""
+    local = braids_of_pool(cards(2))
+    found = braids_of_pool([served("s"), *cards(2), served("t")])
+    added = [braid for braid in found if braid not in local]
+    assert [braid.label() for braid in added] == ["s alone", "t alone"]
+    assert [braid for braid in found if braid not in added] == local
+
+
+def test_settings_that_no_served_model_follows():
+    assert len(braids_of_pool([served("s"), served("t")])) == 2
+    with pytest.raises(ValueError, match=r"every model is served.*\['layer_sets'\]"):
+        braids_of_pool([served("s")], layer_sets=("final",))

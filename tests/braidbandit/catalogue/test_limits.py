@@ -139,3 +139,17 @@ def test_each_absolute_limit_names_itself(key, value):
 def test_text_is_no_share(given_):
     with pytest.raises(TypeError):
         Limits(**given_)
+
+
+def test_a_reason_may_come_with_an_excluded_arm():
+    reasons = {"a": "it is down"}
+    limits = Limits(excluded=reasons)
+    reasons.clear()
+    assert list(limits.excluded) == ["a"]
+    assert limits.why_excluded("a") == "it is down"
+    assert limits.told_excluded == ". Excluded: it is down"
+    plain = Limits(excluded=["a"])
+    assert plain.why_excluded("a") == "excluded by the caller"
+    assert plain.told_excluded == Limits().told_excluded == ""
+    with pytest.raises(TypeError, match=r"received the reason True"):
+        Limits(excluded={"a": True})

@@ -388,6 +388,19 @@ def test_an_expired_decision_takes_no_outcome(agent, ledger):
     assert ledger.counts()["pending"] == 1
 
 
+def test_one_decision_may_expire(agent, ledger):
+    """The others are waited for, and one that has its outcome keeps it."""
+    first, second, rated = (agent.recommend(task) for task in "abc")
+    for decision in (first, second, rated):
+        ledger.record_decision(decision)
+    ledger.record_outcome(Outcome(rated.id, 1.0))
+    assert [ledger.expire(one) for one in (first, first.id, rated.id)] == [1, 0, 0]
+    assert [decision.id for decision in ledger.pending()] == [second.id]
+    assert list(ledger.expired()) == [first.id]
+    with pytest.raises(KeyError, match="unknown"):
+        ledger.expire("nobody")
+
+
 def test_text_is_kept_only_if_given_and_redacted(agent, ledger_url):
     with Ledger(
         ledger_url, redact=lambda text: text.replace("Ann", "[name]")

@@ -589,6 +589,15 @@ def test_expired_decisions(agent):
         agent.expire(datetime(2020, 1, 1))
 
 
+def test_one_decision_may_expire(agent):
+    first, second, third = decide(agent, 3)
+    assert agent.expire(first) == [first.id]
+    assert agent.expire(second.id) == [second.id]
+    assert agent.expire(first) == agent.expire("nobody") == []
+    assert list(agent.pending_) == [third.id]
+    assert agent.feedback_counts_["expired"] == 2
+
+
 def test_rejected_calls_change_nothing(agent):
     for decision, reward in zip(decide(agent), REWARDS, strict=True):
         agent.update(decision, reward, latency_ms=7.0)
