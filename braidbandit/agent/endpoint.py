@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from braidbandit.catalogue.addresses import OPENAI, host_of, shown
 from braidbandit.catalogue.cards import ModelCard
-from braidbandit.catalogue.endpoints import OPENAI, host_of, shown
 
 _ATTEMPTS = 3
 _FIRST_WAIT = 0.5  # seconds; twice as long each time

@@ -25,7 +25,7 @@ from braidbandit._random import seeded
 from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
 from braidbandit.agent.purging import purge_folder
 from braidbandit.agent.served_model import ServedModel
-from braidbandit.agent.served_models import ServedModels
+from braidbandit.agent.servers import Servers
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue
@@ -163,7 +163,7 @@ class MetaBraider:
         exact = catalogue is not None
         pool = as_cards(model_pool)
         catalogue, sources = _choices(pool, catalogue, enumerated)
-        self._served = ServedModels(pool)
+        self._served = Servers(pool)
         self.keep_text = keep_text
         self._lock = threading.RLock()
         self._saved: int | None = None

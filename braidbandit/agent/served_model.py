@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from braidbandit.agent.endpoint import Endpoint, EndpointError
+from braidbandit.catalogue.addresses import Price
 from braidbandit.catalogue.cards import ModelCard
-from braidbandit.catalogue.endpoints import Price
 
 _MOST_TOKENS = 128  # as a local braid, where nothing else is said
 _SILENCE = 120.0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from braidbandit.catalogue.endpoints import (
+from braidbandit.catalogue.addresses import (
     Price,
     checked_endpoint,
     checked_variable,

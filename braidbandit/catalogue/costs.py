@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit.catalogue.addresses import Price
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
-from braidbandit.catalogue.endpoints import Price
 
 Array = NDArray[np.float64]
 

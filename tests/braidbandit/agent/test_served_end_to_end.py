@@ -295,7 +295,7 @@ def test_an_arm_without_a_decision(make, serve):
     assert agent.calibrate(arm("m")) is None
 
 
-def test_served_models_only_need_no_model_here(make, serve, tmp_path):
+def test_servers_only_need_no_model_here(make, serve, tmp_path):
     _, one = serve(stream(*WHOLE), "one")
     _, two = serve(stream(*WHOLE), "two", price={"input": 1, "output": 1})
     encoder = TaskEncoder(embedder=embed, n_components=4)

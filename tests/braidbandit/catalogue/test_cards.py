@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braidbandit import ModelCard
+from braidbandit.catalogue.addresses import Price
 from braidbandit.catalogue.cards import as_cards
-from braidbandit.catalogue.endpoints import Price
 
 
 def test_a_pool_of_cards_dicts_and_names():

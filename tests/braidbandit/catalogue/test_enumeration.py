@@ -172,7 +172,7 @@ def served(name):
     return ModelCard(name, endpoint="http://h/v1", price=price)
 
 
-def test_served_models_are_arms_alone():
+def test_servers_are_arms_alone():
     """They add themselves, and neither a control nor a strand to any braid."""
     local = braids_of_pool(cards(2))
     found = braids_of_pool([served("s"), *cards(2), served("t")])

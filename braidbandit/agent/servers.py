@@ -36,7 +36,7 @@ class Outage(NamedTuple):
     failures: int
 
 
-class ServedModels:
+class Servers:
     """Connections to servers, outages, and what was used for which decision.
 
     Parameters

@@ -8,7 +8,7 @@ from wayward_server import WHOLE, WaywardServer, in_turn, status, stream
 from braidbandit import Braid, ModelCard
 from braidbandit.agent.endpoint import EndpointError
 from braidbandit.agent.served_model import ServedModel, Usage
-from braidbandit.agent.served_models import ServedModels
+from braidbandit.agent.servers import Servers
 
 pytest.importorskip("openai", reason="needs the extra endpoints")
 
@@ -38,7 +38,7 @@ def clock():
 def served(server, clock):
     price = {"input": 0, "output": 0}
     cards = [ModelCard("local"), ModelCard("m", endpoint=server.url, price=price)]
-    models = ServedModels(cards, clock)
+    models = Servers(cards, clock)
     yield models
     models.close()
 
@@ -122,7 +122,7 @@ def test_what_was_used_adds_up_per_decision(served):
 
 
 def test_the_newest_decisions_are_kept(served, monkeypatch):
-    monkeypatch.setattr("braidbandit.agent.served_models._MOST_USED", 2)
+    monkeypatch.setattr("braidbandit.agent.servers._MOST_USED", 2)
     for decision_id in "abc":
         served.model(ARM, decision_id, print).generate("Hi")
     assert list(served.used) == ["b", "c"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from braidbandit.catalogue.endpoints import (
+from braidbandit.catalogue.addresses import (
     Price,
     checked_endpoint,
     checked_variable,
