@@ -50,7 +50,7 @@ SPECIAL_CASES = {
         "fusion/strands/llama.py: settings.embeddings": "a structure of llama.cpp",
     },
     "private_attributes": {
-        "fusion/strands/strand.py: self.model._apply": (
+        "fusion/strands/strand.py: model._apply": (
             "torch's way to move a module, which a braid overrides"
         ),
     },

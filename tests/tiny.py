@@ -395,6 +395,32 @@ def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
     return path
 
 
+def tiny_adapter(path: str | Path, seed: int = 0, family: str = "llama", **settings):
+    """Save an adapter of `tiny_model` with random weights, as peft does.
+
+    LoRA of queries and values by default; ``kind`` names another class of peft.
+    """
+    import peft
+    from peft.functional import get_peft_model_state_dict, inject_adapter_in_model
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    kind = getattr(peft, settings.pop("kind", "LoraConfig"))
+    settings.setdefault("target_modules", ["q_proj", "v_proj"])
+    config = kind(base_model_name_or_path=f"tiny-{family}", **settings)
+    with _seeded(seed):
+        model = inject_adapter_in_model(config, tiny_model(family), "default")
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data += 0.1 * torch.randn_like(weight)
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {f"base_model.model.{k}": v.contiguous() for k, v in found.items()}
+    save_file(tensors, path / "adapter_model.safetensors")
+    config.save_pretrained(path)
+    return path
+
+
 _WORDS = (
     "the dog sleeps and the cat reads a book about strands of other strands".split()
 )

@@ -45,8 +45,8 @@ class BraidBuilder:
 
     Parameters
     ----------
-    sources : mapping of str to str
-        Where each model comes from, by name.
+    sources : mapping of str to str or dict
+        Where each model comes from, by name, as `source_of` says.
     folder : Path
         Keeps trained parts in ``store/`` and the settings in ``calibration.json``.
     texts : sequence, optional
@@ -57,7 +57,7 @@ class BraidBuilder:
 
     def __init__(
         self,
-        sources: Mapping[str, str],
+        sources: Mapping[str, Any],
         folder: Path,
         texts: Sequence[Any] | None = None,
         dtype: str | None = None,
@@ -165,7 +165,20 @@ class BraidBuilder:
         )
 
 
-def completed(card: ModelCard, sources: Mapping[str, str]) -> ModelCard:
+def source_of(card: ModelCard) -> Any:
+    """Where a model comes from, as `fusion.Pool` takes it.
+
+    Examples
+    --------
+    >>> source_of(ModelCard("legal", source="base", adapter="tuned/legal"))
+    {'source': 'base', 'adapter': 'tuned/legal'}
+    """
+    if card.adapter is None:
+        return str(card.source)
+    return {"source": str(card.source), "adapter": str(card.adapter)}
+
+
+def completed(card: ModelCard, sources: Mapping[str, Any]) -> ModelCard:
     """Fill in what a card leaves open from the model's configuration."""
     if all(getattr(card, key) is not None for key in _NEEDED):
         return card

@@ -22,7 +22,12 @@ from sklearn.base import clone
 from braidbandit._checks import check_reward
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit._random import seeded
-from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
+from braidbandit.agent.braid_builder import (
+    BraidBuilder,
+    check_settings,
+    completed,
+    source_of,
+)
 from braidbandit.agent.purging import purge_folder
 from braidbandit.agent.served_model import ServedModel
 from braidbandit.agent.servers import Servers
@@ -674,9 +679,9 @@ def _choices(
     cards: Sequence[ModelCard],
     catalogue: Catalogue | None,
     enumerated: Mapping[str, Any],
-) -> tuple[Catalogue, dict[str, str]]:
+) -> tuple[Catalogue, dict[str, Any]]:
     """Return what to choose from, and where each model comes from."""
-    sources = {card.name: str(card.source) for card in cards if not card.is_served}
+    sources = {card.name: source_of(card) for card in cards if not card.is_served}
     if catalogue is None:
         whole = [c if c.is_served else completed(c, sources) for c in cards]
         catalogue = Catalogue.build(whole, **enumerated)

@@ -14,7 +14,7 @@ from braidbandit.catalogue.addresses import (
 )
 
 # What only a model has that is loaded here.
-_OF_LOCAL = ("parameters", "layers", "width", "vocab_size", "quantisation")
+_OF_LOCAL = ("parameters", "layers", "width", "vocab_size", "quantisation", "adapter")
 # Left out of a card's data where they say nothing, so that hashes stay what they were.
 _OF_SERVED = ("endpoint", "price", "api_key_env")
 
@@ -52,6 +52,8 @@ class ModelCard:
     api_key_env : str, optional
         Of a served model: the environment variable that holds the key. By default no
         key is sent, but to OpenAI the one in ``OPENAI_API_KEY``.
+    adapter : str or Path, optional
+        Folder of an adapter, such as LoRA, of the model at ``source``; kept as text.
 
     Raises
     ------
@@ -59,7 +61,7 @@ class ModelCard:
         When there is no name or domain, a size is no whole number above 0, or what is
         said of a served model makes no sense: a size, no price, a URL with a password.
     TypeError
-        When ``source`` or ``quantisation`` is no text.
+        When ``source``, ``quantisation`` or ``adapter`` is no text.
 
     Examples
     --------
@@ -81,6 +83,7 @@ class ModelCard:
     endpoint: str | None = field(default=None, compare=False)
     price: Price | Mapping[str, float] | None = None
     api_key_env: str | None = field(default=None, compare=False)
+    adapter: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -103,7 +106,9 @@ class ModelCard:
         if isinstance(source, PathLike):
             source = str(source)
         object.__setattr__(self, "source", source)
-        for key in ("source", "quantisation"):
+        if isinstance(self.adapter, PathLike):
+            object.__setattr__(self, "adapter", str(self.adapter))
+        for key in ("source", "quantisation", "adapter"):
             value = getattr(self, key)
             if value is not None and not isinstance(value, str):
                 raise TypeError(
@@ -171,9 +176,12 @@ class ModelCard:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as JSON-able data; of a local model, no served one's."""
+        """Return every field as JSON-able data; of a local model, no served one's.
+
+        The adapter only where there is one: other catalogues keep their hash.
+        """
         values = asdict(self)
-        unused = [key for key in _OF_SERVED if values[key] is None]
+        unused = [k for k in (*_OF_SERVED, "adapter") if values[k] is None]
         return {key: value for key, value in values.items() if key not in unused}
 
 

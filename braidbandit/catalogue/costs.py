@@ -83,13 +83,27 @@ def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
     """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
 
     Two bytes a weight unless the card's ``quantisation`` says otherwise. The memory of
-    a served model is not ours: 0.
+    a served model is not ours: 0. Models with adapters share their base, which counts
+    once: without a card of the base itself, which tells its size, all but the largest
+    of them count as nothing.
     """
     size = {
         name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
         for name, card in cards.items()
     }
-    return np.array([sum(size[name] for name in b.strands) for b in braids])
+    alone = {c.source: size[name] for name, c in cards.items() if c.adapter is None}
+
+    def held(names: Sequence[str]) -> float:
+        adapted = [cards[name] for name in names if cards[name].adapter is not None]
+        bases = {card.source for card in adapted}
+        total = sum(size[name] for name in names if cards[name].source not in bases)
+        for base in bases:
+            sizes = [size[name] for name in names if cards[name].source == base]
+            once = alone.get(base, max(sizes))
+            total += once + sum(max(found - once, 0.0) for found in sizes)
+        return total
+
+    return np.array([held(braid.strands) for braid in braids])
 
 
 def bytes_per_weight(quantisation: str | None) -> float:

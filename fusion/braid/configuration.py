@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .._named import in_order
+from ..strands.sources import read_source
 from ..strands.strand import Strand
 
 STRATEGIES = ("learned_weighted", "router", "attention")
@@ -30,8 +31,9 @@ class BraidConfig(PreTrainedConfig):
         "output" (distributions mixed).
     strategy : str or None
         "learned_weighted", "router" or "attention"; None for a plain single model.
-    sources : dict of str to str
-        Where each strand comes from: hub id, folder or GGUF file.
+    sources : dict of str to str or dict
+        Where each strand comes from: hub id, folder or GGUF file, or with an adapter
+        a dict with "source" and "adapter", its folder.
     fuse : {"always", "prompt"}
         What donors read: everything, or the prompt only. With "prompt" writing a token
         costs the anchor alone. A generated position has no donor state beside it:
@@ -54,7 +56,7 @@ class BraidConfig(PreTrainedConfig):
         shares: Sequence[float] = (1.0,),
         fusion_layers: Sequence[int | str] = (),
         strategy: str | None = None,
-        sources: dict[str, str] | None = None,
+        sources: Mapping[str, Any] | None = None,
         fuse: str = "always",
         donor_layers: Mapping[str, Mapping[int, int]] | None = None,
         **kwargs: Any,
@@ -68,7 +70,10 @@ class BraidConfig(PreTrainedConfig):
         self.shares = in_order(shares, (anchor, *self.donors), "shares")
         self.fusion_layers = list(fusion_layers)
         self.strategy = strategy
-        self.sources = dict(sources or {})
+        self.sources = {
+            name: read_source(name, given).told()
+            for name, given in (sources or {}).items()
+        }
         self.fuse = fuse
         # JSON has no numbers as keys.
         self.donor_layers = {
@@ -221,7 +226,7 @@ def by_hand(
 ) -> BraidConfig:
     """The configuration of a braid that a person wrote down."""
     layers = ("final", "output") if layers is None else layers
-    known = {"model_name", "source", "role", "share", "domain"}
+    known = {"model_name", "source", "adapter", "role", "share", "domain"}
     for entry in model_configs:
         if "model_name" not in entry or not set(entry) <= known:
             raise KeyError(
@@ -249,7 +254,7 @@ def by_hand(
         fusion_layers=layers,
         strategy=strategy,
         sources={
-            str(e["model_name"]): str(e.get("source", e["model_name"]))
+            str(e["model_name"]): {k: e[k] for k in ("source", "adapter") if k in e}
             for e in model_configs
         },
         fuse="always" if fuse is None else fuse,

@@ -65,6 +65,7 @@ def _strands_of(
 ) -> list[Strand]:
     """The anchor and the donors of a recipe, which come from where it says."""
     names = [config.anchor, *config.donors]
+    given = strands is not None or pool is not None
     if strands is None:
         pool = Pool(config.sources) if pool is None else pool
         layered = any(isinstance(layer, int) for layer in config.fusion_layers)
@@ -77,14 +78,16 @@ def _strands_of(
             f"no strand named {missing[0]!r}; received {sorted(by_name)}, "
             f"the recipe needs {names}"
         )
-    for entry in model_configs or ():
+    for entry in (model_configs or ()) if given else ():
         name, found = entry["model_name"], by_name[entry["model_name"]].source
-        if entry.get("source", found) != found:
-            raise ValueError(
-                f"{name!r} comes from {found!r}, its model config says "
-                f"{entry['source']!r}; leave the source out, or give no strands "
-                "and no pool"
-            )
+        known = found if isinstance(found, dict) else {"source": found}
+        for key in ("source", "adapter"):
+            if key in entry and str(entry[key]) != str(known.get(key)):
+                raise ValueError(
+                    f"{name!r} comes from {found!r}, its model config says "
+                    f"{entry[key]!r}; leave the {key} out, or give no strands "
+                    "and no pool"
+                )
     return [by_name[name] for name in names]
 
 
@@ -98,7 +101,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         The anchor and the donors, by name; shared, never copied, never trained.
     model_configs : sequence of dict, optional
         By hand, instead of config and strands: ``{"model_name": ...}`` each, the
-        anchor first, with optional ``source``, ``role`` and ``share``.
+        anchor first, with optional ``source``, ``adapter``, ``role`` and ``share``.
     fusion_strategy : {"learned_weighted", "router", "attention"}, optional
         This and the next three go with ``model_configs``; "learned_weighted" by
         default.

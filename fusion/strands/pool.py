@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import (
@@ -19,11 +19,15 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from ..tokens.token_bytes import TokenBytes
+from .adapters import adapted, adapter_parameters, read_adapter
 from .gguf import converted, tokenizer_of
 from .loading import load, load_model
 from .native_strand import NativeStrand, native_facts
 from .packaged import PACKAGED
+from .sources import Source, read_source
 from .strand import Strand
+from .twins import twin
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +52,22 @@ def _path(source: str) -> Path:
         return Path(source)
 
 
+def _anywhere(source: str) -> str:
+    """A source as it is found in whatever folder a program later runs."""
+    path = _path(source)
+    known = source not in PACKAGED and path.exists()
+    return str(path.absolute()) if known else source
+
+
+class _Base(NamedTuple):
+    """What strands of one source share."""
+
+    model: Any  # the plain strand's
+    frame: Any  # a twin of it as it was loaded, of which others are made
+    tokenizer: Any
+    tokens: TokenBytes
+
+
 class Pool(Mapping[str, Strand]):
     """Every strand once, loaded on first use.
 
@@ -55,7 +75,9 @@ class Pool(Mapping[str, Strand]):
     ----------
     sources : mapping of name to source, optional
         A source is a hub id, a folder, a ``.gguf`` file, or the name of a packaged
-        model (`PACKAGED`). A name without a source is its own source.
+        model (`PACKAGED`). A name without a source is its own source. With an adapter
+        it is ``{"source": base, "adapter": folder}``: however many stand on a base, it
+        is in memory once (`fusion.strands.adapters`).
     cache_dir : path, optional
         Where converted models go; default `default_cache`.
     dtype : torch.dtype
@@ -72,12 +94,16 @@ class Pool(Mapping[str, Strand]):
 
     def __init__(
         self,
-        sources: Mapping[str, str] | None = None,
+        sources: Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         native: bool | None = None,
     ) -> None:
-        self.sources = dict(sources or {})
+        self.sources: dict[str, Any] = {
+            name: read_source(name, given).told()
+            for name, given in (sources or {}).items()
+        }
+        self._bases: dict[str, _Base] = {}
         self._cache_dir = cache_dir
         self.dtype, self.native = dtype, native
         self._strands: dict[str, Strand] = {}
@@ -105,8 +131,21 @@ class Pool(Mapping[str, Strand]):
         Raises
         ------
         ValueError
-            When the source is none of the kinds above.
+            When the source is none of the kinds above, or has an adapter.
         """
+        base, adapter = self._given(name)
+        if adapter is not None:
+            raise ValueError(
+                f"{name!r} is {base!r} with the adapter {adapter!r}, which no folder "
+                "holds; merge the two (peft's merge_and_unload) and give that folder"
+            )
+        return self._folder(name)
+
+    def _given(self, name: str) -> Source:
+        return read_source(name, self.sources.get(name, name))
+
+    def _folder(self, name: str) -> str:
+        """The same of a strand's base, where it has an adapter."""
         file = self._gguf(name)
         if file is not None:
             return str(converted(file, self.cache_dir))
@@ -122,7 +161,7 @@ class Pool(Mapping[str, Strand]):
 
     def _place(self, name: str) -> str:
         """A strand's source; for a packaged model, where its file is."""
-        source = self.sources.get(name, name)
+        source = self._given(name).base
         if source in PACKAGED:
             return str(PACKAGED[source].file(self.cache_dir) or source)
         return source
@@ -133,38 +172,40 @@ class Pool(Mapping[str, Strand]):
         return path if path.suffix == ".gguf" and path.is_file() else None
 
     def _native_file(self, name: str) -> Path | None:
-        """The same where it stays as it is."""
+        """The same where it stays as it is: not where an adapter is put on it."""
         native = self.native
+        if self._given(name).adapter is not None:
+            return None
         if native is None:
             native = importlib.util.find_spec("llama_cpp") is not None
         return self._gguf(name) if native else None
 
-    def _source(self, name: str) -> str:
-        """Where a strand comes from, in whatever folder a program later runs."""
-        source = self.sources.get(name, name)
-        path = _path(source)
-        known = source not in PACKAGED and path.exists()
-        return str(path.absolute()) if known else source
-
     def facts(self, name: str) -> dict[str, Any]:
-        """Size and shape of a model, from its configuration alone."""
-        source = self.sources.get(name, name)
-        licence = PACKAGED[source].licence if source in PACKAGED else None
+        """Size and shape of a model, from its configuration alone.
+
+        With an adapter, "parameters" counts its own too.
+        """
+        source, adapter = self._given(name)
+        told = {
+            "licence": PACKAGED[source].licence if source in PACKAGED else None,
+            "source": source,
+            "adapter": adapter,
+        }
         file = self._native_file(name)
         if file is not None:
-            return {**native_facts(file), "licence": licence, "source": source}
-        folder = self.folder(name)
+            return {**native_facts(file), **told}
+        folder = self._folder(name)
+        more = 0 if adapter is None else adapter_parameters(str(_path(adapter)))
         config = load(AutoConfig, folder, folder).get_text_config(decoder=True)
         with torch.device("meta"):
             shape = AutoModelForCausalLM.from_config(config)
         return {
-            "parameters": sum(p.numel() for p in shape.parameters()),
+            "parameters": sum(p.numel() for p in shape.parameters()) + more,
             "layers": int(config.num_hidden_layers),
             "width": int(config.hidden_size),
             "vocab_size": int(config.vocab_size),
             "quantisation": None if folder in (source, str(_path(source))) else "gguf",
-            "licence": licence,
-            "source": source,
+            **told,
         }
 
     def __contains__(self, name: object) -> bool:
@@ -192,17 +233,40 @@ class Pool(Mapping[str, Strand]):
             return self._layered[name]
 
     def _load(self, name: str, file: Path | None) -> Strand:
-        source = self._source(name)
+        given = self._given(name)
+        where = Source(_anywhere(given.base))
         if file is not None:
             _LOG.info("%s: llama.cpp runs %s as it is", name, file.name)
             tokenizer = tokenizer_of(file, self.cache_dir)
             # It stands wherever a strand stands.
-            return cast(Strand, NativeStrand(name, file, tokenizer, source))
-        folder = self.folder(name)
+            return cast(Strand, NativeStrand(name, file, tokenizer, where.base))
+        folder = self._folder(name)
         _LOG.info("%s: transformers runs %s", name, folder)
-        model = load_model(folder, folder, dtype=self.dtype, use_safetensors=True)
-        tokenizer = load(AutoTokenizer, folder, folder)
-        if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
-            # transformers passes over a damaged one.
-            load(GenerationConfig, folder, folder)
-        return Strand(name, model, tokenizer, source)
+        base = self._base(folder)
+        model, settings = base.model, ""
+        if given.adapter is not None:
+            where = where._replace(adapter=str(_path(given.adapter).absolute()))
+            adapter = read_adapter(str(where.adapter))
+            settings = adapter.settings
+            model = adapted(base.frame, adapter, given.base, base.tokenizer)
+        return Strand(
+            name,
+            model,
+            base.tokenizer,
+            where.told(),
+            tokens=base.tokens,
+            settings=settings,
+        )
+
+    def _base(self, folder: str) -> _Base:
+        """A model that was loaded, the same for all strands of one source."""
+        key = str(Path(folder).resolve()) if Path(folder).is_dir() else folder
+        if key not in self._bases:
+            model = load_model(folder, folder, dtype=self.dtype, use_safetensors=True)
+            tokenizer = load(AutoTokenizer, folder, folder)
+            if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+                # transformers passes over a damaged one.
+                load(GenerationConfig, folder, folder)
+            tokens = TokenBytes(tokenizer)
+            self._bases[key] = _Base(model, twin(model), tokenizer, tokens)
+        return self._bases[key]

@@ -29,6 +29,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..tokens.token_bytes import TokenBytes
+from .twins import kin
 
 # What the installed transformers calls a cache: "past_key_values" until 5.23.
 CACHE = next(
@@ -136,8 +137,13 @@ class Strand:
     model : PreTrainedModel
         A causal language model; it is put in eval mode and frozen.
     tokenizer : PreTrainedTokenizerFast
-    source : str, optional
-        Where it came from (hub id, folder or file); kept for saving.
+    source : str or dict, optional
+        Where it came from (hub id, folder or file, or with an adapter a dict as of
+        `Pool`); kept for saving.
+    tokens : TokenBytes, optional
+        Of the tokenizer, where they are known already.
+    settings : str
+        What of an adapter is in no weight: fingerprints tell it too.
 
     Attributes
     ----------
@@ -152,13 +158,21 @@ class Strand:
     """
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any, source: str | None = None
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        source: str | dict[str, str] | None = None,
+        *,
+        tokens: TokenBytes | None = None,
+        settings: str = "",
     ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.source = source or name
-        self.tokens = TokenBytes(tokenizer)
+        self.tokens = TokenBytes(tokenizer) if tokens is None else tokens
+        self._settings = settings
         self._config = config = model.config.get_text_config(decoder=True)
         self.n_layers = int(config.num_hidden_layers)
         self.width = int(config.hidden_size)
@@ -202,8 +216,12 @@ class Strand:
         return self.model.named_parameters()  # type: ignore[no-any-return]
 
     def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Change where weights are or what type they have, as `nn.Module._apply`."""
-        self.model._apply(function)
+        """Change where weights are or what type they have, as `nn.Module._apply`.
+
+        With them moves all that stands on the same base.
+        """
+        for model in kin(self.model):
+            model._apply(function)
 
     def check_layers(self, layers: Iterable[Tap]) -> None:
         """All decoder layers can be read and edited."""
@@ -433,7 +451,7 @@ class Strand:
 
     @torch.no_grad()
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self.tokens.state.encode())
+        digest = hashlib.sha256((self.tokens.state + self._settings).encode())
         for name, p in self.model.named_parameters():
             # Few digits: the order of a sum depends on the number of threads.
             sums = p.sum(dtype=torch.float64), p.float().norm()

@@ -85,6 +85,59 @@ def test_conforms_with_donors_that_read_the_prompt(
     conformance.run_all(model, tmp_path, pool, conformance.TEXTS[turn % 2 :: 2])
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("adapter-0", "adapter-1"),
+        ("base", "adapter-0"),
+        ("adapter-2", "base", "adapter-1"),
+        ("adapter-0", "gemma"),
+        ("gemma", "adapter-1"),
+    ],
+    ids="+".join,
+)
+def test_adapters_conform(adapted, tmp_path, names, strategy):
+    """Two strands of one base, with it or another model."""
+    shares = [0.6, *([0.4 / len(names[1:])] * len(names[1:]))]
+    recipe = (names[0], names[1:], shares)
+    place = STRATEGIES.index(strategy)
+    for layers in [(1, "final", "output"), [("final",), (1, 2), ("output",)][place]]:
+        config = BraidConfig(*recipe, layers, strategy)
+        model = conformance.randomise(BraidedLLM(config, pool=adapted))
+        texts = conformance.TEXTS[place % 2 :: 2]
+        conformance.run_all(model, tmp_path, adapted, texts)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_adapters_that_read_the_prompt_conform(adapted, tmp_path, strategy):
+    recipe = ("adapter-0", ["adapter-1"], [0.6, 0.4], [1, 2], strategy)
+    model = BraidedLLM(BraidConfig(*recipe, fuse="prompt"), pool=adapted)
+    conformance.randomise(model)
+    conformance.run_all(model, tmp_path, adapted, conformance.TEXTS[1::2])
+
+
+@pytest.mark.parametrize("layers", [("final",), ()], ids=["final", "plain"])
+def test_a_single_adapter_conforms(adapted, tmp_path, layers):
+    strategy = "learned_weighted" if layers else None
+    config = BraidConfig("adapter-0", [], [1.0], layers, strategy)
+    model = conformance.randomise(BraidedLLM(config, pool=adapted))
+    conformance.run_all(model, tmp_path, adapted, conformance.TEXTS[::2])
+
+
+def test_braids_of_adapters_of_one_base_in_threads(adapted):
+    def made(*names, layers, strategy):
+        config = BraidConfig(names[0], names[1:], [0.6, 0.4], layers, strategy)
+        return conformance.randomise(BraidedLLM(config, pool=adapted))
+
+    model = made("adapter-0", "adapter-1", layers=(1, "final"), strategy="attention")
+    others = [
+        made("adapter-1", "base", layers=(2, "output"), strategy="router"),
+        made("base", "adapter-2", layers=(1,), strategy="learned_weighted"),
+    ]
+    conformance.check_concurrency(model, others=others, atol=0.0)
+
+
 def test_every_check_has_a_name(braid, pool, tmp_path):
     named = conformance.checks(braid("llama"), tmp_path, pool)
     assert tuple(named) == conformance.NAMES
