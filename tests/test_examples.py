@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ def test_help(script):
         ("bench_offpolicy.py", "--data", "nowhere"),
         ("bench_memory.py", "--tasks", "1000"),
         ("bench_memory.py", "--megabytes", "0.1"),
+        ("train_adapter.py", __file__, "--rank", "0"),
+        ("train_adapter.py", __file__, "--held-out", "0.9"),
+        ("train_adapter.py", "no-such-texts.jsonl"),
     ],
     ids=lambda words: " ".join(words[:2]),
 )
@@ -62,6 +66,12 @@ def test_kill_loses_nothing(ledger_url):
     found = json.loads(done.stdout)
     assert (found["runs"], found["lost"], found["doubled"]) == (6, 0, 0)
     assert found["max_difference"] < 1e-10
+
+
+def test_help_of_training_an_adapter():
+    done = run("train_adapter.py", "--help", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--held-out" in done.stdout
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"model packages not installed: {MISSING}")
@@ -222,3 +232,94 @@ def test_bench_calibration(tmp_path):
     assert rows[9]["trained"] == ["gate"]
     for row in rows[10:]:
         assert row["trained"] == ["mid"]
+
+
+def adapter_texts(path):
+    """JSON lines of both kinds, for a tiny model to learn."""
+    import tiny
+
+    rows = [{"text": f"{tiny.PROSE} {i}"} for i in range(10)]
+    rows += [{"prompt": f"{i} strands?", "reference": tiny.CODE} for i in range(10)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def test_an_adapter_is_trained_and_is_a_strand(tmp_path):
+    """Killed on the way, it is in the end what it is without that, bit for bit."""
+    pytest.importorskip("peft", reason="the extra named adapters is not installed")
+    import tiny
+    import torch
+
+    from fusion import Pool
+
+    base = str(tiny.tiny_folder("llama", tmp_path / "base"))
+    texts = adapter_texts(tmp_path / "texts.jsonl")
+    arguments = [texts, "--base", base, "--steps", "150", "--save-every", "5",
+                 "--length", "24", "--rate", "0.01", "--out"]  # fmt: skip
+    once, killed = tmp_path / "once", tmp_path / "killed"
+    done = run("train_adapter.py", *arguments, str(once), timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "training" in done.stderr  # the bar
+    found = json.loads((once / "training.json").read_text())
+    assert found["after"] < 0.8 * found["before"]
+    assert f"{found['before']:.3f} before, {found['after']:.3f} after" in done.stdout
+
+    script = str(ROOT / "examples" / "train_adapter.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script, *arguments, str(killed)],
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    ) as process:
+        # Written first before any training, and replaced by each save.
+        first = saved_at(killed, process)
+        while saved_at(killed, process) == first:
+            time.sleep(0.01)
+        process.kill()
+    assert not (killed / "adapter_config.json").exists()
+    done = run("train_adapter.py", *arguments, str(killed), timeout=240)
+    assert done.returncode == 0, done.stderr
+    weights = "adapter_model.safetensors"
+    assert (killed / weights).read_bytes() == (once / weights).read_bytes()
+    again = json.loads((killed / "training.json").read_text())
+    assert again["losses"] == found["losses"]
+
+    pool = Pool({"base": base, "it": {"source": base, "adapter": once}})
+    ids = torch.tensor([pool["base"].tokens.encode(tiny.PROSE)])
+    losses = [
+        float(pool[name].model(input_ids=ids, labels=ids).loss)
+        for name in ("base", "it")
+    ]
+    assert losses[1] < 0.8 * losses[0]
+    # Another run does not go on from this one, and nothing is lost.
+    done = run("train_adapter.py", *arguments, str(once), "--rank", "4", timeout=240)
+    assert done.returncode == 1
+    assert "differs in ['rank']" in done.stderr
+    assert (killed / weights).read_bytes() == (once / weights).read_bytes()
+
+
+def saved_at(folder, process):
+    """When the state of a run was written last; waits for the first time."""
+    file = folder / "training.safetensors"
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return file.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", '{"text": "one"}\n{"title": "two"}', "line 2: KeyError"),
+        ("a.jsonl", '{"text": "one"}\n{"text": 3}', "line 2: TypeError: 3 is no"),
+        ("a.jsonl", '{"text": "one"}\n{', "line 2: JSONDecodeError"),
+        ("a.txt", "one text\n", "1 texts; give two or more"),
+    ],
+)
+def test_texts_that_no_adapter_is_trained_on(tmp_path, name, content, says):
+    texts, out = tmp_path / name, tmp_path / "out"
+    texts.write_text(content)
+    done = run("train_adapter.py", str(texts), "--out", str(out), timeout=120)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert not out.exists()

@@ -1,13 +1,13 @@
 """One frozen model: loaded, read layer by layer, merged.
 
-A strand is anything that offers a braid what `Strand` does. A new kind, such as a model
-in another engine, with an adapter, or served elsewhere, is a file of this folder and a
-row in the tests of conformance.
+A strand is anything that offers a braid what `Strand` does; one with an adapter is a
+`Strand` on a twin of its base. A new kind, such as a model in another engine, or served
+elsewhere, is a file of this folder and a row in the tests of conformance.
 
 Every strand has
 
 - ``name``, ``number``, ``source``: what recipes call it, what tells it from others of a
-  process, where it comes from;
+  process, where it comes from, as `Pool` takes it;
 - ``n_layers``, ``width``, ``vocab_size``, ``positions``, ``device``, ``dtype``;
 - ``tokens``, a `TokenBytes`: what its tokens write, and how it reads a text;
 - ``turn``: above how many tokens it reads a text with other positions;

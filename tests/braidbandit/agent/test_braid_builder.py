@@ -11,7 +11,12 @@ import pandas as pd
 import pytest
 
 from braidbandit import Braid, ModelCard
-from braidbandit.agent.braid_builder import BraidBuilder, check_settings, completed
+from braidbandit.agent.braid_builder import (
+    BraidBuilder,
+    check_settings,
+    completed,
+    source_of,
+)
 from braidbandit.tasks.packaged import calibration_texts
 
 tiny = pytest.importorskip("tiny")
@@ -41,6 +46,24 @@ def test_braids_share_strands_and_are_built_once(sources, tmp_path):
     again = BraidBuilder(sources, tmp_path).build(pair)
     assert again is not None
     assert again.trained == ()
+
+
+def test_an_adapter_stands_on_the_base_of_another_card(sources, tmp_path):
+    pytest.importorskip("peft", reason="the extra named adapters is not installed")
+    tuned = ModelCard("tuned", sources["llama"], adapter=tiny.tiny_adapter(tmp_path))
+    plain = ModelCard("llama", sources["llama"])
+    given = {card.name: source_of(card) for card in (tuned, plain)}
+    assert completed(tuned, given).parameters > completed(plain, given).parameters
+    builder = BraidBuilder(given, tmp_path, TEXTS)
+    pair = Braid("tuned", ("llama",), (0.7, 0.3), ("final",), "learned_weighted")
+    assert "final" in builder.build(pair).trained
+    model = builder[pair]
+    head, other = (strand.head for strand in (model.anchor, *model.donors))
+    assert head.weight is other.weight
+    assert model.config.sources == {
+        "tuned": {"source": sources["llama"], "adapter": str(tmp_path)},
+        "llama": sources["llama"],
+    }
 
 
 def test_the_folder_keeps_the_settings(sources, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidbandit import ModelCard
+from braidbandit import Catalogue, ModelCard
 from braidbandit.catalogue.addresses import Price
 from braidbandit.catalogue.cards import as_cards
 
@@ -52,7 +52,7 @@ def test_cards_that_make_no_sense(card, error, says):
         ModelCard.from_dict(card)
 
 
-@pytest.mark.parametrize("key", ["source", "quantisation"])
+@pytest.mark.parametrize("key", ["source", "quantisation", "adapter"])
 def test_text_that_is_no_text_is_refused_where_it_is_given(key):
     """Not later, by the sum of memory or the hash of a catalogue."""
     with pytest.raises(TypeError, match=f"{key} of 'a' is text or None, received 4"):
@@ -65,6 +65,24 @@ def test_a_folder_may_be_a_path(tmp_path):
     assert json.loads(json.dumps(card.to_dict()))["source"] == card.source
 
 
+def test_a_card_may_name_an_adapter(tmp_path):
+    given = {"model_name": "legal", "source": "base", "adapter": tmp_path / "legal"}
+    card = ModelCard.from_dict(given)
+    assert card.adapter == str(tmp_path / "legal")
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+    # Those without one are told, and hashed, as they were before there were any.
+    assert "adapter" not in ModelCard("a").to_dict()
+    assert (
+        Catalogue.build([card]).hash
+        != Catalogue.build([ModelCard("legal", "base")]).hash
+    )
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="legal"):
+        Catalogue.build(as_cards([{"name": "legal", "adapter": a} for a in "ab"]))
+
+
 WHOLE = st.none() | st.integers(1, 10**12)
 TEXT = st.none() | st.text(max_size=8)
 
@@ -74,7 +92,9 @@ TEXT = st.none() | st.text(max_size=8)
         {"name": st.text(min_size=1).filter(str.strip)},
         optional={
             **dict.fromkeys(("parameters", "layers", "width", "vocab_size"), WHOLE),
-            **dict.fromkeys(("source", "role", "quantisation", "licence"), TEXT),
+            **dict.fromkeys(
+                ("source", "role", "quantisation", "licence", "adapter"), TEXT
+            ),
             "domain": st.text(min_size=1),
             "recency": TEXT | st.integers(2000, 2100),
         },

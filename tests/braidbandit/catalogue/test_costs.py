@@ -50,6 +50,26 @@ def test_memory_by_hand():
     assert memory_of([Braid("a")], {"a": ModelCard("a")}).tolist() == [0.0]
 
 
+def test_adapters_share_the_memory_of_their_base():
+    def card(name, parameters, adapter=None):
+        return ModelCard(name, "base", parameters, adapter=adapter)
+
+    a, b = card("a", 110, "to/a"), card("b", 120, "to/b")
+    other = ModelCard("other", parameters=50)
+    three = [
+        Braid("a"),
+        Braid("a", ("b",), (0.5, 0.5), ("output",), "router"),
+        Braid("a", ("b", "other"), (0.4, 0.3, 0.3), ("output",), "router"),
+    ]
+    cards = {c.name: c for c in (a, b, other)}
+    # Without a card of the base the larger of the two is all that is known.
+    assert memory_of(three, cards).tolist() == [220.0, 240.0, 340.0]
+    cards["plain"] = card("plain", 100)
+    assert memory_of(three, cards).tolist() == [220.0, 260.0, 360.0]
+    beside = Braid("plain", ("a",), (0.5, 0.5), ("output",), "router")
+    assert memory_of([beside, Braid("plain")], cards).tolist() == [220.0, 200.0]
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [("iq4_xs", 0.58), ("bf16", 2.0), ("F32", 4.0), ("fp8_e4m3", 1.0), ("", 2.0)],
