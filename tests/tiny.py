@@ -398,7 +398,8 @@ def tiny_folder(family: str, path: str | Path, seed: int = 0) -> Path:
 def tiny_adapter(path: str | Path, seed: int = 0, family: str = "llama", **settings):
     """Save an adapter of `tiny_model` with random weights, as peft does.
 
-    LoRA of queries and values by default; ``kind`` names another class of peft.
+    LoRA of queries and values by default; ``kind`` names another class of peft, and
+    ``model`` is another base, which is changed.
     """
     import peft
     from peft.functional import get_peft_model_state_dict, inject_adapter_in_model
@@ -406,13 +407,15 @@ def tiny_adapter(path: str | Path, seed: int = 0, family: str = "llama", **setti
 
     path = Path(path)
     kind = getattr(peft, settings.pop("kind", "LoraConfig"))
+    base = settings.pop("model", None) or tiny_model(family)
+    spread = settings.pop("spread", 0.1)
     settings.setdefault("target_modules", ["q_proj", "v_proj"])
     config = kind(base_model_name_or_path=f"tiny-{family}", **settings)
     with _seeded(seed):
-        model = inject_adapter_in_model(config, tiny_model(family), "default")
+        model = inject_adapter_in_model(config, base, "default")
         for weight in model.parameters():
             if weight.requires_grad:
-                weight.data += 0.1 * torch.randn_like(weight)
+                weight.data += spread * torch.randn_like(weight)
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     path.mkdir(parents=True, exist_ok=True)
     tensors = {f"base_model.model.{k}": v.contiguous() for k, v in found.items()}

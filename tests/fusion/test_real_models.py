@@ -5,15 +5,25 @@ with a quarter of a million tokens, real scales of states and real sliding windo
 """
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tiny
 import torch
+from transformers import AutoModelForCausalLM
 
 from fusion.braid.cache import BraidCache
 from fusion.braid.configuration import BraidConfig
 from fusion.braid.model import BraidedLLM
-from fusion.conformance import check_identity, randomise, resegmented, sibling
+from fusion.conformance import (
+    check_cache,
+    check_identity,
+    randomise,
+    resegmented,
+    sibling,
+)
 from fusion.strands.pool import Pool
+from fusion.strands.twins import twin
 
 NAMES = ("SmolLM2-135M-Instruct", "gemma-3-270m")
 TEXTS = {
@@ -107,3 +117,46 @@ def test_the_fusers_do_something(real_braid):
     alone = logits(sibling(real_braid, [1.0, 0.0]), ids)
     gap = logits(real_braid, ids) - alone.log_softmax(-1)
     assert gap[-1].abs().max() > 0.1
+
+
+def test_eight_adapters_on_a_real_base(real, tmp_path):
+    """The base is in memory once, and eight threads give what one gives."""
+    pytest.importorskip("peft", reason="the extra named adapters is not installed")
+    name = NAMES[0]
+    names = [f"adapter-{n}" for n in range(8)]
+    sources = {n: {"source": name, "adapter": tmp_path / n} for n in names}
+    plain = AutoModelForCausalLM.from_pretrained(Pool().folder(name))
+    for seed, path in enumerate(names):
+        tiny.tiny_adapter(tmp_path / path, seed, model=twin(plain), spread=0.02)
+    del plain
+    pool = Pool({name: name, **sources})
+    strands = [pool[n] for n in (name, *names)]
+    held: dict[int, int] = {}
+    for strand in strands:
+        for tensor in (*strand.model.parameters(), *strand.model.buffers()):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+    alone = sum(t.nbytes for t in real[name].model.parameters())
+    own = sum(
+        (tmp_path / n / "adapter_model.safetensors").stat().st_size for n in names
+    )
+    assert sum(held.values()) < 1.001 * (alone + own)
+
+    ids = torch.tensor([strands[0].tokens.encode(TEXTS["prose"])])
+
+    def read(strand):
+        return strand.run(ids, taps=[3, "final"])
+
+    wanted = [read(strand) for strand in strands]
+    assert torch.equal(wanted[0]["final"], read(real[name])["final"])
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(read, strands * 2))
+    for got, states in zip(found, wanted * 2, strict=True):
+        assert all(torch.equal(got[tap], states[tap]) for tap in states)
+    assert len({strand.content for strand in strands[:3]}) == 3
+    config = BraidConfig(
+        names[0], names[1:2], [0.7, 0.3], ["final", "output"], "router"
+    )
+    model = randomise(BraidedLLM(config, pool=pool), std=0.01)
+    assert all(carrier.same for carrier in model.mixer.maps)
+    check_cache(model, list(TEXTS.values())[1:3], ATOL)
