@@ -55,7 +55,7 @@ def main() -> None:
         )
     every = max(2, round(1 / options.held_out))
     try:
-        strand = Pool({"base": options.base})["base"]
+        strand = Pool({"base": options.base}, native=False)["base"]
         cut = [pieces(strand, text, options.length) for text in texts]
     except ValueError as error:
         sys.exit(str(error))

