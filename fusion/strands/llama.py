@@ -43,7 +43,7 @@ def api() -> Any:
             "pip install 'braidbandit[native]' (it compiles for some minutes and needs "
             "a C++ compiler), or convert it: Pool(..., native=False)"
         ) from error
-    llama_cpp.llama_log_set(_tell, None)
+    llama_cpp.llama_log_set(_tell, ctypes.c_void_p())
     return llama_cpp
 
 
@@ -129,7 +129,6 @@ class Stored(NamedTuple):
         Of quantisation, as ggml numbers them.
     rows, width : int
     bytes : ndarray (rows, bytes of a row) of uint8
-        Mapped from the file, not read.
     """
 
     kind: int
@@ -163,8 +162,12 @@ def stored(file: Path, names: Sequence[str]) -> Stored:
         ggml("gguf_free")(opened)
     if start + size > file.stat().st_size:
         raise ValueError(f"{file} ends before its tensors do; fetch it anew")
-    mapped = np.memmap(file, np.uint8, "r", start, (rows, size // rows))
-    return Stored(kind, rows, width, mapped)
+    # Memory of torch begins where ggml wants it.
+    data = torch.empty(rows, size // rows, dtype=torch.uint8).numpy()
+    with file.open("rb") as opened:
+        opened.seek(start)
+        opened.readinto(data.data)
+    return Stored(kind, rows, width, data)
 
 
 class _Buffer(threading.local):
@@ -283,6 +286,9 @@ class Weights:
         llama.llama_backend_init()
         settings = llama.llama_model_default_params()
         settings.use_extra_bufts = at_once
+        # Read, not mapped: in the order for this machine they are in memory anyway.
+        modes = llama.LLAMA_LOAD_MODE_MMAP, llama.LLAMA_LOAD_MODE_NONE
+        settings.load_mode = modes[at_once]
         if at_once and llama.llama_supports_gpu_offload():
             settings.n_gpu_layers = -1
         del _errors[:]
@@ -303,6 +309,11 @@ class Weights:
     def vocab_size(self) -> int:
         vocabulary = api().llama_model_get_vocab(self.pointer)
         return int(api().llama_vocab_n_tokens(vocabulary))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return int(api().llama_model_size(self.pointer))
 
     @property
     def parameters(self) -> int:

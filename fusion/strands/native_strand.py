@@ -146,13 +146,13 @@ class NativeStrand:
 
     @property
     def stamp(self) -> int:
-        """Always the same: the file is mapped, and nothing changes its weights."""
+        """Always the same: nothing changes the weights once they are read."""
         return self.number
 
     @property
     def memory(self) -> int:
-        """Bytes of weights: the file, mapped once."""
-        return self.file.stat().st_size
+        """Bytes of weights: those of the file, and of its head once more."""
+        return self.weights.size + self.head.matrix.bytes.nbytes
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Nothing: weights are in the file, and in no tensor."""
