@@ -86,3 +86,8 @@ def native_strand(folder: Path, family: str, name: str, seed: int = 0) -> Any:
 
     file = write(folder / f"{family}-{seed}.gguf", family, seed)
     return NativeStrand(name, file, tiny.tiny_tokenizer(family))
+
+
+def ids_of(family: str, text: str = tiny.PROSE) -> torch.Tensor:
+    """The family's tokens of a text (1, n)."""
+    return torch.tensor([tiny.tiny_tokenizer(family).encode(text)])

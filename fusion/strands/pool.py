@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -73,7 +73,7 @@ class Pool(Mapping[str, Strand]):
 
     Parameters
     ----------
-    sources : mapping of name to source, optional
+    sources : mapping of name to source, or one or several sources, optional
         A source is a hub id, a folder, a ``.gguf`` file, or the name of a packaged
         model (`PACKAGED`). A name without a source is its own source. With an adapter
         it is ``{"source": base, "adapter": folder}``: however many stand on a base, it
@@ -94,14 +94,17 @@ class Pool(Mapping[str, Strand]):
 
     def __init__(
         self,
-        sources: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Any] | Iterable[str] | str | None = None,
         cache_dir: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         native: bool | None = None,
     ) -> None:
+        if isinstance(sources, str):
+            sources = [sources]
+        if not isinstance(sources, Mapping):
+            sources = {source: source for source in sources or ()}
         self.sources: dict[str, Any] = {
-            name: read_source(name, given).told()
-            for name, given in (sources or {}).items()
+            name: read_source(name, given).told() for name, given in sources.items()
         }
         self._bases: dict[str, _Base] = {}
         self._cache_dir = cache_dir

@@ -23,6 +23,14 @@ def test_loads_a_folder(family, tmp_path):
     assert Pool()[str(folder)].name == str(folder)
 
 
+def test_a_source_is_a_name_of_its_own(tmp_path):
+    folder = str(tiny.tiny_folder("gpt2", tmp_path))
+    for sources in (folder, [folder], {folder: folder}):
+        pool = Pool(sources)
+        assert list(pool) == [folder]
+        assert pool.facts(folder)["layers"] == 3
+
+
 def test_loads_once_from_many_threads(tmp_path):
     pool = Pool({"it": str(tiny.tiny_folder("gpt2", tmp_path))})
     with ThreadPoolExecutor(4) as threads:

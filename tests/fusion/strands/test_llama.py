@@ -1,0 +1,42 @@
+"""What is used of llama.cpp: a head in the numbers of its file, and its refusals."""
+
+import sys
+
+import ggufs
+import pytest
+import tiny
+import torch
+
+from fusion.strands.llama import api
+from fusion.strands.native_strand import NativeStrand
+
+
+def test_without_the_extra_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    api.cache_clear()
+    with pytest.raises(ImportError, match=r"braidbandit\[native\].*native=False"):
+        api()
+
+
+def test_the_gradient_of_a_head_is_that_of_its_weights(native):
+    strand = native["llama"]
+    states = torch.randn(3, strand.width, requires_grad=True)
+    strand.logits(states).square().sum().backward()
+    weight, bias = strand.head_rows(torch.arange(strand.vocab_size))
+    assert bias is None
+    wanted = 2 * (states @ weight.T) @ weight
+    assert torch.allclose(states.grad, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "F16"])
+def test_a_quantised_head_is_multiplied_as_it_is(tmp_path, kind):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    file = ggufs.write(tmp_path / "model.gguf", "llama", kind=kind)
+    strand = NativeStrand("quantised", file, tiny.tiny_tokenizer("llama"))
+    ids = ggufs.ids_of("llama")
+    states = strand.run(ids, taps=["final"])["final"]
+    weight, _ = strand.head_rows(torch.arange(strand.vocab_size))
+    wanted, logits = states @ weight.T, strand.logits(states)
+    assert (logits - wanted).abs().max() < 0.02 * wanted.abs().max()
+    exact = tiny.tiny_strand("llama").head.weight
+    assert (weight - exact).abs().max() < 0.02 * exact.abs().max()
