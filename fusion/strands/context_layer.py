@@ -8,7 +8,9 @@ llama.cpp that holds what all layers of the model keep.
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,15 +34,19 @@ class Contexts:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self._spare: list[Context] = []
+        # Threads take and give back; so does the collector of garbage, at any time.
+        self._spare: deque[Context] = deque(maxlen=_SPARE)
 
     def take(self, size: int) -> Context:
         """An empty context with room for some tokens."""
-        for i, context in enumerate(self._spare):
-            if context.size >= size:
-                found = self._spare.pop(i)
-                found.clear()
-                return found
+        small: list[Context] = []
+        with suppress(IndexError):
+            while (found := self._spare.pop()).size < size:
+                small.append(found)
+            self.give_back(small)
+            found.clear()
+            return found
+        self.give_back(small)
         room = _SMALLEST
         while room < size:
             room *= 2
@@ -48,8 +54,8 @@ class Contexts:
 
     def give_back(self, held: list[Context]) -> None:
         """Keep what a text held for another one."""
-        self._spare += held
-        del held[:], self._spare[:-_SPARE]
+        self._spare.extend(held)
+        held.clear()
 
 
 class Text:

@@ -334,6 +334,45 @@ class Weights:
         return None if size < 0 else buffer.value.decode(errors="replace")
 
 
+class _Stop:
+    """Stops what llama.cpp computes at the states after the final norm.
+
+    It is asked at every operation, so names are only asked for where it was last. Apart
+    from its context, which would never be freed if this held it.
+    """
+
+    def __init__(self) -> None:
+        self._whole, self._tokens, self._number = False, 0, 0
+        self._norms: dict[int, int] = {}  # by how many tokens are read at once
+        self._stopped = False
+
+    def begin(self, tokens: int, whole: bool) -> None:
+        """So many tokens are read now, and the head too if ``whole``."""
+        self._tokens, self._whole, self._number = tokens, whole, 0
+        self._stopped = False
+
+    def end(self) -> None:
+        """They were read."""
+        if not self._stopped:
+            # The head was run too, for nothing: the norm may be somewhere else.
+            self._norms.pop(self._tokens, None)
+
+    def visit(self, tensor: int, asking: bool, _data: Any) -> bool:
+        """Whether to look at an operation, or else, having seen it, to go on."""
+        if self._whole:
+            return not asking
+        if not asking:
+            return False
+        self._number += 1
+        if self._number < self._norms.get(self._tokens, 0):
+            return False
+        if ggml("ggml_get_name")(tensor) not in _NORMS:
+            return False
+        self._norms[self._tokens] = self._number
+        self._stopped = True
+        return True
+
+
 class Context:
     """Keys and values of sequences of tokens, in one context of llama.cpp.
 
@@ -364,11 +403,10 @@ class Context:
         settings.kv_unified = settings.swa_full = True
         settings.no_perf = True
         # Kept, as llama.cpp calls it.
-        self._watch = llama.ggml_backend_sched_eval_callback(self._visit)
+        self._stop = _Stop()
+        self._watch = llama.ggml_backend_sched_eval_callback(self._stop.visit)
         if stops:
             settings.cb_eval = self._watch
-        self._whole, self._number, self._stopped = False, 0, False
-        self._norms: dict[int, int] = {}  # by how many tokens are read at once
         self.pointer = llama.llama_init_from_model(weights.pointer, settings)
         if not self.pointer:
             raise MemoryError(
@@ -382,24 +420,6 @@ class Context:
         if getattr(self, "pointer", None):
             api().llama_batch_free(self._batch)
             api().llama_free(self.pointer)
-
-    def _visit(self, tensor: int, asking: bool, _data: Any) -> bool:
-        """Stop at the states after the final norm.
-
-        Called for every operation, so names are only asked for where it was last.
-        """
-        if self._whole:
-            return not asking
-        if not asking:
-            return False
-        self._number += 1
-        if self._number < self._norms.get(self._batch.n_tokens, 0):
-            return False
-        if ggml("ggml_get_name")(tensor) not in _NORMS:
-            return False
-        self._norms[self._batch.n_tokens] = self._number
-        self._stopped = True
-        return True
 
     def decode(
         self,
@@ -438,11 +458,9 @@ class Context:
                 for k, number in enumerate(sequences[n]):
                     batch.seq_id[i][k] = number
                 batch.logits[i] = 1
-            self._whole, self._number, self._stopped = whole, 0, False
+            self._stop.begin(len(part), whole)
             code = llama.llama_decode(self.pointer, batch)
-            if not self._stopped:
-                # The head was run too, for nothing: the norm may be somewhere else.
-                self._norms.pop(batch.n_tokens, None)
+            self._stop.end()
             if code:
                 raise RuntimeError(
                     f"llama.cpp cannot read {len(tokens)} tokens (code {code}): "
