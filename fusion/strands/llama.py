@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -300,10 +301,7 @@ class Weights:
                 f"off, install a newer {EXTRA} for a new architecture, or convert it: "
                 "Pool(..., native=False)"
             )
-
-    def __del__(self) -> None:
-        if getattr(self, "pointer", None):
-            api().llama_model_free(self.pointer)
+        weakref.finalize(self, llama.llama_model_free, self.pointer)
 
     @property
     def vocab_size(self) -> int:
@@ -415,11 +413,9 @@ class Context:
             )
         self._batch = llama.llama_batch_init(self.most, 0, sequences)
         self._memory = llama.llama_get_memory(self.pointer)
-
-    def __del__(self) -> None:
-        if getattr(self, "pointer", None):
-            api().llama_batch_free(self._batch)
-            api().llama_free(self.pointer)
+        # After its context: what is registered last is called first.
+        weakref.finalize(self, llama.llama_batch_free, self._batch)
+        weakref.finalize(self, llama.llama_free, self.pointer)
 
     def decode(
         self,
