@@ -23,6 +23,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from braidbandit.agent.endpoint import EndpointError
     from braidbandit.agent.meta_braider import MetaBraider
+    from braidbandit.agent.profiling import profile
     from braidbandit.agent.served_model import ServedModel
     from braidbandit.bandit.guard import ConservativePolicy
     from braidbandit.bandit.linear_bandit import LinearBandit
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from braidbandit.catalogue.cards import ModelCard
     from braidbandit.catalogue.catalogue import Catalogue
     from braidbandit.catalogue.limits import Budget
+    from braidbandit.catalogue.profile import Profile
     from braidbandit.evaluation.log import Log
     from braidbandit.evaluation.offpolicy import compare, evaluate
     from braidbandit.evaluation.reward_table import build_table
@@ -64,6 +66,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "agent.endpoint": ["EndpointError"],
         "agent.meta_braider": ["MetaBraider"],
+        "agent.profiling": ["profile"],
         "agent.served_model": ["ServedModel"],
         "bandit.guard": ["ConservativePolicy"],
         "bandit.linear_bandit": ["LinearBandit"],
@@ -80,6 +83,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "catalogue.cards": ["ModelCard"],
         "catalogue.catalogue": ["Catalogue"],
         "catalogue.limits": ["Budget"],
+        "catalogue.profile": ["Profile"],
         "evaluation.log": ["Log"],
         "evaluation.offpolicy": ["compare", "evaluate"],
         "evaluation.reward_table": ["build_table"],
@@ -116,6 +120,7 @@ __all__ = [
     "ModelCard",
     "Outcome",
     "PriorScales",
+    "Profile",
     "ServedModel",
     "SquareCB",
     "TaskEncoder",
@@ -127,5 +132,6 @@ __all__ = [
     "evaluate",
     "export_ledger",
     "import_ledger",
+    "profile",
     "tune",
 ]

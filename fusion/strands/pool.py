@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -21,7 +22,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..tokens.token_bytes import TokenBytes
 from .adapters import adapted, adapter_parameters, read_adapter
-from .gguf import converted, tokenizer_of
+from .gguf import converted, digest_of, tokenizer_of
 from .loading import load, load_model
 from .native_strand import NativeStrand, native_facts
 from .packaged import PACKAGED
@@ -196,7 +197,8 @@ class Pool(Mapping[str, Strand]):
         }
         file = self._native_file(name)
         if file is not None:
-            return {**native_facts(file), **told}
+            size = file.stat().st_size
+            return {**native_facts(file), "memory": size, **told}
         folder = self._folder(name)
         more = 0 if adapter is None else adapter_parameters(str(_path(adapter)))
         config = load(AutoConfig, folder, folder).get_text_config(decoder=True)
@@ -207,9 +209,41 @@ class Pool(Mapping[str, Strand]):
             "layers": int(config.num_hidden_layers),
             "width": int(config.hidden_size),
             "vocab_size": int(config.vocab_size),
+            "memory": self._bytes(shape) + more * self.dtype.itemsize,
             "quantisation": None if folder in (source, str(_path(source))) else "gguf",
             **told,
         }
+
+    def _bytes(self, shape: torch.nn.Module) -> int:
+        """What a model of this shape takes when it is loaded here."""
+        weights = sum(p.numel() for p in shape.parameters()) * self.dtype.itemsize
+        # Buffers keep the type that the model gives them.
+        return weights + sum(b.numel() * b.dtype.itemsize for b in shape.buffers())
+
+    def engine(self, name: str, layered: bool = False) -> str:
+        """What runs a strand: "llama.cpp" or "transformers".
+
+        ``layered`` is as `with_layers` has it.
+        """
+        native = not layered and self._native_file(name) is not None
+        return "llama.cpp" if native else "transformers"
+
+    def content(self, name: str) -> str | None:
+        """Hash of the files that a strand comes from; nothing is loaded.
+
+        None where they are not on this machine, as of a hub id.
+        """
+        places = [_path(self._place(name))]
+        adapter = self._given(name).adapter
+        places += [] if adapter is None else [_path(adapter)]
+        digest = hashlib.sha256()
+        for place in places:
+            files = sorted(place.iterdir()) if place.is_dir() else [place]
+            if not place.exists():
+                return None
+            for file in (file for file in files if file.is_file()):
+                digest.update(f"{file.name} {digest_of(file)}\n".encode())
+        return digest.hexdigest()[:32]
 
     def __contains__(self, name: object) -> bool:
         return name in self.sources or name in self._strands
