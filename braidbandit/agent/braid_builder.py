@@ -18,9 +18,18 @@ from braidbandit.tasks.packaged import calibration_texts as packaged_texts
 if TYPE_CHECKING:
     from fusion import BraidedLLM, CalibrationReport, Pool
 
-_FACTS = ("parameters", "layers", "width", "vocab_size", "quantisation", "licence")
+_FACTS = (
+    "parameters",
+    "layers",
+    "width",
+    "vocab_size",
+    "quantisation",
+    "licence",
+    "memory",
+)
 _NEEDED = ("parameters", "layers", "width", "vocab_size")
 _MOST_BRAIDS = 64
+_SETTINGS = "calibration.json"
 
 
 class Built(NamedTuple):
@@ -178,16 +187,36 @@ def source_of(card: ModelCard) -> Any:
     return {"source": str(card.source), "adapter": str(card.adapter)}
 
 
-def completed(card: ModelCard, sources: Mapping[str, Any]) -> ModelCard:
-    """Fill in what a card leaves open from the model's configuration."""
-    if all(getattr(card, key) is not None for key in _NEEDED):
+def completed(
+    card: ModelCard, sources: Mapping[str, Any], dtype: str = "float32"
+) -> ModelCard:
+    """Fill in what a card leaves open from the model's configuration.
+
+    Its ``memory`` is that of what will be loaded, with numbers of ``dtype``.
+    """
+    whole = all(getattr(card, key) is not None for key in _NEEDED)
+    if whole and (card.memory is not None or card.profile is not None):
         return card
+    if whole and card.quantisation is None and not _is_gguf(card):
+        size = (card.parameters or 0) * (2 if dtype == "bfloat16" else 4)
+        return replace(card, memory=size)
+    import torch
+
     from fusion import Pool
 
-    facts = Pool(sources).facts(card.name)
+    try:
+        facts = Pool(sources, dtype=getattr(torch, dtype)).facts(card.name)
+    except ValueError:
+        if not whole:
+            raise
+        return card  # not here; what its card says goes as far as it can
     return replace(
         card, **{key: facts[key] for key in _FACTS if getattr(card, key) is None}
     )
+
+
+def _is_gguf(card: ModelCard) -> bool:
+    return str(card.source).lower().endswith(".gguf")
 
 
 def check_settings(texts: Any, dtype: Any) -> None:
@@ -211,12 +240,24 @@ def check_settings(texts: Any, dtype: Any) -> None:
             )
 
 
+def dtype_in(folder: str | Path | None, dtype: str | None) -> str:
+    """Return the dtype that a builder of a folder goes by; nothing is written."""
+    known = {} if folder is None else _known(Path(folder).expanduser())
+    return dtype or str(known.get("dtype", "float32"))
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    file = folder / _SETTINGS
+    known: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return known
+
+
 def _settings(
     folder: Path, texts: Sequence[Any] | None, dtype: str | None
 ) -> tuple[Sequence[Any], str]:
     """Return calibration texts and dtype: as given, else as the folder has them."""
-    file = folder / "calibration.json"
-    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file = folder / _SETTINGS
+    known = _known(folder)
     check_settings(texts, dtype)
     kept: Sequence[Any] = known.get("texts") or packaged_texts()
     settings: dict[str, Any] = {

@@ -26,6 +26,7 @@ from braidbandit.agent.braid_builder import (
     BraidBuilder,
     check_settings,
     completed,
+    dtype_in,
     source_of,
 )
 from braidbandit.agent.purging import purge_folder
@@ -35,6 +36,7 @@ from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.limits import BY_CALLER, Budget
+from braidbandit.catalogue.profile import Profile
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
 from braidbandit.recommender.explanation import Explanation
@@ -91,6 +93,10 @@ class MetaBraider:
         Which braids of the pool to choose from; see :meth:`Catalogue.build`. Without
         effect on a folder that is resumed: where it has other braids, a warning says
         so.
+    profiles : mapping from name to Profile, optional
+        What :func:`braidbandit.profile` measured of the pool: costs are then predicted
+        seconds per token, and memory is what was measured. A folder that is resumed
+        keeps the costs that learning began with; a warning says so.
     price : float, optional
         Quality given up to go from the dearest arm to the cheapest. By default 0.05,
         or what the folder has.
@@ -147,6 +153,7 @@ class MetaBraider:
         layer_sets: Sequence[str] | None = None,
         strategies: Sequence[str] | None = None,
         shares: Sequence[tuple[float, ...]] | None = None,
+        profiles: Mapping[str, Profile] | None = None,
         price: float | None = None,
         keep_text: bool = False,
         random_state: int | None = None,
@@ -155,6 +162,7 @@ class MetaBraider:
             "layer_sets": layer_sets,
             "strategies": strategies,
             "shares": shares,
+            "profiles": profiles,
         }
         learning: dict[str, Any] = {
             "encoder": encoder,
@@ -167,7 +175,9 @@ class MetaBraider:
             catalogue = recommender.start().catalogue
         exact = catalogue is not None
         pool = as_cards(model_pool)
-        catalogue, sources = _choices(pool, catalogue, enumerated)
+        catalogue, sources = _choices(
+            pool, catalogue, enumerated, dtype_in(folder, dtype)
+        )
         self._served = Servers(pool)
         self.keep_text = keep_text
         self._lock = threading.RLock()
@@ -641,6 +651,15 @@ class MetaBraider:
         self, catalogue: Catalogue, enumerated: Mapping[str, Any]
     ) -> None:
         given = [name for name, value in enumerated.items() if value is not None]
+        mine = {name: card.profile for name, card in self.catalogue.cards.items()}
+        profiles = {name: card.profile for name, card in catalogue.cards.items()}
+        if "profiles" in given and profiles != mine:
+            warnings.warn(
+                f"{self.folder} is resumed with the costs that its learning began "
+                "with; the profiles have no effect on it. Use another folder",
+                stacklevel=3,
+            )
+        given = [name for name in given if name != "profiles"]
         if given and set(self.catalogue.ids) != set(catalogue.ids):
             warnings.warn(
                 f"{self.folder} is resumed with its own {self.catalogue!r}; {given} "
@@ -679,11 +698,12 @@ def _choices(
     cards: Sequence[ModelCard],
     catalogue: Catalogue | None,
     enumerated: Mapping[str, Any],
+    dtype: str,
 ) -> tuple[Catalogue, dict[str, Any]]:
     """Return what to choose from, and where each model comes from."""
     sources = {card.name: source_of(card) for card in cards if not card.is_served}
     if catalogue is None:
-        whole = [c if c.is_served else completed(c, sources) for c in cards]
+        whole = [c if c.is_served else completed(c, sources, dtype) for c in cards]
         catalogue = Catalogue.build(whole, **enumerated)
     missing = sorted(set(catalogue.cards) - {card.name for card in cards})
     if missing:
@@ -752,8 +772,12 @@ def _recommender_of(
             f"{folder} was used with {saved!r}, received {catalogue!r}; give the same "
             "models, or another folder"
         )
-    # Where models are served may be elsewhere today.
-    cards = [catalogue.cards[name] for name in saved.cards]
+    # Where models are served may be elsewhere today. What was measured stays: costs
+    # describe the arms that were learnt of.
+    cards = [
+        replace(catalogue.cards[name], profile=card.profile)
+        for name, card in saved.cards.items()
+    ]
     saved = Catalogue(cards, saved.braids, {**saved.unfit, **catalogue.unfit})
     agent.set_params(catalogue=saved)
     if price is not None:

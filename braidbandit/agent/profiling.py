@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fusion import Pool
 
 _LOG = logging.getLogger(__name__)
-_LIBRARIES = ("torch", "transformers", "llama-cpp-python")
+_LIBRARIES = ("braidbandit", "torch", "transformers", "llama-cpp-python")
 
 
 class Profiles(dict[str, Profile]):

@@ -12,11 +12,22 @@ from braidbandit.catalogue.addresses import (
     checked_endpoint,
     checked_variable,
 )
+from braidbandit.catalogue.profile import Profile
 
 # What only a model has that is loaded here.
-_OF_LOCAL = ("parameters", "layers", "width", "vocab_size", "quantisation", "adapter")
+_OF_LOCAL = (
+    "parameters",
+    "layers",
+    "width",
+    "vocab_size",
+    "quantisation",
+    "adapter",
+    "memory",
+    "profile",
+)
 # Left out of a card's data where they say nothing, so that hashes stay what they were.
 _OF_SERVED = ("endpoint", "price", "api_key_env")
+_UNLESS_TOLD = (*_OF_SERVED, "adapter", "memory", "profile")
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,13 @@ class ModelCard:
         key is sent, but to OpenAI the one in ``OPENAI_API_KEY``.
     adapter : str or Path, optional
         Folder of an adapter, such as LoRA, of the model at ``source``; kept as text.
+    memory : int, optional
+        Bytes of weights when it is loaded. By default estimated from ``parameters`` and
+        ``quantisation``; an agent finds out what it will load.
+    profile : Profile or dict, optional
+        What was measured of the model, see :func:`braidbandit.profile`. How large and
+        fast a model is on some machine is no part of what it is: cards that differ in
+        these two are equal.
 
     Raises
     ------
@@ -84,6 +102,8 @@ class ModelCard:
     price: Price | Mapping[str, float] | None = None
     api_key_env: str | None = field(default=None, compare=False)
     adapter: str | PathLike[str] | None = None
+    memory: int | None = field(default=None, compare=False)
+    profile: Profile | Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -93,7 +113,7 @@ class ModelCard:
             )
         if not isinstance(self.domain, str) or not self.domain:
             raise ValueError(f"domain of {self.name!r} must be text: {self.domain!r}")
-        for key in ("parameters", "layers", "width", "vocab_size"):
+        for key in ("parameters", "layers", "width", "vocab_size", "memory"):
             value = getattr(self, key)
             if value is not None and (
                 not isinstance(value, int) or isinstance(value, bool) or value <= 0
@@ -119,6 +139,8 @@ class ModelCard:
                 f"source of {self.name!r} is a URL with a user or a password, which "
                 "would end up in files; leave them out"
             )
+        if self.profile is not None:
+            object.__setattr__(self, "profile", Profile.read(self.profile))
         self._check_served()
 
     def _check_served(self) -> None:
@@ -147,6 +169,11 @@ class ModelCard:
     def is_sized(self) -> bool:
         """Whether it is known what the model costs."""
         return self.parameters is not None or self.is_served
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it is known how many bytes the model takes; a served one none."""
+        return not (self.memory is None and self.profile is None) or self.is_sized
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any]) -> ModelCard:
@@ -178,10 +205,11 @@ class ModelCard:
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON-able data; of a local model, no served one's.
 
-        The adapter only where there is one: other catalogues keep their hash.
+        The adapter only where there is one: other catalogues keep their hash. So are
+        memory and profile.
         """
         values = asdict(self)
-        unused = [k for k in (*_OF_SERVED, "adapter") if values[k] is None]
+        unused = [key for key in _UNLESS_TOLD if values[key] is None]
         return {key: value for key, value in values.items() if key not in unused}
 
 

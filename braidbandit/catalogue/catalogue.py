@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,18 @@ from numpy.typing import NDArray
 from braidbandit._json import content_hash
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard, as_cards
-from braidbandit.catalogue.costs import costs_per_token, memory_of, relative
+from braidbandit.catalogue.costs import (
+    are_measured,
+    costs_per_token,
+    memory_of,
+    relative,
+    seconds_per_token,
+)
 from braidbandit.catalogue.eligibility import Eligibility
 from braidbandit.catalogue.enumeration import braids_of_pool
 from braidbandit.catalogue.features import describe
 from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
+from braidbandit.catalogue.profile import Profile
 
 
 class Catalogue:
@@ -102,6 +110,7 @@ class Catalogue:
         shares: Sequence[Sequence[float]] | None = None,
         layer_sets: Sequence[str] | None = None,
         strategies: Sequence[str] | None = None,
+        profiles: Mapping[str, Profile] | None = None,
     ) -> Catalogue:
         """Enumerate every braid that makes sense over a pool.
 
@@ -134,6 +143,10 @@ class Catalogue:
             three by default.
         strategies : sequence of str, optional
             All by default.
+        profiles : mapping from name to Profile, optional
+            What :func:`braidbandit.profile` measured, of every model that is loaded
+            here: costs are then seconds, and memory is what was measured. They are kept
+            on the cards.
 
         Returns
         -------
@@ -145,6 +158,8 @@ class Catalogue:
             On an empty pool, an unknown layer set or strategy, a setting that no
             braid would follow, or "sparse" or "dense" for an anchor whose ``layers``
             is None.
+        KeyError
+            When profiles are of other models than those of the pool that are loaded.
 
         Warns
         -----
@@ -161,6 +176,8 @@ class Catalogue:
         cards = as_cards(pool)
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
+        if profiles is not None:
+            cards = with_profiles(cards, profiles)
         braids = braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
         _warn_of_unsized(cards)
         return cls(cards, braids)
@@ -220,9 +237,9 @@ class Catalogue:
     def hash(self) -> str:
         """Content hash of the sorted ids and the cards. Order does not enter."""
         cards = [self.cards[name].to_dict() for name in sorted(self.cards)]
-        for card in cards:  # where a served model answers is no part of what it is
-            card.pop("endpoint", None)
-            card.pop("api_key_env", None)
+        for card in cards:  # where a model runs is no part of what it is
+            for key in ("endpoint", "api_key_env", "memory", "profile"):
+                card.pop(key, None)
         return content_hash([sorted(self.ids), cards])
 
     @cached_property
@@ -268,7 +285,8 @@ class Catalogue:
         ValueError
             When another card of that name is there already, or when the ``parameters``
             of every model so far are known and those of a new one are not; besides,
-            for the reasons that :class:`Catalogue` refuses braids.
+            for the reasons that :class:`Catalogue` refuses braids. So it is with
+            profiles: where costs are seconds, a new model needs one.
         """
         known = dict(self.cards)
         sized = all(card.is_sized for card in known.values())
@@ -281,6 +299,13 @@ class Catalogue:
                     "here have: every cost would change its unit, and budgets and "
                     "what was measured would mean nothing. Give ModelCard(parameters=)"
                 )
+        if are_measured(self.cards.values()) and not are_measured(known.values()):
+            missing = [c.name for c in known.values() if not _is_timed(c)]
+            raise ValueError(
+                f"the cards of {missing} have no profile, those of the models here "
+                "have: every cost would change its unit. Measure them with "
+                "braidbandit.profile, and give ModelCard(profile=)"
+            )
         return Catalogue(known.values(), (*self.braids, *braids), self.unfit)
 
     def without(self, arm_ids: Iterable[str]) -> Catalogue:
@@ -336,6 +361,29 @@ class Catalogue:
         )
 
     def costs(self) -> NDArray[np.float64]:
+        """Return what each arm costs per token written, all in one unit.
+
+        Where every model that is loaded here has a profile: the predicted seconds, see
+        :func:`braidbandit.catalogue.costs.seconds_per_token`. Else :meth:`operations`.
+
+        Returns
+        -------
+        ndarray of shape (A,)
+        """
+        return self._costs.copy()
+
+    @cached_property
+    def _costs(self) -> NDArray[np.float64]:
+        if not self.is_measured:
+            return self._operations
+        return seconds_per_token(self.braids, self.cards)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether costs are seconds, from the profiles of the models."""
+        return are_measured(self.cards.values())
+
+    def operations(self) -> NDArray[np.float64]:
         """Estimate the operations per token written.
 
         See :func:`braidbandit.catalogue.costs.costs_per_token` for the estimate; of a
@@ -346,10 +394,10 @@ class Catalogue:
         -------
         ndarray of shape (A,)
         """
-        return self._costs.copy()
+        return self._operations.copy()
 
     @cached_property
-    def _costs(self) -> NDArray[np.float64]:
+    def _operations(self) -> NDArray[np.float64]:
         return costs_per_token(self.braids, self.cards)
 
     def relative_costs(self) -> NDArray[np.float64]:
@@ -367,15 +415,16 @@ class Catalogue:
         return relative(self._costs)
 
     def memory(self) -> NDArray[np.float64]:
-        """Estimate the bytes that the weights of each arm take.
+        """Return the bytes that the weights of each arm take, as it is loaded.
 
-        Two bytes a weight unless the card's ``quantisation`` says otherwise.
+        Measured where there are profiles, else estimated; see
+        :func:`braidbandit.catalogue.costs.memory_of`.
 
         Returns
         -------
         ndarray of shape (A,)
-            A model whose ``parameters`` is None counts as 0, and so does a served
-            one: its memory is not ours.
+            A model of which no card says how large it is counts as 0, and so does a
+            served one: its memory is not ours.
         """
         return self._memory.copy()
 
@@ -408,7 +457,7 @@ class Catalogue:
         """
         budget = limits.budget or Budget()
         if budget.memory is not None:
-            unsized = [c.name for c in self.cards.values() if not c.is_sized]
+            unsized = [c.name for c in self.cards.values() if not c.has_memory]
             if unsized:
                 raise ValueError(
                     f"the cards of {unsized} have no parameters, so that their memory "
@@ -426,7 +475,7 @@ class Catalogue:
             costs > highest,
             lambda row: f"relative cost {costs[row]:.2f} above {highest}",
         )
-        absolute = ((budget.flops, self._costs), (budget.memory, self._memory))
+        absolute = ((budget.flops, self._operations), (budget.memory, self._memory))
         for most, values in absolute:
             if most is not None:
                 found = found.without(values > most, "beyond the absolute budget")
@@ -532,7 +581,38 @@ def _ids(arm_ids: Iterable[str]) -> Iterable[str]:
     return arm_ids
 
 
+def with_profiles(
+    cards: Iterable[ModelCard], profiles: Mapping[str, Profile]
+) -> list[ModelCard]:
+    """Return cards with what was measured of those that are loaded here."""
+    cards = list(cards)
+    local = {card.name for card in cards if not card.is_served}
+    if set(profiles) != local:
+        raise KeyError(
+            f"profiles are of {sorted(profiles)}, the models of the pool that are "
+            f"loaded here are {sorted(local)}; measure these: braidbandit.profile(pool)"
+        )
+    return [
+        card if card.is_served else replace(card, profile=profiles[card.name])
+        for card in cards
+    ]
+
+
+def _is_timed(card: ModelCard) -> bool:
+    return card.is_served or card.profile is not None
+
+
 def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
+    untimed = [card.name for card in cards if not _is_timed(card)]
+    if untimed and any(card.profile is not None for card in cards):
+        warnings.warn(
+            f"the cards of {untimed} have no profile: costs are estimated for all "
+            "models, and what was measured of the others does not enter. Measure all "
+            "with braidbandit.profile",
+            stacklevel=3,
+        )
+    if are_measured(cards):
+        return
     unsized = [card.name for card in cards if not card.is_sized]
     if 0 < len(unsized) < len(cards):
         warnings.warn(
@@ -555,6 +635,10 @@ def _check_against_cards(braid: Braid, cards: Mapping[str, ModelCard]) -> None:
             f"braid {braid.label()!r} uses {served}, which a server answers for: its "
             "states are not there to be fused. A served model is an arm alone"
         )
+    for name in braid.strands if braid.mid_layers else ():
+        measured = cards[name].profile
+        if measured is not None:
+            Profile.read(measured).at_layers()
     layers = cards[braid.anchor].layers
     if layers is not None and braid.mid_layers and max(braid.mid_layers) >= layers:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""What braids cost, estimated from the cards of their models: operations and memory."""
+"""What braids cost, by the cards of their models: operations, seconds and memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from braidbandit.catalogue.addresses import Price
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
+from braidbandit.catalogue.profile import Profile
 
 Array = NDArray[np.float64]
 
@@ -33,9 +34,13 @@ _BYTES = {
     "int4": 0.5,
     "int8": 1.0,
     "fp8": 1.0,
-    "f32": 4.0,
-    "fp32": 4.0,
+    "f16": 2.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
 }
+_FLOAT32 = 4.0
 
 
 def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
@@ -79,44 +84,207 @@ def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> 
     )
 
 
-def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
-    """Estimate the bytes of weights, shape (A,); 0 where ``parameters`` is None.
+def are_measured(cards: Iterable[ModelCard]) -> bool:
+    """Whether costs are seconds: every model that is loaded here has a profile.
 
-    Two bytes a weight unless the card's ``quantisation`` says otherwise. The memory of
-    a served model is not ours: 0. Models with adapters share their base, which counts
-    once: without a card of the base itself, which tells its size, all but the largest
-    of them count as nothing.
+    Beside served ones their ``parameters`` are needed too, to tell how many operations
+    a second of this machine is.
     """
-    size = {
-        name: (card.parameters or 0) * bytes_per_weight(card.quantisation)
-        for name, card in cards.items()
-    }
-    alone = {c.source: size[name] for name, c in cards.items() if c.adapter is None}
+    cards = list(cards)
+    local = [card for card in cards if not card.is_served]
+    sized = len(local) == len(cards) or all(c.parameters is not None for c in local)
+    return bool(local) and sized and all(c.profile is not None for c in local)
 
-    def held(names: Sequence[str]) -> float:
-        adapted = [cards[name] for name in names if cards[name].adapter is not None]
-        bases = {card.source for card in adapted}
-        total = sum(size[name] for name in names if cards[name].source not in bases)
-        for base in bases:
-            sizes = [size[name] for name in names if cards[name].source == base]
-            once = alone.get(base, max(sizes))
-            total += once + sum(max(found - once, 0.0) for found in sizes)
-        return total
 
-    return np.array([held(braid.strands) for braid in braids])
+def seconds_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
+    """Predict the seconds per token written from the profiles of models, shape (A,).
+
+    Body and head of the anchor; of each donor its body down to the deepest layer that
+    is tapped, and where outputs are mixed its head; the fixed cost of fusing for every
+    strand of a braid that fuses, and that of mixing for every strand whose distribution
+    is mixed. A donor is taken to read one of its tokens for each of the anchor's.
+
+    A served model counts as the time in which this machine would do the operations that
+    its price would buy (``OPERATIONS_PER_MONEY``).
+
+    Parameters
+    ----------
+    braids : sequence of Braid, length A
+    cards : mapping from name to ModelCard
+        Of all models of the pool; see :func:`are_measured`.
+
+    Raises
+    ------
+    ValueError
+        When a braid is fused at decoder layers of a model of which only another strand
+        was measured.
+    """
+    operations = costs_per_token(braids, cards)
+    rate = _operations_per_second(cards)
+    return np.array(
+        [
+            found / rate
+            if cards[braid.anchor].is_served
+            else _seconds(braid, cards, deepest_tap(braid, cards[braid.anchor]))
+            for braid, found in zip(braids, operations, strict=True)
+        ]
+    )
+
+
+def _operations_per_second(cards: Mapping[str, ModelCard]) -> float:
+    """How many operations of its models this machine does in a second; 1 if unknown."""
+    sized = [c for c in cards.values() if c.parameters is not None]
+    seconds = sum(1.0 / _profile(card, False).tokens_per_s for card in sized)
+    return sum(map(_operations, sized)) / seconds if sized else 1.0
+
+
+def _profile(card: ModelCard, layered: bool) -> Profile:
+    found = Profile.read(card.profile)
+    return found.at_layers() if layered else found
+
+
+def _seconds(braid: Braid, cards: Mapping[str, ModelCard], deepest: float) -> float:
+    layered = bool(braid.mid_layers)
+    anchor, *donors = (_profile(cards[name], layered) for name in braid.strands)
+    total = anchor.body_seconds + anchor.head_seconds
+    total += sum(deepest * donor.body_seconds for donor in donors)
+    if braid.fusion_layers:
+        total += anchor.fusing_seconds * len(braid.strands)
+    if "output" in braid.fusion_layers:
+        total += sum(donor.head_seconds for donor in donors)
+        total += sum(strand.mixing_seconds for strand in (anchor, *donors))
+    return total
+
+
+def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
+    """Estimate the bytes of weights, shape (A,).
+
+    Each strand once, and what is trained beside them, in float32. The bytes of a strand
+    are what was measured (``profile``), else what its card says (``memory``), else
+    four a weight, as float32 has, unless the card's ``quantisation`` says otherwise; 0
+    where ``parameters`` is None too. The memory of a served model is not ours: 0.
+
+    Models with adapters share their base, which counts once: without a card of the base
+    itself, which tells its size, all but the largest of them count as nothing.
+
+    Parameters
+    ----------
+    braids : sequence of Braid, length A
+    cards : mapping from name to ModelCard
+        Of all models of the pool, also those that no braid uses.
+    """
+    bases = {str(c.source): c for c in cards.values() if c.adapter is None}
+    return np.array(
+        [
+            _held(
+                [cards[name] for name in braid.strands], bases, bool(braid.mid_layers)
+            )
+            + _trained(braid, cards)
+            for braid in braids
+        ]
+    )
+
+
+def _bytes(card: ModelCard, layered: bool) -> float:
+    """What a strand takes; ``layered`` where decoder layers are read and edited."""
+    if card.profile is not None:
+        return float(_profile(card, layered).memory)
+    weights = float(card.parameters or 0)
+    if layered and _is_gguf(card.quantisation):
+        return _FLOAT32 * weights  # llama.cpp does not show them: it is expanded
+    if card.memory is not None:
+        return float(card.memory)
+    return weights * bytes_per_weight(card.quantisation)
+
+
+def _held(
+    strands: Sequence[ModelCard],
+    bases: Mapping[str, ModelCard],
+    layered: bool,
+) -> float:
+    """Bytes of the strands of one braid; bases of adapters count once."""
+    adapted = {card.source for card in strands if card.adapter is not None}
+    total = sum(_bytes(c, layered) for c in strands if c.source not in adapted)
+    for source in adapted:
+        mine = [card for card in strands if card.source == source]
+        most = max(
+            (c for c in mine if c.adapter is not None), key=lambda c: c.parameters or 0
+        )
+        one = _bytes(most, layered) / (most.parameters or 1)  # bytes of a weight
+        base = bases.get(str(source), most).parameters or most.parameters or 1
+        total += one * base
+        for card in mine:
+            if card.adapter is not None:
+                total += one * max((card.parameters or 0) - base, 0)
+            elif not np.isclose(_bytes(card, layered), one * base, rtol=0.05):
+                total += _bytes(card, layered)  # llama.cpp runs it from its file
+    return total
+
+
+def _trained(braid: Braid, cards: Mapping[str, ModelCard]) -> float:
+    """Bytes of fusers, in float32; 0 where a width is not known."""
+    width = cards[braid.anchor].width
+    widths = [cards[name].width for name in braid.donors]
+    if width is None or None in widths:
+        return 0.0
+    donors = [float(found or 0) for found in widths]
+    weights = 0.0
+    for layer in braid.fusion_layers:
+        if layer == "output":
+            gate = 2 + 5 * len(donors)
+            gated = braid.strategy != "learned_weighted"
+            weights += gated * (gate + 1) * (len(donors) + 1)
+            weights += sum(
+                _fuser(donor, [width], True, _ADAPTERS[str(braid.strategy)])
+                for donor in donors
+            )
+        else:
+            weights += _fuser(width, donors, layer == "final", str(braid.strategy))
+    return _FLOAT32 * weights
+
+
+# What fuses a donor's final state with the anchor's beside it where outputs are mixed.
+_ADAPTERS = {
+    "learned_weighted": "learned_weighted",
+    "router": "router",
+    "attention": "learned_weighted",
+}
+_ATTENDING = 256  # four heads of rank 64
+_LAGS = 64  # of all heads
+
+
+def _fuser(width: float, sources: Sequence[float], add: bool, strategy: str) -> float:
+    """How many weights a fuser has, as `fusion` builds it."""
+    total = 0.0
+    if strategy == "attention":
+        total += width * _ATTENDING
+        total += sum((2 * source + width) * _ATTENDING + _LAGS for source in sources)
+        if not add:
+            return total
+    total += sum((source + 1) * width + width for source in sources)
+    total += (width + 1) * width if add else 0.0
+    if strategy == "router":
+        total += sum(width + source + 1 for source in sources)
+    return total
+
+
+def _is_gguf(quantisation: str | None) -> bool:
+    name = (quantisation or "").lower()
+    return name == "gguf" or name.startswith(("q", "iq"))
 
 
 def bytes_per_weight(quantisation: str | None) -> float:
-    """Return the bytes of one weight: two, unless the quantisation says otherwise.
+    """Return the bytes of one weight: four, unless the quantisation says otherwise.
 
     Examples
     --------
-    >>> bytes_per_weight("Q4_K_M"), bytes_per_weight(None)
-    (0.58, 2.0)
+    >>> bytes_per_weight("Q4_K_M"), bytes_per_weight("bf16"), bytes_per_weight(None)
+    (0.58, 2.0, 4.0)
     """
     name = (quantisation or "").lower()
     name = name[1:] if name.startswith("iq") else name  # iq4_xs takes as much as q4
-    return next((size for start, size in _BYTES.items() if name.startswith(start)), 2.0)
+    found = (size for start, size in _BYTES.items() if name.startswith(start))
+    return next(found, _FLOAT32)
 
 
 def relative(values: Array) -> Array:
@@ -144,11 +312,15 @@ def _cost(
     body: Mapping[str, float],
     head: Mapping[str, float],
 ) -> float:
-    deepest = 1.0
-    if braid.mid_layers and len(braid.mid_layers) == len(braid.fusion_layers):
-        if anchor.layers is not None:
-            deepest = (max(braid.mid_layers) + 1) / anchor.layers
+    deepest = deepest_tap(braid, anchor)
     cost = whole[braid.anchor] + sum(deepest * body[name] for name in braid.donors)
     if "output" in braid.fusion_layers:
         cost += sum(head[name] for name in braid.donors)
     return cost
+
+
+def deepest_tap(braid: Braid, anchor: ModelCard) -> float:
+    """Return the part of a donor's layers that runs, down to the deepest tap."""
+    if not braid.mid_layers or len(braid.mid_layers) < len(braid.fusion_layers):
+        return 1.0
+    return 1.0 if anchor.layers is None else (max(braid.mid_layers) + 1) / anchor.layers

@@ -21,7 +21,7 @@ class Budget:
     Parameters
     ----------
     flops : float, optional
-        Most operations per token written (see :meth:`Catalogue.costs`).
+        Most operations per token written (see :meth:`Catalogue.operations`).
     memory : float, optional
         Most bytes of weights (see :meth:`Catalogue.memory`).
     latency_ms : float, optional

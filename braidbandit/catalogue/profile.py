@@ -47,8 +47,7 @@ class Profile:
     --------
     >>> print(Profile("llama.cpp", "float32", 350.0, 0.009, 0.011, 0.001, 0.004, 0.3,
     ...               250_000_000))
-    llama.cpp, float32: reads 350 tokens/s, writes 50.0 tokens/s (body 9.00 ms, head
-    11.00 ms), 250 MB, loaded in 0.3 s
+    llama.cpp, float32: reads 350 tokens/s, writes 50.0 tokens/s (body 9.00 ms, ...
     """
 
     engine: str

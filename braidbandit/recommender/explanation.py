@@ -537,7 +537,7 @@ def _beyond_limits(
         costs = catalogue.relative_costs()
         used["compute_budget"] = (limits.compute_budget, costs)
     if budget is not None and budget.flops is not None:
-        used["flops"] = (budget.flops, catalogue.costs())
+        used["flops"] = (budget.flops, catalogue.operations())
     if budget is not None and budget.memory is not None:
         used["memory"] = (budget.memory, catalogue.memory())
     if budget is not None and budget.latency_ms is not None and now.latency is not None:

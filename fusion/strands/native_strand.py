@@ -32,6 +32,7 @@ def native_facts(file: Path) -> dict[str, Any]:
         "width": weights.width,
         "vocab_size": weights.vocab_size,
         "quantisation": "gguf",
+        "memory": weights.size + stored(file, _HEADS).bytes.nbytes,
     }
 
 

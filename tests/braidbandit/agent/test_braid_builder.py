@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from braidbandit.agent.braid_builder import (
     BraidBuilder,
     check_settings,
     completed,
+    dtype_in,
     source_of,
 )
 from braidbandit.tasks.packaged import calibration_texts
@@ -83,7 +85,43 @@ def test_a_card_says_more_than_the_configuration(sources):
     assert card.width == tiny.tiny_strand("llama", "x").width
     assert card.vocab_size
     whole = ModelCard("nowhere", parameters=1, layers=1, width=1, vocab_size=1)
-    assert completed(whole, {}) is whole
+    assert completed(whole, {}) == whole
+    assert completed(whole, {}).memory == 4
+    assert completed(whole, {}, "bfloat16").memory == 2
+    known = replace(whole, memory=77)
+    assert completed(known, {}) is known
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_memory_of_a_card_is_what_is_loaded(sources, tmp_path, dtype):
+    """Whatever the card says of the file: transformers expands it."""
+    card = completed(ModelCard("llama", quantisation="int8"), sources, dtype)
+    builder = BraidBuilder(sources, tmp_path, TEXTS, dtype)
+    assert card.memory == builder.strands["llama"].memory
+    whole = replace(card, memory=None)
+    assert completed(whole, sources, dtype).memory == card.memory
+
+
+def test_a_gguf_file_that_stays_as_it_is_takes_what_its_strand_does(tmp_path):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    import ggufs
+
+    file = ggufs.write(tmp_path / "llama.gguf", "llama")
+    card = completed(ModelCard("it", source=str(file)), {"it": str(file)})
+    strand = ggufs.native_strand(tmp_path, "llama", "it")
+    assert card.memory == strand.memory
+    sizes = {"parameters": 9, "layers": 1, "width": 1, "vocab_size": 1}
+    told = ModelCard("it", source=str(file), quantisation="q4_k_m", **sizes)
+    assert completed(told, {"it": str(file)}).memory == card.memory
+    gone = replace(told, source="gone.gguf")
+    assert completed(gone, {"it": "gone.gguf"}).memory is None
+
+
+def test_the_dtype_of_a_folder_is_known_before_it_is_opened(sources, tmp_path):
+    assert dtype_in(None, None) == dtype_in(tmp_path / "new", None) == "float32"
+    assert not (tmp_path / "new").exists()
+    BraidBuilder(sources, tmp_path, TEXTS, "bfloat16")
+    assert dtype_in(tmp_path, None) == dtype_in(None, "bfloat16") == "bfloat16"
 
 
 class Stub:

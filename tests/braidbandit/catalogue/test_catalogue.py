@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidbandit import Braid, Budget, Catalogue, ModelCard
+from braidbandit import Braid, Budget, Catalogue, ModelCard, Profile
 from braidbandit.catalogue.layer_sets import LAYER_SETS
 
 
@@ -98,7 +98,7 @@ def test_memory_follows_quantisation():
     ]
     catalogue = Catalogue.build(cards, layer_sets=("final",))
     memory = dict(zip(catalogue.ids, catalogue.memory(), strict=True))
-    assert memory[Braid("a").id] == 200
+    assert memory[Braid("a").id] == 400
     assert memory[Braid("b").id] == pytest.approx(107)
 
 
@@ -335,7 +335,7 @@ STRANGE = Braid("nobody")
         ),
         (lambda c: c.mask(excluded="x"), TypeError, "received text 'x'"),
         (lambda c: c.mask(excluded=c.ids), ValueError, r"no arm is left .*fewer arms"),
-        (lambda c: c.mask(budget=Budget(memory=1)), ValueError, r"2000 bytes"),
+        (lambda c: c.mask(budget=Budget(memory=1)), ValueError, r"4000 bytes"),
     ],
 )
 def test_every_refusal_says_why_and_changes_nothing(catalogue, call, error, says):
@@ -474,3 +474,87 @@ def test_a_served_model_may_come_to_sized_ones(catalogue):
     wider = catalogue.with_braids([Braid("s")], [served("s", 1.0)])
     assert wider.costs()[-1] == pytest.approx(1e11)
     assert wider.costs()[:-1].tolist() == catalogue.costs().tolist()
+
+
+def profile(body, head, **changes):
+    known = {"engine": "transformers", "dtype": "float32", "prompt_tokens_per_s": 9.0}
+    rest = {"fusing_seconds": 0.5, "mixing_seconds": 0.25, "load_seconds": 3.0}
+    sizes = {"body_seconds": body, "head_seconds": head, "memory": 700}
+    return Profile(**{**known, **rest, **sizes, **changes})
+
+
+PROFILES = {"big": profile(4.0, 2.0), "small": profile(1.0, 1.0, memory=300)}
+
+
+def test_profiles_make_costs_seconds_and_leave_operations(cards):
+    plain = Catalogue.build(cards, layer_sets=("output",))
+    timed = Catalogue.build(cards, layer_sets=("output",), profiles=PROFILES)
+    assert timed.is_measured
+    assert not plain.is_measured
+    rows = [timed.index(Braid(name).id) for name in ("big", "small")]
+    assert timed.costs()[rows].tolist() == [6.0, 2.0]
+    assert timed.memory()[rows].tolist() == [700.0, 300.0]
+    assert timed.operations().tolist() == plain.costs().tolist()
+    # A budget of operations stays one, whatever the unit of costs.
+    budget = Budget(flops=plain.costs().min())
+    assert timed.mask(budget=budget).tolist() == plain.mask(budget=budget).tolist()
+    assert timed.relative_costs().max() == 1.0
+    assert timed.descriptors()[0].shape == plain.descriptors()[0].shape
+
+
+def test_what_was_measured_is_no_part_of_what_an_arm_is(cards):
+    plain = Catalogue.build(cards)
+    timed = Catalogue.build(cards, profiles=PROFILES)
+    assert timed.hash == plain.hash
+    assert timed == plain
+    data = json.loads(json.dumps(timed.to_dict()))
+    again = Catalogue.from_dict(data)
+    assert again.costs().tolist() == timed.costs().tolist()
+    assert again.cards["big"].profile == PROFILES["big"]
+    assert "profile" not in plain.to_dict()["cards"][0]
+    for copy in (
+        timed.with_unfit(timed.ids[3], "worse"),
+        timed.without([timed.ids[0]]),
+        timed.with_braids([]),
+    ):
+        assert copy.is_measured
+
+
+@pytest.mark.parametrize("names", [["big"], ["big", "small", "other"], []])
+def test_profiles_are_of_the_models_of_the_pool(cards, names):
+    given = dict.fromkeys(names, PROFILES["big"])
+    with pytest.raises(KeyError, match="measure these"):
+        Catalogue.build(cards, profiles=given)
+
+
+def test_some_profiles_are_not_enough(cards):
+    cards[0] = replace(cards[0], profile=PROFILES["big"])
+    with pytest.warns(UserWarning, match=r"\['small'\] have no profile"):
+        catalogue = Catalogue.build(cards)
+    assert catalogue.costs().tolist() == catalogue.operations().tolist()
+
+
+def test_a_new_model_among_measured_ones_is_measured_too(cards):
+    timed = Catalogue.build(cards, profiles=PROFILES)
+    new = ModelCard("new", parameters=10)
+    with pytest.raises(ValueError, match=r"\['new'\] have no profile"):
+        timed.with_braids([Braid("new")], [new])
+    grown = timed.with_braids([Braid("new")], [replace(new, profile=profile(9.0, 1.0))])
+    assert grown.costs()[-1] == 10.0
+    assert grown.costs()[:-1].tolist() == timed.costs().tolist()
+
+
+def test_decoder_layers_need_a_profile_of_the_strand_that_shows_them(cards):
+    native = {n: replace(p, engine="llama.cpp") for n, p in PROFILES.items()}
+    with pytest.raises(ValueError, match="profile\\(pool, layers=True\\)"):
+        Catalogue.build(cards, layer_sets=("sparse",), profiles=native)
+    both = {n: replace(native[n], layered=p) for n, p in PROFILES.items()}
+    catalogue = Catalogue.build(cards, layer_sets=("sparse",), profiles=both)
+    assert catalogue.is_measured
+
+
+def test_beside_profiles_no_parameters_are_needed():
+    profiles = {"a": PROFILES["big"], "b": PROFILES["small"]}
+    catalogue = Catalogue.build(["a", "b"], profiles=profiles)
+    assert catalogue.costs()[catalogue.singles].tolist() == [6.0, 2.0]
+    assert catalogue.mask(budget=Budget(memory=300)).sum() == 2

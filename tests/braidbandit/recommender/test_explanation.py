@@ -100,13 +100,14 @@ def test_counterfactual_of_a_limit(agent):
     for call, change in [
         ({"compute_budget": 0.1}, "compute_budget"),
         ({"budget": Budget(flops=2500)}, "flops"),
-        ({"budget": Budget(memory=2500)}, "memory"),
+        ({"budget": Budget(memory=5000)}, "memory"),
     ]:
         found = agent.explain("x", **call).counterfactual
         assert found.change == change
         more = {"compute_budget": 0.1 + found.amount}
         if change != "compute_budget":
-            more = {"budget": Budget(**{change: 2500 + found.amount})}
+            limit = getattr(call["budget"], change)
+            more = {"budget": Budget(**{change: limit + found.amount})}
         eligible = agent.recommend("x", **more).eligible
         assert eligible[agent.catalogue.index(found.arm_id)]
         assert "more" in str(found)

@@ -76,7 +76,7 @@ def test_a_refused_mask_leaves_every_bit(agent, given, error, match):
         {},
         {"compute_budget": 0.3},
         {"budget": Budget(flops=2500.0)},
-        {"budget": Budget(memory=2500.0)},
+        {"budget": Budget(memory=5000)},
         {"budget": Budget(latency_ms=200.0)},
         {"accuracy_target": 0.75},
         {"accuracy_target": 1.0},
