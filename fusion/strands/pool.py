@@ -8,8 +8,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from transformers import (
@@ -26,6 +29,7 @@ from .gguf import converted, digest_of, tokenizer_of
 from .loading import load, load_model
 from .native_strand import NativeStrand, native_facts
 from .packaged import PACKAGED
+from .shelf import Shelf
 from .sources import Source, read_source
 from .strand import Strand
 from .twins import twin
@@ -60,7 +64,8 @@ def _anywhere(source: str) -> str:
     return str(path.absolute()) if known else source
 
 
-class _Base(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Base:
     """What strands of one source share."""
 
     model: Any  # the plain strand's
@@ -87,6 +92,16 @@ class Pool(Mapping[str, Strand]):
         Whether GGUF files stay as they are and are run by llama.cpp; False converts
         them, once, to folders that transformers runs. By default they stay where
         llama-cpp-python is installed (``pip install 'braidbandit[native]'``).
+    memory_limit : int, optional
+        Most bytes of weights in memory. Before a strand is loaded that would go beyond,
+        those that were not asked for for longest are let go, and loaded again when they
+        are asked for. A strand that somebody else holds, such as a braid, stays and
+        counts until it is gone; so does one that was added.
+
+    Raises
+    ------
+    ValueError
+        On a limit that is not above 0.
 
     Notes
     -----
@@ -99,6 +114,7 @@ class Pool(Mapping[str, Strand]):
         cache_dir: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         native: bool | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         if isinstance(sources, str):
             sources = [sources]
@@ -107,11 +123,11 @@ class Pool(Mapping[str, Strand]):
         self.sources: dict[str, Any] = {
             name: read_source(name, given).told() for name, given in sources.items()
         }
-        self._bases: dict[str, _Base] = {}
+        self._bases: WeakValueDictionary[str, _Base] = WeakValueDictionary()
         self._cache_dir = cache_dir
         self.dtype, self.native = dtype, native
-        self._strands: dict[str, Strand] = {}
-        self._layered: dict[str, Strand] = {}
+        self._shelf = Shelf(memory_limit)
+        self._named: dict[str, None] = {}  # asked for or added
         self._lock = threading.Lock()
 
     @property
@@ -120,14 +136,22 @@ class Pool(Mapping[str, Strand]):
         return Path(self._cache_dir or default_cache()).expanduser()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self.sources, *self._strands]))
+        return iter(dict.fromkeys([*self.sources, *self._named]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the strands in memory, the least recently used first."""
+        with self._lock:
+            return tuple(dict.fromkeys(name for name, _ in self._shelf))
+
     def add(self, strand: Strand) -> None:
         """Put a strand that is already in memory into the pool."""
-        self._strands[strand.name] = strand
+        with self._lock:
+            self._named[strand.name] = None
+            self._shelf.put((strand.name, False), strand, keep=True)
 
     def folder(self, name: str) -> str:
         """A folder or hub id that transformers can load; converts GGUF files once.
@@ -197,13 +221,10 @@ class Pool(Mapping[str, Strand]):
         }
         file = self._native_file(name)
         if file is not None:
-            size = file.stat().st_size
-            return {**native_facts(file), "memory": size, **told}
+            return {**native_facts(file), **told}
         folder = self._folder(name)
         more = 0 if adapter is None else adapter_parameters(str(_path(adapter)))
-        config = load(AutoConfig, folder, folder).get_text_config(decoder=True)
-        with torch.device("meta"):
-            shape = AutoModelForCausalLM.from_config(config)
+        config, shape = self._shape(folder)
         return {
             "parameters": sum(p.numel() for p in shape.parameters()) + more,
             "layers": int(config.num_hidden_layers),
@@ -213,6 +234,12 @@ class Pool(Mapping[str, Strand]):
             "quantisation": None if folder in (source, str(_path(source))) else "gguf",
             **told,
         }
+
+    def _shape(self, folder: str) -> tuple[Any, torch.nn.Module]:
+        """Configuration of a model, and the model without its weights."""
+        config = load(AutoConfig, folder, folder).get_text_config(decoder=True)
+        with torch.device("meta"):
+            return config, AutoModelForCausalLM.from_config(config)
 
     def _bytes(self, shape: torch.nn.Module) -> int:
         """What a model of this shape takes when it is loaded here."""
@@ -246,13 +273,10 @@ class Pool(Mapping[str, Strand]):
         return digest.hexdigest()[:32]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.sources or name in self._strands
+        return name in self.sources or name in self._named
 
     def __getitem__(self, name: str) -> Strand:
-        with self._lock:
-            if name not in self._strands:
-                self._strands[name] = self._load(name, self._native_file(name))
-            return self._strands[name]
+        return self._get(name, self._native_file(name))
 
     def with_layers(self, name: str) -> Strand:
         """A strand whose decoder layers can be read and edited.
@@ -260,14 +284,38 @@ class Pool(Mapping[str, Strand]):
         The same as by its name, but where llama.cpp runs that one: then another one,
         which transformers runs from the file converted once.
         """
-        if name in self._strands and isinstance(self._strands[name], Strand):
-            return self._strands[name]
+        with self._lock:
+            known = self._shelf.get((name, False))
+        if isinstance(known, Strand):
+            return known
         if self._native_file(name) is None:
             return self[name]
+        return self._get(name, None, layered=True)
+
+    def _get(self, name: str, file: Path | None, layered: bool = False) -> Strand:
+        """A strand that is here, or is loaded now; ``file`` where llama.cpp runs it."""
+        key = (name, layered)
         with self._lock:
-            if name not in self._layered:
-                self._layered[name] = self._load(name, None)
-            return self._layered[name]
+            found = self._shelf.get(key)
+            if found is None:
+                self._shelf.make_room(name, partial(self._needed, name, file))
+                found = self._load(name, file)
+                self._shelf.put(key, found)
+                if not layered:
+                    self._named[name] = None
+            return found
+
+    def _needed(self, name: str, file: Path | None) -> int:
+        """Bytes of weights that come into memory when a strand is loaded."""
+        if file is not None:
+            return int(native_facts(file)["memory"])
+        adapter = self._given(name).adapter
+        own = 0 if adapter is None else adapter_parameters(str(_path(adapter)))
+        own *= self.dtype.itemsize
+        folder = self._folder(name)
+        if self._base_key(folder) in self._bases:
+            return own
+        return self._bytes(self._shape(folder)[1]) + own
 
     def _load(self, name: str, file: Path | None) -> Strand:
         given = self._given(name)
@@ -293,17 +341,23 @@ class Pool(Mapping[str, Strand]):
             where.told(),
             tokens=base.tokens,
             settings=settings,
+            base=base,
         )
 
     def _base(self, folder: str) -> _Base:
         """A model that was loaded, the same for all strands of one source."""
-        key = str(Path(folder).resolve()) if Path(folder).is_dir() else folder
-        if key not in self._bases:
+        key = self._base_key(folder)
+        base = self._bases.get(key)
+        if base is None:
             model = load_model(folder, folder, dtype=self.dtype, use_safetensors=True)
             tokenizer = load(AutoTokenizer, folder, folder)
             if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
                 # transformers passes over a damaged one.
                 load(GenerationConfig, folder, folder)
             tokens = TokenBytes(tokenizer)
-            self._bases[key] = _Base(model, twin(model), tokenizer, tokens)
-        return self._bases[key]
+            base = _Base(model, twin(model), tokenizer, tokens)
+            self._bases[key] = base
+        return base
+
+    def _base_key(self, folder: str) -> str:
+        return str(Path(folder).resolve()) if Path(folder).is_dir() else folder

@@ -144,6 +144,8 @@ class Strand:
         Of the tokenizer, where they are known already.
     settings : str
         What of an adapter is in no weight: fingerprints tell it too.
+    base : object, optional
+        What it shares with other strands, which is kept as long as it is.
 
     Attributes
     ----------
@@ -166,8 +168,10 @@ class Strand:
         *,
         tokens: TokenBytes | None = None,
         settings: str = "",
+        base: object = None,
     ) -> None:
         self.name = name
+        self.base = base
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.source = source or name

@@ -99,7 +99,7 @@ def test_the_walk(make):
     assert isinstance(decision, Decision)
     # In the ledger before it is returned, and no model was loaded for it.
     assert agent.ledger.decision(decision.id) == decision
-    assert not agent.strands._strands
+    assert agent.strands.loaded == ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # random strands may be unfit
         braided = agent.create_braided_model(decision)

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -296,11 +297,9 @@ def test_facts_count_the_adapter(base, folder):
     held = sum(p.numel() for p in pool["it"].model.parameters())
     assert facts["parameters"] == held
     assert (facts["adapter"], plain["adapter"]) == (str(folder), None)
-    assert {**facts, "parameters": 0, "adapter": 0} == {
-        **plain,
-        "parameters": 0,
-        "adapter": 0,
-    }
+    assert facts["memory"] == plain["memory"] + 4 * count
+    own = dict.fromkeys(("parameters", "adapter", "memory"), 0)
+    assert {**facts, **own} == {**plain, **own}
 
 
 # ---- braids of them ----
@@ -556,3 +555,19 @@ def test_a_configuration_is_not_written_to(base, folder):
     before = copy.deepcopy(adapter.config)
     load(base, folder)
     assert adapter.config == before
+
+
+def test_adapters_make_room_and_their_base_stays_while_it_is_used(base, folder):
+    """A base in memory is no cost for the next adapter on it."""
+    sources = {"base": base, "it": {"source": base, "adapter": folder}}
+    facts = {name: Pool(sources).facts(name)["memory"] for name in sources}
+    pool = Pool(sources, memory_limit=facts["it"] + 1000)
+    plain = weakref.ref(pool["base"])
+    weights = plain().model.get_input_embeddings().weight.data_ptr()
+    assert pool["it"].model.get_input_embeddings().weight.data_ptr() == weights
+    # A limit for one of the two alone: the base is loaded once all the same.
+    pool = Pool(sources, memory_limit=facts["base"] + 1)
+    pool["base"]
+    with pytest.raises(MemoryError, match="more than the pool's memory_limit"):
+        pool["it"]
+    assert pool["base"].name == "base"
