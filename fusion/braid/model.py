@@ -25,6 +25,7 @@ from .fusers import ADAPTERS, FUSERS, DonorStates
 from .generation import generation_config
 from .options import options_of_anchor, refuse_options
 from .output_mixture import OutputMixer, Said, Voice, vocabulary_map
+from .sharing import living_sharers, note, sharers, strands_of
 
 __all__ = ["BraidStates", "BraidedLLM"]
 
@@ -162,6 +163,7 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             feed.donor.check_layers(feed.tapped)
         self.eval()
         self.generation_config = generation_config(anchor)
+        note(self)
 
     def build_fusers(self) -> None:
         """Make the fusers anew, as they are before any training.
@@ -209,7 +211,30 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
         return self.anchor.tokenizer
 
     def _apply(self, fn: Any, recurse: bool = True) -> BraidedLLM:
-        # Fusers move with their strands but stay in float32 (see `build_fusers`).
+        """Move the braid, its strands, and all braids that share some of them.
+
+        Raises ValueError, and nothing has moved, where numbers of another type would
+        change what the other braids compute.
+        """
+        if "anchor" not in self.__dict__:
+            return self.move_fusers(fn, recurse)
+        going = [
+            (strand, fn(torch.empty(0, dtype=strand.dtype, device=strand.device)))
+            for strand in strands_of([self])
+            if strand.moves
+        ]
+        self._refuse_rounding([s.name for s, to in going if to.dtype != s.dtype])
+        moves = any(to.device != strand.device for strand, to in going)
+        braids = [self, *sharers(self)] if moves else [self]
+        for braid in braids:
+            braid.move_fusers(fn, recurse)
+        for strand in strands_of(braids):
+            strand.move(fn)
+        return self
+
+    def move_fusers(self, fn: Any, recurse: bool = True) -> BraidedLLM:
+        """Move what was trained; it stays in float32 (see `build_fusers`)."""
+
         def move(tensor: Tensor) -> Tensor:
             moved: Tensor = fn(tensor)
             # Not by way of the other type, which would round it.
@@ -217,9 +242,16 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             return moved if same else tensor.to(moved.device)
 
         super()._apply(move, recurse)
-        for strand in (self.anchor, *self.donors) if "anchor" in self.__dict__ else ():
-            strand.move(fn)
         return self
+
+    def _refuse_rounding(self, rounded: Sequence[str]) -> None:
+        if rounded and (others := living_sharers(self)):
+            raise ValueError(
+                f"{rounded} would compute with numbers of another type, also in other "
+                f"braids ({len(others)}) that use them or share their base, whose "
+                "fusers were made for the present one; give this braid strands of its "
+                "own, such as those of another Pool(dtype=...), or let go of the others"
+            )
 
     @property
     def active(self) -> bool:

@@ -16,6 +16,8 @@ Every strand has
   with keys and values in a `DynamicCache` from which the last tokens can be taken back;
 - ``reads_trees`` and ``tree_mask``: whether branches of a text can be run at once, and
   how; without, branches are run one after the other;
+- ``memory``, ``move`` and ``moves``: bytes of weights, how they are moved, and which
+  models move together;
 - ``fingerprint``, ``content``, ``stamp``: by which saved fusers and stored states know
   their strand again.
 

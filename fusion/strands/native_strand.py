@@ -162,6 +162,11 @@ class NativeStrand:
     def move(self, _function: Callable[[Tensor], Tensor]) -> None:
         """Stay: where its layers are is llama.cpp's to say."""
 
+    @property
+    def moves(self) -> frozenset[int]:
+        """Nothing: braids that share it move on their own."""
+        return frozenset()
+
     def _check_head(self) -> None:
         """`logits` must be what llama.cpp itself says; odd heads are refused."""
         ids = [i * self.vocab_size // 8 for i in range(8)]

@@ -227,6 +227,11 @@ class Strand:
         for model in kin(self.model):
             model._apply(function)
 
+    @property
+    def moves(self) -> frozenset[int]:
+        """Identities of the models that `move` moves: those that share weights."""
+        return frozenset(id(model) for model in kin(self.model))
+
     def check_layers(self, layers: Iterable[Tap]) -> None:
         """All decoder layers can be read and edited."""
 
