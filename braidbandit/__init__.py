@@ -22,8 +22,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from braidbandit.agent.endpoint import EndpointError
+    from braidbandit.agent.measuring import profile
     from braidbandit.agent.meta_braider import MetaBraider
-    from braidbandit.agent.profiling import profile
     from braidbandit.agent.served_model import ServedModel
     from braidbandit.bandit.guard import ConservativePolicy
     from braidbandit.bandit.linear_bandit import LinearBandit
@@ -66,7 +66,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "agent.endpoint": ["EndpointError"],
         "agent.meta_braider": ["MetaBraider"],
-        "agent.profiling": ["profile"],
+        "agent.measuring": ["profile"],
         "agent.served_model": ["ServedModel"],
         "bandit.guard": ["ConservativePolicy"],
         "bandit.linear_bandit": ["LinearBandit"],
