@@ -165,7 +165,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        **{name: _version(name) for name in _LIBRARIES},
+        **{name: _installed(name) for name in _LIBRARIES},
     }
 
 
@@ -179,7 +179,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(name: str) -> str | None:
+def _installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

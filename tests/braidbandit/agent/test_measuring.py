@@ -8,7 +8,7 @@ import torch
 from toy_embedder import embed
 
 from braidbandit import Catalogue, MetaBraider, ModelCard, TaskEncoder, profile
-from braidbandit.agent import profiling
+from braidbandit.agent import measuring
 
 tiny = pytest.importorskip("tiny")
 
@@ -155,7 +155,7 @@ def test_bad_input_measures_nothing(pool, measured, kept):
 
 
 def test_the_machine_says_what_speed_depends_on():
-    here = profiling.machine()
+    here = measuring.machine()
     assert here["threads"] == torch.get_num_threads()
     assert here["torch"] == torch.__version__
     assert here["processor"]
@@ -217,7 +217,7 @@ def test_an_agent_with_profiles_keeps_its_costs(pool, measured, tmp_path):
 
 
 def changed(found):
-    return profiling.Profile(**{**found.to_dict(), "body_seconds": 1.0})
+    return measuring.Profile(**{**found.to_dict(), "body_seconds": 1.0})
 
 
 def test_a_folder_without_profiles_stays_without(pool, measured, tmp_path):

@@ -268,15 +268,15 @@ def test_a_fork_while_another_thread_loads_a_strand(
     agent = make(tmp_path)
     calibration.go_on.set()
     loading, go_on = threading.Event(), threading.Event()
-    real = fusion.Pool.folder
+    real = fusion.Pool._load
 
-    def folder(self, name):
+    def load(self, name, file):
         if threading.current_thread() is not threading.main_thread():
             loading.set()
             assert go_on.wait(PATIENCE)
-        return real(self, name)
+        return real(self, name, file)
 
-    monkeypatch.setattr(fusion.Pool, "folder", folder)
+    monkeypatch.setattr(fusion.Pool, "_load", load)
     strands = [tiny.tiny_strand(name, name) for name in ("llama", "gemma")]
     future = pool.submit(agent.calibrate, a_braid(agent))
     assert loading.wait(PATIENCE)

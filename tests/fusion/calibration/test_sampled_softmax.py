@@ -6,6 +6,7 @@ from torch import nn
 
 from fusion.calibration.features import compute_features
 from fusion.calibration.sampled_softmax import SampledSoftmax, mean_distribution
+from fusion.strands.strand import Strand
 
 TEXT = "The house is old. def f(x): return x + 1"
 
@@ -69,6 +70,7 @@ def test_all_targets_and_the_likeliest_tokens_are_active():
 
     class Head:
         head = nn.Linear(2, 4)
+        head_rows = Strand.head_rows
 
     mean = torch.tensor([0.1, 0.2, 0.3, 0.4])
     softmax = SampledSoftmax(Head(), mean, torch.tensor([0]), active=1)
@@ -78,6 +80,8 @@ def test_all_targets_and_the_likeliest_tokens_are_active():
 
 class FiveWords:
     """A head of five tokens over states of one number; the logits of 1 are its rows."""
+
+    head_rows = Strand.head_rows
 
     def __init__(self, logits, bias=None, cap=lambda x: x):
         self.head = nn.Linear(1, 5, bias=bias is not None)
