@@ -81,6 +81,15 @@ class _Operations(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+def _index(value: Any) -> Any:
+    """An index whose lists of numbers are tensors, also where they are part of one."""
+    if isinstance(value, tuple):
+        return tuple(map(_index, value))
+    if isinstance(value, list):
+        return torch.tensor(value) if value else torch.zeros(0, dtype=torch.long)
+    return value
+
+
 class _Literals(TorchFunctionMode):
     """``torch.tensor`` would move its numbers before `_Operations` sees them.
 
@@ -90,7 +99,7 @@ class _Literals(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func in (Tensor.__getitem__, Tensor.__setitem__):
-            args = [torch.tensor(x) if isinstance(x, list) else x for x in args]
+            args = [_index(x) for x in args]
         device = kwargs.pop("device", None) if func is torch.tensor else None
         made = func(*args, **kwargs)
         return made if device is None else made.to(device)
