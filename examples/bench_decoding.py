@@ -83,31 +83,21 @@ def long_prompt(strand: Strand) -> list[int]:
 
 
 @torch.no_grad()
-def of_llama(strand: Any, tokens: int) -> Iterator[None]:
-    """Greedy text of so many tokens by llama.cpp alone."""
-    ids = strand.tokens.encode(PROMPT)
-    context = Context(strand.weights, len(ids) + tokens, stops=False)
-    step, place = ids, 0
-    for token in range(tokens):
-        places = range(place, place + len(step))
-        logits = context.decode(step, places, [[0]] * len(step), whole=True)
-        place += len(step)
-        step = [int(logits[-1].argmax())]
-        if (token + 1) % TURN == 0:
-            yield
+def of_llama(
+    strand: Any, tokens: int, *, writes: bool = True, head: bool = True
+) -> Iterator[None]:
+    """Greedy text of so many tokens by llama.cpp alone, or what a donor does there.
 
-
-@torch.no_grad()
-def read_by_llama(strand: Any, head: bool, tokens: int) -> Iterator[None]:
-    """What a donor does of its own in llama.cpp: a prompt, then tokens one by one."""
+    A donor reads the prompt, then so many tokens one by one.
+    """
     ids = strand.tokens.encode(PROMPT)
     context = Context(strand.weights, len(ids) + tokens, stops=not head)
     step, place = ids, 0
     for token in range(tokens):
         places = range(place, place + len(step))
-        context.decode(step, places, [[0]] * len(step), whole=head)
+        found = context.decode(step, places, [[0]] * len(step), whole=head)
         place += len(step)
-        step = [ids[token % len(ids)]]
+        step = [int(found[-1].argmax()) if writes else ids[token % len(ids)]]
         if (token + 1) % TURN == 0:
             yield
 
@@ -223,7 +213,7 @@ def of_kind(
         if fuse == "always":
             reading = (kind, taps, head)
             work[reading] = lambda taps=taps, head=head: (
-                read_by_llama(donor, head, tokens)
+                of_llama(donor, tokens, writes=False, head=head)
                 if native
                 else read(donor, taps, head, tokens)
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ..strands.context_layer import picked
 from ..strands.strand import Strand, Tap
 from ..tokens.token_bytes import Head, TokenTree, Way
 from ..tokens.vocabulary import VocabularyMap
@@ -159,13 +160,7 @@ class BraidCache(DynamicCache):
             self.expect(torch.tensor(prompts))
 
     def _pick(self, indices: Sequence[int]) -> None:
-        taken: set[int] = set()
-        rows = []
-        for i in indices:
-            # The first to follow a row keeps it: a copy of it is dear.
-            rows.append(copy.deepcopy(self.rows[i]) if i in taken else self.rows[i])
-            taken.add(i)
-        self.rows = rows
+        self.rows = picked(self.rows, indices, copy.deepcopy)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]

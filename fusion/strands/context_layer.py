@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from .llama import Context, Weights
+
+R = TypeVar("R")
 
 BRANCHES = 15  # ways to go on that are read at once
 _SMALLEST = 512  # tokens, the room of a new context
@@ -56,6 +58,18 @@ class Contexts:
         """Keep what a text held for another one."""
         self._spare.extend(held)
         held.clear()
+
+
+def picked(
+    rows: Sequence[R], indices: Sequence[int], copy: Callable[[R], R]
+) -> list[R]:
+    """Rows by number; the first to follow one keeps it, as a copy of it is dear."""
+    taken: set[int] = set()
+    found = []
+    for i in indices:
+        found.append(copy(rows[i]) if i in taken else rows[i])
+        taken.add(i)
+    return found
 
 
 class Text:
@@ -257,12 +271,7 @@ class ContextLayer(CacheLayerMixin):
         self.rows[0].keep(where)
 
     def _pick(self, indices: Sequence[int]) -> None:
-        taken: set[int] = set()
-        rows = []
-        for i in indices:
-            rows.append(self.rows[i].copy() if i in taken else self.rows[i])
-            taken.add(i)
-        self.rows = rows
+        self.rows = picked(self.rows, indices, Text.copy)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._pick(beam_idx.tolist())

@@ -18,7 +18,7 @@ from ..tokens.token_bytes import TokenBytes
 from .context_layer import ContextLayer, Contexts
 from .gguf import digest_of
 from .llama import Head, Weights, stored
-from .strand import Tap, next_number
+from .strand import Tap, next_number, soft_capped
 
 _HEADS = ("output.weight", "token_embd.weight")
 
@@ -114,7 +114,7 @@ class NativeStrand:
         """Names of what else it takes: nothing."""
         return set()
 
-    @property
+    @cached_property
     def positions(self) -> int | None:
         """How many tokens the model was made for, if the file says so."""
         found = self.weights.setting("{}.context_length")
@@ -200,9 +200,7 @@ class NativeStrand:
 
     def cap(self, logits: Tensor) -> Tensor:
         """The model's own soft cap on logits, if it has one."""
-        if self._softcap is None:
-            return logits
-        return torch.tanh(logits / self._softcap) * self._softcap
+        return soft_capped(logits, self._softcap)
 
     def tree_mask(self, visible: Tensor, depth: Tensor) -> TreeMask:
         """What `run` takes for a tree of tokens; see `Strand.tree_mask`."""

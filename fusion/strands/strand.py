@@ -46,6 +46,11 @@ def next_number() -> int:
     return next(_NUMBERS)
 
 
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits between a soft cap and its negative; None for no cap."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 Edit = Callable[[Tensor], Tensor]
 Tap = int | str  # a decoder layer (its output), or "final" (after the final norm)
 
@@ -510,9 +515,7 @@ class Strand:
 
     def cap(self, logits: Tensor) -> Tensor:
         """The model's own soft cap on logits, if it has one."""
-        if self._softcap is None:
-            return logits
-        return torch.tanh(logits / self._softcap) * self._softcap
+        return soft_capped(logits, self._softcap)
 
     def run(
         self,
