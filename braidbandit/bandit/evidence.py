@@ -39,8 +39,9 @@ def find_scales(
     Parameters
     ----------
     sums : SufficientStatistics
-    labels, own_labels : ndarrays of shape (p,) and (d,)
-        Which scale each parameter has.
+    labels, own_labels : ndarrays of shape (p,) or (p, 2), and (d,) or (d, 2)
+        Which scales each parameter's prior standard deviation is the product of; -1 for
+        none.
     start, centre : ndarrays of shape (g + 1,)
         Log scales, the noise last: where to start, and where the hyperprior is.
     own_change : ndarray of shape (A, d), optional
@@ -99,7 +100,7 @@ def negative_log_evidence(
     gradient : ndarray of shape (g + 1,)
     """
     scales, variance = np.exp(log_scales[:-1]), float(np.exp(2 * log_scales[-1]))
-    sd, of_scale = scales[labels], scales[own_labels] ** 2
+    sd, of_scale = products(scales, labels), products(scales, own_labels) ** 2
     change = np.broadcast_to(own_change, sums.own_moment.shape)
     try:
         found = solve(sums, sd, np.sqrt(of_scale + change), variance)
@@ -123,13 +124,9 @@ def negative_log_evidence(
     coupling = found.own_gain[seen] @ found.factor
     own_variance = np.einsum("add->ad", found.own_covariance[seen])
     own_kept = (own_variance + np.einsum("adp,adp->ad", coupling, coupling)) / own_prior
-    slopes = np.bincount(
-        labels, weights=1.0 - kept - (found.mean / sd) ** 2, minlength=len(scales)
-    ) + np.bincount(
-        np.broadcast_to(own_labels, b.shape).ravel(),
-        weights=((1.0 - own_kept - b**2 / own_prior) * of_scale / own_prior).ravel(),
-        minlength=len(scales),
-    )
+    own_slopes = (1.0 - own_kept - b**2 / own_prior) * of_scale / own_prior
+    slopes = _sums_of(labels, 1.0 - kept - (found.mean / sd) ** 2, len(scales))
+    slopes += _sums_of(own_labels, own_slopes.sum(axis=0), len(scales))
     fitted = float((1.0 - kept).sum() + (1.0 - own_kept).sum())
     quadratic = (
         found.mean @ sums.gram @ found.mean
@@ -139,3 +136,34 @@ def negative_log_evidence(
     error = sums.square - 2 * explained + float(quadratic)
     gradient = np.append(slopes, sums.count - fitted - error / variance)
     return float(value), gradient + away / HYPER_SD
+
+
+def products(scales: Array, labels: NDArray[np.int64]) -> Array:
+    """Return the standard deviation of each parameter, a product of its scales.
+
+    Parameters
+    ----------
+    scales : ndarray of shape (g,)
+    labels : ndarray of shape (p,) or (p, 2)
+        -1 for none.
+
+    Returns
+    -------
+    ndarray of shape (p,)
+
+    Examples
+    --------
+    >>> products(np.array([0.5, 4.0]), np.array([[0, -1], [0, 1]])).tolist()
+    [0.5, 2.0]
+    """
+    found = np.append(scales, 1.0)[labels]
+    return np.asarray(found if labels.ndim == 1 else found.prod(axis=1))
+
+
+def _sums_of(labels: NDArray[np.int64], values: Array, n: int) -> Array:
+    """Return the sum of the values of each label; those of -1 are left out."""
+    found = np.zeros(n)
+    for column in labels.T if labels.ndim == 2 else [labels]:
+        there = column >= 0
+        found += np.bincount(column[there], weights=values[there], minlength=n)
+    return found

@@ -31,6 +31,8 @@ class Layout:
         (m, k), the shape of ``W``.
     labels : ndarray of int, shape (p,)
         Prior group of each parameter.
+    columns : ndarray of int, shape (p,)
+        The task feature that each belongs to.
 
     Raises
     ------
@@ -56,10 +58,10 @@ class Layout:
         if self.groups.ndim != 2:
             raise ValueError(f"groups has two axes, received shape {self.groups.shape}")
         self.shape: tuple[int, int] = self.groups.shape
-        self._rows, self._columns = np.nonzero(self.groups >= 0)
+        self._rows, self.columns = np.nonzero(self.groups >= 0)
         if len(np.unique(self._rows)) != len(self.groups):
             raise ValueError("every descriptor column needs at least one parameter")
-        self.labels = self.groups[self._rows, self._columns]
+        self.labels = self.groups[self._rows, self.columns]
         self.runs = _runs(self.groups >= 0)
 
     def __len__(self) -> int:
@@ -81,12 +83,12 @@ class Layout:
         phi : ndarray of shape (p,)
             ``z' W x = phi' theta``.
         """
-        return z[self._rows] * x[self._columns]
+        return z[self._rows] * x[self.columns]
 
     def matrix(self, theta: Array) -> Array:
         """Return ``W``, shape (m, k), of parameters ``theta``, shape (p,)."""
         W = np.zeros(self.shape)
-        W[self._rows, self._columns] = theta
+        W[self._rows, self.columns] = theta
         return W
 
     def of_pairs(self, ZZ: Array, XX: Array) -> Array:
@@ -99,7 +101,7 @@ class Layout:
         XX : ndarray of shape (k, k)
             ``X' X`` of the tasks.
         """
-        rows, columns = self._rows, self._columns
+        rows, columns = self._rows, self.columns
         return np.asarray(ZZ[np.ix_(rows, rows)] * XX[np.ix_(columns, columns)])
 
     def outer(self, Z: Array, U: Array) -> Array:
@@ -115,11 +117,11 @@ class Layout:
         -------
         ndarray of shape (B, d, p)
         """
-        return np.asarray(Z[:, None, self._rows] * U[None][:, :, self._columns])
+        return np.asarray(Z[:, None, self._rows] * U[None][:, :, self.columns])
 
     def entries(self, W: Array) -> Array:
         """Return the entries of a matrix (m, k) that are parameters, shape (p,)."""
-        return np.asarray(W[self._rows, self._columns])
+        return np.asarray(W[self._rows, self.columns])
 
     def more_rows(self, groups: NDArray[np.int64]) -> Layout:
         """Return the layout with more rows, one per new descriptor column.

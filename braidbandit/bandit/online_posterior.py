@@ -86,6 +86,7 @@ class OnlinePosterior:
         prior: PriorScales | None = None,
         forgetting: float = 1.0,
         max_parameters: int = 640,
+        blocks: NDArray[np.int64] | None = None,
     ) -> OnlinePosterior:
         """Return one that has learnt nothing, over arms with these descriptors.
 
@@ -101,10 +102,12 @@ class OnlinePosterior:
         max_parameters : int
             Arms have task slopes of their own, not only an intercept, as long as these
             are no more than so many parameters for all arms together.
+        blocks : ndarray of int, shape (k,), optional
+            As :class:`Posterior` takes them.
         """
         own_width = width if n_arms * width <= max_parameters else 1
         groups = parameter_groups(columns, width)
-        return cls(Posterior(groups, prior, n_arms, own_width), forgetting)
+        return cls(Posterior(groups, prior, n_arms, own_width, blocks), forgetting)
 
     @property
     def width(self) -> int:

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from braidbandit._checks import MOST_WEIGHT
 from braidbandit.bandit import linalg
 from braidbandit.bandit.belief import Belief
-from braidbandit.bandit.evidence import find_scales
+from braidbandit.bandit.evidence import find_scales, products
 from braidbandit.bandit.layout import Layout
-from braidbandit.bandit.prior import GROUPS, USUAL_SPREAD, PriorScales
+from braidbandit.bandit.prior import BLOCKS, GROUPS, USUAL_SPREAD, PriorScales
 from braidbandit.bandit.solution import solve, symmetric
 from braidbandit.bandit.sufficient_statistics import SufficientStatistics
 from braidbandit.bandit.task_noise import task_precision
 
 Array = NDArray[np.float64]
 
+_SCALES = (*GROUPS, *BLOCKS)
 # Of what is added to a larger feature, too few digits are left.
 _LARGEST = 1e4
 # Squares of larger descriptors or rewards overflow in the sums.
@@ -52,6 +53,9 @@ class Posterior:
     own_width : int
         d, for how many of the k task features an arm has a parameter of its own: 0 for
         none, 1 for an intercept, k for slopes as well.
+    blocks : ndarray of int, shape (k,), optional
+        In which of ``BLOCKS`` each task feature is, counted from 1; 0, the default, for
+        the constant and for features of the embedding.
 
     Attributes
     ----------
@@ -71,6 +75,7 @@ class Posterior:
         ``-own_load @ factor.T``.
     own_groups : ndarray of int, shape (d,)
         Prior group of each of an arm's own parameters.
+    blocks : ndarray of int, shape (k,)
     own_change : ndarray of shape (A, d)
         Prior variance of arms' own parameters beside their scale: see :meth:`widen`.
     square, count : float
@@ -115,6 +120,7 @@ class Posterior:
     )
 
     own_groups: NDArray[np.int64]
+    blocks: NDArray[np.int64]
     mean: Array
     factor: Array
     own_mean: Array
@@ -133,8 +139,15 @@ class Posterior:
         prior: PriorScales | None = None,
         n_arms: int = 1,
         own_width: int = 0,
+        blocks: NDArray[np.int64] | None = None,
     ) -> None:
         self._layout = Layout(groups)
+        k = self._layout.shape[1]
+        self.blocks = np.zeros(k, dtype=np.int64) if blocks is None else blocks
+        if self.blocks.shape != (k,):
+            raise ValueError(
+                f"received blocks of shape {self.blocks.shape}, expected ({k},)"
+            )
         if not 0 <= own_width <= self.groups.shape[1]:
             raise ValueError(
                 f"own_width lies between 0 and the {self.groups.shape[1]} task "
@@ -555,6 +568,7 @@ class Posterior:
         return {
             "groups": self.groups,
             "own_groups": self.own_groups,
+            "blocks": self.blocks,
             **{name: getattr(self, name) for name in self.ARRAYS},
             "sums": np.array([self.square, self.count]),
         }
@@ -591,7 +605,12 @@ class Posterior:
         >>> bool(new.mean[0] == old.mean[0]), new.count
         (True, 1.0)
         """
-        posterior = cls(arrays["groups"].copy(), prior, *arrays["own_mean"].shape)
+        posterior = cls(
+            arrays["groups"].copy(),
+            prior,
+            *arrays["own_mean"].shape,
+            blocks=arrays["blocks"].copy(),
+        )
         posterior.own_groups = arrays["own_groups"].copy()
         posterior.reset(scales)
         seen = len(arrays["seen"])
@@ -643,8 +662,7 @@ class Posterior:
 
     def sufficient_statistics(self) -> SufficientStatistics:
         """Return the sums over rewards that gave this posterior: equation (9)."""
-        values, variance = self._scale_values(), self.scales.noise**2
-        sd, own_sd = values[self._layout.labels], values[self.own_groups]
+        (sd, own_sd), variance = self._prior_sds(self.scales), self.scales.noise**2
         shift, sums = self.mean - self._prior_mean(), self._no_sums()
         white = np.linalg.inv(self.factor / sd[:, None])
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
@@ -773,27 +791,32 @@ class Posterior:
         Arms' own parameters stay in the groups that they are in, even where more
         columns now say what an arm is made of.
         """
-        other = Posterior(groups, prior, n_arms, self.own_width)
+        other = Posterior(groups, prior, n_arms, self.own_width, self.blocks)
         other.own_groups = self.own_groups
         other.reset(scales)
         return other
 
     def _found_scales(self, sums: SufficientStatistics) -> PriorScales:
         """Return the scales that fit these sums best: equation (11)."""
-        labels = self._layout.labels
-        used = np.unique(np.append(labels, self.own_groups))
-        place = np.searchsorted(used, np.arange(len(GROUPS)))
-        names = [*(GROUPS[g] for g in used), "noise"]
+        labels, own_labels = self._labels()
+        used = np.unique(np.concatenate([labels.ravel(), own_labels.ravel()]))
+        used = used[used >= 0]
+        # A -1, for no scale, stays one.
+        place = np.append(np.searchsorted(used, np.arange(len(_SCALES))), -1)
+        names = [*(_SCALES[g] for g in used), "noise"]
         centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
         # Rewards that were all taken back may leave a square of rounding only.
         if self.prior is None and sums.square > 0 and sums.count > 0:
-            centre += np.log(np.sqrt(sums.square / sums.count) / USUAL_SPREAD)
+            in_rewards = [name not in BLOCKS for name in names]
+            centre += np.log(np.sqrt(sums.square / sums.count) / USUAL_SPREAD) * (
+                np.array(in_rewards)
+            )
         # The first search starts where the hyperprior is, a later one from the last.
         start = np.log([getattr(self.scales, name) for name in names])
         found = find_scales(
             sums,
             place[labels],
-            place[self.own_groups],
+            place[own_labels],
             centre if self.count == 0 else start,
             centre,
             self.own_change,
@@ -803,9 +826,9 @@ class Posterior:
 
     def _set(self, sums: SufficientStatistics, scales: PriorScales) -> None:
         """Become the posterior of these sums under these scales: equation (4)."""
-        values = np.array([getattr(scales, name) for name in GROUPS])
-        own_sd = np.sqrt(values[self.own_groups] ** 2 + self.own_change)
-        found = solve(sums, values[self._layout.labels], own_sd, scales.noise**2)
+        sd, own = self._prior_sds(scales)
+        own_sd = np.sqrt(own**2 + self.own_change)
+        found = solve(sums, sd, own_sd, scales.noise**2)
         self.scales, self.solved = scales, self.solved + 1
         prior_mean = self._prior_mean()
         self.mean, self.factor = prior_mean + found.mean, found.factor
@@ -814,8 +837,22 @@ class Posterior:
         self.own_load = found.own_gain[self.seen] @ self.factor
         self.square, self.count = sums.square, sums.count
 
-    def _scale_values(self) -> Array:
-        return np.array([getattr(self.scales, name) for name in GROUPS])
+    def _labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which scales make the prior of each parameter, (p, 2) and (d, 2).
+
+        The first is its group's, the second that of its block, or -1.
+        """
+        block = np.where(self.blocks > 0, len(GROUPS) + self.blocks - 1, -1)
+        return (
+            np.column_stack([self._layout.labels, block[self._layout.columns]]),
+            np.column_stack([self.own_groups, block[: self.own_width]]),
+        )
+
+    def _prior_sds(self, scales: PriorScales) -> tuple[Array, Array]:
+        """Return the prior standard deviations of the parameters, (p,) and (d,)."""
+        values = np.array([getattr(scales, name) for name in _SCALES])
+        labels, own_labels = self._labels()
+        return products(values, labels), products(values, own_labels)
 
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.

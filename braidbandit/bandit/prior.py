@@ -34,6 +34,9 @@ _GROUPS_OF: dict[str, tuple[str, str | None]] = {
     "pair": ("pair", None),
     "gain": ("gain", None),
 }
+BLOCKS = ("letters", "types", "details")
+"""Blocks of task features beside the embedding, as arrays count them from 1."""
+
 USUAL_SPREAD = 0.5
 """Standard deviation of rewards that the default scales are for: 0 and 1, as often.
 
@@ -64,6 +67,9 @@ class PriorScales:
         What the descriptors leave unexplained about one arm.
     noise : float
         Standard deviation of one reward around its mean.
+    letters, types, details : float
+        How much more a feature in this block of the task features says than one of the
+        embedding: slopes on these have that many times the standard deviation.
 
     Raises
     ------
@@ -88,6 +94,9 @@ class PriorScales:
     arm_intercept: float = 0.02
     arm_slope: float = 0.02
     noise: float = 0.25
+    letters: float = 1.0
+    types: float = 1.0
+    details: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -55,6 +55,8 @@ class ArmModel:
     ----------
     catalogue : Catalogue
     settings : LearningSettings, optional
+    task_blocks : ndarray of int, optional
+        The attribute.
 
     Attributes
     ----------
@@ -88,6 +90,9 @@ class ArmModel:
         Sums of the drift monitor.
     width : int or None
         Number of task features k, once it is known.
+    task_blocks : ndarray of int
+        In which block of the prior each of the last task features is; those before
+        them are the constant, and the embedding.
     fit : ndarray of bool, shape (A,), or None
         Arms that calibration has not found unfit; None when it found all of them so.
     relative_costs : ndarray of shape (A,)
@@ -99,7 +104,10 @@ class ArmModel:
     """
 
     def __init__(
-        self, catalogue: Catalogue, settings: LearningSettings | None = None
+        self,
+        catalogue: Catalogue,
+        settings: LearningSettings | None = None,
+        task_blocks: NDArray[np.int64] | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.settings = settings or LearningSettings()
@@ -110,6 +118,8 @@ class ArmModel:
         self._note_arms()
         self.quality: OnlinePosterior | None = None
         self.width: int | None = None
+        none = np.zeros(0, dtype=np.int64)
+        self.task_blocks = none if task_blocks is None else task_blocks
         self.start: Posterior | None = None
         self.costs: dict[str, CostModel] = {}
         self.log = FeedbackLog()
@@ -176,7 +186,7 @@ class ArmModel:
     def require(self, width: int) -> None:
         """Create the posterior when the number of task features is known."""
         if self.quality is None:
-            settings = self.settings
+            settings, last = self.settings, self.task_blocks
             self.quality = OnlinePosterior.start(
                 self.columns,
                 width,
@@ -184,6 +194,7 @@ class ArmModel:
                 prior=settings.prior,
                 forgetting=settings.forgetting,
                 max_parameters=settings.max_parameters,
+                blocks=np.append(np.zeros(width - len(last), dtype=np.int64), last),
             )
             self.width = width
         elif self.quality.width != width:
@@ -209,6 +220,11 @@ class ArmModel:
         self.descriptors, self.columns = np.ascontiguousarray(Z), tuple(columns)
         self.signatures = signatures
         self._note_arms()
+        self.reset()
+
+    def read_blocks(self, task_blocks: NDArray[np.int64]) -> None:
+        """Take over in which blocks other task features are; drops the posteriors."""
+        self.task_blocks = task_blocks
         self.reset()
 
     def reset(self) -> None:

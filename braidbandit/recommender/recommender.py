@@ -64,7 +64,14 @@ _SETTINGS = (
     "drift",
     "random_state",
 )
-_OF_ENCODER = (*TaskEncoder().get_params(), "components_", "mean_", "gates_")
+_OF_ENCODER = (
+    *TaskEncoder().get_params(),
+    "components_",
+    "mean_",
+    "gates_",
+    "letters_",
+    "letters_mean_",
+)
 # Settings of the posterior: another one has another shape, or other scales.
 _SHAPE = ("prior", "max_parameters")
 
@@ -966,7 +973,7 @@ class BraidRecommender(BaseEstimator):
     def _begin(self, catalogue: Catalogue) -> None:
         draws = RandomSequence(self.random_state)  # refuses what is no seed
         self._in_use = EncoderInUse(self.encoder)
-        self.arm_model_ = ArmModel(catalogue, self._settings())
+        self.arm_model_ = ArmModel(catalogue, self._settings(), self.encoder_.blocks())
         self.draws_, self.catalogue_hash_ = draws, catalogue.hash
         self.pacer_, self.n_decisions_ = Pacer(), 0
 
@@ -995,8 +1002,7 @@ class BraidRecommender(BaseEstimator):
     def _fit_encoder(self, X: Any) -> None:
         """Fit the encoder once; the random projection served until now."""
         if not self.encoder_.__sklearn_is_fitted__():
-            self._in_use.fit(X)
-            self.arm_model_.reset()
+            self.arm_model_.read_blocks(self._in_use.fit(X).blocks())
             self.arm_model_.forget_pending()
 
     def _check_anew(self, fixed: tuple[str, ...]) -> None:

@@ -36,7 +36,7 @@ from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.objectives import OBJECTIVES, CostModel, Pacer
 from braidbandit.recommender.state_files import edit_manifest
-from braidbandit.tasks.encoder import TaskEncoder
+from braidbandit.tasks.encoder import FORMER_SETTINGS, TaskEncoder
 
 Arrays = Mapping[str, NDArray[Any]]
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -398,9 +398,13 @@ def newest(
     """Return a state in the newest format.
 
     Format 3 grew while it was written: what its first states do not say is filled in.
+    Up to format 4, task features are in one block.
     """
-    if manifest["format"] > 3:
+    if manifest["format"] > 4:
         return dict(manifest), dict(arrays)
+    arrays = _in_one_block(manifest, arrays)
+    if manifest["format"] > 3:
+        return dict(manifest), arrays
     savings = manifest["savings"]
     if savings is not None:
         savings = {"expired": (), **savings, **manifest.get("forgotten", {})}
@@ -443,6 +447,21 @@ def newest(
     return {**defaults, **known}, filled
 
 
+def _in_one_block(
+    manifest: Mapping[str, Any], arrays: Arrays
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a state of before there were blocks, and no letters."""
+    filled = dict(arrays)
+    for name in manifest["scales"]:
+        if f"{name}.groups" in arrays:
+            k = arrays[f"{name}.groups"].shape[1]
+            filled[f"{name}.blocks"] = np.zeros(k, dtype=np.int64)
+    if manifest["encoder_fitted"]:
+        filled["encoder.letters_"] = np.zeros((0, 1))
+        filled["encoder.letters_mean_"] = np.zeros(0)
+    return filled
+
+
 def _encoder(
     manifest: Mapping[str, Any], arrays: Arrays, given: TaskEncoder | None
 ) -> TaskEncoder:
@@ -450,14 +469,17 @@ def _encoder(
     encoder: Any
     if given is not None:
         encoder = clone(given)
+        if not FORMER_SETTINGS.keys() & settings.keys():
+            encoder.set_params(**FORMER_SETTINGS)
     elif settings["model"] is None:
         raise ValueError(
             "the saved encoder had an embedder of its own, which is code and is not "
             "saved; give load(encoder=TaskEncoder(embedder=...))"
         )
     else:
-        others = {key: value for key, value in settings.items() if key != "types"}
-        encoder = TaskEncoder(**others, types=tuple(settings["types"]))
+        saved: dict[str, Any] = {**FORMER_SETTINGS, **settings}
+        saved["types"] = tuple(settings["types"])
+        encoder = TaskEncoder(**saved)
     if encoder.settings() != settings:
         raise ValueError(
             f"the state was saved with encoder {settings}, received "

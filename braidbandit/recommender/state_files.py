@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_arrays
 
 from braidbandit._files import LOCK, WRITING, write_atomic
 
-FORMAT = 4
+FORMAT = 5
 """Raised by one when older readers could not read a new file correctly."""
 
 OLDEST = 3

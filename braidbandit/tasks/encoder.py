@@ -16,10 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from braidbandit._checks import check_whole, same
 from braidbandit._json import canonical_json, content_hash, unboxed
 from braidbandit._named import ordered
+from braidbandit.tasks.details import check_features, details_of
 from braidbandit.tasks.embedder import DEFAULT_MODEL, Embedder
 from braidbandit.tasks.embedding_file import forget_folder
+from braidbandit.tasks.messages import request_in
+from braidbandit.tasks.pieces import cut_all, joined
 from braidbandit.tasks.projection import (
     Projection,
+    fit_letters,
     fit_projection,
     random_projection,
 )
@@ -42,31 +46,56 @@ TYPES = (
 MOST_CAPABILITIES = 4
 """More of them say no more about a task."""
 
-_KEYS = ("text", "prompt", "type", "complexity", "capabilities")
+_KEYS = (
+    "text",
+    "prompt",
+    "messages",
+    "type",
+    "complexity",
+    "capabilities",
+    "features",
+)
+# What a task says, in one of three ways.
+_TEXTS = ("text", "prompt", "messages")
 # A stated type says more than one embedding direction: its column is larger, which
 # is the same as a wider prior on its effect.
 _TYPE_SCALE = 2.0
 _MOST_EXAMPLES = 500
 _NEIGHBOURS = 10
 # What fit finds.
-_FITTED = ("gates_", "mean_", "components_", "example_points_", "example_types_")
+_FITTED = (
+    "gates_",
+    "mean_",
+    "components_",
+    "letters_",
+    "letters_mean_",
+    "example_points_",
+    "example_types_",
+)
+FORMER_SETTINGS: dict[str, Any] = {"n_letters": 0, "n_details": 0, "window": None}
+"""What newer settings stand for in states of before there were any."""
 
 
 class TaskEncoder(TransformerMixin, BaseEstimator):
-    """Turn tasks into features: embedding, type, complexity, capabilities.
+    """Turn tasks into features: embedding, letters, type, and what else is told.
 
-    A task is text, or a dict with "text" (or "prompt"), "type", "complexity"
-    (0 to 1) and "capabilities" (list of text). A dict without text is described
-    by its type and capabilities. A 2-D array of numbers is taken as ready-made
-    embeddings.
+    A task is text, or a dict with "text" (or "prompt", or "messages" of a chat, of
+    which the user's last turn is read), "type", "complexity" (0 to 1), "capabilities"
+    (list of text) and "features" (numbers and categories by name, such as
+    ``{"channel": "email", "attachments": 2}``; new ones may come at any time). A dict
+    without text is described by its type and capabilities. A 2-D array of numbers is
+    taken as ready-made embeddings.
 
     The columns are: a bias of 1; up to ``n_components`` numbers that say by its
-    embedding what kind of task it is, scaled to unit average variance; one for each
-    type, 2 where the task states it and else 0; complexity on [-1, 1], 0 when it is not
-    given; and the number of capabilities, up to 4, divided by 4. The kinds are clusters
-    of the tasks that ``fit`` sees (see :func:`fit_projection`): they need no labels,
-    and 40 to a few hundred tasks are enough. Before ``fit`` a fixed random projection
-    takes their place.
+    embedding what kind of task it is; up to ``n_letters`` that say it by the letters of
+    its text; one for each type, 2 where the task states it and else 0; complexity on
+    [-1, 1], 0 when it is not given; the number of capabilities, up to 4, divided by 4;
+    and ``n_details`` that say which capabilities and features the task has (see
+    :func:`details_of`). Numbers of the embedding have unit average variance, and so
+    have those of the letters. The kinds are clusters of the tasks that ``fit`` sees
+    (see :func:`fit_projection`): they need no labels, and 40 to a few hundred tasks
+    are enough. Before ``fit`` a fixed random projection takes their place, and there
+    are no letters.
 
     Parameters
     ----------
@@ -93,11 +122,20 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         Known task types.
     random_state : int
         Seed of the random projection, and of the clusters' first centres.
+    n_letters : int
+        Most numbers that are made of the letters of a text. 0 for none.
+    n_details : int
+        Length of the codes of capabilities and named features. With 0, capabilities
+        are only counted, and features refused.
+    window : int or None
+        Most characters that the model is given at once. Of a longer text, pieces are
+        embedded (see :func:`pieces_of`), the last of which counts most. None gives it
+        all texts as they are: most models then read only the beginning of a long one.
 
     Attributes
     ----------
-    gates_, mean_, components_ : ndarray
-        The :class:`Projection` of the embedding.
+    gates_, mean_, components_, letters_, letters_mean_ : ndarray
+        The :class:`Projection` of embedding and letters.
     example_points_, example_types_ : ndarray
         Up to 500 tasks of ``fit`` that stated a type: their projected embeddings, and
         their type as an index into ``types``.
@@ -107,7 +145,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     >>> encoder = TaskEncoder(embedder=lambda texts: np.eye(4)[: len(texts)],
     ...                       n_components=2)
     >>> encoder.transform([{"type": "code", "complexity": 1.0}, "a poem"]).shape
-    (2, 13)
+    (2, 25)
     """
 
     def __init__(
@@ -120,6 +158,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         types: Sequence[str] = TYPES,
         random_state: int = 0,
         cache_bytes: int = 2**28,
+        n_letters: int = 8,
+        n_details: int = 12,
+        window: int | None = 800,
     ) -> None:
         self.model = model
         self.n_components = n_components
@@ -128,6 +169,9 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         self.types = types
         self.random_state = random_state
         self.cache_bytes = cache_bytes
+        self.n_letters = n_letters
+        self.n_details = n_details
+        self.window = window
 
     def fit(self, X: Any, y: Any = None) -> TaskEncoder:
         """Find what kinds of task there are among unlabelled tasks.
@@ -157,8 +201,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         tasks, embeddings = self._read(X)
         found = fit_projection(embeddings, self.n_components, int(self.random_state))
         points = found.apply(embeddings)
+        texts = _texts_in(tasks)
+        letters = fit_letters(texts or [], self.n_letters)
         typed = [i for i, t in enumerate(tasks) if t.get("type")][:_MOST_EXAMPLES]
-        self.gates_, self.mean_, self.components_ = found
+        self.gates_, self.mean_, self.components_ = found[:3]
+        self.letters_, self.letters_mean_ = letters
         self.example_points_ = points[typed]
         types = list(self.types)
         self.example_types_ = np.array(
@@ -193,15 +240,19 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         """Return what :meth:`transform` returns, always as an array of float64."""
         self._check_as_fitted()
         tasks, embeddings = self._read(X)
-        points = self._project(embeddings)
+        points = self._project(embeddings, _texts_in(tasks))
         kinds = np.zeros((len(tasks), len(self.types)))
-        extra = np.zeros((len(tasks), 2))
+        extra = np.zeros((len(tasks), 2 + self.n_details))
         for row, task in enumerate(tasks):
             if task.get("type"):
                 kinds[row, list(self.types).index(task["type"])] = _TYPE_SCALE
             if task.get("complexity") is not None:
                 extra[row, 0] = 2.0 * task["complexity"] - 1.0
-            extra[row, 1] = task.get("capabilities", 0) / MOST_CAPABILITIES
+            names, features = task.get("capabilities", ()), task.get("features", {})
+            if names or features:
+                extra[row, 1] = min(len(names), MOST_CAPABILITIES) / MOST_CAPABILITIES
+                if self.n_details:
+                    extra[row, 2:] = details_of(names, features, self.n_details)
         return np.concatenate([np.ones((len(tasks), 1)), points, kinds, extra], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -223,8 +274,23 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         names = ["bias", *(f"embedding:{i}" for i in range(len(self.components_)))]
+        names += [f"letters:{i}" for i in range(len(self.letters_))]
         names += [f"type:{name}" for name in self.types]
-        return np.array([*names, "complexity", "capabilities"], dtype=object)
+        names += ["complexity", "capabilities"]
+        names += [f"detail:{i}" for i in range(self.n_details)]
+        return np.array(names, dtype=object)
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Return in which block of the prior the columns behind the embedding are.
+
+        Returns
+        -------
+        ndarray of int
+            1 for letters, 2 for types, 3 for the rest.
+        """
+        n_letters = len(getattr(self, "letters_", ()))
+        widths = (n_letters, len(self.types), 2 + self.n_details)
+        return np.repeat(np.arange(1, 4), widths)
 
     def nearest_type(self, task: Any) -> tuple[str, float] | None:
         """Return the type of a task: the one it states, or that of its neighbours.
@@ -263,12 +329,15 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         Where embeddings are kept is not among them, and a custom ``embedder`` cannot
         be: its "model" is None.
         """
-        return {
+        settings: dict[str, Any] = {
             "model": None if self.embedder is not None else str(self.model),
             "n_components": int(self.n_components),
             "types": list(self.types),
             "random_state": int(self.random_state),
         }
+        # Those that are as they always were are left out: a hash stays what it was.
+        newer = {name: getattr(self, name) for name in FORMER_SETTINGS}
+        return settings | {k: v for k, v in newer.items() if v != FORMER_SETTINGS[k]}
 
     def projection_hash(self) -> str:
         """Return the content hash of everything that decides the features.
@@ -285,7 +354,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         # Arrays are replaced by a fit, never changed in place: the hash of the very
         # same ones is known.
         settings = self.settings()
-        names = ("mean_", "components_", "gates_")
+        names = ("mean_", "components_", "gates_", "letters_", "letters_mean_")
         arrays = [vars(self).get(name) for name in names]
         known = self.__dict__.get("_hashed")
         if known is not None and known[0] == settings:
@@ -293,7 +362,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 return str(known[2])
         digest = hashlib.sha256(canonical_json(settings).encode())
         for array in arrays:
-            # Without gates, the hash is that of versions which knew none.
+            # Without gates or letters, the hash is that of versions which knew none.
             if array is not None and len(array):
                 digest.update(np.ascontiguousarray(array).tobytes())
         found = digest.hexdigest()[:16]
@@ -344,6 +413,10 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         check_whole("n_components", self.n_components, 1)
         check_whole("random_state", self.random_state, 0)
         check_whole("cache_bytes", self.cache_bytes, 0)
+        check_whole("n_letters", self.n_letters, 0)
+        check_whole("n_details", self.n_details, 0)
+        if self.window is not None:
+            check_whole("window", self.window, 100)
         types = [] if isinstance(self.types, str) else ordered(self.types, "types")
         texts = all(isinstance(name, str) and name for name in types)
         if isinstance(self.types, str) or not texts or len(set(types)) < len(types):
@@ -355,7 +428,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 f"give model or embedder, not both: {self.model!r} would not be used"
             )
 
-    def _project(self, embeddings: Array) -> Array:
+    def _project(self, embeddings: Array, texts: list[str] | None) -> Array:
         width = embeddings.shape[1]
         if not self.__sklearn_is_fitted__():
             k, seed = self.n_components, int(self.random_state)
@@ -365,7 +438,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                 f"received embeddings of width {width}, expected "
                 f"{self.gates_.shape[1] - 1} as in fit; use the same embedding model"
             )
-        return Projection(self.gates_, self.mean_, self.components_).apply(embeddings)
+        found = (getattr(self, name) for name in _FITTED[:5])
+        return Projection(*found).apply(embeddings, texts)
 
     def _read(self, X: Any) -> tuple[list[dict[str, Any]], Array]:
         """Check tasks and embed them: (list of dicts, embeddings (n, d))."""
@@ -409,10 +483,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         if unknown:
             raise KeyError(f"unknown task keys {unknown}; known keys are {list(_KEYS)}")
         task = {key: value for key, value in task.items() if value is not None}
-        if "text" in task and "prompt" in task:
-            raise KeyError("give 'text' or 'prompt', not both")
-        if "text" in task or "prompt" in task:
-            _check_text(task.get("text", task.get("prompt")))
+        given = [key for key in _TEXTS if key in task]
+        if len(given) > 1:
+            raise KeyError(f"give one of {list(_TEXTS)}, received {given}")
+        if given:
+            _check_text(_said_in(task))
         elif not task.get("type") and not task.get("capabilities"):
             raise ValueError(
                 "a task needs 'text', 'type' or 'capabilities', received "
@@ -425,13 +500,30 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
             )
         _check_complexity(task.get("complexity"))
         _check_capabilities(task.get("capabilities", ()))
+        if task.get("features") is not None and not (
+            check_features(task["features"]) == {} or self.n_details
+        ):
+            raise ValueError(
+                "this encoder reads no named features, received "
+                f"{dict(task['features'])!r}; make it with TaskEncoder(n_details=12)"
+            )
         return canonical_task(task)
 
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the embeddings of texts, shape (n, d), before any projection.
 
-        They are kept, and a text that is still there is not embedded again.
+        They are kept, and a text that is still there is not embedded again. One that is
+        longer than ``window`` is embedded in pieces.
         """
+        window = self.window
+        if window is not None and any(len(text) > window for text in texts):
+            pieces, counts = cut_all(texts, window)
+            ends = np.cumsum(counts)
+            rows = np.split(self._embedded(pieces), ends[:-1])
+            return np.array([joined(of_text) for of_text in rows])
+        return self._embedded(texts)
+
+    def _embedded(self, texts: Sequence[str]) -> Array:
         wanted = (str(self.model), self.embedder, self.cache_dir, self.cache_bytes)
         known: Embedder | None = self.__dict__.get("_embedder")
         if known is None or not known.is_made_of(*wanted):
@@ -513,16 +605,17 @@ def canonical_task(task: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        "text", which without a text or prompt is made of type and capabilities, and
-        where they are given "type", "complexity" as a float and "capabilities" as
-        their number. What is None is left out; other keys stay as they are.
+        "text", which without a text, prompt or messages is made of type and
+        capabilities, and where they are given "type", "complexity" as a float,
+        "capabilities" in order, each once, and "features". What is None is left out;
+        other keys stay as they are.
 
     Examples
     --------
     >>> canonical_task({"type": "code", "complexity": 1})
     {'type': 'code', 'complexity': 1.0, 'text': 'A code task'}
-    >>> canonical_task({"text": "hello", "capabilities": ["tact", "wit"]})
-    {'text': 'hello', 'capabilities': 2}
+    >>> canonical_task({"text": "hello", "capabilities": ["wit", "tact"]})
+    {'text': 'hello', 'capabilities': ['tact', 'wit']}
     >>> canonical_task({"prompt": "hello", "type": None}) == canonical_task("hello")
     True
     """
@@ -531,13 +624,31 @@ def canonical_task(task: Any) -> dict[str, Any]:
     read = {key: value for key, value in task.items() if value is not None}
     names = read.pop("capabilities", ())
     if "text" not in read:
-        read["text"] = read.pop("prompt", None) or _described(read.get("type"), names)
+        said = _said_in(read) or _described(read.get("type"), names)
+        read = {k: v for k, v in read.items() if k not in _TEXTS} | {"text": said}
     if isinstance(read.get("complexity"), Real):
         # Without the sign of a zero, which JSON by way of JavaScript drops.
         read["complexity"] = float(read["complexity"]) + 0.0
     if names:
-        read["capabilities"] = min(len(names), MOST_CAPABILITIES)
+        read["capabilities"] = sorted(set(names))
+    if "features" in read:
+        read["features"] = check_features(read["features"])
+        if not read["features"]:
+            del read["features"]
     return read
+
+
+def _said_in(task: Mapping[str, Any]) -> str | None:
+    """Return the text of a task, wherever it is; None where there is none."""
+    if task.get("messages") is not None:
+        return request_in(task["messages"])
+    text: str | None = task.get("text", task.get("prompt"))
+    return text
+
+
+def _texts_in(tasks: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Return the texts of tasks; None of those that are embeddings only."""
+    return [task["text"] for task in tasks] if tasks and "text" in tasks[0] else None
 
 
 what_is_read = canonical_task
@@ -580,7 +691,16 @@ def task_hash(task: Any) -> str:
 
 def is_hash_of(found: str, task: Any) -> bool:
     """Whether a hash is of this task, also one of an earlier version."""
-    return found in (task_hash(task), hash_as_given(task))
+    return found in (task_hash(task), hash_as_given(task), _hash_by_count(task))
+
+
+def _hash_by_count(task: Any) -> str | None:
+    """Return the hash of versions that read only how many capabilities there are."""
+    if not isinstance(task, Mapping) or not task.get("capabilities"):
+        return None
+    read = canonical_task(task)
+    read["capabilities"] = min(len(task["capabilities"]), MOST_CAPABILITIES)
+    return content_hash({key: unboxed(value) for key, value in read.items()})
 
 
 def hash_as_given(task: Any) -> str:

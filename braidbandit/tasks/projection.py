@@ -2,13 +2,16 @@
 
 What a model is good at changes from one kind of task to the next, and kinds of task are
 clusters of embeddings rather than directions: soft memberships of clusters are few
-numbers, smooth, and say more than as many principal components.
+numbers, smooth, and say more than as many principal components. Beside them stand a few
+numbers of the text's own letters, which say what an embedding overlooks: its form, and
+languages that the model does not know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ _FEWEST_KINDS = 8
 _TASKS_PER_KIND = 5
 # Width of a cluster, in units of the mean squared distance to the nearest centre.
 _SOFTNESS = 0.2
+# Groups of two to four letters, hashed to so many columns; a long text by its ends.
+_LETTERS, _MOST_TEXT = 2048, 4000
 # Where values are larger than this, or all are smaller than its inverse, sums of
 # squares lose digits.
 _LARGEST = 1e6
@@ -38,18 +43,33 @@ class Projection(NamedTuple):
         Subtracted first.
     components : ndarray of shape (k, c) or (k, d)
         Directions, scaled so that the projections have unit average variance.
+    letters : ndarray of shape (w, 2048)
+        Directions of the letters of a text; no rows where none are used.
+    letters_mean : ndarray of shape (w,)
+        Subtracted from what these give.
     """
 
     gates: Array
     mean: Array
     components: Array
+    letters: Array = np.zeros((0, _LETTERS))
+    letters_mean: Array = np.zeros(0)
 
-    def apply(self, embeddings: Array) -> Array:
-        """Project embeddings of shape (n, d) to shape (n, k)."""
+    def apply(self, embeddings: Array, texts: Sequence[str] | None = None) -> Array:
+        """Project embeddings of shape (n, d) to shape (n, k + w).
+
+        Without ``texts``, the w columns of letters are 0.
+        """
         check_size(embeddings)
         if len(self.gates):
             embeddings = memberships(self.gates, embeddings)
-        return np.asarray((embeddings - self.mean) @ self.components.T)
+        points = np.asarray((embeddings - self.mean) @ self.components.T)
+        if not len(self.letters):
+            return points
+        beside = np.zeros((len(points), len(self.letters)))
+        if texts is not None:
+            beside = _letters_of(texts) @ self.letters.T - self.letters_mean
+        return np.concatenate([points, beside], axis=1)
 
 
 def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
@@ -102,8 +122,76 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     # The sign of a component is arbitrary; here its largest entry is positive.
     with np.errstate(invalid="ignore"):  # of shares of a zero variance, not used here
         pca = PCA(k, svd_solver="full").fit(embeddings)
-    variance = float((pca.singular_values_**2).mean()) / n
-    return Projection(gates, pca.mean_, pca.components_ / np.sqrt(variance or 1.0))
+    directions, sizes = np.asarray(pca.components_), np.asarray(pca.singular_values_)
+    return Projection(gates, pca.mean_, _weighted(directions, sizes, n))
+
+
+def fit_letters(texts: Sequence[str], k: int) -> tuple[Array, Array]:
+    """Find at most ``k`` directions of the letters of texts, and their means.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    k : int
+
+    Returns
+    -------
+    letters : ndarray of shape (w, 2048)
+        Of singular vectors of the hashed groups of letters, weighted by how rare they
+        are in these texts; none where there are not five distinct texts for each.
+    mean : ndarray of shape (w,)
+
+    Examples
+    --------
+    >>> letters, mean = fit_letters([f"task {i}" for i in range(10)], k=2)
+    >>> letters.shape, mean.shape
+    ((2, 2048), (2,))
+    """
+    k = min(k, len(set(texts)) // _TASKS_PER_KIND)
+    if k < 1:
+        return np.zeros((0, _LETTERS)), np.zeros(0)
+    from scipy.sparse.linalg import svds
+
+    counts = _letters_of(texts)
+    rarity = np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0))) + 1.0
+    points = counts * np.asarray(rarity)
+    start = np.ones(min(points.shape))
+    found: Any = svds(points - points.mean(axis=0), k, v0=start)
+    order = np.argsort(-found[1])
+    sizes, rows = found[1][order], found[2][order]
+    signs = np.sign(rows[np.arange(k), np.abs(rows).argmax(axis=1)])
+    letters = _weighted(rows * signs[:, None], sizes, len(texts)) * np.asarray(rarity)
+    return letters, counts.mean(axis=0) @ letters.T
+
+
+def _weighted(directions: Array, sizes: Array, n: int) -> Array:
+    """Scale directions to unit average variance, the larger ones more.
+
+    What changes most from task to task is what rewards change with most: each direction
+    is multiplied by its standard deviation once more.
+    """
+    variances = sizes**2 / n
+    total = float((variances**2).mean())
+    return np.asarray(directions * np.sqrt(variances / (total or 1.0))[:, None])
+
+
+def _letters_of(texts: Sequence[str]) -> Array:
+    """Return how often groups of letters are in texts, in rows of length 1."""
+    half = _MOST_TEXT // 2
+    ends = [t if len(t) <= _MOST_TEXT else t[:half] + " " + t[-half:] for t in texts]
+    return np.asarray(_hashing().transform(ends).toarray())
+
+
+@lru_cache(maxsize=1)
+def _hashing() -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        analyzer="char_wb",
+        ngram_range=(2, 4),
+        n_features=_LETTERS,
+        alternate_sign=False,
+    )
 
 
 def check_size(embeddings: Array) -> None:

@@ -130,8 +130,8 @@ def test_the_first_braid_beside_single_models_leaves_these_what_they_were(
 
 
 def test_arms_that_came_make_learning_again_no_other_model(agent, tmp_path):
-    """18 arms have slopes of their own in 18 x 15 parameters, 19 would not."""
-    agent.set_params(max_parameters=18 * 15)
+    """18 arms have slopes of their own in 18 x 27 parameters, 19 would not."""
+    agent.set_params(max_parameters=18 * 27)
     ledger = Ledger(tmp_path / "ledger.db")
     for i in range(20):
         if i == 10:
@@ -143,7 +143,7 @@ def test_arms_that_came_make_learning_again_no_other_model(agent, tmp_path):
     live = moments(agent)
     for a, b in zip(live, moments(agent.sync(ledger, anew=True)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
-    assert agent.posterior_.own_width == 15
+    assert agent.posterior_.own_width == 27
     agent.fit(TASKS[:2], agent.classes_[:2])  # from scratch
     assert agent.posterior_.own_width == 1
 

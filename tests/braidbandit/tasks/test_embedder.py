@@ -286,7 +286,7 @@ def test_the_real_model_knows_code_from_medicine(monkeypatch, capfd):
     assert vectors.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
-    assert encoder.transform(tasks).shape == (3, 26)
+    assert encoder.transform(tasks).shape == (3, 38)
     assert capfd.readouterr().err == ""
 
 

@@ -24,17 +24,19 @@ def test_columns_and_dtype(encoder):
         encoder.get_feature_names_out()
     x = encoder.fit(TEXTS).transform(tasks)
     names = list(encoder.get_feature_names_out())
-    assert x.shape == (2, len(names)) == (2, 1 + 4 + 8 + 2)
+    assert x.shape == (2, len(names)) == (2, 1 + 4 + 6 + 8 + 2 + 12)
     assert x.dtype == np.float64
     assert (x[:, 0] == 1).all()
     assert x[0, names.index("type:code")] > 0
     assert x[0, names.index("complexity")] == 0.5
-    assert x[1, 5:].tolist() == [0.0] * 10
+    assert x[1, 11:].tolist() == [0.0] * 22
+    assert encoder.blocks().tolist() == [1] * 6 + [2] * 8 + [3] * 14
+    assert names[5].startswith("letters:")
 
 
 def test_capabilities_are_counted_up_to_four(encoder):
     x = encoder.transform([{"type": "code", "capabilities": list("abcdef")}])
-    assert x[0, -1] == 1.0
+    assert x[0, -13] == 1.0
 
 
 def test_fit_gives_unit_average_variance(encoder):
@@ -43,11 +45,12 @@ def test_fit_gives_unit_average_variance(encoder):
     assert x.var(axis=0).mean() == pytest.approx(1.0)
 
 
-def test_the_cold_projection_is_fixed_and_of_the_same_width(encoder):
+def test_the_cold_projection_is_fixed_and_has_no_letters(encoder):
     cold = encoder.transform(TEXTS)
     assert np.array_equal(cold, clone(encoder).transform(TEXTS))
     assert cold[:, 1:5].var() == pytest.approx(1.0, rel=0.4)
-    assert cold.shape == encoder.fit(TEXTS).transform(TEXTS).shape
+    n, k = cold.shape
+    assert encoder.fit(TEXTS).transform(TEXTS).shape == (n, k + 6)
     assert clone(encoder).fit(TEXTS[:3]).transform(TEXTS).shape == cold.shape
 
 
@@ -73,11 +76,18 @@ def test_ready_made_embeddings(encoder):
         ({"text": "x", "complexity": float("nan")}, ValueError, "complexity"),
         ({"text": "x", "complexity": "high"}, TypeError, "complexity"),
         ({"text": "x", "kind": "code"}, KeyError, "kind"),
-        ({"text": "x", "prompt": "y"}, KeyError, "not both"),
+        ({"text": "x", "prompt": "y"}, KeyError, "give one of"),
         ({"text": "x", "type": "cod"}, ValueError, "known types"),
         ({"text": "x", "capabilities": "math"}, TypeError, "capabilities"),
         ({"text": "x", "capabilities": {"math"}}, TypeError, "list of text"),
         ({"complexity": 0.5}, ValueError, "needs"),
+        ({"text": "x", "features": ["a"]}, TypeError, "features is a dict"),
+        ({"text": "x", "features": {"a": [1]}}, TypeError, "feature 'a' is a number"),
+        ({"text": "x", "features": {1: 1}}, TypeError, "name that is text"),
+        ({"text": "x", "features": {"a": float("inf")}}, ValueError, "finite"),
+        ({"messages": "hi"}, TypeError, "messages is a list"),
+        ({"messages": [{"role": "user", "content": " "}]}, ValueError, "no message"),
+        ({"messages": [{"role": "me"}]}, ValueError, "a 'role' of"),
         ("  ", ValueError, "empty"),
         (3, TypeError, "int"),
     ],
@@ -234,10 +244,10 @@ def written_otherwise(task):
 
 
 def canonical_with_names(task):
-    """The canonical form, its number of capabilities as so many names again."""
+    """The canonical form, its capabilities in another order, each twice."""
     read = canonical_task(task)
     if "capabilities" in read:
-        read["capabilities"] = ["another"] * read["capabilities"]
+        read["capabilities"] = [*reversed(read["capabilities"])] * 2
     return read
 
 
@@ -287,6 +297,7 @@ def test_columns_by_hand():
         embedder=lambda texts: np.zeros((len(texts), 3)),
         n_components=1,
         types=("x", "y"),
+        n_details=0,
     )
     full = {"text": "t", "type": "y", "complexity": 0.25, "capabilities": [*"abc"]}
     found = encoder.transform([full, "t", {"text": "t", "complexity": 0}])
@@ -304,7 +315,7 @@ def test_columns_by_hand():
     ids=["list", "array", "series", "keys"],
 )  # fmt: skip
 def test_types_in_any_ordered_collection(types):
-    encoder = TaskEncoder(embedder=embed, n_components=3, types=types)
+    encoder = TaskEncoder(embedder=embed, n_components=3, types=types, n_letters=0)
     texts = [{"text": f"t{i}", "type": "y"} for i in range(9)]
     found = encoder.fit(texts).transform(texts)
     assert found[:, 4:6].tolist() == [[0.0, 2.0]] * 9
@@ -319,6 +330,9 @@ def test_types_in_any_ordered_collection(types):
         ({"n_components": 2.5}, TypeError, "n_components"),
         ({"random_state": -1}, ValueError, "random_state"),
         ({"cache_bytes": -1}, ValueError, "cache_bytes"),
+        ({"n_letters": -1}, ValueError, "n_letters"),
+        ({"n_details": 1.5}, TypeError, "n_details"),
+        ({"window": 10}, ValueError, "window"),
         ({"types": "code"}, ValueError, "types are distinct texts, received 'code'"),
         ({"types": ["a", "a"]}, ValueError, "types are distinct texts"),
         ({"types": ["a", ""]}, ValueError, "types are distinct texts"),
@@ -336,7 +350,7 @@ def test_settings_that_make_no_sense_leave_the_fit_alone(settings, error, says):
         encoder.fit(TEXTS[:5])
     encoder.set_params(**old)
     assert {n: a.tobytes() for n, a in encoder.fitted_arrays().items()} == before
-    assert encoder.transform(TEXTS).shape == (30, 14)
+    assert encoder.transform(TEXTS).shape == (30, 32)
 
 
 @pytest.mark.parametrize("bad", [["ok", {"text": "x", "kind": 1}], [" "], [], ["a", 3]])
@@ -362,7 +376,7 @@ def test_a_setting_that_changed_after_fit_is_named(encoder, change):
     with pytest.raises(ValueError, match=rf"\['{name}'\] changed after fit"):
         encoder.transform(TEXTS)
     encoder.set_params(**{name: before[name]})
-    assert encoder.transform(TEXTS).shape == (30, 15)
+    assert encoder.transform(TEXTS).shape == (30, 33)
 
 
 def test_where_embeddings_are_kept_may_change_after_fit(encoder, tmp_path):
@@ -436,4 +450,68 @@ def test_the_very_same_task_has_one_hash_in_every_version():
     """Ledgers hold them: they must never change."""
     assert task_hash("hello") == "cbbbdcd27692344d"
     assert task_hash([0.5, -2.0]) == "3c981c42e702d6fd"
-    assert task_hash({"prompt": "hi", "capabilities": ["a"]}) == "ce143c883f35c985"
+    named = {"prompt": "hi", "capabilities": ["a"]}
+    assert task_hash(named) == "a29a74eeb5ce9cf0"
+    # Versions that only counted capabilities.
+    assert is_hash_of("ce143c883f35c985", named)
+
+
+def test_capabilities_and_features_tell_tasks_apart(encoder):
+    tasks = [
+        {"text": "hi", "capabilities": ["maths"]},
+        {"text": "hi", "capabilities": ["vision"]},
+        {"text": "hi", "features": {"channel": "email"}},
+        {"text": "hi", "features": {"channel": "never seen", "attachments": 2}},
+        {"text": "hi", "features": {"channel": None}},
+    ]
+    x = encoder.fit(TEXTS).transform(tasks)
+    assert len({row.tobytes() for row in x}) == len({task_hash(t) for t in tasks}) == 5
+    np.testing.assert_allclose(x[4], encoder.transform(["hi"])[0], atol=1e-12)
+    plain = clone(encoder).set_params(n_details=0).fit(TEXTS)
+    with pytest.raises(ValueError, match="n_details=12"):
+        plain.transform(tasks[2:3])
+
+
+def test_the_last_turn_of_a_chat_is_the_text(encoder):
+    chat = [
+        {"role": "system", "content": "You are helpful."},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "hi"},
+        {"role": "user", "content": [{"type": "text", "text": "sort a list"}]},
+    ]
+    task = {"messages": chat, "type": "code"}
+    same = {"text": "sort a list", "type": "code"}
+    np.testing.assert_array_equal(encoder.transform([task]), encoder.transform([same]))
+    assert task_hash(task) == task_hash(same)
+
+
+def test_letters_tell_texts_of_one_embedding_apart():
+    encoder = TaskEncoder(embedder=lambda texts: np.ones((len(texts), 3)))
+    x = encoder.fit(TEXTS).transform(["task 1", "Aufgabe 2"])
+    assert x[0].tobytes() != x[1].tobytes()
+    numbers = np.ones((2, 3))
+    assert (encoder.transform(numbers)[:, 4:10] == 0).all()
+
+
+def test_of_a_long_text_the_end_counts_most(encoder):
+    """As many words in front say less than the request behind them."""
+    asked = []
+
+    def listening(texts):
+        asked.extend(texts)
+        return embed(texts)
+
+    listener = clone(encoder).set_params(embedder=listening, window=100)
+    front = "\n\n".join(
+        f"rule {i}: be brief and polite to everybody" for i in range(60)
+    )
+    found = listener.embed([front + "\n\nsort the list of numbers that I gave you"])
+    assert found.shape == embed(["a"]).shape
+    assert len(asked) == 8
+    assert asked[-1] == "sort the list of numbers that I gave you"
+    assert max(map(len, asked)) <= 100
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "\u00e9\n\n" * 300_000])
+def test_a_giant_text_is_read(encoder, text):
+    assert np.isfinite(encoder.fit(TEXTS).transform([text])).all()
