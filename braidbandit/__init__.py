@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from braidbandit.agent.measuring import profile
     from braidbandit.agent.meta_braider import MetaBraider
     from braidbandit.agent.served_model import ServedModel
-    from braidbandit.bandit.guard import ConservativePolicy
+    from braidbandit.bandit.guard import ConservativePolicy, DeclineToDefault
     from braidbandit.bandit.linear_bandit import LinearBandit
     from braidbandit.bandit.policies import (
         EpsilonGreedy,
@@ -68,7 +68,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "agent.meta_braider": ["MetaBraider"],
         "agent.measuring": ["profile"],
         "agent.served_model": ["ServedModel"],
-        "bandit.guard": ["ConservativePolicy"],
+        "bandit.guard": ["ConservativePolicy", "DeclineToDefault"],
         "bandit.linear_bandit": ["LinearBandit"],
         "bandit.policies": [
             "EpsilonGreedy",
@@ -106,6 +106,7 @@ __all__ = [
     "Catalogue",
     "ConservativePolicy",
     "Decision",
+    "DeclineToDefault",
     "DriftMonitor",
     "DriftWarning",
     "EndpointError",

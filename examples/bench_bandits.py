@@ -4,10 +4,11 @@
     python examples/bench_bandits.py --table my.npz --catalogue braid512 --peers --json
 
 A table is an .npz file with ``rewards`` (prompts x models), ``embeddings`` (prompts x
-width) and, optionally, ``arms``. A name is looked for in --data, in the folder named by
-the variable BRAIDBANDIT_DATA, and in ../shared/data. 40 prompts are reserved as the
-probe table that everybody starts from; regret is against the best fixed arm in
-hindsight. Other libraries run in an environment of their own, made on first use.
+width) and, optionally, ``arms``, ``prompts`` and ``source``; see `read_table`. A name
+is looked for in --data, in the folder named by the variable BRAIDBANDIT_DATA, and in
+../shared/data. Some prompts are reserved as the probe table that everybody starts from;
+regret is against the best fixed arm in hindsight, and so are points, hundredths of
+reward per round. Other libraries run in an environment of their own, made on first use.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from braidbandit import (
     Braid,
     Catalogue,
     ConservativePolicy,
+    DeclineToDefault,
+    EpsilonGreedy,
+    Greedy,
     LinUCB,
     ModelCard,
     TaskEncoder,
@@ -40,6 +45,7 @@ from braidbandit.evaluation.replay import (
     Run,
     Shuffle,
     Table,
+    encoder_of,
     read_table,
     replay,
     score,
@@ -92,7 +98,7 @@ def braid512(table: Table, probed: int = 0) -> Table:
     noise = rng.standard_normal((len(rewards), len(braids)))
     scores = np.column_stack(columns) + 0.1 * noise
     cards = [ModelCard(model, layers=DEPTH) for model in models]
-    return Table.scaled(
+    braided = Table.scaled(
         scores,
         table.embeddings,
         Catalogue(cards, braids),
@@ -100,6 +106,7 @@ def braid512(table: Table, probed: int = 0) -> Table:
         float(scores.min()),
         float(scores.max()),
     )
+    return replace(braided, prompts=table.prompts, source=table.source)
 
 
 class Uniform:
@@ -191,21 +198,38 @@ def megabytes(player: Player) -> float:
     return len(pickle.dumps(player.__dict__)) / 1e6
 
 
-def play(table: Table, rounds: int, seeds: int, quiet: bool) -> dict[str, Any]:
+def play(table: Table, given: argparse.Namespace) -> dict[str, Any]:
     """Replay this library and the controls; everything by name."""
-    encoder = TaskEncoder(types=()).fit(table.embeddings)
+
+    def encoder(order: Shuffle) -> TaskEncoder:
+        rows = order.probe if given.fit_on_probes else None
+        return encoder_of(table, rows, given.types, given.words)
+
+    everywhere = (
+        None
+        if given.fit_on_probes
+        else encoder_of(table, None, given.types, given.words)
+    )
+
+    def ours(warm: bool = True, **settings: Any) -> Callable[[Table, Shuffle], Player]:
+        return lambda t, s: BraidPlayer(
+            t, s, everywhere or encoder(s), warm, **settings
+        )
+
     makers: dict[str, Callable[[Table, Shuffle], Player]] = {
-        OURS: lambda t, s: BraidPlayer(t, s, encoder),
-        f"{OURS}, guarded": lambda t, s: BraidPlayer(
-            t, s, encoder, policy=ConservativePolicy()
-        ),
-        f"{OURS}, LinUCB": lambda t, s: BraidPlayer(t, s, encoder, policy=LinUCB()),
-        f"{OURS}, cold": lambda t, s: BraidPlayer(t, s, encoder, warm=False),
+        OURS: ours(),
+        f"{OURS}, declining to the default": ours(policy=DeclineToDefault()),
+        f"{OURS}, guarded": ours(policy=ConservativePolicy()),
+        f"{OURS}, LinUCB": ours(policy=LinUCB()),
+        f"{OURS}, greedy": ours(policy=Greedy()),
+        f"{OURS}, greedy, floor 0.02": ours(policy=EpsilonGreedy(0.02)),
+        f"{OURS}, cold": ours(warm=False),
         "context-free Thompson": ContextFree,
         PROBED: BestProbed,
         "random": Uniform,
     }
-    orders = list(shuffles(table, rounds, seeds))
+    seeds, quiet = given.seeds, given.json
+    orders = list(shuffles(table, given.rounds, seeds, given.probes))
     rounds = len(orders[0].run)
     runs: dict[str, list[Run]] = {name: [] for name in makers}
     sizes = dict.fromkeys(makers, 0.0)
@@ -236,6 +260,9 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
         regret, se = mean_se([run.regret for run in runs])
         quarter, quarter_se = mean_se([run.last_quarter for run in runs])
         ahead = np.array([run.regret for run in runs]) - ours
+        won = np.array([run.rewards.sum() for run in runs]) - probed
+        won = 100 * won / len(runs[0].rewards)
+        over = mean_se(list(won))
         policies[name] = {
             "regret": regret,
             "se": se,
@@ -243,6 +270,14 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
             "last_quarter_se": quarter_se,
             "behind": float(ahead.mean()),
             "behind_se": mean_se(list(ahead))[1],
+            # Per round, over the best fixed arm in hindsight; se is paired.
+            "points": -100 * regret / len(runs[0].rewards),
+            "points_se": 100 * se / len(runs[0].rewards),
+            "over_probed": over[0],
+            "over_probed_se": over[1],
+            # More than half a point below the best probed model.
+            "fell_behind": float((won < -0.5).mean()),
+            "default": name == OURS,
             # The worst run, as a share of what the best probed model earned in it.
             "worst": float((([r.rewards.sum() for r in runs] - probed) / probed).min()),
             "ms": float(np.median([run.ms for run in runs])),
@@ -263,6 +298,9 @@ def summary(table: Table, played: dict[str, Any]) -> dict[str, Any]:
         "full_information": mean_se(
             [float(run.rewards.mean()) for run in played["ridge"]]
         )[0],
+        "full_information_points": -100
+        * mean_se([run.regret for run in played["ridge"]])[0]
+        / len(played["orders"][0].run),
         "best_fixed_last_quarter": mean_se(late_fixed)[0],
         "full_information_last_quarter": mean_se(
             [run.last_quarter for run in played["ridge"]]
@@ -276,13 +314,14 @@ def show(found: dict[str, Any]) -> None:
     """Print the summary as a table."""
     print(f"\n{found['rounds']} rounds, {found['seeds']} shuffles; mean +- its error")
     print(f"{'policy':<44}{'regret':>16}{'behind us':>16}{'last quarter':>18}", end="")
-    print(f"{'worst':>8}{'ms':>8}{'MB':>8}")
+    print(f"{'points':>14}{'worst':>8}{'ms':>8}{'MB':>8}")
     ranked = sorted(found["policies"].items(), key=lambda item: item[1]["regret"])
     for name, row in ranked:
         print(
             f"{name:<44}{row['regret']:>8.1f} +-{row['se']:>5.1f}"
             f"{row['behind']:>8.1f} +-{row['behind_se']:>5.1f}"
             f"{row['last_quarter']:>9.4f} +-{row['last_quarter_se']:>6.4f}"
+            f"{row['points']:>7.2f} +-{row['points_se']:>4.2f}"
             f"{100 * row['worst']:>7.1f}%{row['ms']:>8.3f}{row['mb']:>8.2f}"
         )
     print("worst: its worst run against the best single model of the probe")
@@ -292,11 +331,11 @@ def show(found: dict[str, Any]) -> None:
     )
     fixed = found["best_fixed_last_quarter"]
     gap = found["full_information_last_quarter"] - fixed
-    closed = (found["policies"][OURS]["last_quarter"] - fixed) / gap
-    print(
-        f"last quarter: best fixed arm {fixed:.4f}, ridge {fixed + gap:.4f}; "
-        f"{OURS} closes {100 * closed:.0f} % of the gap"
-    )
+    text = f"last quarter: best fixed arm {fixed:.4f}, ridge {fixed + gap:.4f}"
+    if gap > 2 * found["policies"][OURS]["last_quarter_se"]:
+        closed = (found["policies"][OURS]["last_quarter"] - fixed) / gap
+        text += f"; {OURS} closes {100 * closed:.0f} % of the gap"
+    print(text)
 
 
 def plot(table: Table, played: dict[str, Any], file: str) -> None:
@@ -347,6 +386,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
+        "--probes", type=int, default=40, help="prompts of the probe table"
+    )
+    parser.add_argument(
+        "--types", action="store_true", help="tell the source of a prompt as its type"
+    )
+    parser.add_argument(
+        "--words",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read the text of prompts, where the table has it, beside the embedding",
+    )
+    parser.add_argument(
+        "--fit-on-probes",
+        action="store_true",
+        help="fit the encoder on the probe prompts only, not on all prompts",
+    )
+    parser.add_argument(
         "--peers",
         nargs="*",
         choices=sorted(PEERS),
@@ -360,17 +416,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", metavar="FILE", help="draw the regret over rounds")
     given = parser.parse_args(arguments)
-    if given.rounds < 1 or given.seeds < 1:
-        parser.error("--rounds and --seeds must be at least 1")
+    if given.rounds < 1 or given.seeds < 1 or given.probes < 1:
+        parser.error("--rounds, --seeds and --probes must be at least 1")
     table = read_table(find_table(given.table, given.data))
     if given.catalogue == "braid512":
         table = braid512(table, given.probe_braids)
-    played = play(table, given.rounds, given.seeds, quiet=given.json)
+    if given.types and table.source is None:
+        parser.error(f"--types: {given.table} does not say the source of its prompts")
+    played = play(table, given)
     if given.peers is not None:
         widths: dict[int | str, np.ndarray] = {
             width: principal_components(table.embeddings, width) for width in (8, 32)
         }
-        encoder = TaskEncoder(types=()).fit(table.embeddings)
+        encoder = TaskEncoder(types=(), n_details=0).fit(table.embeddings)
         widths["kinds"] = encoder.transform(table.embeddings)[:, 1:-2]
         runs, sizes = run_peers(
             table,

@@ -14,6 +14,9 @@ RECORDS = "braidbandit/ledger/records.py"
 # What a check finds and what is right all the same, with the reason.
 SPECIAL_CASES = {
     "only_heirs": {
+        "braidbandit/bandit/guard.py: ConservativePolicy <- DeclineToDefault": (
+            "a guard with the same baseline and account, which books by what is believed"
+        ),
         "fusion/braid/fusers.py: LearnedWeighted <- Router": (
             "a router is a learned weighting whose weights depend on the token"
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from braidbandit.bandit.guard import ConservativePolicy
+from braidbandit.bandit.guard import ConservativePolicy, DeclineToDefault
 from braidbandit.bandit.linear_bandit import LinearBandit
 from braidbandit.bandit.policies import (
     EpsilonGreedy,
@@ -17,6 +17,7 @@ from braidbandit.bandit.prior import PriorScales, parameter_groups
 
 __all__ = [
     "ConservativePolicy",
+    "DeclineToDefault",
     "EpsilonGreedy",
     "Greedy",
     "LinUCB",

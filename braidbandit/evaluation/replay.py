@@ -8,15 +8,18 @@ no policy gains by how it breaks ties.
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from braidbandit._checks import as_floats, check_labels, check_whole
 from braidbandit._named import column_names, in_columns, in_rows, ordered
@@ -44,6 +47,9 @@ class Table:
         Columns of the arms that the warm start is told about.
     origin, unit : float
         What was measured is ``origin + unit * rewards``.
+    prompts : tuple of n str, optional
+    source : tuple of n str, optional
+        Kind of each prompt, such as the data set that it is from.
     """
 
     rewards: Array
@@ -52,6 +58,24 @@ class Table:
     probed: NDArray[np.intp]
     origin: float = 0.0
     unit: float = 1.0
+    prompts: tuple[str, ...] | None = None
+    source: tuple[str, ...] | None = None
+
+    def task(self, row: int, typed: bool = False) -> Any:
+        """Return the task in a row, for an encoder from :func:`encoder_of`.
+
+        A dict with its text, and with its source as type if ``typed``; its embedding
+        where the table has neither prompts nor a source.
+        """
+        if self.prompts is None and self.source is None:
+            return self.embeddings[row]
+        task = {"text": self._text(row)}
+        if typed and self.source is not None:
+            task["type"] = self.source[row]
+        return task
+
+    def _text(self, row: int) -> str:
+        return f"row {row}" if self.prompts is None else self.prompts[row]
 
     @classmethod
     def scaled(
@@ -77,8 +101,62 @@ class Table:
         return cls(rewards, embeddings, catalogue, probed, low, high - low)
 
 
-def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
+def encoder_of(
+    table: Table,
+    rows: ArrayLike | None = None,
+    typed: bool = False,
+    letters: bool = True,
+) -> TaskEncoder:
+    """Return an encoder of a table's tasks, fitted without any reward.
+
+    Its embeddings are those of the table.
+
+    Parameters
+    ----------
+    table : Table
+    rows : array of int, optional
+        What it is fitted on, such as the probe prompts; by default all rows.
+    typed : bool
+        Whether it reads the source of a prompt as its type.
+    letters : bool
+        Whether it reads the prompts themselves too, where the table has them.
+
+    Returns
+    -------
+    TaskEncoder
+
+    Examples
+    --------
+    >>> table = table_of(np.eye(6)[:, :2], np.eye(6), source=[*"aabbcc"])
+    >>> encoder = encoder_of(table, typed=True)
+    >>> encoder.types, encoder.transform([table.task(3, typed=True)]).shape
+    (('a', 'b', 'c'), (1, 23))
+    """
+    chosen = np.arange(len(table.rewards)) if rows is None else np.asarray(rows)
+    types = tuple(sorted(set(table.source))) if typed and table.source else ()
+    if table.prompts is None and table.source is None:
+        return TaskEncoder(types=types).fit(table.embeddings[chosen])
+    place = {table.task(i)["text"]: i for i in range(len(table.rewards))}
+    encoder = TaskEncoder(
+        embedder=lambda texts: table.embeddings[[place[text] for text in texts]],
+        types=types,
+        n_letters=TaskEncoder().n_letters if letters and table.prompts else 0,
+        window=None,
+    )
+    return encoder.fit([table.task(i, typed) for i in chosen.tolist()])
+
+
+def table_of(
+    rewards: Any,
+    embeddings: Any,
+    names: Any = None,
+    *,
+    prompts: Sequence[str] | None = None,
+    source: Sequence[str] | None = None,
+) -> Table:
     """Return a table of single models; a prompt that occurs again is left out.
+
+    Without ``prompts``, two of the same embedding are one.
 
     Parameters
     ----------
@@ -88,6 +166,8 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
         If both have row labels, the rewards are brought into the order of these rows.
     names : sequence of A names, optional
         Of the models. By default the column names of ``rewards``, or else numbers.
+    prompts, source : sequence of n str, optional
+        The prompts, and the kind of each, in the order of ``embeddings``.
 
     Returns
     -------
@@ -126,12 +206,32 @@ def table_of(rewards: Any, embeddings: Any, names: Any = None) -> Table:
         raise ValueError(
             f"received {len(models)} names for {n_arms} columns of rewards"
         )
-    first = np.sort(np.unique(embeddings, axis=0, return_index=True)[1])
+    prompts = _texts("prompts", prompts, len(rewards))
+    source = _texts("source", source, len(rewards))
+    told = embeddings if prompts is None else np.array(prompts)
+    first = np.sort(np.unique(told, axis=0, return_index=True)[1])
     catalogue = Catalogue(map(ModelCard, models), map(Braid, models))
     low, high = min(0.0, float(rewards.min())), max(1.0, float(rewards.max()))
-    return Table.scaled(
+    table = Table.scaled(
         rewards[first], embeddings[first], catalogue, np.arange(n_arms), low, high
     )
+    return replace(
+        table,
+        prompts=None if prompts is None else tuple(prompts[i] for i in first),
+        source=None if source is None else tuple(source[i] for i in first),
+    )
+
+
+def _texts(name: str, given: Sequence[str] | None, n: int) -> list[str] | None:
+    if given is None:
+        return None
+    texts = [str(text) for text in given]
+    if len(texts) != n or not all(text.strip() for text in texts):
+        raise ValueError(
+            f"{name} is one text for each of {n} rows, none of them empty; received "
+            f"{len(texts)}"
+        )
+    return texts
 
 
 def read_table(path: str | Path) -> Table:
@@ -140,8 +240,11 @@ def read_table(path: str | Path) -> Table:
     Parameters
     ----------
     path : str or Path
-        Holds ``rewards`` and ``embeddings`` as for :func:`table_of`, and optionally
-        the names of the models, ``arms``.
+        Holds ``rewards`` (n, A) and ``embeddings`` (n, w) as for :func:`table_of`, and
+        optionally ``arms`` (A,), the names of the models, ``prompts`` (n,) and
+        ``source`` (n,). Prompts may also be in a file beside it, ``NAME_prompts.jsonl``
+        or ``.jsonl.gz``: on each line a JSON text, or an object with "prompt", in the
+        order of the rows.
 
     Returns
     -------
@@ -156,8 +259,26 @@ def read_table(path: str | Path) -> Table:
         missing = {"rewards", "embeddings"} - set(data.files)
         if missing:
             raise KeyError(f"{path} lacks {sorted(missing)}; it has {data.files}")
-        names = data["arms"] if "arms" in data.files else None
-        return table_of(data["rewards"], data["embeddings"], names)
+        names, prompts, source = (
+            data[name] if name in data.files else None
+            for name in ("arms", "prompts", "source")
+        )
+        if prompts is None:
+            prompts = _prompts_beside(Path(path))
+        rewards, embeddings = data["rewards"], data["embeddings"]
+    return table_of(rewards, embeddings, names, prompts=prompts, source=source)
+
+
+def _prompts_beside(path: Path) -> list[str] | None:
+    """Return the prompts in a file of their own; None where there is none."""
+    for suffix in ("_prompts.jsonl", "_prompts.jsonl.gz"):
+        file = path.with_name(path.stem + suffix)
+        if file.exists():
+            opened: Any = gzip.open if suffix.endswith(".gz") else open
+            with opened(file, "rt", encoding="utf-8") as lines:
+                rows = [json.loads(line) for line in lines]
+            return [row["prompt"] if isinstance(row, dict) else row for row in rows]
+    return None
 
 
 @dataclass(frozen=True)
@@ -393,7 +514,7 @@ class BraidPlayer:
     table : Table
     shuffle : Shuffle
     encoder : TaskEncoder
-        Fitted on all prompts, without any reward.
+        From :func:`encoder_of`, or one that is fitted on the table's embeddings.
     warm : bool
         Whether it is told the probe table, if prompts are reserved for one.
     **settings
@@ -413,21 +534,22 @@ class BraidPlayer:
             known.cards.values(), [known.braids[column] for column in shuffle.arms]
         )
         self._rows = {arm_id: row for row, arm_id in enumerate(catalogue.ids)}
-        self._embeddings = table.embeddings
+        self._task = partial(table.task, typed=bool(len(encoder.types)))
         self.agent = BraidRecommender(
             catalogue, encoder, price=0.0, random_state=shuffle.seed, **settings
         )
         if warm and len(shuffle.probe):
             arms = shuffle.probe_arms(table)
+            tasks = [self._task(row) for row in shuffle.probe.tolist()]
             self.agent.warm_start(
-                table.embeddings[shuffle.probe],
+                np.array(tasks) if isinstance(tasks[0], np.ndarray) else tasks,
                 [catalogue.ids[arm] for arm in arms],
                 table.rewards[np.ix_(shuffle.probe, shuffle.arms[arms])],
             )
 
     def choose(self, row: int) -> int:
         """Choose by ``recommend``."""
-        self._decision = self.agent.recommend(self._embeddings[row])
+        self._decision = self.agent.recommend(self._task(row))
         return self._rows[self._decision.braid.id]
 
     def learn(self, row: int, arm: int, reward: float) -> None:

@@ -63,6 +63,9 @@ class Decision:
         How often the braid had been retrained.
     expected_latency_ms : float, optional
         None until latencies were measured.
+    default_quality : float, optional
+        Posterior mean of the quality of the arm that a guard falls back to; None
+        without a guard.
     """
 
     id: str
@@ -85,6 +88,7 @@ class Decision:
     created_at: str = field(default_factory=now)
     version: int = 0
     expected_latency_ms: float | None = None
+    default_quality: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("scores", "eligible"):

@@ -64,12 +64,14 @@ class GuardAccount:
         if savings == Savings(savings.baseline):
             return
         baseline = after.baseline or self.baseline or savings.baseline
-        share = before.share if isinstance(before, ConservativePolicy) else after.share
-        if (baseline, after.share) != (savings.baseline, share):
+        before = before if isinstance(before, ConservativePolicy) else after
+        booked = type(before), savings.baseline, before.share
+        if (type(after), baseline, after.share) != booked:
             raise ValueError(
-                f"the guard has booked rewards against baseline {savings.baseline!r} "
-                f"with share {share}; received {baseline!r} and {after.share}. Set "
-                "them back, or make a new recommender"
+                f"the guard, {type(before).__name__}, has booked rewards against "
+                f"baseline {savings.baseline!r} with share {before.share}; received "
+                f"{type(after).__name__}, {baseline!r} and {after.share}. Set them "
+                "back, or make a new recommender"
             )
 
     def forget(self, arm_ids: Collection[str]) -> None:
@@ -113,12 +115,15 @@ class GuardAccount:
             return
         if decision.id in savings.expired:
             left = tuple(name for name in savings.expired if name != decision.id)
-            savings = savings.before(decision.braid.id, 0.0, policy.share)
+            savings = policy.book(
+                savings, decision.braid.id, 0.0, decision.default_quality, back=True
+            )
             self.savings = savings = replace(savings, expired=left)
         kept = decision.braid.id == savings.baseline
         if kept or _departs(savings.baseline, decision):
-            book = savings.before if back else savings.after
-            self.savings = book(decision.braid.id, reward, policy.share)
+            self.savings = policy.book(
+                savings, decision.braid.id, reward, decision.default_quality, back
+            )
 
     def expire(
         self, policy: Policy | ConservativePolicy | None, decision: Decision

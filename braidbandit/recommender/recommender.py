@@ -360,6 +360,9 @@ class BraidRecommender(BaseEstimator):
         place = rng.bit_generator.state
         row, belief, latency = choice.arm, now.belief, now.latency
         view = ChoiceView(model, now, choice, kind)
+        saved, default = self.savings_, None
+        if saved is not None:
+            default = float(belief.mean[model.rows[saved.baseline]])
         braid, hashed, sentence = (
             catalogue.braids[row],
             task_hash(task),
@@ -386,6 +389,7 @@ class BraidRecommender(BaseEstimator):
             sentence=sentence,
             version=len(model.versions.get(braid.id, ())),
             expected_latency_ms=None if latency is None else float(latency[row]),
+            default_quality=default,
         )
         return Proposal(decision, self.n_decisions_, self.draws_.generator, place)
 

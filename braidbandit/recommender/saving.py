@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from braidbandit.bandit.guard import ConservativePolicy, Savings
+from braidbandit.bandit.guard import ConservativePolicy, DeclineToDefault, Savings
 from braidbandit.bandit.online_posterior import FORGET_EVERY, OnlinePosterior
 from braidbandit.bandit.policies import (
     EpsilonGreedy,
@@ -57,6 +57,7 @@ POLICIES: dict[str, Any] = {
         Greedy,
         Uniform,
         ConservativePolicy,
+        DeclineToDefault,
     )
 }
 

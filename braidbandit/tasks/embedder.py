@@ -7,6 +7,7 @@ import importlib.util
 import os
 import stat
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -143,6 +144,7 @@ class EmbeddingCache:
 EmbedTexts = Callable[[list[str]], Any]
 """A function of texts that returns one row of numbers for each."""
 
+_MOST_UNKNOWN = 0.1
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Size, times and place of each file of a folder: what changes with its content.
 _Stamp = tuple[tuple[str, int, int, int, int], ...]
@@ -309,9 +311,43 @@ def load_model(model: str) -> EmbedTexts:
                 logging.disable_progress_bar()
                 after.callback(logging.enable_progress_bar)
         loaded = SentenceTransformer(place, device="cpu")
-    return lambda texts: loaded.encode(
-        texts, normalize_embeddings=True, show_progress_bar=False
-    )
+    warned = False
+
+    def embed(texts: list[str]) -> Any:
+        nonlocal warned
+        if not warned and unknown_share(loaded.tokenizer, texts) > _MOST_UNKNOWN:
+            warned = True
+            warnings.warn(
+                f"the tokenizer of {model} does not know more than a tenth of "
+                f"{texts[0][:40]!r}: tasks in this script look alike to it. Take a "
+                "model that reads it, such as TaskEncoder('sentence-transformers/"
+                "paraphrase-multilingual-MiniLM-L12-v2')",
+                stacklevel=2,
+            )
+        return loaded.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+    return embed
+
+
+def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
+    """Return which share of the tokens of texts is the one for what is not known.
+
+    Parameters
+    ----------
+    tokenizer : tokenizer of transformers
+    texts : sequence of str
+
+    Returns
+    -------
+    float in [0, 1]
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return 0.0
+    # What is beyond the model's window is not read; here a few windows are enough.
+    read = tokenizer([text[:4000] for text in texts], add_special_tokens=False)
+    ids = [i for row in read["input_ids"] for i in row]
+    return ids.count(unknown) / max(len(ids), 1)
 
 
 def folder_of(model: str) -> Path | None:

