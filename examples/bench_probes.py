@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +41,23 @@ PLANNED = "planned cells"
 PLANNED_SAME = "planned cells of the same rows"
 RANDOM = "random cells of the same rows"
 FEWER = "fewer whole rows"
-PIECES = 6
+PIECES = 4
+
+
+class Watch:
+    """What a plan expected of each piece, what it had then, and how long it took."""
+
+    def __init__(self) -> None:
+        self.gains: list[float] = []
+        self.tables: list[tuple[Any, list[str], np.ndarray]] = []
+        self.seconds = 0.0
+
+    def see(
+        self, gain: float, learnt: tuple[Any, list[str], np.ndarray], seconds: float
+    ) -> None:
+        self.gains.append(gain)
+        self.tables.append(learnt)
+        self.seconds += seconds
 
 
 class Probe:
@@ -80,9 +95,9 @@ class Probe:
         return self.prompts[:n], list(self.catalogue.ids), table.reshape(n, arms)
 
     def planned(
-        self, rows: int, note: Callable[[Any, float | None], None] = lambda *_: None
+        self, rows: int, watch: Watch | None = None
     ) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """Cells as planned; ``note`` is told the plan and what the next are to buy."""
+        """Cells as planned, in pieces; ``watch`` sees what each is to buy."""
         plan = plan_probe(
             self.catalogue,
             self.prompts[:rows],
@@ -90,10 +105,13 @@ class Probe:
             random_state=self.seed,
         )
         for stop in np.linspace(0, self.cells, PIECES + 1).astype(int)[1:]:
-            note(plan, plan.forecast(int(stop) - plan.n_scored).gain)
+            gain = plan.forecast(int(stop) - plan.n_scored).gain if watch else 0.0
+            start = time.perf_counter()
             plan.measure(self.scorer, most=int(stop), progress=False)
-        note(plan, None)
-        return plan.tasks, plan.arm_ids, plan.table
+            learnt = plan.tasks, plan.arm_ids, plan.table
+            if watch:
+                watch.see(gain, learnt, time.perf_counter() - start)
+        return learnt
 
 
 def started(probe: Probe, given: tuple[Any, list[str], np.ndarray]) -> BraidRecommender:
@@ -116,53 +134,33 @@ def play(table: Table, given: argparse.Namespace) -> dict[str, Any]:
     """Play every shuffle with every probe table."""
     names = (WHOLE, PLANNED, PLANNED_SAME, RANDOM, FEWER)
     runs: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    fixed, pieces, seconds, cells = [], [], [], []
+    every, pieces, seconds, cells = [], [], [], []
     orders = list(shuffles(table, given.rounds, given.seeds, given.prompts))
     for order in tqdm(orders, disable=given.json, unit="shuffle"):
-        probe = Probe(table, order, given.rows, given.share)
-        seen: list[tuple[float | None, float]] = []
-
-        def note(
-            plan: Any,
-            gain: float | None,
-            *,
-            seen: list[tuple[float | None, float]] = seen,
-            probe: Probe = probe,
-            order: Shuffle = order,
-        ) -> None:
-            reward = float(table.rewards[order.run].mean())  # of any arm
-            if plan.n_scored:
-                agent = started(probe, (plan.tasks, plan.arm_ids, plan.table))
-                reward = greedy_reward(table, order, agent)
-            seen.append((gain, reward))
-
+        probe, watch = Probe(table, order, given.rows, given.share), Watch()
         tables = {
             WHOLE: probe.whole(given.rows),
+            PLANNED: probe.planned(given.prompts, watch),
             PLANNED_SAME: probe.planned(given.rows),
             RANDOM: probe.random(),
             FEWER: probe.whole(round(given.share * given.rows)),
         }
-        start = time.perf_counter()
-        tables[PLANNED] = probe.planned(given.prompts)
-        seconds.append((time.perf_counter() - start) / probe.cells)
-        probe.planned(given.prompts, note)
-        cells.append(probe.cells)
-        pieces.append(
-            [
-                (before[0], after[1] - before[1])
-                for before, after in zip(seen, seen[1:], strict=False)
-            ]
-        )
         for name in names:
             player = BraidPlayer(table, order, probe.encoder, warm=False)
             player.agent.warm_start(*tables[name])
             runs[name].append(replay(table, order, player).rewards)
-        rewards = table.origin + table.unit * table.rewards[order.run]
-        fixed.append(rewards)
+        reached = [
+            greedy_reward(table, order, started(probe, learnt))
+            for learnt in watch.tables
+        ]
+        pieces.append([watch.gains[1:], np.diff(reached)])
+        seconds.append(watch.seconds / probe.cells)
+        cells.append(probe.cells)
+        every.append(table.origin + table.unit * table.rewards[order.run])
     return {
         "runs": runs,
-        "fixed": fixed,
-        "pieces": table.unit * np.array(pieces, dtype=float),
+        "every": every,
+        "pieces": table.unit * np.array(pieces),
         "seconds": float(np.mean(seconds)),
         "cells": int(np.mean(cells)),
     }
@@ -182,7 +180,7 @@ def summary(played: dict[str, Any], rounds: list[int]) -> dict[str, Any]:
         "rounds": {},
     }
     for T in rounds:
-        best = [100 * r[:T].mean(axis=0).max() for r in played["fixed"]]
+        best = [100 * r[:T].mean(axis=0).max() for r in played["every"]]
         whole = np.array([100 * run[:T].mean() for run in played["runs"][WHOLE]])
         rows = {}
         for name, runs in played["runs"].items():
@@ -192,14 +190,14 @@ def summary(played: dict[str, Any], rounds: list[int]) -> dict[str, Any]:
                 "over_whole_rows": mean_se(earned - whole),
             }
         found["rounds"][str(T)] = {"best_fixed": mean_se(best)[0], "probes": rows}
-    stated, realised = 100 * np.moveaxis(played["pieces"], -1, 0)
+    stated, realised = 100 * np.moveaxis(played["pieces"], 1, 0)
     found["pieces"] = [
         {"stated": mean_se(s), "realised": mean_se(r)}
         for s, r in zip(stated.T, realised.T, strict=True)
     ]
-    found["after_first"] = {
-        "stated": mean_se(stated[:, 1:].sum(axis=1)),
-        "realised": mean_se(realised[:, 1:].sum(axis=1)),
+    found["all_pieces"] = {
+        "stated": mean_se(stated.sum(axis=1)),
+        "realised": mean_se(realised.sum(axis=1)),
     }
     return found
 
@@ -217,9 +215,9 @@ def show(found: dict[str, Any]) -> None:
                 print(f"{mean:>+9.2f} +-{se:>5.2f} ", end="")
             print()
     print(f"\n{found['cells']} cells, {found['seconds_per_cell']:.3f} s to plan each")
-    print("piece of the plan: stated gain, realised gain")
-    for i, piece in enumerate([*found["pieces"], found["after_first"]]):
-        name = str(i + 1) if i < len(found["pieces"]) else "all but 1"
+    print("piece of the plan, after the first: stated gain, realised gain")
+    for i, piece in enumerate([*found["pieces"], found["all_pieces"]]):
+        name = str(i + 2) if i < len(found["pieces"]) else "all these"
         (s, _), (r, se) = piece["stated"], piece["realised"]
         print(f"{name:<12}{s:>8.2f}{r:>8.2f} +-{se:>5.2f}")
 

@@ -37,9 +37,10 @@ _COMMON = 0.3
 _SCALES_FROM, _SCALES_GROW = 8, 1.25
 # New prompts that a cell may be on, beside those that were begun.
 _NEW = 8
-# Cells of the prompts that a choice is judged by, and pairs of these with a cell that
-# is compared, at most: together they hold a step below a second.
-_MOST_JUDGED, _MOST_PAIRS = 12_800, 3_200_000
+# Prompts that a choice is judged by; and cells of these prompts times cells that are
+# compared, which holds a step below a second.
+_FEWEST_JUDGED, _MOST_JUDGED = 16, 64
+_FEWEST_TRIED, _MOST_PAIRS = 256, 3_000_000
 # A score counts as the mean of so many when cells are compared.
 _REPEATS = 8.0
 _MOST_PROMPTS = 2_000
@@ -153,7 +154,9 @@ class ProbePlan:
         Z, self._columns = catalogue.descriptors()
         self._Z = np.ascontiguousarray(Z[self._arms])
         self._order = spread(self._X, self._seed)
-        self._judged = self._order[: max(_MOST_JUDGED // len(self._arms), 16)]
+        judged = _MOST_PAIRS // (len(self._arms) * _FEWEST_TRIED)
+        judged = min(max(judged, _FEWEST_JUDGED), _MOST_JUDGED)
+        self._judged = self._order[:judged]
         self._file = ScoreFile(path)
         self._found: tuple[int, Posterior, float] | None = None
         self._known: tuple[int, CellBelief] | None = None
@@ -381,7 +384,8 @@ class ProbePlan:
         new = self._order[~begun[self._order]][:_NEW]
         rows = np.append(self._order[begun[self._order]], new)
         places, arms = np.nonzero(~there[rows])
-        most = _MOST_PAIRS // (len(self._judged) * len(self._arms))
+        pairs = len(self._judged) * len(self._arms)
+        most = max(_MOST_PAIRS // pairs, _FEWEST_TRIED)
         if len(places) > most:
             rng = np.random.default_rng([self._seed, int(there.sum())])
             some = rng.choice(len(places), most, replace=False)
