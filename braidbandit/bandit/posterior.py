@@ -931,8 +931,11 @@ def check_no_gap(R: Array) -> None:
     Traceback (most recent call last):
     ValueError: row 1 of the table is empty: it has no score at all, ...
     """
+    missing = np.isnan(R)
+    if not missing.any():
+        return
     for axis, name, what in ((1, "row", "task"), (0, "column", "arm")):
-        empty = np.flatnonzero(np.isnan(R).all(axis=axis))
+        empty = np.flatnonzero(missing.all(axis=axis))
         if len(empty):
             raise ValueError(
                 f"{name} {empty[0]} of the table is empty: it has no score at all, and "

@@ -31,8 +31,9 @@ from braidbandit.tasks.encoder import TaskEncoder
 Array = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-# Share of the noise that is common to a task, until scores tell.
-_COMMON = 0.3
+# Share of the noise that is common to a task, before any score, and for how many
+# comparisons within tasks that stands.
+_COMMON, _COMMON_COUNTS = 0.3, 8
 # Prior scales are found at so many scores, and then at a quarter more each time.
 _SCALES_FROM, _SCALES_GROW = 8, 1.25
 # New prompts that a cell may be on, beside those that were begun.
@@ -372,7 +373,7 @@ class ProbePlan:
             rows, columns = there.any(axis=1), np.flatnonzero(there.any(axis=0))
             R = scores[rows][:, columns]
             prior.start_from_table(columns, self._Z[columns], self._X[rows], R)
-            common = float(task_covariance(R)[0, -1]) if len(columns) > 1 else _COMMON
+            common = _common(R)
         self._found = (first, prior, common)
         return prior, common, True
 
@@ -418,8 +419,8 @@ def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
     Two kinds, of which one is twice as frequent:
 
     >>> X = np.array([[0.0], [0.1], [0.2], [0.3], [9.0], [9.1]])
-    >>> (spread(X)[:3] > 3).sum()
-    np.int64(1)
+    >>> int((spread(X)[:3] > 3).sum())
+    1
     """
     rows = np.random.default_rng(seed).permutation(len(X))[:_MOST_PROMPTS]
     apart = cdist(X[rows], X[rows], "sqeuclidean")
@@ -434,6 +435,16 @@ def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
         left[best] = False
         taken += kernel[best]
     return rows[order]
+
+
+def _common(R: Array) -> float:
+    """Return the share of the noise that is common to a task, as scores tell it."""
+    n, arms = R.shape
+    compared = int((~np.isnan(R)).sum()) - n - arms + 1
+    if compared < 1 or min(n, arms) < 2:
+        return _COMMON
+    found = float(task_covariance(R)[0, -1])
+    return (_COMMON_COUNTS * _COMMON + compared * found) / (_COMMON_COUNTS + compared)
 
 
 def _gain(mean: Array, moves: Array, seed: int) -> tuple[float, float]:
