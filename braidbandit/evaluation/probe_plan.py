@@ -145,7 +145,8 @@ class ProbePlan:
         is_array = isinstance(prompts, np.ndarray)
         self._prompts: Any = prompts if is_array else list(prompts)
         self.catalogue = catalogue
-        self._arms = [i for i, fit in enumerate(catalogue.mask()) if fit]
+        ids = enumerate(catalogue.ids)
+        self._arms = [row for row, arm_id in ids if arm_id not in catalogue.unfit]
         if not self._arms:
             raise ValueError(
                 "every arm of the catalogue is unfit; calibrate them again"
@@ -459,7 +460,9 @@ def _gain(mean: Array, moves: Array, seed: int) -> tuple[float, float]:
         gains += 0.5 * moved.max(axis=1).mean(axis=1)
     gains -= mean.max(axis=0).mean()
     # Draws in pairs of opposite sign: each pair is one draw of the error.
-    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    # Where nothing moves, rounding must not make a loss of it.
+    gain = max(float(gains.mean()), 0.0)
+    return gain, float(gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
 def _fitted(encoder: TaskEncoder | None, prompts: Any) -> TaskEncoder:

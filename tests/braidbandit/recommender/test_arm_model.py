@@ -176,7 +176,7 @@ def test_what_was_not_scored_is_expected_in_what_strands_could_gain(agent, catal
 def test_the_best_model_is_the_best_on_all_tasks_not_on_the_easy_ones(agent, catalogue):
     """The first model was scored on easy tasks only, and is the worse one there."""
     singles = [b.id for b in catalogue if b.is_single]
-    hard = np.linspace(0.0, 0.8, 40)
+    hard = np.linspace(0.0, 0.7, 40)
     table = np.column_stack([0.15 + hard, 0.2 + hard])
     table += 0.01 * np.random.default_rng(0).random((40, 2))
     table[:20, 0] = np.nan
