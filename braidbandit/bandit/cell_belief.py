@@ -11,9 +11,9 @@ import copy
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from braidbandit.bandit.layout import Layout
+from braidbandit.bandit.linalg import root
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS
 
@@ -106,12 +106,32 @@ class CellBelief:
         self._move(task, phi[0], expected, gain[:, 0], float(total[0]), 0.0)
         return self._of_every_arm(gain[:, 0] / np.sqrt(total[0]), at)
 
-    def worth(self, tasks: Rows, arms: Rows, at: Rows, repeats: float = 1.0) -> Array:
-        """Return what knowing each of some cells is worth: equation (47).
+    def chances(self, at: Rows, n_draws: int, rng: np.random.Generator) -> Array:
+        """Return how probable it is that each arm is the best, by draws.
 
-        The expected gain of the best arm's mean, averaged over the tasks ``at``, by the
-        best of the other arms (Frazier et al. 2009, *The knowledge-gradient policy for
-        correlated normal beliefs*).
+        Parameters
+        ----------
+        at : ndarray of int, shape (e,)
+            Tasks that are asked about.
+        n_draws : int
+        rng : Generator
+
+        Returns
+        -------
+        ndarray of shape (A, e)
+            Columns sum to 1.
+        """
+        noise = rng.standard_normal((n_draws, len(self.mean)))
+        draws = self.mean + noise @ root(self.covariance).T
+        best = self._of_every_arm(draws, at).argmax(axis=1)
+        arms = np.arange(len(self._Z))
+        return np.asarray((best[:, None] == arms[:, None]).mean(axis=0))
+
+    def worth(self, tasks: Rows, arms: Rows, at: Rows, chances: Array) -> Array:
+        """Return how much each of some cells tells about which arm is best: (47).
+
+        The variance that its score takes from the difference of two arms, each drawn
+        by its chance of being the best; averaged over the tasks ``at``.
 
         Parameters
         ----------
@@ -119,27 +139,18 @@ class CellBelief:
             The cells.
         at : ndarray of int, shape (e,)
             Tasks for which an arm will be chosen.
-        repeats : float
-            Take a score to be the mean of so many: a single one rarely changes a
-            choice.
+        chances : ndarray of shape (A, e)
+            From :meth:`chances`.
 
         Returns
         -------
         ndarray of shape (c,)
         """
         _, contrast, noise, _ = self._contrasts(tasks, arms)
-        gain, total = self._gains(contrast, noise, repeats)
+        gain, total = self._gains(contrast, noise)
         moves = self._of_every_arm((gain / np.sqrt(total)).T, at)
-        mean = self.quality(at)
-        best, each = mean.argmax(axis=0), np.arange(len(at))
-        behind = mean[best, each] - mean
-        apart = np.abs(moves - moves[:, best, each][:, None])
-        # A distance of 0 is the best arm's from itself: it gains nothing.
-        apart = np.maximum(apart, 1e-12)
-        z = behind / apart
-        gained = apart * (np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) - z * ndtr(-z))
-        gained[:, best, each] = 0.0
-        return np.asarray(gained.max(axis=1).mean(axis=1))
+        mean = (moves * chances).sum(axis=1, keepdims=True)
+        return np.asarray((chances * (moves - mean) ** 2).sum(axis=1).mean(axis=1))
 
     # ---- inside ----
 
@@ -161,12 +172,10 @@ class CellBelief:
         noise = self._variance * (1.0 - rho * kept * count)
         return phi, phi - kept[:, None] * self._features[tasks], noise, kept
 
-    def _gains(
-        self, contrast: Array, noise: Array, repeats: float = 1.0
-    ) -> tuple[Array, Array]:
+    def _gains(self, contrast: Array, noise: Array) -> tuple[Array, Array]:
         """Return covariances of all parameters with contrasts, and their variances."""
         gain = self.covariance @ contrast.T
-        return gain, (contrast * gain.T).sum(axis=1) + noise / repeats
+        return gain, (contrast * gain.T).sum(axis=1) + noise
 
     def _move(
         self,

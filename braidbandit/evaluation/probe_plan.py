@@ -1,7 +1,7 @@
 """Which of one's own prompts to score on which arms, before a warm start.
 
 A cell is one prompt on one arm. Scoring whole rows, every arm on every prompt, spends
-most cells on arms that are known to be worse by then.
+as many cells on arms that are known to be worse by then as on those that may be best.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ _NEW = 8
 # compared, which holds a step below a second.
 _FEWEST_JUDGED, _MOST_JUDGED = 16, 64
 _FEWEST_TRIED, _MOST_PAIRS = 256, 3_000_000
-# A score counts as the mean of so many when cells are compared.
-_REPEATS = 8.0
+# Draws that say which arms may be best; and what of the chances all arms share alike,
+# as what is believed may be wrong.
+_DRAWS_OF_BEST, _SHARED = 200, 0.1
 _MOST_PROMPTS = 2_000
 _DRAWS = 1_000
 
@@ -388,12 +389,14 @@ class ProbePlan:
         places, arms = np.nonzero(~there[rows])
         pairs = len(self._judged) * len(self._arms)
         most = max(_MOST_PAIRS // pairs, _FEWEST_TRIED)
+        rng = np.random.default_rng([self._seed, int(there.sum())])
         if len(places) > most:
-            rng = np.random.default_rng([self._seed, int(there.sum())])
             some = rng.choice(len(places), most, replace=False)
             places, arms = places[some], arms[some]
         tasks = rows[places]
-        worth = believed.worth(tasks, arms, self._judged, _REPEATS)
+        chances = believed.chances(self._judged, _DRAWS_OF_BEST, rng)
+        chances = (1.0 - _SHARED) * chances + _SHARED / len(self._arms)
+        worth = believed.worth(tasks, arms, self._judged, chances)
         best = int(worth.argmax())
         return int(tasks[best]), int(arms[best])
 

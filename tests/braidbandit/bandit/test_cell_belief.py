@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from braidbandit.bandit.cell_belief import CellBelief
 from braidbandit.bandit.posterior import Posterior
@@ -73,29 +74,37 @@ def test_a_copy_learns_apart():
     np.testing.assert_array_equal(belief.mean, again.mean)
 
 
-def test_of_two_arms_the_worth_is_the_closed_form():
-    """E max(gap, N(0, s^2)) - gap, against the mean of many draws."""
+def test_chances_are_those_of_draws():
+    """Two arms: the normal probability that their difference is above 0."""
     prior = Posterior(np.zeros((1, 1), dtype=int), SCALES, 2, 1)
     belief = CellBelief(prior, np.ones((2, 1)), np.ones((3, 1)), 0.0)
     belief.learn(0, 0, 0.8)
-    at = np.arange(1)
-    worth = belief.worth(np.array([1]), np.array([1]), at)
-    mean, move = belief.quality(at)[:, 0], belief.copy().foresee(1, 1, at)[:, 0]
-    draws = np.random.default_rng(0).standard_normal(1_000_000)
-    after = np.maximum(mean[0] + move[0] * draws, mean[1] + move[1] * draws)
-    np.testing.assert_allclose(worth[0], after.mean() - mean.max(), rtol=0.01)
+    at, Phi = np.arange(1), np.array([0.0, 1.0, -1.0])
+    gap, sd = Phi @ belief.mean, np.sqrt(Phi @ belief.covariance @ Phi)
+    chances = belief.chances(at, 100_000, np.random.default_rng(0))
+    np.testing.assert_allclose(chances.sum(axis=0), 1.0)
+    np.testing.assert_allclose(chances[0, 0], norm.cdf(gap / sd), atol=0.005)
+
+
+def test_a_cell_is_worth_the_variance_it_takes_from_differences():
+    """Of two arms as likely to be best, a quarter of that of their difference."""
+    belief, at, half = make(), np.arange(6), np.array([[0.5], [0.5], [0.0]])
+    belief.learn(0, 1, 0.9)
+    chances = np.tile(half, (1, 6))
+    worth = belief.worth(np.array([0, 3]), np.array([0, 1]), at, chances)
+    for found, cell in zip(worth, [(0, 0), (3, 1)], strict=True):
+        moves = belief.copy().foresee(*cell, at)
+        np.testing.assert_allclose(found, ((moves[0] - moves[1]) ** 2).mean() / 4)
 
 
 def test_what_cannot_change_a_choice_is_worth_less():
-    """An arm that is far behind, and one that was scored many times already."""
+    """An arm that is far behind."""
     belief, rng = make(names=("bias",)), np.random.default_rng(0)
     for task in range(6):
         belief.learn(task, 0, 0.9)
         belief.learn(task, 2, 0.85 + 0.1 * rng.random())
-        for _ in range(4):
-            belief.learn(task, 1, 0.0)
-    tasks = np.zeros(3, dtype=int)
-    worth = belief.worth(tasks, np.arange(3), np.arange(6))
-    assert worth[1] < 0.01 * worth[2]
-    more = belief.worth(tasks, np.arange(3), np.arange(6), repeats=8.0)
-    assert (more >= worth).all()
+        belief.learn(task, 1, 0.0)
+    at = np.arange(6)
+    chances = belief.chances(at, 500, rng)
+    worth = belief.worth(np.zeros(3, dtype=int), np.arange(3), at, chances)
+    assert worth[1] < 0.2 * worth[2]
