@@ -788,16 +788,16 @@ class Posterior:
         Rewards of one task have the covariance of the arms that were scored on it.
         """
         sums, above = self.sufficient_statistics(), R - self.scales.mean
-        X, index = check_features(X, self._layout.shape[1]), np.asarray(arms)
+        tasks = check_features(X, self._layout.shape[1])
         if not np.isnan(R).any():
             V = precision_of(covariance)
-            return sums.with_table(self._layout, arms, Z, X, above, V)
+            return sums.with_table(self._layout, arms, Z, tasks, above, V)
         for rows, there in _designs(R):
             sums = sums.with_table(
                 self._layout,
-                index[there],
+                [arms[column] for column in there],
                 Z[there],
-                X[rows],
+                tasks[rows],
                 above[np.ix_(rows, there)],
                 precision_of(covariance[np.ix_(there, there)]),
             )

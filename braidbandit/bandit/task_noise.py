@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -98,14 +100,13 @@ def _of_incomplete(R: Array, missing: NDArray[np.bool_], shared: bool) -> Array:
     The share that is common maximises the restricted likelihood, whose solution on a
     complete table is the analysis of variance.
     """
-    n, arms = R.shape
-    there = ~missing
+    arms, there = R.shape[1], ~missing
     # Whatever is said of a missing cell has no weight.
     above = np.where(there, R - R[there].mean(), 0.0)
     freedom = int(there.sum()) - arms
     if freedom < 1 or float((above**2).sum()) <= 1e-16 * above.size:
         return np.eye(arms)
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         _restricted,
         bounds=(0.0, _MOST_COMMON),
         args=(above, there, freedom),

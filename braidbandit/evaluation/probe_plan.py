@@ -374,7 +374,7 @@ class ProbePlan:
             there = ~np.isnan(scores)
             rows, columns = there.any(axis=1), np.flatnonzero(there.any(axis=0))
             R = scores[rows][:, columns]
-            prior.start_from_table(columns, self._Z[columns], self._X[rows], R)
+            prior.start_from_table(columns.tolist(), self._Z[columns], self._X[rows], R)
             common = _common(R)
         self._found = (first, prior, common)
         return prior, common, True
@@ -383,7 +383,7 @@ class ProbePlan:
         self, believed: CellBelief, there: NDArray[np.bool_]
     ) -> tuple[int, int]:
         """Return the cell that is worth most: of prompts begun, and of the next new."""
-        begun = there.any(axis=1)
+        begun = np.asarray(there.any(axis=1))
         new = self._order[~begun[self._order]][:_NEW]
         rows = np.append(self._order[begun[self._order]], new)
         places, arms = np.nonzero(~there[rows])
