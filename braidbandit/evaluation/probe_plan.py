@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from braidbandit._checks import check_whole
 from braidbandit.bandit.cell_belief import CellBelief
@@ -42,10 +41,10 @@ _NEW = 8
 # compared, which holds a step below a second.
 _FEWEST_JUDGED, _MOST_JUDGED = 16, 64
 _FEWEST_TRIED, _MOST_PAIRS = 256, 3_000_000
-# Draws that say which arms may be best; and what of the chances all arms share alike,
+# Draws that say which arms may be best; and the part that all arms share alike,
 # as what is believed may be wrong.
-_DRAWS_OF_BEST, _SHARED = 200, 0.1
-_MOST_PROMPTS = 2_000
+_DRAWS_OF_BEST, _SHARED = 200, 0.25
+_MOST_PROMPTS, _MOST_KINDS, _PROMPTS_PER_KIND = 2_000, 8, 5
 _DRAWS = 1_000
 
 
@@ -402,11 +401,10 @@ class ProbePlan:
 
 
 def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
-    """Order tasks so that the first few stand for all, however few are taken.
+    """Order tasks so that the first few have each kind about as often as all have.
 
-    Kernel herding (Chen, Welling and Smola 2010, *Super-samples from kernel herding*):
-    each next task brings the mean of those taken nearest to the mean of all, as a
-    Gaussian kernel sees it.
+    Kinds are clusters of the features. Which task stands for a kind is drawn: those
+    near a centre are purer than tasks are, and say less about the others.
 
     Parameters
     ----------
@@ -422,23 +420,25 @@ def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
     --------
     Two kinds, of which one is twice as frequent:
 
-    >>> X = np.array([[0.0], [0.1], [0.2], [0.3], [9.0], [9.1]])
-    >>> int((spread(X)[:3] > 3).sum())
-    1
+    >>> X = np.repeat([[0.0], [9.0]], [20, 10], axis=0)
+    >>> int((spread(X)[:6] >= 20).sum())
+    2
     """
     rows = np.random.default_rng(seed).permutation(len(X))[:_MOST_PROMPTS]
-    apart = cdist(X[rows], X[rows], "sqeuclidean")
-    kernel = np.exp(-apart / max(float(np.median(apart)), 1e-12))
-    wanted, taken = kernel.mean(axis=1), np.zeros(len(rows))
-    order: list[int] = []
-    left = np.ones(len(rows), dtype=bool)
-    for step in range(len(rows)):
-        lead = np.where(left, wanted - taken / (step + 1), -np.inf)
-        best = int(lead.argmax())
-        order.append(best)
-        left[best] = False
-        taken += kernel[best]
-    return rows[order]
+    distinct = len(np.unique(X[rows], axis=0))
+    kinds = min(_MOST_KINDS, max(distinct // _PROMPTS_PER_KIND, 1), distinct)
+    # Imported here: it takes as long as the rest of the package.
+    from sklearn.cluster import KMeans
+
+    kind = KMeans(kinds, n_init=1, random_state=seed).fit(X[rows]).labels_
+    share = np.bincount(kind, minlength=kinds) / len(rows)
+    waiting = [list(rows[kind == one]) for one in range(kinds)]
+    taken, order = np.zeros(kinds), list[int]()
+    for step in range(1, len(rows) + 1):
+        best = int(np.argmax(share * step - taken))
+        taken[best] += 1.0
+        order.append(int(waiting[best].pop()))
+    return np.array(order, dtype=np.intp)
 
 
 def _common(R: Array) -> float:
