@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from braidbandit.bandit.layout import Layout
 from braidbandit.bandit.linalg import root
 from braidbandit.bandit.posterior import Posterior
-from braidbandit.bandit.prior import GROUPS
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -55,16 +54,15 @@ class CellBelief:
     def __init__(self, prior: Posterior, Z: Array, X: Array, common: float) -> None:
         self._layout, self._Z, self._X = Layout(prior.groups), Z, X
         self._own_width, self._common = prior.own_width, common
-        scales = prior.scales
-        values = np.array([getattr(scales, name) for name in GROUPS])
-        labels = np.append(self._layout.labels, np.tile(prior.own_groups, len(Z)))
-        self.mean = np.where(labels == 0, scales.mean, 0.0)
-        self.covariance = np.diag(values[labels] ** 2)
-        self._variance = scales.noise**2
+        fresh = prior.anew(prior.scales)
+        own = np.einsum("add->ad", fresh.own_covariance).ravel()
+        self.mean = np.append(fresh.mean, np.zeros(own.size))
+        self.covariance = np.diag(np.append(np.diag(fresh.factor) ** 2, own))
+        self._variance = prior.scales.noise**2
         # Of each task: how many of its cells are known, and sums over these.
         self._count = np.zeros(len(X))
         self._sum = np.zeros(len(X))
-        self._features = np.zeros((len(X), len(labels)))
+        self._features = np.zeros((len(X), len(self.mean)))
 
     def copy(self) -> CellBelief:
         """Return an independent copy."""

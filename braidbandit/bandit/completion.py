@@ -11,7 +11,12 @@ from braidbandit.bandit.task_noise import precision_of, task_covariance
 Array = NDArray[np.float64]
 
 
-def completed(X: Array, R: Array, shared: bool = False) -> Array:
+def completed(
+    X: Array,
+    R: Array,
+    shared: bool = False,
+    blocks: NDArray[np.int64] | None = None,
+) -> Array:
     """Return a table with what is expected in each missing cell: equation (45).
 
     Each arm is its own, whatever it is made of: its level and what the task features
@@ -26,6 +31,8 @@ def completed(X: Array, R: Array, shared: bool = False) -> Array:
         Rewards in [0, 1], NaN where there is none. No row or column is empty.
     shared : bool
         Whether arms have strands in common.
+    blocks : ndarray of int, shape (k,), optional
+        In which block of the prior each task feature is, as for ``Posterior``.
 
     Returns
     -------
@@ -45,7 +52,8 @@ def completed(X: Array, R: Array, shared: bool = False) -> Array:
         return R
     n, arms = R.shape
     Z = np.ones((arms, 1))
-    posterior = OnlinePosterior.start(["bias"], X.shape[1], arms).posterior
+    online = OnlinePosterior.start(["bias"], X.shape[1], arms, blocks=blocks)
+    posterior = online.posterior
     posterior.start_from_table(range(arms), Z, X, R, shared)
     expected = posterior.means(Z, X)
     covariance = task_covariance(R, shared)

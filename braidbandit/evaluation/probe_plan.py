@@ -366,7 +366,10 @@ class ProbePlan:
         if self._found is not None and self._found[0] == first:
             return self._found[1], self._found[2], False
         width, arms = self._X.shape[1], len(self._arms)
-        prior = OnlinePosterior.start(self._columns, width, arms).posterior
+        last = self.encoder.blocks()
+        blocks = np.append(np.zeros(width - len(last), dtype=np.int64), last)
+        online = OnlinePosterior.start(self._columns, width, arms, blocks=blocks)
+        prior = online.posterior
         common = _COMMON
         if first:
             scores = self._scores(first)

@@ -187,7 +187,7 @@ class ArmModel:
     def require(self, width: int) -> None:
         """Create the posterior when the number of task features is known."""
         if self.quality is None:
-            settings, last = self.settings, self.task_blocks
+            settings = self.settings
             self.quality = OnlinePosterior.start(
                 self.columns,
                 width,
@@ -195,7 +195,7 @@ class ArmModel:
                 prior=settings.prior,
                 forgetting=settings.forgetting,
                 max_parameters=settings.max_parameters,
-                blocks=np.append(np.zeros(width - len(last), dtype=np.int64), last),
+                blocks=self._blocks_of(width),
             )
             self.width = width
         elif self.quality.width != width:
@@ -203,6 +203,10 @@ class ArmModel:
                 f"received {width} task features, expected {self.quality.width}; use "
                 "the encoder of the first call"
             )
+
+    def _blocks_of(self, width: int) -> NDArray[np.int64]:
+        last = self.task_blocks
+        return np.append(np.zeros(width - len(last), dtype=np.int64), last)
 
     def describe(self, signatures: Array | None) -> None:
         """Describe every braid by what its strands could gain on the probe tasks.
@@ -341,7 +345,7 @@ class ArmModel:
         braids = [self.catalogue.braids[row] for row in arms]
         strands = [strand for braid in braids for strand in braid.strands]
         shared = len(set(strands)) < len(strands)
-        whole = completed(X, scores, shared)
+        whole = completed(X, scores, shared, self._blocks_of(X.shape[1]))
         self.describe(self._signatures(arms, whole))
         self.require(X.shape[1])
         self.posterior.start_from_table(arms, self.descriptors[arms], X, scores, shared)
