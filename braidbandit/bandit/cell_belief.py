@@ -76,7 +76,7 @@ class CellBelief:
         return self._of_every_arm(self.mean, tasks)
 
     def learn(self, task: int, arm: int, reward: float) -> None:
-        """Learn the score of a cell: equation (46)."""
+        """Learn the score of a cell: equation (47)."""
         phi, contrast, noise, kept = self._contrasts(np.array([task]), np.array([arm]))
         gain, total = self._gains(contrast, noise)
         above = reward - kept[0] * self._sum[task] - float(contrast[0] @ self.mean)
@@ -126,7 +126,7 @@ class CellBelief:
         return np.asarray((best[:, None] == arms[:, None]).mean(axis=0))
 
     def worth(self, tasks: Rows, arms: Rows, at: Rows, chances: Array) -> Array:
-        """Return how much each of some cells tells about which arm is best: (47).
+        """Return how much each of some cells tells about which arm is best: (48).
 
         The variance that its score takes from the difference of two arms, each drawn
         by its chance of being the best; averaged over the tasks ``at``.

@@ -17,7 +17,7 @@ def completed(
     shared: bool = False,
     blocks: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Return a table with what is expected in each missing cell: equation (45).
+    """Return a table with what is expected in each missing cell: equation (46).
 
     Each arm is its own, whatever it is made of: its level and what the task features
     say of it, learnt from the cells that are there, and what the scores of the same

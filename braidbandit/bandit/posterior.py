@@ -811,7 +811,7 @@ class Posterior:
         R: Array,
         covariance: Array,
     ) -> None:
-        """Allow for the arms that a task was scored on: equation (44).
+        """Allow for the arms that a task was scored on: equation (45).
 
         What a task's rewards have in common is its own difficulty and the level of
         these arms. The sums keep arms independent, which takes all of it for the

@@ -95,7 +95,7 @@ def task_covariance(R: Array, shared: bool = False) -> Array:
 
 
 def _of_incomplete(R: Array, missing: NDArray[np.bool_], shared: bool) -> Array:
-    """Return the covariance where cells are missing: equation (43).
+    """Return the covariance where cells are missing: equation (44).
 
     The share that is common maximises the restricted likelihood, whose solution on a
     complete table is the analysis of variance.
