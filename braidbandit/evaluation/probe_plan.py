@@ -433,7 +433,7 @@ def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
     # Imported here: it takes as long as the rest of the package.
     from sklearn.cluster import KMeans
 
-    kind = KMeans(kinds, n_init=1, random_state=seed).fit(X[rows]).labels_
+    kind = np.asarray(KMeans(kinds, random_state=seed).fit_predict(X[rows]))
     share = np.bincount(kind, minlength=kinds) / len(rows)
     waiting = [list(rows[kind == one]) for one in range(kinds)]
     taken, order = np.zeros(kinds), list[int]()

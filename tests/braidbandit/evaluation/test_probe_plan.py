@@ -180,16 +180,17 @@ def test_a_person_may_score_any_cell():
     plan = make()
     prompt, braid = plan.next_cell()
     plan.record(prompt, braid, True)
-    plan.record("prompt 7", plan.catalogue.ids[2], 0.5)
+    other, another = [p for p in PROMPTS if p != prompt][:2]
+    plan.record(other, plan.catalogue.ids[2], 0.5)
     assert plan.n_scored == 2
     assert plan.next_cell() != (prompt, braid)
     before = plan.table.copy()
     for cell, error, match in (
         ((prompt, braid, 0.1), ValueError, "has the score 1.0 already"),
         (("another", braid, 0.1), KeyError, "none of the 48 prompts"),
-        (("prompt 3", "nobody", 0.1), KeyError, "unknown arm"),
-        (("prompt 3", braid, 1.1), ValueError, r"lies in \[0, 1\]"),
-        (("prompt 3", braid, float("nan")), ValueError, r"lies in \[0, 1\]"),
+        ((another, "nobody", 0.1), KeyError, "unknown arm"),
+        ((another, braid, 1.1), ValueError, r"lies in \[0, 1\]"),
+        ((another, braid, float("nan")), ValueError, r"lies in \[0, 1\]"),
     ):
         with pytest.raises(error, match=match):
             plan.record(*cell)
