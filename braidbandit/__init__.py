@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from braidbandit.catalogue.profile import Profile
     from braidbandit.evaluation.log import Log
     from braidbandit.evaluation.offpolicy import compare, evaluate
+    from braidbandit.evaluation.probe_plan import ProbePlan, plan_probe
     from braidbandit.evaluation.reward_table import build_table
     from braidbandit.evaluation.target_policies import UnderLimits
     from braidbandit.evaluation.tuning import tune
@@ -86,6 +87,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "catalogue.profile": ["Profile"],
         "evaluation.log": ["Log"],
         "evaluation.offpolicy": ["compare", "evaluate"],
+        "evaluation.probe_plan": ["ProbePlan", "plan_probe"],
         "evaluation.reward_table": ["build_table"],
         "evaluation.target_policies": ["UnderLimits"],
         "evaluation.tuning": ["tune"],
@@ -121,6 +123,7 @@ __all__ = [
     "ModelCard",
     "Outcome",
     "PriorScales",
+    "ProbePlan",
     "Profile",
     "ServedModel",
     "SquareCB",
@@ -133,6 +136,7 @@ __all__ = [
     "evaluate",
     "export_ledger",
     "import_ledger",
+    "plan_probe",
     "profile",
     "tune",
 ]

@@ -86,9 +86,9 @@ class Layout:
         return z[self._rows] * x[self.columns]
 
     def matrix(self, theta: Array) -> Array:
-        """Return ``W``, shape (m, k), of parameters ``theta``, shape (p,)."""
-        W = np.zeros(self.shape)
-        W[self._rows, self.columns] = theta
+        """Return ``W``, shape (..., m, k), of parameters ``theta``, shape (..., p)."""
+        W = np.zeros((*theta.shape[:-1], *self.shape))
+        W[..., self._rows, self.columns] = theta
         return W
 
     def of_pairs(self, ZZ: Array, XX: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from braidbandit.bandit.layout import Layout
 from braidbandit.bandit.prior import BLOCKS, GROUPS, USUAL_SPREAD, PriorScales
 from braidbandit.bandit.solution import solve, symmetric
 from braidbandit.bandit.sufficient_statistics import SufficientStatistics
-from braidbandit.bandit.task_noise import task_precision
+from braidbandit.bandit.task_noise import precision_of, task_covariance
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,8 @@ _LARGEST = 1e4
 _MOST = 1e100
 # A reward of less weight moves no number, but its variance would overflow.
 _LEAST_WEIGHT = 1e-100
+# How often an incomplete table is solved again, at most, and when it moves no more.
+_ROUNDS, _STILL = 12, 1e-4
 
 
 class Posterior:
@@ -385,13 +387,13 @@ class Posterior:
         X : ndarray of shape (n, k)
             Features of the tasks.
         R : ndarray of shape (n, B)
-            Rewards.
+            Rewards; NaN where an arm was not scored on a task.
 
         Raises
         ------
         ValueError
-            When arms repeat, shapes do not fit, or a number is not finite. Nothing has
-            changed then.
+            When arms repeat, shapes do not fit, a number is infinite, or a task or an
+            arm has no reward at all. Nothing has changed then.
         """
         self._check_table(arms, Z, X, R)
         self._set(self._with_table(arms, Z, X, R, np.eye(R.shape[1])), self.scales)
@@ -450,8 +452,9 @@ class Posterior:
         The prior mean becomes the mean of the table; the scales are chosen as in
         :meth:`refine_scales`. A task that is hard for one arm is hard for all: what the
         task features do not say about that is taken to be common to the rewards of the
-        task (:func:`task_precision`), so arms are compared on the same tasks, as they
-        were measured.
+        task (:func:`task_covariance`), so arms are compared on the same tasks, as they
+        were measured. Of cells that are missing nothing is assumed: the evidence is
+        that of the cells that are there.
 
         Parameters
         ----------
@@ -469,10 +472,14 @@ class Posterior:
         """
         self._check_table(arms, Z, X, R)
         # On a copy, so that an error leaves this one as it was.
-        work = self.copy()
-        work.reset(replace(self.scales, mean=float(R.mean())))
-        sums = work._with_table(arms, Z, X, R, task_precision(R, shared))
+        work, complete = self.copy(), not np.isnan(R).any()
+        mean = float(R.mean() if complete else np.nanmean(R))
+        work.reset(replace(self.scales, mean=mean))
+        covariance = task_covariance(R, shared)
+        sums = work._with_table(arms, Z, X, R, covariance)
         work._set(sums, work._found_scales(sums))
+        if not complete:
+            work._compare_like_with_like(sums, arms, X, R, covariance)
         vars(self).update(vars(work))
 
     # ---- other arms, other columns, other scales ----
@@ -766,18 +773,70 @@ class Posterior:
             )
         if len(set(arms)) != B:
             raise ValueError(f"received arms {list(arms)}, expected distinct ones")
-        if not (np.isfinite(Z).all() and np.isfinite(R).all()):
+        if not np.isfinite(Z).all() or np.isinf(R).any():
             raise ValueError(
-                "descriptors and rewards must be finite, received NaN or inf"
+                "descriptors and rewards must be finite, received NaN or inf; only a "
+                "reward that is missing is NaN"
             )
+        check_no_gap(R)
 
     def _with_table(
-        self, arms: Sequence[int], Z: Array, X: Array, R: Array, V: Array
+        self, arms: Sequence[int], Z: Array, X: Array, R: Array, covariance: Array
     ) -> SufficientStatistics:
+        """Return the sums with a table; tasks that the same arms have scored at once.
+
+        Rewards of one task have the covariance of the arms that were scored on it.
+        """
         sums, above = self.sufficient_statistics(), R - self.scales.mean
-        return sums.with_table(
-            self._layout, arms, Z, check_features(X, self._layout.shape[1]), above, V
-        )
+        tasks = check_features(X, self._layout.shape[1])
+        if not np.isnan(R).any():
+            V = precision_of(covariance)
+            return sums.with_table(self._layout, arms, Z, tasks, above, V)
+        for rows, there in _designs(R):
+            sums = sums.with_table(
+                self._layout,
+                [arms[column] for column in there],
+                Z[there],
+                tasks[rows],
+                above[np.ix_(rows, there)],
+                precision_of(covariance[np.ix_(there, there)]),
+            )
+        return sums
+
+    def _compare_like_with_like(
+        self,
+        sums: SufficientStatistics,
+        arms: Sequence[int],
+        X: Array,
+        R: Array,
+        covariance: Array,
+    ) -> None:
+        """Allow for the arms that a task was scored on: equation (45).
+
+        What a task's rewards have in common is its own difficulty and the level of
+        these arms. The sums keep arms independent, which takes all of it for the
+        former; so the level, as it is believed, is put back, and all is solved again.
+        """
+        index, d = np.asarray(arms), self.own_width
+        kept = [
+            (rows, there, _kept_apart(precision_of(covariance[np.ix_(there, there)])))
+            for rows, there in _designs(R)
+        ]
+        for turn in range(_ROUNDS if d else 0):
+            own = X[:, :d] @ self.own_mean[index].T
+            moment, square = sums.own_moment.copy(), sums.square
+            for rows, there, share in kept:
+                here = own[rows]
+                level = here[:, there].mean(axis=1) - here.mean(axis=1)
+                moment[index[there]] += np.outer(share, level @ X[rows, :d])
+                square += float(share.sum() * (level @ level))
+            corrected = replace(sums, own_moment=moment, square=square)
+            before = self.own_mean
+            # Scales hardly move after the first correction, and cost most.
+            scales = self._found_scales(corrected) if turn < 2 else self.scales
+            self._set(corrected, scales)
+            if np.abs(self.own_mean - before).max() < _STILL:
+                break
 
     def _prior_over(
         self,
@@ -857,6 +916,45 @@ class Posterior:
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
         return np.where(self._layout.labels == 0, self.scales.mean, 0.0)
+
+
+def check_no_gap(R: Array) -> None:
+    """Refuse a table with a row or a column of NaN only.
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> check_no_gap(np.array([[0.5, np.nan], [np.nan, np.nan]]))
+    Traceback (most recent call last):
+    ValueError: row 1 of the table is empty: it has no score at all, ...
+    """
+    missing = np.isnan(R)
+    if not missing.any():
+        return
+    for axis, name, what in ((1, "row", "task"), (0, "column", "arm")):
+        empty = np.flatnonzero(missing.all(axis=axis))
+        if len(empty):
+            raise ValueError(
+                f"{name} {empty[0]} of the table is empty: it has no score at all, and "
+                f"says nothing of that {what}. Leave the {what} out, or score one cell"
+            )
+
+
+def _designs(R: Array) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Iterate over the sets of arms that tasks were scored on: (tasks, arms)."""
+    there, first, which = np.unique(
+        ~np.isnan(R), axis=0, return_index=True, return_inverse=True
+    )
+    for design in np.argsort(first):
+        yield np.flatnonzero(which.ravel() == design), np.flatnonzero(there[design])
+
+
+def _kept_apart(V: Array) -> Array:
+    """Return what the precision of one arm's part has beyond what all say together."""
+    return np.asarray(np.linalg.norm(V, 2) - V.sum(axis=1))
 
 
 def contract(

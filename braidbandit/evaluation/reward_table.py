@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +10,11 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_reward
-from braidbandit._files import cut_to_whole_lines, damaged, read_lines
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
-from braidbandit.tasks.encoder import hash_as_given
+from braidbandit.evaluation.score_file import Cell, ScoreFile, task_keys
 
 Array = NDArray[np.float64]
-Cell = tuple[str, str]
 Scorer = Callable[[Braid, Any], float]
 Item = TypeVar("Item")
 
@@ -76,9 +71,9 @@ def build_table(
     array([[0. , 0.3],
            [0. , 0.5]])
     """
-    keys = _keys(tasks)
-    file = None if path is None else Path(path).expanduser()
-    known = {} if file is None else _read(file)
+    keys = task_keys(tasks)
+    file = ScoreFile(path)
+    known = file.scores
     cells = [
         (braid, task, (key, braid.id))
         for task, key in zip(tasks, keys, strict=True)
@@ -86,25 +81,10 @@ def build_table(
         if (key, braid.id) not in known
     ]
     scores = _scores(scorer, cells, n_jobs)
-    for cell, score in _with_bar(scores, len(cells), progress):
-        known[cell] = check_reward(score)
-        if file is not None:
-            _append(file, cell, known[cell])
+    for cell, score in with_bar(scores, len(cells), progress):
+        file.add(cell, score)
     rows = [[known[key, arm_id] for arm_id in catalogue.ids] for key in keys]
     return np.array(rows).reshape(len(keys), len(catalogue.ids))
-
-
-def _keys(tasks: Sequence[Any]) -> list[str]:
-    """Return a hash of each task, of all that is in it: the scorer may read it all."""
-    if isinstance(tasks, str | Mapping) or hasattr(tasks, "columns"):
-        raise TypeError(
-            f"tasks is a {type(tasks).__name__}; give a list of tasks, or the column "
-            "of a table that holds them"
-        )
-    keys = [hash_as_given(task) for task in tasks]
-    if len(set(keys)) != len(keys):
-        raise ValueError("some tasks are the same; give each once")
-    return keys
 
 
 def _scores(
@@ -126,7 +106,10 @@ def _score(scorer: Scorer, braid: Braid, task: Any, cell: Cell) -> tuple[Cell, f
     return cell, scorer(braid, task)
 
 
-def _with_bar(items: Iterator[Item], total: int, progress: bool) -> Iterator[Item]:
+def with_bar(
+    items: Iterator[Item], total: int | None, progress: bool
+) -> Iterator[Item]:
+    """Show how many cells are done while they are taken, if that is wished for."""
     if not progress:
         return items
     try:
@@ -136,35 +119,3 @@ def _with_bar(items: Iterator[Item], total: int, progress: bool) -> Iterator[Ite
             "the bar needs tqdm: pip install 'braidbandit[full]', or progress=False"
         ) from error
     return iter(tqdm(items, total=total, desc="cells", smoothing=0.05))
-
-
-def _append(file: Path, cell: Cell, score: float) -> None:
-    """Add a line; it is on the disk when this returns."""
-    line = json.dumps({"task": cell[0], "arm": cell[1], "score": score}) + "\n"
-    with file.open("ab") as stream:
-        stream.write(line.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _read(file: Path) -> dict[Cell, float]:
-    """Return what was measured before; half a line at the end is cut off."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return {}
-    known: dict[Cell, float] = {}
-    advice = "; delete that line and its cell is measured again"
-    for number, row in read_lines(file, only_whole=True, advice=advice):
-        try:
-            known.update([_cell(row)])
-        except (ValueError, KeyError, TypeError) as error:
-            raise damaged(number, file, error, advice) from error
-    cut_to_whole_lines(file)
-    return known
-
-
-def _cell(row: Mapping[str, Any]) -> tuple[Cell, float]:
-    cell = row["task"], row["arm"]
-    if not all(isinstance(name, str) for name in cell):
-        raise TypeError(f"a cell is named by text, received {cell}")
-    return cell, check_reward(row["score"])

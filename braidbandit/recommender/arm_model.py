@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.completion import completed
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.linalg import Repeats
 from braidbandit.bandit.online_posterior import UNSOLVED, OnlinePosterior
@@ -186,7 +187,7 @@ class ArmModel:
     def require(self, width: int) -> None:
         """Create the posterior when the number of task features is known."""
         if self.quality is None:
-            settings, last = self.settings, self.task_blocks
+            settings = self.settings
             self.quality = OnlinePosterior.start(
                 self.columns,
                 width,
@@ -194,7 +195,7 @@ class ArmModel:
                 prior=settings.prior,
                 forgetting=settings.forgetting,
                 max_parameters=settings.max_parameters,
-                blocks=np.append(np.zeros(width - len(last), dtype=np.int64), last),
+                blocks=self._blocks_of(width),
             )
             self.width = width
         elif self.quality.width != width:
@@ -202,6 +203,10 @@ class ArmModel:
                 f"received {width} task features, expected {self.quality.width}; use "
                 "the encoder of the first call"
             )
+
+    def _blocks_of(self, width: int) -> NDArray[np.int64]:
+        last = self.task_blocks
+        return np.append(np.zeros(width - len(last), dtype=np.int64), last)
 
     def describe(self, signatures: Array | None) -> None:
         """Describe every braid by what its strands could gain on the probe tasks.
@@ -334,17 +339,20 @@ class ArmModel:
         arms : sequence of B rows of the catalogue
         X : ndarray of shape (n, k)
         scores : ndarray of shape (n, B)
+            NaN where an arm was not scored: for what strands could gain, and for the
+            best model, what is expected there takes its place.
         """
         braids = [self.catalogue.braids[row] for row in arms]
-        self.describe(self._signatures(arms, scores))
-        self.require(X.shape[1])
         strands = [strand for braid in braids for strand in braid.strands]
         shared = len(set(strands)) < len(strands)
+        whole = completed(X, scores, shared, self._blocks_of(X.shape[1]))
+        self.describe(self._signatures(arms, whole))
+        self.require(X.shape[1])
         self.posterior.start_from_table(arms, self.descriptors[arms], X, scores, shared)
         self.start = self.posterior.copy()
         singles = [i for i, braid in enumerate(braids) if braid.is_single]
         if singles:
-            best = max(singles, key=lambda i: float(scores[:, i].mean()))
+            best = max(singles, key=lambda i: float(whole[:, i].mean()))
             self.account.guard_against(self.catalogue.ids[arms[best]])
         self.open_account()
 

@@ -588,8 +588,9 @@ class BraidRecommender(BaseEstimator):
         X : list of n tasks
         arm_ids : sequence of B arm ids
         table : array or data frame of shape (n, B) in [0, 1]
-            Quality of each arm on each task. The columns and rows of a data frame are
-            put in the order of ``arm_ids`` and ``X``.
+            Quality of each arm on each task, NaN where it was not scored; a row or
+            column without any score is refused. The columns and rows of a data frame
+            are put in the order of ``arm_ids`` and ``X``.
         """
         self.start(anew=True)
         ids = ordered(arm_ids, "arm_ids")

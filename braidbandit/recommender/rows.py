@@ -16,6 +16,7 @@ from braidbandit._checks import (
     check_weights,
 )
 from braidbandit._named import in_columns, in_rows
+from braidbandit.bandit.posterior import check_no_gap
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.ledger import Ledger
@@ -98,21 +99,23 @@ def check_rows(
 def check_table(
     X: Any, arm_ids: Sequence[str], table: Any, catalogue: Catalogue
 ) -> tuple[list[int], Array]:
-    """Check a table of n tasks that were scored on B arms.
+    """Check a table of n tasks that were scored on B arms, or on some of them.
 
     Returns
     -------
     list of B int
         The row of the catalogue that each arm has.
     ndarray of shape (n, B)
-        Scores in [0, 1], in the order of ``X`` and ``arm_ids``.
+        Scores in [0, 1], in the order of ``X`` and ``arm_ids``; NaN where an arm was
+        not scored.
 
     Raises
     ------
     KeyError
         On an unknown arm.
     ValueError
-        On another shape, a score outside [0, 1], or an arm that is named twice.
+        On another shape, a score outside [0, 1], an arm that is named twice, or a row
+        or column without any score.
     """
     scores = as_floats(in_columns(table, arm_ids, "table", X), "table")
     if scores.shape != (len(X), len(arm_ids)) or scores.size == 0:
@@ -120,8 +123,12 @@ def check_table(
             f"table has shape {scores.shape}, expected ({len(X)}, {len(arm_ids)}): one "
             "row per task, one column per arm"
         )
-    if not ((scores >= 0) & (scores <= 1)).all():  # also refuses NaN
-        raise ValueError("every score of the table lies in [0, 1]; received others")
+    if not ((scores >= 0) & (scores <= 1) | np.isnan(scores)).all():
+        raise ValueError(
+            "every score of the table lies in [0, 1], or is NaN where there is none; "
+            "received others"
+        )
+    check_no_gap(scores)
     rows = [catalogue.index(arm_id) for arm_id in arm_ids]
     if len(set(rows)) != len(rows):
         raise ValueError("the arm ids of the table must differ")

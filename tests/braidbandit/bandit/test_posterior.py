@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from braidbandit.bandit.layout import Layout
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
+from braidbandit.bandit.task_noise import task_covariance, task_precision
 
 NAMES = ["bias", "share:a", "cost"]
 Z = np.array([[1, 0.5, -0.2], [1, -0.5, 0.2], [1, 0.1, 0.0]])
@@ -750,17 +752,98 @@ def test_a_table_that_cannot_be_right_changes_nothing(method, table):
     assert posterior.scales == scales
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+HOLES = {
+    "a reward that is infinite": ((1, 0), np.inf, "finite"),
+    "a row that is empty": ((1, slice(None)), np.nan, "row 1 of the table is empty"),
+    "a column that is empty": ((slice(None), 1), np.nan, "column 1 .* is empty"),
+}
+
+
+@pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
 @pytest.mark.parametrize("method", ["learn_table", "start_from_table"])
-def test_a_table_with_a_hole_changes_nothing(method, value):
+def test_a_table_that_says_nothing_somewhere_changes_nothing(method, hole):
+    at, value, message = hole
     posterior = make()
     stream(posterior)
     before = state(posterior)
     X, R = np.column_stack([np.ones(2), np.eye(2)]), np.full((2, 2), 0.5)
-    R[1, 0] = value
-    with pytest.raises(ValueError, match="finite"):
+    R[at] = value
+    with pytest.raises(ValueError, match=message):
         getattr(posterior, method)([0, 1], Z[:2], X, R)
     assert state(posterior) == before
+
+
+def table_with_holes(n=30, share=0.4):
+    rng = np.random.default_rng(3)
+    X = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
+    common = 0.15 * rng.standard_normal((n, 1))
+    R = (
+        0.5
+        + common
+        + 0.1 * rng.standard_normal((n, 3))
+        + X @ rng.normal(0, 0.1, (3, 3))
+    )
+    hidden = rng.random((n, 3)) < share
+    hidden[np.arange(n), np.arange(n) % 3] = False
+    return X, np.where(hidden, np.nan, R)
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_a_table_with_holes_is_the_stream_of_its_cells(own_width):
+    X, R = table_with_holes()
+    batch, one_by_one = make(own_width), make(own_width)
+    batch.learn_table([2, 0, 1], Z[[2, 0, 1]], X, R)
+    for x, row in zip(X, R, strict=True):
+        for arm, r in zip([2, 0, 1], row, strict=True):
+            if not np.isnan(r):
+                one_by_one.update(arm, Z[arm], x, r)
+    assert_same(batch, one_by_one)
+
+
+def test_a_start_from_a_table_without_holes_is_what_it_was():
+    """To the last bit: the sums of the whole table at once, then the scales."""
+    X, R = table_with_holes(share=0.0)
+    found, expected = make(), make()
+    found.start_from_table([0, 1, 2], Z, X, R)
+    mean = float(R.mean())
+    expected.reset(PriorScales(mean=mean))
+    sums = expected.sufficient_statistics().with_table(
+        Layout(expected.groups), [0, 1, 2], Z, X, R - mean, task_precision(R)
+    )
+    expected._set(sums, expected._found_scales(sums))
+    assert state(found) == state(expected)
+    assert found.scales == expected.scales
+
+
+def test_arms_are_compared_as_if_all_tasks_of_a_table_with_holes_were_the_same():
+    """Against the closed form with the noise that the cells of a task have in common.
+
+    Arm 2 is scored with the better arm only: taken for the difficulty of the task, its
+    level would count against arm 2.
+    """
+    n, rng = 120, np.random.default_rng(0)
+    X = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
+    R = np.array([0.8, 0.3, 0.5]) + 0.15 * rng.standard_normal((n, 1))
+    R = R + 0.05 * rng.standard_normal((n, 3))
+    R[:60, 1], R[60:, 2] = np.nan, np.nan
+    posterior = make()
+    posterior.start_from_table([0, 1, 2], Z, X, R)
+    C, noise = task_covariance(R), posterior.scales.noise
+    cells = [(i, a) for i in range(n) for a in range(3) if not np.isnan(R[i, a])]
+    Phi = np.array([features(posterior, a, X[i]) for i, a in cells])
+    S = np.array([[C[a, b] if i == j else 0.0 for j, b in cells] for i, a in cells])
+    half = np.linalg.cholesky(noise**2 * S)
+    r = np.array([R[cell] for cell in cells])
+    mean, _ = dense(
+        posterior, np.linalg.solve(half, Phi), np.linalg.solve(half, r), np.ones(len(r))
+    )
+    expected = np.array(
+        [[features(posterior, a, x) @ mean for a in range(3)] for x in X]
+    )
+    found = posterior.means(Z, X)
+    apart = [M - M.mean(axis=1, keepdims=True) for M in (found, expected)]
+    np.testing.assert_allclose(apart[0], apart[1], atol=0.005)
+    np.testing.assert_allclose((found[:, 2] - found[:, 1]).mean(), 0.2, atol=0.03)
 
 
 def test_a_start_for_which_no_scales_are_found_changes_nothing(monkeypatch):

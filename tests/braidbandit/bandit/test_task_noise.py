@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from braidbandit.bandit.task_noise import task_precision
+from braidbandit.bandit.task_noise import (
+    _of_incomplete,
+    task_covariance,
+    task_precision,
+)
 
 
 def test_arms_that_share_a_strand_are_one_measurement_not_two():
@@ -132,3 +136,79 @@ def test_tasks_that_are_all_alike_leave_rewards_independent(shared):
         # What is left sums to 0 over the arms: -1/2 between any two, shrunk by a tenth.
         want = 1.45 * np.eye(3) - 0.45
         np.testing.assert_allclose(found, want, atol=5 / np.sqrt(2000))
+
+
+# ---- tables with missing cells ----
+
+
+def holed(R, share, seed=0):
+    """A copy with cells missing, one of each row and column at least kept."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.random(R.shape) < share
+    rows = np.arange(len(R))
+    hidden[rows, rows % R.shape[1]] = False
+    return np.where(hidden, np.nan, R)
+
+
+def correlated(n=40, arms=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return 0.5 + 0.2 * rng.standard_normal((n, 1)) + 0.2 * rng.random((n, arms))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_hole_the_restricted_likelihood_is_the_analysis_of_variance(seed):
+    R = correlated(seed=seed)
+    found = _of_incomplete(R, np.isnan(R), shared=False)
+    np.testing.assert_allclose(found, task_covariance(R), atol=1e-4)
+
+
+def test_a_common_part_is_found_whatever_is_missing():
+    """As above: rho = 0.8, from 60 % of the cells, the best arm's three times."""
+    rng = np.random.default_rng(0)
+    hard = 0.2 * rng.standard_normal((5_000, 1))
+    R = 0.5 + hard + np.array([0.2, 0, 0, 0]) + 0.1 * rng.standard_normal((5_000, 4))
+    found = task_covariance(holed(R, np.array([0.0, 0.6, 0.6, 0.6])))
+    np.testing.assert_allclose(found, 0.8 + 0.2 * np.eye(4), atol=0.02)
+
+
+def test_arms_that_share_a_strand_are_known_from_the_tasks_that_both_have():
+    u = np.random.default_rng(1).standard_normal((4000, 1))
+    R = 0.5 + u * np.array([0.1, 0.1, -0.2])
+    found = task_covariance(holed(R, 0.3), shared=True)
+    assert found[0, 1] > 0.1
+    assert found[0, 2] < -0.1
+    assert np.linalg.eigvalsh(found).min() > 0
+
+
+def test_an_arm_of_one_score_is_no_surer_than_others():
+    """Its only deviation may be 0 by chance; that does not make its noise small."""
+    R = correlated()
+    R[1:, 4] = np.nan
+    found = task_covariance(R, shared=True)
+    assert found[4, 4] > 0.8 * np.diag(found)[:4].min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 9),
+    st.integers(2, 6),
+    st.booleans(),
+    st.integers(0, 1000),
+    st.floats(0, 1),
+)
+def test_a_covariance_whatever_is_missing(n, arms, shared, seed, share):
+    rng = np.random.default_rng(seed)
+    R = holed(
+        rng.random((n, arms)) * rng.random((n, 1)) ** rng.integers(4), share, seed
+    )
+    R = R[:, ~np.isnan(R).all(axis=0)]
+    found = task_covariance(R, shared)
+    np.testing.assert_allclose(found, found.T, atol=1e-12)
+    assert np.linalg.eigvalsh(found).min() > 0
+    assert np.diag(found).mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_constant_table_with_holes_says_nothing(shared):
+    R = holed(np.full((6, 3), 0.5), 0.4)
+    np.testing.assert_array_equal(task_covariance(R, shared), np.eye(3))

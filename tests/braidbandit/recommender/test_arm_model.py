@@ -158,6 +158,33 @@ def test_warm_arms_keep_what_the_probes_said(agent, catalogue):
     assert agent.fit(TASKS[:2], [twin, pair], reward=[0.5, 0.5]).n_updates_ == 2
 
 
+def test_what_was_not_scored_is_expected_in_what_strands_could_gain(agent, catalogue):
+    """Signatures have no hole, and are what was scored where it was."""
+    singles = [b.id for b in catalogue if b.is_single]
+    table = np.random.default_rng(1).random((40, 2))
+    holes = table.copy()
+    holes[::3, 0] = holes[1::3, 1] = np.nan
+    agent.warm_start(TASKS, singles, holes)
+    model = agent.arm_model_
+    there = ~np.isnan(holes)
+    np.testing.assert_array_equal(model.signatures[there], table[there])
+    assert ((model.signatures >= 0) & (model.signatures <= 1)).all()
+    assert "gain:mean" in model.columns
+    assert model.posterior.count == there.sum()
+
+
+def test_the_best_model_is_the_best_on_all_tasks_not_on_the_easy_ones(agent, catalogue):
+    """The first model was scored on easy tasks only, and is the worse one there."""
+    singles = [b.id for b in catalogue if b.is_single]
+    hard = np.linspace(0.0, 0.7, 40)
+    table = np.column_stack([0.15 + hard, 0.2 + hard])
+    table += 0.01 * np.random.default_rng(0).random((40, 2))
+    table[:20, 0] = np.nan
+    assert np.nanmean(table[:, 0]) > np.nanmean(table[:, 1])
+    agent.warm_start(TASKS, singles, table)
+    assert agent.baseline_ == singles[1]
+
+
 def test_a_model_that_was_not_probed_is_no_hindrance_to_the_next_braid(
     agent, twin, catalogue
 ):

@@ -129,6 +129,17 @@ def test_a_table_has_a_row_per_task_and_a_column_per_arm(catalogue):
         assert scores.tolist() == table
 
 
+def test_a_table_may_have_holes(catalogue):
+    arms, nan = list(catalogue.ids[:2]), float("nan")
+    for table in (
+        [[0.1, nan], [nan, 0.4], [0.0, 1.0]],
+        [[0.1, None], [None, 0.4], [0.0, 1.0]],
+        pd.DataFrame({arms[0]: [0.1, None, 0.0], arms[1]: [None, 0.4, 1.0]}, index=X),
+    ):
+        _, scores = check_table(X, arms, table, catalogue)
+        np.testing.assert_array_equal(scores, [[0.1, nan], [nan, 0.4], [0.0, 1.0]])
+
+
 @pytest.mark.parametrize(
     ("arms", "table", "error", "match"),
     [
@@ -137,7 +148,20 @@ def test_a_table_has_a_row_per_task_and_a_column_per_arm(catalogue):
         ([], np.ones((3, 0)), ValueError, r"expected \(3, 0\)"),
         ([0, 1], np.full((3, 2), 1.01), ValueError, r"lies in \[0, 1\]"),
         ([0, 1], np.full((3, 2), -0.01), ValueError, r"lies in \[0, 1\]"),
-        ([0, 1], np.full((3, 2), np.nan), ValueError, r"lies in \[0, 1\]|NaN|missing"),
+        ([0, 1], np.full((3, 2), np.nan), ValueError, "row 0 of the table is empty"),
+        (
+            [0, 1],
+            [[0.5, None], [None, None], [0.2, 0.1]],
+            ValueError,
+            "row 1 of the table is empty: it has no score at all",
+        ),
+        (
+            [0, 1],
+            [[0.5, np.nan], [0.5, np.nan], [0.2, np.nan]],
+            ValueError,
+            "column 1 of the table is empty.*Leave the arm out",
+        ),
+        ([0, 1], [[0.5, np.inf], [0.5, 0.5], [0.2, 0.2]], ValueError, r"in \[0, 1\]"),
         ([0, 0], np.ones((3, 2)), ValueError, "must differ"),
         ([0, "nobody"], np.ones((3, 2)), KeyError, "nobody"),
     ],
