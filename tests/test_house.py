@@ -15,7 +15,7 @@ RECORDS = "braidbandit/ledger/records.py"
 SPECIAL_CASES = {
     "only_heirs": {
         "braidbandit/bandit/guard.py: ConservativePolicy <- DeclineToDefault": (
-            "a guard with the same baseline and account, which books by what is believed"
+            "a guard with the same baseline and account, booked by what is believed"
         ),
         "fusion/braid/fusers.py: LearnedWeighted <- Router": (
             "a router is a learned weighting whose weights depend on the token"

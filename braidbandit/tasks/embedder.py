@@ -315,7 +315,8 @@ def load_model(model: str) -> EmbedTexts:
 
     def embed(texts: list[str]) -> Any:
         nonlocal warned
-        if not warned and unknown_share(loaded.tokenizer, texts) > _MOST_UNKNOWN:
+        tokenizer = getattr(loaded, "tokenizer", None)
+        if not warned and unknown_share(tokenizer, texts) > _MOST_UNKNOWN:
             warned = True
             warnings.warn(
                 f"the tokenizer of {model} does not know more than a tenth of "
@@ -334,7 +335,7 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
 
     Parameters
     ----------
-    tokenizer : tokenizer of transformers
+    tokenizer : tokenizer of transformers, or None
     texts : sequence of str
 
     Returns

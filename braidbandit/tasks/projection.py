@@ -150,17 +150,14 @@ def fit_letters(texts: Sequence[str], k: int) -> tuple[Array, Array]:
     k = min(k, len(set(texts)) // _TASKS_PER_KIND)
     if k < 1:
         return np.zeros((0, _LETTERS)), np.zeros(0)
-    from scipy.sparse.linalg import svds
+    from sklearn.utils.extmath import randomized_svd
 
     counts = _letters_of(texts)
     rarity = np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0))) + 1.0
-    points = counts * np.asarray(rarity)
-    start = np.ones(min(points.shape))
-    found: Any = svds(points - points.mean(axis=0), k, v0=start)
-    order = np.argsort(-found[1])
-    sizes, rows = found[1][order], found[2][order]
-    signs = np.sign(rows[np.arange(k), np.abs(rows).argmax(axis=1)])
-    letters = _weighted(rows * signs[:, None], sizes, len(texts)) * np.asarray(rarity)
+    points = counts * rarity
+    found: Any = randomized_svd(points - points.mean(axis=0), k, random_state=0)
+    sizes, rows = np.asarray(found[1]), np.asarray(found[2])
+    letters = _weighted(rows, sizes, len(texts)) * rarity
     return letters, counts.mean(axis=0) @ letters.T
 
 

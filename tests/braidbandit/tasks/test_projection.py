@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from braidbandit.tasks.projection import (
     check_size,
+    fit_letters,
     fit_projection,
     memberships,
     random_projection,
@@ -196,3 +197,12 @@ def test_nothing_of_what_is_given_is_written_to():
     X.setflags(write=False)
     fit_projection(X, 8, seed=0).apply(X)
     fit_projection(X[:20], 4, seed=0).apply(X)
+
+
+@pytest.mark.parametrize(
+    "texts", [[f"t{i}" for i in range(8)], ["same"] * 20, ["\u00e9"] * 5 + ["x"] * 5]
+)
+def test_letters_of_hardly_any_text(texts):
+    letters, mean = fit_letters(texts, 8)
+    assert np.isfinite(letters).all()
+    assert letters.shape[0] == len(mean) == len(set(texts)) // 5
