@@ -31,8 +31,10 @@ from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.asking import AskingPace
+from braidbandit.recommender.conversations import Conversations
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
+from braidbandit.recommender.feedback_log import COUNTS, FeedbackLog, Learnt, seconds
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.objectives import OBJECTIVES, CostModel, Pacer
 from braidbandit.recommender.state_files import edit_manifest
@@ -100,6 +102,8 @@ def to_state(
     encoder: TaskEncoder,
     pacer: Pacer,
     rng: np.random.Generator,
+    talks: Conversations,
+    asking: AskingPace,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return manifest and arrays of a recommender.
 
@@ -111,6 +115,8 @@ def to_state(
     encoder : TaskEncoder
     pacer : Pacer
     rng : Generator
+    talks : Conversations
+    asking : AskingPace
     """
     posteriors = _posteriors(model)
     manifest = {
@@ -123,6 +129,8 @@ def to_state(
         "scales": {n: p.scales.to_dict() for n, p in posteriors.items()},
         "rng": rng.bit_generator.state,
         "pacer": asdict(pacer),
+        "conversations": talks.to_list(),
+        "asking": asdict(asking),
         **_learnt(model),
         **_decisions(model.log),
         **_feedback(model.log),
@@ -132,6 +140,7 @@ def to_state(
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     seed, prior = settings["random_state"], settings["prior"]
+    switch = settings["switching_cost"]
     return {
         "policy": policy_to_dict(settings["policy"] or ThompsonSampling()),
         "prior": None if prior is None else prior.to_dict(),
@@ -140,6 +149,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "drift": _asdict(settings["drift"]),
         "forgetting": float(settings["forgetting"]),
         "max_parameters": int(settings["max_parameters"]),
+        "switching_cost": None if switch is None else float(switch),
         # A generator is saved by its state.
         "random_state": None if isinstance(seed, _GENERATORS) else seed,
     }
@@ -176,6 +186,7 @@ def _feedback(log: FeedbackLog) -> dict[str, Any]:
         "gone_until": log.gone_until,
         "as_said": log.as_said,
         "expired": log.expired,
+        "overridden": log.overridden,
         "counts": log.counts,
     }
 
@@ -213,7 +224,10 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
     log, account = _log(manifest, {}), _account(manifest)
     for waited in log.forget(before):
         account.expire(policy_from_dict(manifest["policy"]), waited)
-    return {**manifest, **_decisions(log), "savings": _asdict(account.savings)}
+    talks = conversations(manifest)
+    talks.forget(before)
+    kept = {"savings": _asdict(account.savings), "conversations": talks.to_list()}
+    return {**manifest, **_decisions(log), **kept}
 
 
 def purged(text: str, before: datetime) -> str:
@@ -256,6 +270,7 @@ def parameters(
         "forgetting": manifest["forgetting"],
         "max_parameters": manifest["max_parameters"],
         "random_state": manifest["random_state"],
+        "switching_cost": manifest.get("switching_cost"),
     }
 
 
@@ -315,6 +330,11 @@ def learnt(
         "position": int(manifest["ledger_position"]),
         "log": _log(manifest, arrays),
     }
+
+
+def conversations(manifest: Mapping[str, Any]) -> Conversations:
+    """Return the saved conversations; earlier states have none."""
+    return Conversations.from_list(manifest.get("conversations", ()))
 
 
 def generator(manifest: Mapping[str, Any]) -> np.random.Generator:
@@ -380,7 +400,8 @@ def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
         learnt={record.decision.id: record for record in records},
         settled=settled,
         expired=dict(manifest["expired"]),
-        counts={key: int(value) for key, value in manifest["counts"].items()},
+        overridden=dict(manifest.get("overridden", {})),
+        counts={key: int(manifest["counts"].get(key, 0)) for key in COUNTS},
         keep=None if savings is None else savings["baseline"],
         plain=_entry(manifest, "plain", bool),
         origins={
