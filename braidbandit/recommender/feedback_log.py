@@ -16,7 +16,7 @@ T = TypeVar("T")
 MOST_PENDING = 1000
 _MOST_LEARNT = 500
 _MOST_SETTLED = 100_000
-COUNTS = ("learnt", "repeated", "revised", "retracted", "expired", "overridden")
+_COUNTS = ("learnt", "repeated", "revised", "retracted", "expired")
 
 
 class NotReversible(ValueError):
@@ -89,7 +89,7 @@ class FeedbackLog:
         id of what the person chose, the newest 500.
     counts : dict of int
         How often feedback was learnt, repeated (and ignored), revised, retracted,
-        and how many decisions expired or were overridden.
+        and how many decisions expired.
     keep : str, optional
         The arm a guard compares with: its numbers stay with every decision.
     plain : bool
@@ -114,7 +114,7 @@ class FeedbackLog:
     settled: dict[str, float] = field(default_factory=dict)
     expired: dict[str, str] = field(default_factory=dict)
     overridden: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     keep: str | None = None
     plain: bool = True
     origins: dict[str, tuple[float, bool]] = field(default_factory=dict)
@@ -225,14 +225,11 @@ class FeedbackLog:
             known = self.pending[decision_id]
             self.pending[decision_id] = replace(known, asked=asked)
 
-    def override(self, decision_id: str, by: str) -> Decision | None:
-        """Stop waiting for a decision that was not served; returns it if it waited."""
-        first = self.pending.pop(decision_id, None)
-        if decision_id not in self.overridden:
-            self.overridden[decision_id] = by
-            self.counts["overridden"] += 1
-            _trim(self.overridden, _MOST_LEARNT)
-        return first
+    def override(self, decision_id: str, by: str) -> None:
+        """Stop waiting for a decision that was not served; a person chose ``by``."""
+        self.pending.pop(decision_id, None)
+        self.overridden[decision_id] = by
+        _trim(self.overridden, _MOST_LEARNT)
 
     def settle(self, record: Learnt, said: bool = False) -> None:
         """Note that a reward was learnt, which a ledger ``said``; keeps the record."""

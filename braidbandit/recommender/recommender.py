@@ -144,7 +144,7 @@ class BraidRecommender(BaseEstimator):
         Rewards that were learnt, by decision id, at least the newest 100,000.
     feedback_counts_ : dict of int
         How often feedback was "learnt", "repeated" (and ignored), "revised",
-        "retracted", and how many decisions "expired" or were "overridden".
+        "retracted", and how many decisions "expired".
     baseline_ : str or None
         Id of the best single model of the warm start.
     surprises_ : ndarray of shape (2, A)
@@ -1055,7 +1055,7 @@ class BraidRecommender(BaseEstimator):
             agent.arm_model_.restore(saving.learnt(manifest, arrays, agent.arm_model_))
             agent.pacer_ = Pacer(**manifest["pacer"])
             agent.conversations_ = saving.conversations(manifest)
-            agent.asking_ = AskingPace(**manifest.get("asking", {}))
+            agent.asking_ = AskingPace(**manifest["asking"])
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the manifest in {path} is damaged: {error!r}; restore a backup"

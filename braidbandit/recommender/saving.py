@@ -34,7 +34,7 @@ from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.asking import AskingPace
 from braidbandit.recommender.conversations import Conversations
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.feedback_log import COUNTS, FeedbackLog, Learnt, seconds
+from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.objectives import OBJECTIVES, CostModel, Pacer
 from braidbandit.recommender.state_files import edit_manifest
@@ -48,6 +48,14 @@ _GENERATORS = (
     np.random.BitGenerator,
     np.random.SeedSequence,
 )
+
+# What states of before do not say.
+_SINCE_5: Mapping[str, Any] = {
+    "switching_cost": None,
+    "conversations": [],
+    "asking": asdict(AskingPace()),
+    "overridden": {},
+}
 
 POLICIES: dict[str, Any] = {
     kind.__name__: kind
@@ -270,7 +278,7 @@ def parameters(
         "forgetting": manifest["forgetting"],
         "max_parameters": manifest["max_parameters"],
         "random_state": manifest["random_state"],
-        "switching_cost": manifest.get("switching_cost"),
+        "switching_cost": manifest["switching_cost"],
     }
 
 
@@ -333,8 +341,8 @@ def learnt(
 
 
 def conversations(manifest: Mapping[str, Any]) -> Conversations:
-    """Return the saved conversations; earlier states have none."""
-    return Conversations.from_list(manifest.get("conversations", ()))
+    """Return the saved conversations."""
+    return Conversations.from_list(manifest["conversations"])
 
 
 def generator(manifest: Mapping[str, Any]) -> np.random.Generator:
@@ -400,8 +408,8 @@ def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
         learnt={record.decision.id: record for record in records},
         settled=settled,
         expired=dict(manifest["expired"]),
-        overridden=dict(manifest.get("overridden", {})),
-        counts={key: int(manifest["counts"].get(key, 0)) for key in COUNTS},
+        overridden=dict(manifest["overridden"]),
+        counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
         plain=_entry(manifest, "plain", bool),
         origins={
@@ -418,14 +426,15 @@ def newest(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a state in the newest format.
 
+    Before format 5 there were no conversations, and nobody was asked or overrode.
     Format 3 grew while it was written: what its first states do not say is filled in.
     Up to format 4, task features are in one block.
     """
     if manifest["format"] > 4:
         return dict(manifest), dict(arrays)
-    arrays = _in_one_block(manifest, arrays)
+    manifest, arrays = {**_SINCE_5, **manifest}, _in_one_block(manifest, arrays)
     if manifest["format"] > 3:
-        return dict(manifest), arrays
+        return manifest, arrays
     savings = manifest["savings"]
     if savings is not None:
         savings = {"expired": (), **savings, **manifest.get("forgotten", {})}
