@@ -48,22 +48,16 @@ class Talk:
         The arm that served its last turn.
     turns : int
         How many it has had.
-    mean : tuple of float
-        Mean features of their tasks.
+    x : tuple of float
+        Features of the last one, in which those before it fade.
     last : str
         When the last one was decided.
     """
 
     arm_id: str
     turns: int
-    mean: tuple[float, ...]
+    x: tuple[float, ...]
     last: str
-
-    def with_task(self, x: Array) -> Array:
-        """Return the mean features with one more task."""
-        if len(x) != len(self.mean):  # the encoder knows other features since
-            return x
-        return (np.array(self.mean) * self.turns + x) / (self.turns + 1)
 
 
 @dataclass(frozen=True)
@@ -161,22 +155,34 @@ class Conversations:
         """
         if decision.conversation is None:
             return
-        turn, x = decision.conversation, np.array(decision.x)
+        turn = decision.conversation
         talk = self.known.get(turn["id"])
         if talk is not None and turn["number"] <= talk.turns:
             if decision.instead_of is not None:
                 self.known[turn["id"]] = replace(talk, arm_id=decision.braid.id)
             return
-        mean = x if talk is None else talk.with_task(x)
         self.known.pop(turn["id"], None)  # to the end: it is the newest now
         self.known[turn["id"]] = Talk(
-            decision.braid.id,
-            turn["number"],
-            tuple(mean.tolist()),
-            decision.created_at,
+            decision.braid.id, turn["number"], decision.x, decision.created_at
         )
         for old in list(islice(self.known, max(len(self.known) - MOST_KNOWN, 0))):
             del self.known[old]
+
+    def features(self, conversation: str, x: Array) -> Array:
+        """Return the features of a turn: half of its task, half of the turn before.
+
+        What a conversation is about is told by all its turns, better than by one.
+
+        Parameters
+        ----------
+        conversation : str
+        x : ndarray of shape (k,)
+            Features of the task.
+        """
+        talk = self.known.get(conversation)
+        if talk is None or len(talk.x) != len(x):  # the encoder knows others since
+            return x
+        return (x + np.array(talk.x)) / 2
 
     def expected_rest(self, conversation: str, number: int) -> float:
         """Return how many turns are expected, the one with this number included.
@@ -210,7 +216,7 @@ class Conversations:
         for entry in data:
             given = {key: value for key, value in entry.items() if key != "id"}
             values: dict[str, Any] = known_fields(Talk, given)
-            known[entry["id"]] = Talk(**{**values, "mean": tuple(values["mean"])})
+            known[entry["id"]] = Talk(**{**values, "x": tuple(values["x"])})
         return cls(known)
 
 
@@ -293,7 +299,8 @@ class Weighing:
         held = self.model.rows.get(talk.arm_id)
         if held is None:
             return choice, replace(turn, why="the arm before was removed")
-        gains, costs = self._gains(talk, now, held, rest), self._costs(now)
+        score = now.belief.mean + now.cost_term
+        gains, costs = rest * (score - score[held]), self._costs(now)  # eq. (44)
         worth = gains > costs
         served = choice
         if not now.eligible[held]:
@@ -314,13 +321,6 @@ class Weighing:
             switching_cost=float(costs[other]),
             why=why,
         )
-
-    def _gains(self, talk: Talk, now: Situation, held: int, rest: float) -> Array:
-        """Return what each arm is expected to earn beyond the held one: eq. (44)."""
-        here = now.belief.mean + now.cost_term
-        mean = talk.with_task(now.x)
-        later = self.model.means(mean[None, :])[0] + now.cost_term
-        return np.asarray(here - here[held] + (rest - 1.0) * (later - later[held]))
 
     def _costs(self, now: Situation) -> Array:
         """Return what it costs to move to each arm, in units of quality: eq. (45)."""

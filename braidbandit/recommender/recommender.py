@@ -1185,13 +1185,15 @@ class BraidRecommender(BaseEstimator):
         return LedgerSync(self.arm_model_, self._in_use.hash)
 
     def _assess(
-        self, task: Any, limits: Limits
+        self, task: Any, limits: Limits, conversation: str | None
     ) -> tuple[Situation, tuple[str, float] | None]:
         """Return what is known for one choice, and the type of the task."""
         self.start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
         x = self.encoder_.features([task] if one is None else one)[0]
         kind = self.encoder_.type_of(task, x)
+        if conversation is not None:
+            x = self.conversations_.features(conversation, x)
         return assess(self.arm_model_, x, limits, self.price, self.pacer_.price), kind
 
     def _choose(
@@ -1204,7 +1206,7 @@ class BraidRecommender(BaseEstimator):
         """Return one choice with all that went into it, and where its draws end."""
         if conversation is not None:
             conversation = check_conversation(conversation)
-        now, kind = self._assess(task, limits)
+        now, kind = self._assess(task, limits, conversation)
         model, turn = self.arm_model_, None
         policy = model.policy_now()
         rng = self.draws_.ahead() if ahead else self.draws_.copy()

@@ -170,11 +170,10 @@ def test_the_gain_is_of_this_turn_and_the_rest_by_hand(taught):
     # One other conversation got to its second turn and had two from there; one of two
     # turns counts beforehand.
     assert turn.expected_rest == pytest.approx((2 + 2) / 2)
-    now, before = taught.decision_function([TASKS[2], TASKS[0]])
-    mean = (now + before) / 2  # costs do not depend on the task here
-    gains = now + (turn.expected_rest - 1) * mean
+    # Half of this task, half of the turn before; costs do not depend on the task here.
+    scores = taught.decision_function([TASKS[2], TASKS[0]]).mean(axis=0)
     ids = list(taught.arm_ids_)
-    gains -= gains[ids.index(turn.held)]
+    gains = turn.expected_rest * (scores - scores[ids.index(turn.held)])
     assert turn.expected_gain == pytest.approx(gains[ids.index(turn.other)])
     others = [g for arm, g in zip(ids, gains, strict=True) if arm != turn.held]
     assert turn.expected_gain == pytest.approx(max(others))
@@ -385,14 +384,16 @@ def test_a_turn_counts_once(taught):
     assert taught.conversations_.to_list() == known
 
 
-def test_the_mean_of_the_tasks_is_kept_by_hand(taught):
+def test_the_turns_before_count_half_by_hand(taught):
     said = [taught.recommend(task, conversation="c") for task in TASKS[:3]]
+    one, two, three = taught.encoder_.features(TASKS[:3])
+    np.testing.assert_allclose(said[0].x, one)
+    np.testing.assert_allclose(said[1].x, (one + two) / 2)
+    np.testing.assert_allclose(said[2].x, one / 4 + two / 4 + three / 2)
     talk = taught.conversations_.known["c"]
-    mean = np.mean([decision.x for decision in said], axis=0)
-    np.testing.assert_allclose(talk.mean, mean)
-    assert (talk.turns, talk.arm_id) == (3, said[-1].braid.id)
-    # Features of another number: the mean begins anew.
-    np.testing.assert_array_equal(talk.with_task(np.ones(9)), np.ones(9))
+    assert (talk.turns, talk.arm_id, talk.x) == (3, said[2].braid.id, said[2].x)
+    # Features of another number: what is known of it begins anew.
+    np.testing.assert_array_equal(taught.conversations_.features("c", one[:2]), one[:2])
 
 
 def test_conversations_are_saved_with_the_agent(taught, tmp_path, encoder):
