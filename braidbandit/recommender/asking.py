@@ -19,8 +19,7 @@ from braidbandit.recommender.arm_model import ArmModel
 Array = NDArray[np.float64]
 
 # Nodes and weights of the expectation over a standard normal.
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_NODES, _SHARES = np.polynomial.hermite_e.hermegauss(32)
 # Asks that count for what a rating is usually worth.
 _WINDOW = 50
 # Of the rate, what is asked whatever a rating is worth: no answer is never asked about.
@@ -108,7 +107,7 @@ def worth_of_rating(model: ArmModel, x: Array, row: int, cost_term: Array) -> fl
     fit = model.catalogue.mask()
     score = (belief.mean + cost_term)[fit]
     best = (score[:, None] + step[fit][:, None] * _NODES).max(axis=0)
-    return max(float(best @ _WEIGHTS) - float(score.max()), 0.0)
+    return max(float(best @ _SHARES / _SHARES.sum()) - float(score.max()), 0.0)
 
 
 def drawn_from(decision_id: str) -> float:

@@ -48,16 +48,24 @@ class Talk:
         The arm that served its last turn.
     turns : int
         How many it has had.
-    x : tuple of float
-        Features of the last one, in which those before it fade.
+    mean : tuple of float
+        Mean features of their tasks.
     last : str
         When the last one was decided.
     """
 
     arm_id: str
     turns: int
-    x: tuple[float, ...]
+    mean: tuple[float, ...]
     last: str
+
+    def mean_with(self, task: Array) -> Array:
+        """Return the mean features with one more task."""
+        return (self.turns * np.array(self.mean) + task) / (self.turns + 1)
+
+    def mean_after(self, x: Array) -> Array:
+        """Return the same from the features of its turn, which are half that mean."""
+        return (self.turns * np.array(self.mean) + 2.0 * x) / (self.turns + 2)
 
 
 @dataclass(frozen=True)
@@ -161,28 +169,39 @@ class Conversations:
             if decision.instead_of is not None:
                 self.known[turn["id"]] = replace(talk, arm_id=decision.braid.id)
             return
+        mean = self.mean(turn["id"], np.array(decision.x))
         self.known.pop(turn["id"], None)  # to the end: it is the newest now
         self.known[turn["id"]] = Talk(
-            decision.braid.id, turn["number"], decision.x, decision.created_at
+            decision.braid.id,
+            turn["number"],
+            tuple(mean.tolist()),
+            decision.created_at,
         )
         for old in list(islice(self.known, max(len(self.known) - MOST_KNOWN, 0))):
             del self.known[old]
 
-    def features(self, conversation: str, x: Array) -> Array:
-        """Return the features of a turn: half of its task, half of the turn before.
+    def features(self, conversation: str, task: Array) -> Array:
+        """Return the features of a turn: half its task, half the mean of all so far.
 
         What a conversation is about is told by all its turns, better than by one.
 
         Parameters
         ----------
         conversation : str
-        x : ndarray of shape (k,)
-            Features of the task.
+        task : ndarray of shape (k,)
         """
+        talk = self._alike(conversation, task)
+        return task if talk is None else (task + talk.mean_with(task)) / 2.0
+
+    def mean(self, conversation: str, x: Array) -> Array:
+        """Return the mean features of the tasks up to the turn with features x."""
+        talk = self._alike(conversation, x)
+        return x if talk is None else talk.mean_after(x)
+
+    def _alike(self, conversation: str, x: Array) -> Talk | None:
+        """Return a conversation; None if its features were those of another encoder."""
         talk = self.known.get(conversation)
-        if talk is None or len(talk.x) != len(x):  # the encoder knows others since
-            return x
-        return (x + np.array(talk.x)) / 2
+        return talk if talk is not None and len(talk.mean) == len(x) else None
 
     def expected_rest(self, conversation: str, number: int) -> float:
         """Return how many turns are expected, the one with this number included.
@@ -216,7 +235,8 @@ class Conversations:
         for entry in data:
             given = {key: value for key, value in entry.items() if key != "id"}
             values: dict[str, Any] = known_fields(Talk, given)
-            known[entry["id"]] = Talk(**{**values, "x": tuple(values["x"])})
+            values["mean"] = tuple(values["mean"])
+            known[entry["id"]] = Talk(**values)
         return cls(known)
 
 
@@ -299,8 +319,8 @@ class Weighing:
         held = self.model.rows.get(talk.arm_id)
         if held is None:
             return choice, replace(turn, why="the arm before was removed")
-        score = now.belief.mean + now.cost_term
-        gains, costs = rest * (score - score[held]), self._costs(now)  # eq. (44)
+        gains = self._gains(conversation, now, held, rest)
+        costs = self._costs(now)
         worth = gains > costs
         served = choice
         if not now.eligible[held]:
@@ -321,6 +341,15 @@ class Weighing:
             switching_cost=float(costs[other]),
             why=why,
         )
+
+    def _gains(
+        self, conversation: str, now: Situation, held: int, rest: float
+    ) -> Array:
+        """Return what each arm is expected to earn beyond the held one: eq. (44)."""
+        here = now.belief.mean + now.cost_term
+        mean = self.conversations.mean(conversation, now.x)
+        later = self.model.means(mean[None, :])[0] + now.cost_term
+        return np.asarray(here - here[held] + (rest - 1.0) * (later - later[held]))
 
     def _costs(self, now: Situation) -> Array:
         """Return what it costs to move to each arm, in units of quality: eq. (45)."""

@@ -170,10 +170,13 @@ def test_the_gain_is_of_this_turn_and_the_rest_by_hand(taught):
     # One other conversation got to its second turn and had two from there; one of two
     # turns counts beforehand.
     assert turn.expected_rest == pytest.approx((2 + 2) / 2)
-    # Half of this task, half of the turn before; costs do not depend on the task here.
-    scores = taught.decision_function([TASKS[2], TASKS[0]]).mean(axis=0)
+    # This turn is half its task, half the mean so far; the rest is like that mean.
+    # Costs do not depend on the task here.
+    new, old = taught.decision_function([TASKS[2], TASKS[0]])
+    mean = (new + old) / 2
+    scores = (new + mean) / 2 + (turn.expected_rest - 1) * mean
     ids = list(taught.arm_ids_)
-    gains = turn.expected_rest * (scores - scores[ids.index(turn.held)])
+    gains = scores - scores[ids.index(turn.held)]
     assert turn.expected_gain == pytest.approx(gains[ids.index(turn.other)])
     others = [g for arm, g in zip(ids, gains, strict=True) if arm != turn.held]
     assert turn.expected_gain == pytest.approx(max(others))
@@ -384,14 +387,15 @@ def test_a_turn_counts_once(taught):
     assert taught.conversations_.to_list() == known
 
 
-def test_the_turns_before_count_half_by_hand(taught):
+def test_the_turns_so_far_count_half_by_hand(taught):
     said = [taught.recommend(task, conversation="c") for task in TASKS[:3]]
     one, two, three = taught.encoder_.features(TASKS[:3])
     np.testing.assert_allclose(said[0].x, one)
-    np.testing.assert_allclose(said[1].x, (one + two) / 2)
-    np.testing.assert_allclose(said[2].x, one / 4 + two / 4 + three / 2)
+    np.testing.assert_allclose(said[1].x, two / 2 + (one + two) / 4)
+    np.testing.assert_allclose(said[2].x, three / 2 + (one + two + three) / 6)
     talk = taught.conversations_.known["c"]
-    assert (talk.turns, talk.arm_id, talk.x) == (3, said[2].braid.id, said[2].x)
+    assert (talk.turns, talk.arm_id) == (3, said[2].braid.id)
+    np.testing.assert_allclose(talk.mean, (one + two + three) / 3)
     # Features of another number: what is known of it begins anew.
     np.testing.assert_array_equal(taught.conversations_.features("c", one[:2]), one[:2])
 
