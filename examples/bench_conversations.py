@@ -199,7 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
     if given.rounds < 1 or given.seeds < 1:
-        parser.error("--rounds and --seeds must be at least 1")
+        least = min(given.rounds, given.seeds)
+        parser.error(f"--rounds and --seeds must be at least 1, received {least}")
     table, source = read(find_table(given.table, given.data))
     orders = list(conversations(table, source, given.rounds, given.seeds, given.probes))
     played = play(table, orders, given.switching_cost, quiet=given.json)
