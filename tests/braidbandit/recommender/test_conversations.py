@@ -444,7 +444,7 @@ def test_conversations_are_purged(taught):
 def test_another_encoder_forgets_them(catalogue, encoder):
     agent = made(catalogue, encoder)
     agent.recommend("x", conversation="c")
-    agent.warm_start([f"t{i}" for i in range(8)], catalogue.ids[:2], np.eye(8)[:, :2])
+    agent.warm_start(TASKS[:8], catalogue.ids[:2], np.eye(8)[:, :2])
     assert not agent.conversations_.known
     assert agent.recommend("x", conversation="c").conversation["number"] == 1
 
