@@ -1,6 +1,6 @@
 """Asking for a rating: most often where it may change what is chosen.
 
-Few answers are ever rated, and a person is asked for few. Equations (47) and (48).
+Few answers are ever rated, and a person is asked for few. Equations (48) and (49).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Conversations: an arm is kept from turn to turn unless moving is worth what it costs.
 
 Whoever answers for the first time in a conversation has to read all of it. Equations
-(44) to (46).
+(45) to (47).
 """
 
 from __future__ import annotations
@@ -345,14 +345,14 @@ class Weighing:
     def _gains(
         self, conversation: str, now: Situation, held: int, rest: float
     ) -> Array:
-        """Return what each arm is expected to earn beyond the held one: eq. (44)."""
+        """Return what each arm is expected to earn beyond the held one: eq. (45)."""
         here = now.belief.mean + now.cost_term
         mean = self.conversations.mean(conversation, now.x)
         later = self.model.means(mean[None, :])[0] + now.cost_term
         return np.asarray(here - here[held] + (rest - 1.0) * (later - later[held]))
 
     def _costs(self, now: Situation) -> Array:
-        """Return what it costs to move to each arm, in units of quality: eq. (45)."""
+        """Return what it costs to move to each arm, in units of quality: eq. (46)."""
         model = self.model
         if self.switching_cost is not None:
             return np.full(len(model.catalogue), float(self.switching_cost))
@@ -383,7 +383,7 @@ def stay(
     policy: Policy,
     rng: np.random.Generator,
 ) -> Choice:
-    """Serve the held arm in place of those that are not worth moving to: eq. (46).
+    """Serve the held arm in place of those that are not worth moving to: eq. (47).
 
     Only the policy's floor still serves these, so that each eligible arm keeps a
     probability above zero.
