@@ -43,6 +43,7 @@ def test_help(script):
         ("meta_braiding.py", "--texts", "0"),
         ("build_table.py", "--tasks", "12", "--probes", "12"),
         ("bench_speed.py", "--long", "-1"),
+        ("bench_conversations.py", "--seeds", "0"),
         ("bench_offpolicy.py", "--data", "nowhere"),
         ("bench_memory.py", "--tasks", "1000"),
         ("bench_memory.py", "--megabytes", "0.1"),
@@ -66,6 +67,31 @@ def test_kill_loses_nothing(ledger_url):
     found = json.loads(done.stdout)
     assert (found["runs"], found["lost"], found["doubled"]) == (6, 0, 0)
     assert found["max_difference"] < 1e-10
+
+
+def test_conversations_of_a_small_table(tmp_path):
+    rng = np.random.default_rng(0)
+    kinds = np.arange(300) % 3
+    rewards = (rng.random((300, 3)) < 0.2 + 0.6 * np.eye(3)[kinds]).astype(float)
+    np.savez(
+        tmp_path / "kinds.npz",
+        rewards=rewards,
+        embeddings=np.eye(3)[kinds] + 0.2 * rng.random((300, 3)),
+        source=np.array(["a", "b", "c"])[kinds],
+        arms=np.array(["one", "two", "three"]),
+    )
+    table = str(tmp_path / "kinds.npz")
+    given = ("--table", table, "--rounds", "250", "--seeds", "2", "--json")
+    done = run("bench_conversations.py", *given, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ways = found["ways"]
+    assert set(ways) == {"free switching", "paying for it", "always stay", "ours"}
+    assert ways["always stay"]["switches_a_turn"] == 0
+    often, seldom = (ways[w]["switches_a_turn"] for w in ("free switching", "ours"))
+    assert seldom <= often
+    assert ways["ours"]["over_fixed"] > 10
+    assert found["turns"] == 250
 
 
 def test_help_of_training_an_adapter():

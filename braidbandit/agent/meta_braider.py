@@ -222,6 +222,7 @@ class MetaBraider:
         eligible: ArrayLike | None = None,
         preference: Mapping[str, float] | None = None,
         accuracy_target: float | None = None,
+        conversation: str | None = None,
     ) -> Decision:
         """Choose a braid for a task. No model is loaded.
 
@@ -235,7 +236,7 @@ class MetaBraider:
             and "capabilities".
         compute_budget : float in [0, 1]
             0 allows the cheapest braids only, 1 all.
-        budget, excluded, eligible, preference, accuracy_target : optional
+        budget, excluded, eligible, preference, accuracy_target, conversation : optional
             As for :meth:`BraidRecommender.recommend`.
 
         Raises
@@ -253,6 +254,7 @@ class MetaBraider:
                 eligible=eligible,
                 preference=preference,
                 accuracy_target=accuracy_target,
+                conversation=conversation,
             )
             # A decision counts only once it is in the ledger.
             self.ledger.record_decision(proposal.decision, text)
@@ -260,6 +262,54 @@ class MetaBraider:
         decision = proposal.decision
         _LOG.debug("%s: %s", decision.id, decision)
         return decision
+
+    def override(self, decision: Decision | str, arm: Braid | str) -> Decision:
+        """Note that a person chose another arm than :meth:`forward` did.
+
+        See :meth:`BraidRecommender.override`. The ledger has it before it counts: in
+        one step with the first decision, which is no longer waited for.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, or its id.
+        arm : Braid or str
+            One of the catalogue's braids, or its arm id.
+
+        Returns
+        -------
+        Decision
+            The person's: build and rate this one.
+        """
+        with self._lock:
+            decided = decision.id if isinstance(decision, Decision) else decision
+            first = self.ledger.decision(decided)
+            text = self.ledger.text(first.id) if self.keep_text else None
+            proposal = self.recommender.propose_override(first, arm)
+            self.ledger.record_decision(proposal.decision, text)
+            self.recommender.commit(proposal)
+        _LOG.debug("%s: %s", proposal.decision.id, proposal.decision)
+        return proposal.decision
+
+    def ask(self, decision: Decision | str, rate: float = 0.1) -> bool:
+        """Say whether to ask a person for the rating of an answer; the ledger keeps it.
+
+        See :meth:`BraidRecommender.ask`.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            The decision, or its id.
+        rate : float in [0, 1]
+            Share of the answers that a person is asked about.
+        """
+        with self._lock:
+            asked = self.recommender.propose_ask(decision, rate)
+            if asked is None:
+                return False
+            asked = self.ledger.record_asked(decision, asked)
+            self.recommender.commit_ask(decision, asked)
+        return bool(asked["asked"])
 
     def create_braided_model(
         self, decision: Decision | Braid | str
@@ -466,6 +516,7 @@ class MetaBraider:
         eligible: ArrayLike | None = None,
         preference: Mapping[str, float] | None = None,
         accuracy_target: float | None = None,
+        conversation: str | None = None,
     ) -> Explanation:
         """Explain what :meth:`forward` would choose now, without choosing it.
 
@@ -480,6 +531,7 @@ class MetaBraider:
                 eligible=eligible,
                 preference=preference,
                 accuracy_target=accuracy_target,
+                conversation=conversation,
             )
 
     # ---- models ----

@@ -106,6 +106,20 @@ class Belief:
             load = load - self._coupling[slot]
         return math.sqrt(load @ load + self._own_variance[arm])
 
+    def covariance_with(self, arm: int) -> Array:
+        """Return the covariance of every arm's quality with one arm's, shape (A,).
+
+        Examples
+        --------
+        >>> belief = Belief(np.eye(2), np.zeros(2), np.array([[1.0, 0.0], [2.0, 1.0]]))
+        >>> belief.covariance_with(1).tolist()
+        [2.0, 5.0]
+        """
+        load = self._loads()
+        found = load @ load[arm]
+        found[arm] += self._own_variance[arm]
+        return np.asarray(found)
+
     def among(self, arms: NDArray[np.intp]) -> Belief:
         """Return the belief about some of the arms, in the order given.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ class Log:
         in a table of every arm on every prompt, where the rows of a prompt are not.
     decision_ids : tuple of str
         Empty for a log that does not come from a ledger.
+    asked : ndarray of shape (n,)
+        Probability with which a person was asked for the rating; NaN where nobody was.
 
     Raises
     ------
@@ -121,6 +123,7 @@ class Log:
         self.feature_names = _feature_names(feature_names, contexts, self.X.shape[1])
         self.encoder_hash = encoder_hash
         self.decision_ids = _decision_ids(decision_ids, n)
+        self.asked = np.full(n, np.nan)
         self.contexts, self.clusters = _grouped(
             groups, self.X, self.columns, len(self.arm_ids)
         )
@@ -130,7 +133,15 @@ class Log:
         """Read every decision that has an outcome, in the order of the outcomes.
 
         Decisions without an outcome are left out. This is fair only if whether a reward
-        arrives has nothing to do with how good it would have been.
+        arrives has nothing to do with how good it would have been. What a person chose
+        in place of a recommended arm is left out too: nothing was drawn there, and
+        people choose so for reasons that the log does not have.
+
+        Where ratings were asked for (:meth:`BraidRecommender.ask`), they come more
+        often where they are worth more. Estimates then are of the tasks that were
+        rated, not of all; ``asked`` says how likely each was to be asked about. With
+        weights ``target / (propensity * asked)`` a self-normalised mean is of all
+        tasks again, if those who were asked answer whatever the answer was worth.
 
         Parameters
         ----------
@@ -177,8 +188,11 @@ class Log:
         >>> log.rewards.tolist(), log.decision_ids == (decision.id,)
         ([0.9], True)
         """
+        pairs = drawn(pairs)
         if not pairs:
-            raise ValueError("there is no outcome to make a log of")
+            raise ValueError(
+                "there is no outcome to make a log of, of decisions that were drawn"
+            )
         encoders = {decision.encoder_hash for decision, _ in pairs}
         if len(encoders) > 1:
             raise ValueError(
@@ -192,7 +206,7 @@ class Log:
         for row, (decision, _) in enumerate(pairs):
             at = [column[arm] for arm in decision.arm_ids]
             eligible[row, at] = decision.eligible
-        return cls(
+        log = cls(
             [decision.x for decision, _ in pairs],
             [decision.braid.id for decision, _ in pairs],
             [outcome.reward for _, outcome in pairs],
@@ -202,6 +216,10 @@ class Log:
             encoders.pop(),
             decision_ids=[decision.id for decision, _ in pairs],
         )
+        for row, (decision, _) in enumerate(pairs):
+            if decision.asked is not None and decision.asked["asked"]:
+                log.asked[row] = decision.asked["probability"]
+        return log
 
     def inputs(self, names: Sequence[Any] | None) -> Any:
         """Return ``X`` in the form that an estimator with these feature names expects.
@@ -238,6 +256,22 @@ class Log:
         except ImportError:
             return X
         return DataFrame(X, columns=list(names))
+
+
+def drawn(
+    pairs: Iterable[tuple[Decision, Outcome]],
+) -> list[tuple[Decision, Outcome]]:
+    """Return what a policy decided, without what a person chose in its place.
+
+    Parameters
+    ----------
+    pairs : iterable of (Decision, Outcome)
+
+    Returns
+    -------
+    list of (Decision, Outcome)
+    """
+    return [(d, outcome) for d, outcome in pairs if d.instead_of is None]
 
 
 def encoder_names(encoder: Any) -> list[str] | None:

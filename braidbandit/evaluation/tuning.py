@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from braidbandit.bandit.policies import LinUCB, ThompsonSampling
 from braidbandit.evaluation.frames import frame_of, text_of
-from braidbandit.evaluation.log import Log
+from braidbandit.evaluation.log import Log, drawn
 from braidbandit.evaluation.reward_model import cross_fitted
 from braidbandit.evaluation.target_policies import row_probabilities
 from braidbandit.ledger.ledger import Ledger
@@ -166,7 +166,7 @@ def tune(
     agent.start()
     # Read only once: a reward that arrives between two readings would make the log and
     # the decisions differ.
-    pairs = [(decision, outcome) for _, decision, outcome in ledger.pairs()]
+    pairs = drawn((decision, outcome) for _, decision, outcome in ledger.pairs())
     log = Log.of(pairs)
     _refuse_certain(log)
     grid = _grid(agent, alpha, n_components, forgetting)

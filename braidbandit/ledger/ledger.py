@@ -7,7 +7,7 @@ PostgreSQL by its URL.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -168,7 +168,8 @@ class Ledger:
         Parameters
         ----------
         decision : Decision
-            One that is there already is ignored.
+            One that is there already is ignored. With one that a person made in place
+            of another, that other is no longer waited for: it was not served.
         text : str, optional
             The text of the task. Only when it is given it is kept, redacted.
 
@@ -179,8 +180,11 @@ class Ledger:
 
         Raises
         ------
+        KeyError
+            When the one it is in place of is unknown, or not waited for.
         ValueError
-            When another decision has this id.
+            When another decision has this id, or the one it is in place of has an
+            outcome.
         OSError
             When the disk is full; nothing was written.
         """
@@ -189,9 +193,14 @@ class Ledger:
         if text is not None:
             text = kept_text(text, self.redact)
         row = decision_row(decision, self.arm_sets.key_of(decision.arm_ids), text)
+        first = decision.instead_of
         try:
-            with self.database.writing(at_once=False) as connection:
+            with self.database.writing(
+                ordered=first is not None, at_once=False
+            ) as connection:
                 connection.execute(self._decisions.insert().values(row))
+                if first is not None:
+                    self._set_aside(connection, first)
         except IntegrityError as error:
             if self.decision(decision.id) == decision:
                 return False
@@ -200,6 +209,41 @@ class Ledger:
                 "decision has its own id"
             ) from error
         return True
+
+    def record_asked(self, decision: Decision | str, asked: Mapping[str, Any]) -> Any:
+        """Write whether a person was asked to rate the answer of a decision.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            A decision, or its id.
+        asked : dict
+            See ``Decision.asked``.
+
+        Returns
+        -------
+        dict
+            What the ledger has: what was written first stands.
+
+        Raises
+        ------
+        KeyError
+            When the decision is unknown.
+        """
+        decision_id = decision.id if isinstance(decision, Decision) else decision
+        d = self._decisions
+        with self.database.writing(ordered=True, at_once=False) as connection:
+            query = self._sa.select(d.c.body).where(d.c.id == decision_id)
+            text = connection.execute(query).scalar()
+            if text is None:
+                raise _unknown(decision_id)
+            body = json.loads(text)
+            if body.get("asked") is None:
+                body["asked"] = dict(asked)
+                text = json.dumps(body, allow_nan=False)
+                new = d.update().where(d.c.id == decision_id).values(body=text)
+                connection.execute(new)
+        return body["asked"]
 
     def record_outcome(
         self, outcome: Outcome, decision: Decision | None = None
@@ -645,7 +689,7 @@ class Ledger:
         if row.expired_at is not None:
             raise KeyError(
                 f"decision {decision_id!r} of {row.created_at} expired before its "
-                "outcome came; decide anew"
+                "outcome came, or a person chose another arm; decide anew"
             )
         if not isinstance(decision, Decision):
             [decision] = self.arm_sets.decisions(connection, [row])
@@ -656,6 +700,17 @@ class Ledger:
             None if row.said is None else outcome_of(row.said),
             int(row.newest or 0),
         )
+
+    def _set_aside(self, connection: Any, decision_id: str) -> None:
+        """Stop waiting for a decision in whose place a person chose another arm."""
+        if self._last(connection, decision_id).in_force is not None:
+            raise ValueError(
+                f"decision {decision_id!r} has an outcome: its answer was given. To "
+                "choose another arm, decide anew"
+            )
+        d = self._decisions
+        gone = d.update().where(d.c.id == decision_id).values(expired_at=now())
+        connection.execute(gone)
 
     def _query_of_state(self, *columns: Any) -> Any:
         """Return the query of a decision's last event, with more of its columns."""

@@ -66,6 +66,16 @@ class Decision:
     default_quality : float, optional
         Posterior mean of the quality of the arm that a guard falls back to; None
         without a guard.
+    conversation : dict, optional
+        The turn of a conversation that it is, with what spoke for keeping the arm, as
+        :class:`~braidbandit.recommender.conversations.Turn` has it; None of a task on
+        its own.
+    instead_of : str, optional
+        Id of the decision in whose place a person chose this arm. The policy is then
+        "person" and the propensity 1: nothing was drawn.
+    asked : dict, optional
+        Whether a person was ``"asked"`` for a rating, the ``"probability"`` of that,
+        and its ``"worth"``; None before :meth:`BraidRecommender.ask`.
     """
 
     id: str
@@ -89,6 +99,10 @@ class Decision:
     version: int = 0
     expected_latency_ms: float | None = None
     default_quality: float | None = None
+    conversation: dict[str, Any] | None = None
+    instead_of: str | None = None
+    # Noted later: a record with and without it is the same decision.
+    asked: dict[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("scores", "eligible"):

@@ -179,17 +179,22 @@ def restore(
                 f"two events of decision {outcome.decision_id!r} have the number "
                 f"{revision}"
             )
-    tables = ledger.database.tables
+    tables, known = ledger.database.tables, list[str]()
     with ledger.database.writing(ordered=True) as connection:
         for decision_id in _known(ledger, connection, given):
             _expire(connection, tables, decision_id, stopped.get(decision_id))
             del rows[decision_id]
+            known.append(decision_id)
         if rows:
             connection.execute(tables.decisions.insert(), list(rows.values()))
         for key in _said(connection, tables, said):
             del said[key]
         if said:
             connection.execute(tables.outcomes.insert(), list(said.values()))
+    for decision_id in known:
+        asked = given[decision_id].asked
+        if asked is not None:
+            ledger.record_asked(decision_id, asked)
     return len(rows) + len(said)
 
 

@@ -41,7 +41,8 @@ Array = NDArray[np.float64]
 
 # From so many arms on, parts that their descriptors share are computed once.
 _MANY_ARMS = 512
-_DEFAULT = ThompsonSampling()
+DEFAULT_POLICY = ThompsonSampling()
+"""The policy of a recommender that was given none."""
 # If forgetting has left less than this of a reward, it cannot be told from rounding.
 _FORGOTTEN = 1e-100
 # Attributes that learning changes, beside log and quality: in place, or by replacing.
@@ -260,7 +261,7 @@ class ArmModel:
         """Return the policy for the next decision; a guard depends on the past."""
         policy = self.settings.policy
         if not isinstance(policy, ConservativePolicy):
-            return _DEFAULT if policy is None else policy
+            return DEFAULT_POLICY if policy is None else policy
         return self.account.policy(policy, self.catalogue, self.log.pending.values())
 
     def expected(self, objective: str, x: Array) -> Array | None:
@@ -569,8 +570,11 @@ class ArmModel:
     def begin_anew(self) -> None:
         """Forget the rewards of a ledger that is learnt again; keep what waits."""
         waiting, savings = list(self.log.pending.values()), self.account.savings
+        overridden = self.log.overridden
         self.forget_rewards()
         self.account.owe(savings)
+        for decision_id, by in overridden.items():
+            self.log.override(decision_id, by)
         for decision in waiting:
             self.await_reward(decision)
 

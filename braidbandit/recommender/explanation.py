@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from braidbandit._json import known_fields, plain
 from braidbandit.bandit.policies import Choice
 from braidbandit.catalogue.costs import relative
+from braidbandit.ledger.records import Decision
 from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.conversations import Turn
 from braidbandit.recommender.scoring import LATENCY, Situation
 
 Array = NDArray[np.float64]
@@ -123,7 +125,8 @@ class Counterfactual:
         it. "price": with the price of compute this much different. "quality": with
         an expected quality of the other arm this much higher. "random": no change is
         needed, as the arm was picked at random; the other one has the best score, by
-        this much.
+        this much. "moving": the arm is kept in a conversation, unless moving to the
+        other one gained this much more over the rest of it, or cost so much less.
     amount : float
     arm_id, label : str
         The other arm.
@@ -137,6 +140,8 @@ class Counterfactual:
     def __str__(self) -> str:
         if self.change == "random":
             return f"picked at random; {self.label} has the best score"
+        if self.change == "moving" and self.amount <= 0:
+            return f"moving to {self.label} is worth it, but was not drawn"
         if self.change == "quality" and not self.amount:
             return f"{self.label} has the same score"
         size = f"{abs(self.amount):.3g}"
@@ -147,6 +152,7 @@ class Counterfactual:
             "memory": f"with {size} more bytes of memory",
             "price": f"at a price of compute {size} "
             + ("higher" if self.amount > 0 else "lower"),
+            "moving": f"if moving to it gained {size} more, or cost less",
             "quality": f"if it were expected to be {size} better",
         }[self.change]
         return f"{how}: {self.label}"
@@ -312,12 +318,15 @@ class ChoiceView:
     choice : Choice
     kind : tuple of (type, share), optional
         Type of the task and how sure that is.
+    turn : Turn, optional
+        Of a conversation.
     """
 
     model: ArmModel
     now: Situation
     choice: Choice
     kind: tuple[str, float] | None
+    turn: Turn | None = None
 
     @cached_property
     def scores(self) -> Array:
@@ -328,6 +337,15 @@ class ChoiceView:
     def uncertainty(self) -> float:
         """Posterior standard deviation of the chosen arm's quality."""
         return self.now.belief.sd_of(self.choice.arm)
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether a conversation keeps its arm, which need not have the best score."""
+        return self.turn is not None and self.turn.stayed
+
+    def _label_of(self, arm_id: str) -> str:
+        row = self.model.rows.get(arm_id)
+        return arm_id if row is None else self.model.labels[row]
 
     def blocks(self) -> dict[str, float]:
         """Split the chosen arm's lead over the best single model by block.
@@ -350,8 +368,10 @@ class ChoiceView:
         """Say what was chosen, why, and what is expected of it."""
         row, belief, model = self.choice.arm, self.now.belief, self.model
         reasons = []
+        if self.turn is not None and self.turn.held is not None:
+            reasons.append(self.turn.reason(self._label_of))
         best = _better_than(row, self.scores, self.now.eligible)
-        if best is not None:
+        if best is not None and not self._is_kept:
             reasons.append(
                 f"it was picked at random (the best score has {model.labels[best]})"
             )
@@ -407,10 +427,18 @@ class ChoiceView:
             prior=prior,
             nearest=nearest,
             rest=float(now.belief.mean[self.choice.arm]) - prior - known,
-            counterfactual=nearest_change(
-                self.model, now, self.scores, self.choice.arm
-            ),
+            counterfactual=self.counterfactual(),
         )
+
+    def counterfactual(self) -> Counterfactual | None:
+        """Return the nearest change under which another arm would have been chosen."""
+        turn = self.turn
+        if turn is None or not turn.stayed:
+            return nearest_change(self.model, self.now, self.scores, self.choice.arm)
+        if turn.other is None or turn.expected_gain is None:
+            return None
+        more = turn.switching_cost - turn.expected_gain
+        return Counterfactual("moving", more, turn.other, self._label_of(turn.other))
 
     def confidence(self) -> float:
         """Probability that no eligible arm is better, costs counted.
@@ -457,7 +485,7 @@ class ChoiceView:
                 KnownTask(
                     decision_id=record.decision.id,
                     task_hash=record.decision.task_hash,
-                    label=record.decision.braid.label(),
+                    label=_shown(record.decision),
                     reward=record.reward,
                     similarity=float(near[i]),
                     contribution=gain * surprise,
@@ -469,6 +497,12 @@ class ChoiceView:
         # Only the intercepts (block 0) have a prior mean that is not zero.
         posterior = self.model.posterior
         return posterior.scales.mean * float(z @ (posterior.groups == 0) @ x)
+
+
+def _shown(decision: Decision) -> str:
+    """Return the label of a decision's braid, and whether a person chose it."""
+    label = decision.braid.label()
+    return label if decision.instead_of is None else f"{label} (a person's choice)"
 
 
 def _cosines(X: Array, x: Array) -> Array:

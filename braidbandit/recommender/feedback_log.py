@@ -84,6 +84,9 @@ class FeedbackLog:
         ledger said so, rather than a call of ``update``.
     expired : dict of str
         When the expired decisions were made, by id, the newest 500.
+    overridden : dict of str
+        Ids of the decisions in whose place a person chose another arm, each with the
+        id of what the person chose, the newest 500.
     counts : dict of int
         How often feedback was learnt, repeated (and ignored), revised, retracted,
         and how many decisions expired.
@@ -110,6 +113,7 @@ class FeedbackLog:
     learnt: dict[str, Learnt] = field(default_factory=dict)
     settled: dict[str, float] = field(default_factory=dict)
     expired: dict[str, str] = field(default_factory=dict)
+    overridden: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     keep: str | None = None
     plain: bool = True
@@ -146,9 +150,12 @@ class FeedbackLog:
 
         Raises
         ------
+        KeyError
+            When the decision was not served: a person chose another arm.
         ValueError
             When a different reward was learnt.
         """
+        self.refuse_overridden(decision_id)
         if decision_id not in self.settled:
             return False
         if self.settled[decision_id] == reward:
@@ -159,6 +166,14 @@ class FeedbackLog:
             f"{self.settled[decision_id]}, received {reward}; call revise to replace "
             "it, or retract to take it back"
         )
+
+    def refuse_overridden(self, decision_id: str) -> None:
+        """Refuse a decision that was not served, as a person chose another arm."""
+        if decision_id in self.overridden:
+            raise KeyError(
+                f"decision {decision_id!r} was not served: a person chose another arm. "
+                f"The reward is of that decision, {self.overridden[decision_id]!r}"
+            )
 
     def may_be_gone(self, decision: Decision) -> bool:
         """Whether a reward of this decision may have been learnt and then dropped.
@@ -184,6 +199,37 @@ class FeedbackLog:
                 "pending. Give the Decision itself, for example from the ledger"
             )
         return self.pending[decision_id]
+
+    def to_override(self, decision_id: str) -> Decision:
+        """Return a decision that a person may override, or say why nobody can."""
+        if decision_id in self.settled:
+            raise ValueError(
+                f"decision {decision_id!r} has a reward: its answer was given. To "
+                "choose another arm, decide anew"
+            )
+        if decision_id in self.overridden:
+            raise ValueError(
+                f"decision {decision_id!r} was overridden already, by decision "
+                f"{self.overridden[decision_id]!r}; override that one"
+            )
+        if decision_id not in self.pending:
+            raise KeyError(
+                f"no pending decision {decision_id!r} to override: it is unknown, or "
+                "no longer waited for; decide anew"
+            )
+        return self.pending[decision_id]
+
+    def note_asked(self, decision_id: str, asked: dict[str, Any]) -> None:
+        """Note whether a person was asked to rate a decision that waits."""
+        if decision_id in self.pending:
+            known = self.pending[decision_id]
+            self.pending[decision_id] = replace(known, asked=asked)
+
+    def override(self, decision_id: str, by: str) -> None:
+        """Stop waiting for a decision that was not served; a person chose ``by``."""
+        self.pending.pop(decision_id, None)
+        self.overridden[decision_id] = by
+        _trim(self.overridden, _MOST_LEARNT)
 
     def settle(self, record: Learnt, said: bool = False) -> None:
         """Note that a reward was learnt, which a ledger ``said``; keeps the record."""

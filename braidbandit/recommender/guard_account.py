@@ -109,9 +109,11 @@ class GuardAccount:
         reward: float,
         back: bool = False,
     ) -> None:
-        """Book a reward with the guard, or take it back."""
+        """Book a reward with the guard, or take it back; a person's choice is not."""
         savings = self.savings
         if not isinstance(policy, ConservativePolicy) or savings is None:
+            return
+        if decision.instead_of is not None:
             return
         if decision.id in savings.expired:
             left = tuple(name for name in savings.expired if name != decision.id)
@@ -162,6 +164,8 @@ class GuardAccount:
 
 def _departs(baseline: str, decision: Decision) -> bool:
     """Whether a decision passed over a baseline that could have been chosen."""
+    if decision.instead_of is not None:
+        return False  # a person's choice
     if decision.braid.id == baseline or baseline not in decision.arm_ids:
         return False
     return decision.eligible[decision.arm_ids.index(baseline)]

@@ -28,13 +28,20 @@ from braidbandit.catalogue.limits import NO_LIMITS, Budget, Limits
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, new_id
 from braidbandit.recommender import saving
-from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.arm_model import DEFAULT_POLICY, ArmModel
+from braidbandit.recommender.asking import AskingPace, check_rate, worth_of_rating
+from braidbandit.recommender.conversations import (
+    Conversations,
+    Weighing,
+    check_conversation,
+)
 from braidbandit.recommender.drift import DriftMonitor
 from braidbandit.recommender.encoder_in_use import EncoderInUse
 from braidbandit.recommender.explanation import ChoiceView, Explanation
 from braidbandit.recommender.feedback_log import Learnt
 from braidbandit.recommender.ledger_sync import LedgerSync, check_encoder
 from braidbandit.recommender.objectives import Pacer, check_measurement
+from braidbandit.recommender.overrides import chosen_by_person
 from braidbandit.recommender.proposal import Proposal
 from braidbandit.recommender.rows import (
     arm_ids_of,
@@ -63,6 +70,7 @@ _SETTINGS = (
     "max_parameters",
     "drift",
     "random_state",
+    "switching_cost",
 )
 _OF_ENCODER = (
     *TaskEncoder().get_params(),
@@ -115,6 +123,10 @@ class BraidRecommender(BaseEstimator):
     random_state : None, int, Generator or RandomState
         For ``recommend``; 0 is a seed like any other. Another one takes effect at once.
         With None, every process that was forked, or got a copy, draws for itself.
+    switching_cost : float, optional
+        Quality given up to keep the arm of a conversation rather than move to another.
+        By default what reading the conversation anew costs at the prices of the call:
+        as much as an answer, until answers of both kinds were timed.
 
     Attributes
     ----------
@@ -145,6 +157,10 @@ class BraidRecommender(BaseEstimator):
         Sequence number of the last event of a ledger that was learnt.
     n_decisions_ : int
         Decisions committed by this object.
+    conversations_ : Conversations
+        The newest 1,000.
+    asking_ : AskingPace
+        What a rating was worth of late.
 
     Examples
     --------
@@ -164,6 +180,8 @@ class BraidRecommender(BaseEstimator):
     catalogue_hash_: str
     pacer_: Pacer
     n_decisions_: int
+    conversations_: Conversations
+    asking_: AskingPace
     _in_use: EncoderInUse
     _checked: tuple[tuple[Any, ...], tuple[Any, ...]] | None
 
@@ -180,6 +198,7 @@ class BraidRecommender(BaseEstimator):
         max_parameters: int = 640,
         drift: DriftMonitor | None = None,
         random_state: int | np.random.Generator | np.random.RandomState | None = None,
+        switching_cost: float | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.encoder = encoder
@@ -191,6 +210,7 @@ class BraidRecommender(BaseEstimator):
         self.max_parameters = max_parameters
         self.drift = drift
         self.random_state = random_state
+        self.switching_cost = switching_cost
 
     # ---- what was learnt ----
 
@@ -283,6 +303,7 @@ class BraidRecommender(BaseEstimator):
         eligible: ArrayLike | None = None,
         preference: Mapping[str, float] | None = None,
         accuracy_target: float | None = None,
+        conversation: str | None = None,
     ) -> Decision:
         """Choose a braid for one task; works before any fit.
 
@@ -308,6 +329,11 @@ class BraidRecommender(BaseEstimator):
         accuracy_target : float in [0, 1], optional
             Leaves only arms that may reach this quality (mean plus one standard
             deviation); when there is none, the one that comes nearest.
+        conversation : str, optional
+            Id of the conversation that the task is a turn of: its arm is kept unless
+            another is expected to earn more over the rest of it than the switch costs.
+            ``Decision.conversation`` has both, and says why it moved if it did. The
+            newest 1,000 conversations are known.
 
         Returns
         -------
@@ -321,6 +347,7 @@ class BraidRecommender(BaseEstimator):
             eligible=eligible,
             preference=preference,
             accuracy_target=accuracy_target,
+            conversation=conversation,
         )
         self.commit(proposal)
         return proposal.decision
@@ -335,6 +362,7 @@ class BraidRecommender(BaseEstimator):
         eligible: ArrayLike | None = None,
         preference: Mapping[str, float] | None = None,
         accuracy_target: float | None = None,
+        conversation: str | None = None,
     ) -> Proposal:
         """Choose a braid without deciding yet: nothing changes.
 
@@ -343,7 +371,8 @@ class BraidRecommender(BaseEstimator):
 
         Parameters
         ----------
-        task, compute_budget, budget, excluded, eligible, preference, accuracy_target
+        task, compute_budget, budget, excluded, eligible, preference, accuracy_target,
+        conversation
             As for :meth:`recommend`.
 
         Returns
@@ -353,13 +382,10 @@ class BraidRecommender(BaseEstimator):
         """
         given = compute_budget, budget, excluded, eligible, preference, accuracy_target
         limits = NO_LIMITS if _is_free(given) else Limits(*given)
-        now, kind = self._assess(task, limits)
+        view, place = self._choose(task, limits, conversation, ahead=True)
         model, catalogue = self.arm_model_, self.arm_model_.catalogue
-        policy, rng = model.policy_now(), self.draws_.ahead()
-        choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
-        place = rng.bit_generator.state
+        now, choice, turn = view.now, view.choice, view.turn
         row, belief, latency = choice.arm, now.belief, now.latency
-        view = ChoiceView(model, now, choice, kind)
         saved, default = self.savings_, None
         if saved is not None:
             default = float(belief.mean[model.rows[saved.baseline]])
@@ -383,13 +409,14 @@ class BraidRecommender(BaseEstimator):
             uncertainty=view.uncertainty,
             relative_cost=float(model.relative_costs[row]),
             budget=dict(limits.record),
-            policy=type(self.policy or policy).__name__,
+            policy=type(self.policy or DEFAULT_POLICY).__name__,
             catalogue_hash=self.catalogue_hash_,
             encoder_hash=self._in_use.hash,
             sentence=sentence,
             version=len(model.versions.get(braid.id, ())),
             expected_latency_ms=None if latency is None else float(latency[row]),
             default_quality=default,
+            conversation=None if turn is None else turn.to_dict(),
         )
         return Proposal(decision, self.n_decisions_, self.draws_.generator, place)
 
@@ -412,13 +439,132 @@ class BraidRecommender(BaseEstimator):
                 f"decision {proposal.decision.id!r} was proposed elsewhere, or with "
                 "random numbers that are no longer in use; propose again"
             )
-        decision = proposal.decision
+        decision, first = proposal.decision, None
+        if decision.instead_of is not None:
+            first = self.arm_model_.log.to_override(decision.instead_of)
+            self.arm_model_.log.override(first.id, decision.id)
         self.n_decisions_ += 1
         self.draws_.advance_to(proposal.place)
         self.arm_model_.await_reward(decision)
-        if self.mean_cost is not None:
-            self.pacer_.spend(decision.relative_cost, self.mean_cost)
+        if decision.conversation is not None:
+            self.conversations_.note(decision)
+        self._pace(decision, first)
         return self
+
+    def override(self, decision: Decision | str, arm: Braid | str) -> Decision:
+        """Note that a person chose another arm than a decision has.
+
+        The new decision is the person's: nothing was drawn, so its policy is "person"
+        and off-policy evaluation leaves it out. Its reward is learnt as any other, of
+        the arm that was served. The first decision was not served: no reward of it is
+        waited for, and a guard books neither.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            One that waits for a reward, or its id; a person's own too.
+        arm : Braid or str
+            Any arm of the catalogue, or its id. It need not have been eligible: a
+            person may go beyond a budget, and ``Decision.eligible`` still says so.
+
+        Returns
+        -------
+        Decision
+            With the id of the first one as ``instead_of``.
+
+        Raises
+        ------
+        KeyError
+            On an arm that is not in the catalogue, or a decision that is not waited
+            for.
+        ValueError
+            When the decision has this arm, has a reward, or was overridden already.
+        """
+        proposal = self.propose_override(decision, arm)
+        self.commit(proposal)
+        return proposal.decision
+
+    def ask(self, decision: Decision | str, rate: float = 0.1) -> bool:
+        """Say whether to ask a person for the rating of an answer, and note it.
+
+        By chance, with a known probability: on average the rate that a person puts up
+        with, more where a rating is expected to change more of what is chosen for
+        tasks like this, and at least a quarter of it anywhere. The same decision gets
+        the same reply. A rating that nobody asked for is welcome all the same.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            One that waits for a reward, or its id.
+        rate : float in [0, 1]
+            Share of the answers to ask about.
+
+        Returns
+        -------
+        bool
+            False where the reward is known already.
+
+        Raises
+        ------
+        KeyError
+            On an id that is unknown, expired or overridden.
+        """
+        asked = self.propose_ask(decision, rate)
+        if asked is None:
+            return False
+        self.commit_ask(decision, asked)
+        return bool(asked["asked"])
+
+    def propose_ask(
+        self, decision: Decision | str, rate: float = 0.1
+    ) -> dict[str, Any] | None:
+        """Return what :meth:`ask` would note, or has; None where a reward is known."""
+        rate = check_rate(rate)
+        self.start()
+        model, log = self.arm_model_, self.arm_model_.log
+        decision_id = decision_id_of(decision)
+        if decision_id in log.settled:
+            return None
+        log.refuse_overridden(decision_id)
+        found = log.pending.get(decision_id)
+        if found is None:
+            found = log.decision(decision_id) if isinstance(decision, str) else decision
+        if found.asked is not None:
+            return found.asked
+        check_encoder(found, self._in_use.hash)
+        x, row = np.array(found.x), self._catalogue().index(found.braid.id)
+        model.require(len(x))
+        worth = worth_of_rating(model, x, row, self._cost_term(x))
+        return self.asking_.consider(decision_id, worth, rate)
+
+    def commit_ask(self, decision: Decision | str, asked: Mapping[str, Any]) -> Self:
+        """Note what :meth:`propose_ask` returned; twice counts once."""
+        decision_id, log = decision_id_of(decision), self.arm_model_.log
+        waits = log.pending.get(decision_id)
+        if waits is None or waits.asked is None:
+            self.asking_ = self.asking_.after(asked)
+        log.note_asked(decision_id, dict(asked))
+        return self
+
+    def propose_override(self, decision: Decision | str, arm: Braid | str) -> Proposal:
+        """Return what :meth:`override` would note, without noting it."""
+        self.start()
+        model = self.arm_model_
+        waits = model.log.to_override(decision_id_of(decision))
+        first = waits if isinstance(decision, str) else decision
+        check_encoder(first, self._in_use.hash)
+        row = self._catalogue().index(arm_ids_of([arm])[0])
+        if first.braid.id == model.catalogue.ids[row]:
+            raise ValueError(
+                f"decision {first.id!r} has {model.labels[row]} already; to override "
+                "it, choose another arm"
+            )
+        x = np.array(first.x)
+        scores = model.means(x[None, :])[0] + self._cost_term(x)
+        second = chosen_by_person(model, first, row, scores)
+        draws = self.draws_
+        place = draws.ahead().bit_generator.state
+        return Proposal(second, self.n_decisions_, draws.generator, place)
 
     def explain(
         self,
@@ -430,6 +576,7 @@ class BraidRecommender(BaseEstimator):
         eligible: ArrayLike | None = None,
         preference: Mapping[str, float] | None = None,
         accuracy_target: float | None = None,
+        conversation: str | None = None,
     ) -> Explanation:
         """Explain what ``recommend`` would choose now, without choosing it.
 
@@ -437,11 +584,8 @@ class BraidRecommender(BaseEstimator):
         same arm. Changes nothing.
         """
         given = compute_budget, budget, excluded, eligible, preference, accuracy_target
-        now, kind = self._assess(task, Limits(*given))
-        model = self.arm_model_
-        policy, rng = model.policy_now(), self.draws_.copy()
-        choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
-        return ChoiceView(model, now, choice, kind).explanation()
+        view, _ = self._choose(task, Limits(*given), conversation)
+        return view.explanation()
 
     def predict(self, X: Any) -> NDArray[np.str_]:
         """Return the id of the arm with the best score for each task, shape (n,)."""
@@ -686,9 +830,15 @@ class BraidRecommender(BaseEstimator):
         saved = model.log.newest()
         passed_over = sync.read(ledger)
         sync.wait(ledger, saved)
-        if self.mean_cost is not None:
-            for decision in ledger.decided_after(saved):
-                self.pacer_.spend(decision.relative_cost, self.mean_cost)
+        for decision in ledger.decided_after(saved):
+            self.conversations_.note(decision)
+            if decision.asked is not None:
+                self.asking_ = self.asking_.after(decision.asked)
+            first = None
+            if decision.instead_of is not None:
+                first = _found(ledger, decision.instead_of)
+                model.log.override(decision.instead_of, decision.id)
+            self._pace(decision, first)
         _tell_of_ledger(model, passed_over)
         return self
 
@@ -791,6 +941,7 @@ class BraidRecommender(BaseEstimator):
         """
         self.start()
         self.arm_model_.forget_decisions(before)
+        self.conversations_.forget(before)
         return self
 
     # ---- arms that come, change and go ----
@@ -854,6 +1005,8 @@ class BraidRecommender(BaseEstimator):
             self.encoder_,
             self.pacer_,
             self.rng_,
+            self.conversations_,
+            self.asking_,
         )
         if isinstance(path, Ledger):
             path.write_snapshot(self.ledger_position_, *pack(*state))
@@ -906,6 +1059,8 @@ class BraidRecommender(BaseEstimator):
                 agent.draws_.reseed()
             agent.arm_model_.restore(saving.learnt(manifest, arrays, agent.arm_model_))
             agent.pacer_ = Pacer(**manifest["pacer"])
+            agent.conversations_ = saving.conversations(manifest)
+            agent.asking_ = AskingPace(**manifest["asking"])
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the manifest in {path} is damaged: {error!r}; restore a backup"
@@ -981,6 +1136,7 @@ class BraidRecommender(BaseEstimator):
         self.arm_model_ = ArmModel(catalogue, self._settings(), self.encoder_.blocks())
         self.draws_, self.catalogue_hash_ = draws, catalogue.hash
         self.pacer_, self.n_decisions_ = Pacer(), 0
+        self.conversations_, self.asking_ = Conversations(), AskingPace()
 
     def _settings(self) -> LearningSettings:
         return LearningSettings(
@@ -1009,6 +1165,7 @@ class BraidRecommender(BaseEstimator):
         if not self.encoder_.__sklearn_is_fitted__():
             self.arm_model_.read_blocks(self._in_use.fit(X).blocks())
             self.arm_model_.forget_pending()
+            self.conversations_.forget()
 
     def _check_anew(self, fixed: tuple[str, ...]) -> None:
         """Refuse settings that learning from scratch would not take over."""
@@ -1033,14 +1190,45 @@ class BraidRecommender(BaseEstimator):
         return LedgerSync(self.arm_model_, self._in_use.hash)
 
     def _assess(
-        self, task: Any, limits: Limits
+        self, task: Any, limits: Limits, conversation: str | None
     ) -> tuple[Situation, tuple[str, float] | None]:
         """Return what is known for one choice, and the type of the task."""
         self.start()
         one = task[None, :] if isinstance(task, np.ndarray) and task.ndim == 1 else None
         x = self.encoder_.features([task] if one is None else one)[0]
         kind = self.encoder_.type_of(task, x)
+        if conversation is not None:
+            x = self.conversations_.features(conversation, x)
         return assess(self.arm_model_, x, limits, self.price, self.pacer_.price), kind
+
+    def _choose(
+        self,
+        task: Any,
+        limits: Limits,
+        conversation: str | None,
+        ahead: bool = False,
+    ) -> tuple[ChoiceView, Mapping[str, Any]]:
+        """Return one choice with all that went into it, and where its draws end."""
+        if conversation is not None:
+            conversation = check_conversation(conversation)
+        now, kind = self._assess(task, limits, conversation)
+        model, turn = self.arm_model_, None
+        policy = model.policy_now()
+        rng = self.draws_.ahead() if ahead else self.draws_.copy()
+        choice = policy.select(now.belief, now.cost_term, now.eligible, rng)
+        if conversation is not None:
+            known, cost = self.conversations_, self.switching_cost
+            weighing = Weighing(known, model, self.price, cost)
+            choice, turn = weighing.turn(conversation, now, choice, policy, rng)
+        view = ChoiceView(model, now, choice, kind, turn)
+        return view, rng.bit_generator.state
+
+    def _pace(self, decision: Decision, first: Decision | None) -> None:
+        """Count the cost of a decision; one that was not served has cost nothing."""
+        if self.mean_cost is None:
+            return
+        saved = 0.0 if first is None else self.mean_cost - first.relative_cost
+        self.pacer_.spend(decision.relative_cost + saved, self.mean_cost)
 
     def _cost_term(self, x: Array) -> Array:
         return cost_of(self.arm_model_, x, self.price, self.pacer_.price)
@@ -1052,6 +1240,14 @@ def _is_free(given: tuple[Any, ...]) -> bool:
     free = isinstance(compute_budget, float) and compute_budget == 1.0
     free = free and isinstance(excluded, tuple) and not excluded
     return free and all(value is None for value in (budget, *others))
+
+
+def _found(ledger: Ledger, decision_id: str) -> Decision | None:
+    """Return a decision of a ledger; None where it was purged."""
+    try:
+        return ledger.decision(decision_id)
+    except KeyError:
+        return None
 
 
 def _tell_of_ledger(model: ArmModel, passed_over: Sequence[str]) -> None:

@@ -31,6 +31,8 @@ from braidbandit.bandit.prior import PriorScales
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.ledger.records import Decision
 from braidbandit.recommender.arm_model import ArmModel
+from braidbandit.recommender.asking import AskingPace
+from braidbandit.recommender.conversations import Conversations
 from braidbandit.recommender.drift import DriftMonitor
 from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
 from braidbandit.recommender.guard_account import GuardAccount
@@ -46,6 +48,14 @@ _GENERATORS = (
     np.random.BitGenerator,
     np.random.SeedSequence,
 )
+
+# What states of before do not say.
+_SINCE_5: Mapping[str, Any] = {
+    "switching_cost": None,
+    "conversations": [],
+    "asking": asdict(AskingPace()),
+    "overridden": {},
+}
 
 POLICIES: dict[str, Any] = {
     kind.__name__: kind
@@ -101,6 +111,8 @@ def to_state(
     encoder: TaskEncoder,
     pacer: Pacer,
     rng: np.random.Generator,
+    talks: Conversations,
+    asking: AskingPace,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return manifest and arrays of a recommender.
 
@@ -112,6 +124,8 @@ def to_state(
     encoder : TaskEncoder
     pacer : Pacer
     rng : Generator
+    talks : Conversations
+    asking : AskingPace
     """
     posteriors = _posteriors(model)
     manifest = {
@@ -124,6 +138,8 @@ def to_state(
         "scales": {n: p.scales.to_dict() for n, p in posteriors.items()},
         "rng": rng.bit_generator.state,
         "pacer": asdict(pacer),
+        "conversations": talks.to_list(),
+        "asking": asdict(asking),
         **_learnt(model),
         **_decisions(model.log),
         **_feedback(model.log),
@@ -133,6 +149,7 @@ def to_state(
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     seed, prior = settings["random_state"], settings["prior"]
+    switch = settings["switching_cost"]
     return {
         "policy": policy_to_dict(settings["policy"] or ThompsonSampling()),
         "prior": None if prior is None else prior.to_dict(),
@@ -141,6 +158,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "drift": _asdict(settings["drift"]),
         "forgetting": float(settings["forgetting"]),
         "max_parameters": int(settings["max_parameters"]),
+        "switching_cost": None if switch is None else float(switch),
         # A generator is saved by its state.
         "random_state": None if isinstance(seed, _GENERATORS) else seed,
     }
@@ -177,6 +195,7 @@ def _feedback(log: FeedbackLog) -> dict[str, Any]:
         "gone_until": log.gone_until,
         "as_said": log.as_said,
         "expired": log.expired,
+        "overridden": log.overridden,
         "counts": log.counts,
     }
 
@@ -214,7 +233,10 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
     log, account = _log(manifest, {}), _account(manifest)
     for waited in log.forget(before):
         account.expire(policy_from_dict(manifest["policy"]), waited)
-    return {**manifest, **_decisions(log), "savings": _asdict(account.savings)}
+    talks = conversations(manifest)
+    talks.forget(before)
+    kept = {"savings": _asdict(account.savings), "conversations": talks.to_list()}
+    return {**manifest, **_decisions(log), **kept}
 
 
 def purged(text: str, before: datetime) -> str:
@@ -257,6 +279,7 @@ def parameters(
         "forgetting": manifest["forgetting"],
         "max_parameters": manifest["max_parameters"],
         "random_state": manifest["random_state"],
+        "switching_cost": manifest["switching_cost"],
     }
 
 
@@ -316,6 +339,11 @@ def learnt(
         "position": int(manifest["ledger_position"]),
         "log": _log(manifest, arrays),
     }
+
+
+def conversations(manifest: Mapping[str, Any]) -> Conversations:
+    """Return the saved conversations."""
+    return Conversations.from_list(manifest["conversations"])
 
 
 def generator(manifest: Mapping[str, Any]) -> np.random.Generator:
@@ -381,6 +409,7 @@ def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
         learnt={record.decision.id: record for record in records},
         settled=settled,
         expired=dict(manifest["expired"]),
+        overridden=dict(manifest["overridden"]),
         counts={key: int(value) for key, value in manifest["counts"].items()},
         keep=None if savings is None else savings["baseline"],
         plain=_entry(manifest, "plain", bool),
@@ -398,14 +427,15 @@ def newest(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a state in the newest format.
 
+    Before format 5 there were no conversations, and nobody was asked or overrode.
     Format 3 grew while it was written: what its first states do not say is filled in.
     Up to format 4, task features are in one block.
     """
     if manifest["format"] > 4:
         return dict(manifest), dict(arrays)
-    arrays = _in_one_block(manifest, arrays)
+    manifest, arrays = {**_SINCE_5, **manifest}, _in_one_block(manifest, arrays)
     if manifest["format"] > 3:
-        return dict(manifest), arrays
+        return manifest, arrays
     savings = manifest["savings"]
     if savings is not None:
         savings = {"expired": (), **savings, **manifest.get("forgotten", {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,4 +55,9 @@ def check_settings(given: Mapping[str, Any]) -> None:
     if mean_cost is not None and not 0.0 <= mean_cost <= 1.0:
         raise ValueError(
             f"mean_cost is a relative cost in [0, 1], received {mean_cost!r}"
+        )
+    cost = given["switching_cost"]
+    if cost is not None and not (math.isfinite(cost) and cost >= 0):
+        raise ValueError(
+            f"switching_cost is a quality of at least 0, or None; received {cost!r}"
         )

@@ -174,7 +174,7 @@ def _manifest(text: str, where: str) -> dict[str, Any]:
     if number < OLDEST:
         raise ValueError(
             f"{where} has format {number}, which no release wrote; this version reads "
-            f"{OLDEST} and {FORMAT}. Remove it and learn again from the ledger"
+            f"{OLDEST} to {FORMAT}. Remove it and learn again from the ledger"
         )
     if number > FORMAT:
         raise ValueError(

@@ -477,6 +477,82 @@ def test_eight_threads_share_an_agent(make):
     )
 
 
+def test_a_conversation_outlives_a_crash(make, tmp_path):
+    agent = make(tmp_path)
+    said = [agent.forward(f"turn {i}", conversation="c") for i in range(3)]
+    assert [d.conversation["number"] for d in said] == [1, 2, 3]
+    known = agent.recommender.conversations_
+    again = make(tmp_path)  # the first one was not closed: nothing was saved
+    assert again.recommender.conversations_ == known
+    turn = again.forward("turn 3", conversation="c").conversation
+    assert (turn["number"], turn["held"]) == (4, said[-1].braid.id)
+    assert again.explain("turn 4", conversation="c").probability > 0
+    before = state_of(again)
+    for bad, error in (("", ValueError), (3, TypeError), (2**20 * "c", ValueError)):
+        with pytest.raises(error, match="conversation"):
+            again.forward("x", conversation=bad)
+    assert state_of(again) == before
+
+
+def test_a_person_overrides_a_decision(make, tmp_path):
+    agent = make(tmp_path, keep_text=True)
+    first = agent.forward("a task")
+    arm = next(a for a in agent.catalogue.ids if a != first.braid.id)
+    before = state_of(agent)
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.override(first, "nope")
+    with pytest.raises(KeyError, match="unknown decision"):
+        agent.override("nope", arm)
+    with pytest.raises(TypeError, match="id of a decision"):
+        agent.override(7, arm)
+    assert state_of(agent) == before
+    second = agent.override(first.id, arm)
+    assert agent.ledger.decision(second.id) == second
+    assert agent.ledger.text(second.id) == "a task"
+    assert agent.ledger.counts()["pending"] == 1
+    with pytest.raises(KeyError, match="a person chose another arm"):
+        agent.learn_from_feedback("a task", first, 0.5)
+    agent.learn_from_feedback("a task", second, 0.5)
+    again = make(tmp_path)
+    assert again.recommender.settled_ == {second.id: 0.5}
+    with pytest.raises(ValueError, match="overridden already"):
+        again.override(first, arm)
+    with pytest.raises(ValueError, match="has a reward"):
+        again.override(second, first.braid)
+
+
+def test_an_override_that_is_not_recorded_leaves_no_trace(make, monkeypatch):
+    agent = make()
+    first = agent.forward(TASK)
+    arm = next(a for a in agent.catalogue.ids if a != first.braid.id)
+    before = state_of(agent)
+
+    def full(decision, text=None):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(agent.ledger, "record_decision", full)
+    with pytest.raises(OSError, match="full"):
+        agent.override(first, arm)
+    assert state_of(agent) == before
+
+
+def test_who_was_asked_is_in_the_ledger(make, tmp_path):
+    agent = make(tmp_path)
+    said = {}
+    for i in range(12):
+        decision = agent.forward(f"task {i}")
+        said[decision.id] = agent.ask(decision, 0.5)
+    assert 0 < sum(said.values()) < 12
+    kept = {d.id: d.asked["asked"] for d, _ in agent.ledger.decisions()}
+    assert kept == said
+    again = make(tmp_path)
+    assert {name: again.ask(name, 1.0) for name in said} == said
+    with pytest.raises(KeyError, match="no pending decision"):
+        again.ask("unknown")
+    agent.learn_from_feedback("task 0", next(iter(said)), 0.5)
+    assert agent.ask(next(iter(said))) is False
+
+
 def test_a_callable_judges_the_output(make):
     agent = make()
     decision = agent.forward(TASK)

@@ -577,3 +577,60 @@ def test_whatever_is_written_the_returned_events_are_the_history(writes):
         assert ledger.counts()["outcomes"] == len(in_force)
         for at in range(len(written) + 1):
             assert list(ledger.events(after=at)) == written[at:]
+
+
+# ---- a person's choice, and who was asked ----
+
+
+def overridden(agent, ledger):
+    """A decision in the ledger, and the one that a person makes in its place."""
+    first = agent.recommend("x")
+    ledger.record_decision(first, "x")
+    other = next(arm for arm in agent.arm_ids_ if arm != first.braid.id)
+    return first, agent.override(first, other)
+
+
+def test_a_persons_choice_takes_the_place_of_a_decision(agent, ledger):
+    first, second = overridden(agent, ledger)
+    assert ledger.record_decision(second)
+    assert ledger.decision(second.id) == second
+    assert [decision.id for decision in ledger.pending()] == [second.id]
+    assert list(ledger.expired()) == [first.id]
+    assert not ledger.record_decision(second)  # twice counts once
+    with pytest.raises(KeyError, match="a person chose another arm"):
+        ledger.record_outcome(Outcome(first.id, 0.5))
+    assert ledger.record_outcome(Outcome(second.id, 0.5))
+    assert ledger.counts() == {"decisions": 2, "outcomes": 1, "pending": 0}
+
+
+def test_a_choice_in_place_of_what_was_rated_or_gone_writes_nothing(agent, ledger):
+    first, second = overridden(agent, ledger)
+    ledger.record_outcome(Outcome(first.id, 0.5))
+    with pytest.raises(ValueError, match="has an outcome"):
+        ledger.record_decision(second)
+    ledger.retract(first)
+    ledger.record_decision(second)
+    third = dataclasses.replace(second, id="third")
+    with pytest.raises(KeyError, match="a person chose another arm"):
+        ledger.record_decision(third)
+    stranger = dataclasses.replace(second, id="fourth", instead_of="stranger")
+    with pytest.raises(KeyError, match="unknown decision 'stranger'"):
+        ledger.record_decision(stranger)
+    assert ledger.counts()["decisions"] == 2
+
+
+def test_who_was_asked_is_written_once(agent, ledger):
+    decision = agent.recommend("x")
+    asked = {"asked": True, "probability": 0.3, "worth": 0.01, "rate": 0.1}
+    with pytest.raises(KeyError, match="unknown decision"):
+        ledger.record_asked(decision, asked)
+    ledger.record_decision(decision, "x")
+    assert ledger.decision(decision.id).asked is None
+    assert ledger.record_asked(decision, asked) == asked
+    again = ledger.record_asked(decision.id, {**asked, "asked": False})
+    assert again == ledger.decision(decision.id).asked == asked
+    assert ledger.text(decision.id) == "x"
+    # It is the same decision still, which is written once.
+    assert ledger.decision(decision.id) == decision
+    assert not ledger.record_decision(decision)
+    assert [d.asked for d in ledger.pending()] == [asked]

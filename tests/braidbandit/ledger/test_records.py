@@ -37,6 +37,31 @@ def test_decision_round_trips_exactly(agent):
     assert str(decision).startswith("chose ")
 
 
+def test_a_record_of_before_conversations_has_the_defaults(agent, tmp_path):
+    decision = agent.recommend("x")
+    data = decision.to_dict()
+    later = ("conversation", "instead_of", "asked")
+    old = {key: value for key, value in data.items() if key not in later}
+    assert Decision.from_dict(old) == decision
+    # And as a row of a ledger.
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        arms = ArmSets(ledger.database).key_of(decision.arm_ids)
+    row = decision_row(decision, arms)
+    body = {k: v for k, v in json.loads(row["body"]).items() if k not in later}
+    before = SimpleNamespace(**{**row, "body": json.dumps(body)})
+    found = decision_of(before, decision.arm_ids)
+    assert found == decision
+    assert (found.conversation, found.instead_of, found.asked) == (None, None, None)
+
+
+def test_whether_a_person_was_asked_makes_no_other_decision(agent):
+    decision = agent.recommend("x")
+    asked = dataclasses.replace(decision, asked={"asked": True})
+    assert asked == decision
+    assert Decision.from_dict(json.loads(dumps(asked))).asked == {"asked": True}
+    assert dataclasses.replace(decision, instead_of="other") != decision
+
+
 def test_unknown_keys_are_refused(agent):
     data = agent.recommend("x").to_dict()
     with pytest.raises(KeyError, match="colour"):

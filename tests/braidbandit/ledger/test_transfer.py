@@ -98,6 +98,30 @@ def test_an_expiry_is_added_to_what_was_imported_before(source, tmp_path):
         assert ledger.pending() == []
 
 
+def test_conversations_overrides_and_who_was_asked_go_along(agent, tmp_path):
+    asked = {"asked": True, "probability": 0.3, "worth": 0.01, "rate": 0.1}
+    path = tmp_path / "export.jsonl"
+    with (
+        Ledger(tmp_path / "one.sqlite") as ledger,
+        Ledger(tmp_path / "other.sqlite") as other,
+    ):
+        first = agent.recommend("x", conversation="c")
+        ledger.record_decision(first)
+        export_ledger(ledger, path)
+        assert import_ledger(path, other) == 1
+        arm = next(a for a in agent.arm_ids_ if a != first.braid.id)
+        second = agent.override(first, arm)
+        ledger.record_decision(second)
+        ledger.record_asked(second, asked)
+        ledger.record_asked(first, asked)
+        export_ledger(ledger, path)
+        assert import_ledger(path, other) == 1
+        assert list(other.decisions()) == list(ledger.decisions())
+        assert [d.asked for d, _ in other.decisions()] == [asked, asked]
+        assert other.expired() == ledger.expired()
+        assert [d.instead_of for d in other.pending()] == [first.id]
+
+
 def test_what_comes_during_an_export_is_left_out(source, agent, tmp_path, monkeypatch):
     """An outcome whose decision came too late for the file could not be read back."""
     real = type(source).decisions
