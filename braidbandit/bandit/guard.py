@@ -203,7 +203,7 @@ class DeclineToDefault(ConservativePolicy):
 
     At every time, the sum of rewards is at least what the default earned in its own
     rounds, plus what it was expected to earn in the others, minus ``share`` per round:
-    equation (44). The floor's random rounds come on top. Rewards of the others are
+    equation (55). The floor's random rounds come on top. Rewards of the others are
     booked as they come, so a belief that is too good is found out after a few
     departures. Until the savings are ``slack`` standard errors of the booked departures
     (at most ``sqrt(n) / 2``, as rewards lie in [0, 1]), the default is played, except
