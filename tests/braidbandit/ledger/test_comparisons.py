@@ -146,7 +146,7 @@ def test_numbers_are_never_used_twice(agent, ledger):
     assert ledger.record_comparison(of(a, b)).sequence > written[-1].sequence
 
 
-def make_old(url, monkeypatch, encoder_hash):
+def make_old(url, monkeypatch, encoder):
     """A ledger as the version before comparisons left it, with today's encoder."""
     with monkeypatch.context() as patch:
         patch.setattr(schema, "REVISION", "2")
@@ -157,8 +157,10 @@ def make_old(url, monkeypatch, encoder_hash):
         for table, rows in json.loads(OLD.read_text()).items():
             for row in rows:
                 if table == "decisions":
-                    body = json.loads(row["body"])
-                    row["body"] = json.dumps({**body, "encoder_hash": encoder_hash})
+                    body, task = json.loads(row["body"]), row["text"]
+                    body["x"] = encoder.features([task])[0].tolist()
+                    body["encoder_hash"] = encoder.projection_hash()
+                    row["body"] = json.dumps(body)
                 for name in ("scores", "eligible"):
                     if row.get(name) is not None:
                         row[name] = bytes.fromhex(row[name])
@@ -173,7 +175,7 @@ def make_old(url, monkeypatch, encoder_hash):
 
 
 def test_a_ledger_of_before_is_brought_up_to_date(ledger_url, monkeypatch, agent):
-    make_old(ledger_url, monkeypatch, agent.start().encoder_hash_)
+    make_old(ledger_url, monkeypatch, agent.start().encoder_)
     with Ledger(ledger_url) as ledger:
         assert ledger.counts() == {"decisions": 6, "outcomes": 5, "pending": 0}
         events = list(ledger.events())
