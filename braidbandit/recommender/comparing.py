@@ -83,6 +83,8 @@ def _side(
         arm_id = answer.braid.id
     if arm_id not in model.removed:
         model.catalogue.index(arm_id)  # refuses one that is unknown
+    if isinstance(answer, Decision):
+        model.log.refuse_overridden(answer.id)
     return answer
 
 

@@ -141,7 +141,7 @@ def wrong_inputs(agent):
     other = BraidRecommender(
         agent.catalogue, TaskEncoder(embedder=embed, n_components=2)
     )
-    foreign = other.recommend(TASKS[0])
+    foreign = other.recommend(TASKS[0], excluded=[b.braid.id])
     gone = Braid("nobody")
     agent.prefer(a, b)
     return {
