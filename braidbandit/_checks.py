@@ -183,6 +183,54 @@ def check_weight(weight: float) -> float:
     return float(check_weights([float(weight)], 1, "weight", zero=False)[0])
 
 
+def check_strength(strength: Any) -> float:
+    """Return the strength of a comparison as a float in (0, 1].
+
+    Examples
+    --------
+    >>> check_strength(1)
+    1.0
+    """
+    try:
+        if isinstance(strength, str | bytes | bool):
+            raise TypeError
+        value = float(strength)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"strength is a number above 0 and at most 1, received {strength!r} "
+            f"({type(strength).__name__})"
+        ) from None
+    except OverflowError:  # a whole number beyond all floats
+        value = math.inf
+    if not LEAST_WEIGHT <= value <= 1.0:  # also refuses NaN
+        raise ValueError(
+            f"strength lies between {LEAST_WEIGHT:g} and 1, received {strength!r}: 1 "
+            "for a plain statement, less for one that is less sure. Of two answers "
+            "that are equally good there is nothing to say: leave it out"
+        )
+    return value
+
+
+def check_source(source: Any) -> str:
+    """Return the name of who judged, which must be there to be told from others.
+
+    Examples
+    --------
+    >>> check_source("judge")
+    'judge'
+    """
+    if not isinstance(source, str):
+        raise TypeError(
+            f"source names who judged and is text, received {source!r} "
+            f"({type(source).__name__}); for example source='user'"
+        )
+    if is_missing(source):
+        raise ValueError(
+            f"source names who judged, received {source!r}; for example source='user'"
+        )
+    return source
+
+
 def check_weights(
     sample_weight: ArrayLike | None,
     n: int,

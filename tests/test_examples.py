@@ -35,6 +35,19 @@ def test_help(script):
     assert "--folder" in done.stdout
 
 
+def test_comparisons_are_taken_back_exactly():
+    done = run(
+        *("bench_comparisons.py", "--worlds", "2", "--scores", "20", "--json"),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["taken back"] < 1e-10
+    low, high = report["interval"]
+    assert low <= report["ratio"] <= high
+    assert 0.5 < report["pairs coverage"] <= 1.0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -46,6 +59,7 @@ def test_help(script):
         ("bench_conversations.py", "--seeds", "0"),
         ("bench_offpolicy.py", "--data", "nowhere"),
         ("bench_memory.py", "--tasks", "1000"),
+        ("bench_comparisons.py", "--worlds", "0"),
         ("bench_memory.py", "--megabytes", "0.1"),
         ("train_adapter.py", __file__, "--rank", "0"),
         ("train_adapter.py", __file__, "--held-out", "0.9"),

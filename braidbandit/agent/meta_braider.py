@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
-from braidbandit._checks import check_reward
+from braidbandit._checks import check_reward, check_source
 from braidbandit._forks import process_id, tell_of_forks
 from braidbandit._random import seeded
 from braidbandit.agent.braid_builder import (
@@ -39,6 +39,7 @@ from braidbandit.catalogue.limits import BY_CALLER, Budget
 from braidbandit.catalogue.profile import Profile
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision, Event, Outcome
+from braidbandit.recommender.comparing import Answer, compared, key_of
 from braidbandit.recommender.explanation import Explanation
 from braidbandit.recommender.objectives import as_quality, check_price
 from braidbandit.recommender.recommender import BraidRecommender
@@ -400,6 +401,7 @@ class MetaBraider:
             or a second, different outcome. Whatever is raised, nothing has changed.
         """
         found = self._decision_of(decision)
+        check_source(source)
         if not is_hash_of(found.task_hash, task):
             raise ValueError(
                 f"decision {found.id!r} was made for another task; give the task "
@@ -419,6 +421,77 @@ class MetaBraider:
             event = self.ledger.record_outcome(outcome, found)
             self._learn(event)
         _LOG.debug("%s was worth %.3f", found.id, outcome.reward)
+        return self
+
+    def prefer(
+        self,
+        better: Answer,
+        worse: Answer,
+        strength: float = 1.0,
+        source: str = "user",
+    ) -> MetaBraider:
+        """Learn which of two answers to one task is the better one.
+
+        For an answer that was asked for again, or two that were shown side by side. As
+        with :meth:`learn_from_feedback`, it is in the ledger before it is learnt, and
+        the same comparison twice counts once.
+
+        Parameters
+        ----------
+        better, worse : Decision, Braid or str
+            Two decisions on the same task; or one decision, and the arm whose answer
+            was shown beside it without a decision of its own. Either may be given by
+            its id.
+        strength : float in (0, 1]
+            1 for a plain statement, less for one that is less sure.
+        source : str
+            Who compared; each source counts once for the same two answers.
+
+        Raises
+        ------
+        KeyError
+            On a decision that is not in the ledger, or an unknown arm.
+        TypeError, ValueError
+            As for :meth:`BraidRecommender.prefer`. Whatever is raised, nothing has
+            changed.
+
+        Warns
+        -----
+        UserWarning
+            Where one of the two braids is unfit: its anchor answered in its place, so
+            the comparison is not recorded.
+        """
+        model = self.recommender.arm_model_
+        comparison, decision = compared(
+            better, worse, strength, source, model, self._decision_of
+        )
+        for arm_id in (comparison.better, comparison.worse):
+            if arm_id in self.catalogue.unfit:
+                warnings.warn(
+                    f"the comparison is not learnt: {arm_id} is unfit "
+                    f"({self.catalogue.unfit[arm_id]}) and was not shown, its anchor "
+                    "alone answered",
+                    stacklevel=2,
+                )
+                return self
+        with self._lock:
+            event = self.ledger.record_comparison(comparison, decision)
+            self._learn(event)
+        return self
+
+    def retract_comparison(
+        self, one: Answer, other: Answer, *, source: str = "user"
+    ) -> MetaBraider:
+        """Take back what a source said of two answers, given in either order.
+
+        Raises
+        ------
+        KeyError
+            When the source never compared them.
+        """
+        with self._lock:
+            event = self.ledger.retract_comparison(key_of(one, other, source))
+            self._learn(event)
         return self
 
     def revise(self, decision: Decision | str, reward: float | bool) -> MetaBraider:

@@ -33,6 +33,7 @@ def find_scales(
     start: Array,
     centre: Array,
     own_change: Array | float = 0.0,
+    shared_change: Array | None = None,
 ) -> Array:
     """Return the log scales that maximise evidence times hyperprior: equation (11).
 
@@ -46,6 +47,8 @@ def find_scales(
         Log scales, the noise last: where to start, and where the hyperprior is.
     own_change : ndarray of shape (A, d), optional
         Prior variance that arms' own parameters have beside their scale.
+    shared_change : ndarray of shape (p,), optional
+        The same of the shared parameters, where any has some.
 
     Returns
     -------
@@ -61,7 +64,14 @@ def find_scales(
         negative_log_evidence,
         np.clip(start, *_BOUNDS),
         # Arms without a reward say nothing about the scales, and may be thousands.
-        args=(sums.of_seen(), labels, own_labels, centre, change[sums.seen]),
+        args=(
+            sums.of_seen(),
+            labels,
+            own_labels,
+            centre,
+            change[sums.seen],
+            shared_change,
+        ),
         jac=True,
         method="L-BFGS-B",
         bounds=[_BOUNDS] * len(start),
@@ -81,6 +91,7 @@ def negative_log_evidence(
     own_labels: NDArray[np.int64],
     centre: Array,
     own_change: Array | float = 0.0,
+    shared_change: Array | None = None,
 ) -> tuple[float, Array]:
     """Return minus the log of evidence times hyperprior, and its gradient.
 
@@ -91,7 +102,7 @@ def negative_log_evidence(
     ----------
     log_scales : ndarray of shape (g + 1,)
         The noise last.
-    sums, labels, own_labels, centre, own_change
+    sums, labels, own_labels, centre, own_change, shared_change
         As in :func:`find_scales`.
 
     Returns
@@ -101,6 +112,9 @@ def negative_log_evidence(
     """
     scales, variance = np.exp(log_scales[:-1]), float(np.exp(2 * log_scales[-1]))
     sd, of_scale = products(scales, labels), products(scales, own_labels) ** 2
+    by_scale: Array | float = 1.0
+    if shared_change is not None:
+        sd, by_scale = np.sqrt(sd**2 + shared_change), sd**2 / (sd**2 + shared_change)
     change = np.broadcast_to(own_change, sums.own_moment.shape)
     try:
         found = solve(sums, sd, np.sqrt(of_scale + change), variance)
@@ -125,7 +139,9 @@ def negative_log_evidence(
     own_variance = np.einsum("add->ad", found.own_covariance[seen])
     own_kept = (own_variance + np.einsum("adp,adp->ad", coupling, coupling)) / own_prior
     own_slopes = (1.0 - own_kept - b**2 / own_prior) * of_scale / own_prior
-    slopes = _sums_of(labels, 1.0 - kept - (found.mean / sd) ** 2, len(scales))
+    slopes = _sums_of(
+        labels, (1.0 - kept - (found.mean / sd) ** 2) * by_scale, len(scales)
+    )
     slopes += _sums_of(own_labels, own_slopes.sum(axis=0), len(scales))
     fitted = float((1.0 - kept).sum() + (1.0 - own_kept).sum())
     quadratic = (

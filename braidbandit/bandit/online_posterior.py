@@ -52,7 +52,7 @@ class OnlinePosterior:
     n_updates : int
         Number of rewards in the posterior, without those of a warm start.
     clock : int
-        Number of rewards learnt so far, those taken back included.
+        Number of rewards and comparisons learnt so far, those taken back included.
     faded : float
         Log of the share that forgetting has left of the first reward.
     unsolved : bool
@@ -169,13 +169,71 @@ class OnlinePosterior:
         ValueError
             As :meth:`Posterior.update`. Nothing has changed then.
         """
+        surprise = self._learn(lambda p: p.update(arm, z, x, reward, weight))
+        self.n_updates += 1
+        return surprise
+
+    def compare(
+        self,
+        arms: tuple[int, int],
+        Z: tuple[Array, Array],
+        x: Array,
+        value: float,
+        weight: float,
+        counted: float = 1.0,
+    ) -> float:
+        """Learn how much better one arm was than another; otherwise as :meth:`update`.
+
+        Parameters
+        ----------
+        arms, Z, x, value, weight, counted
+            As :meth:`Posterior.compare` takes them.
+
+        Returns
+        -------
+        float
+            How surprising it was, in standard deviations.
+        """
+        return self._learn(
+            lambda p: p.compare(arms, Z, x, value, weight, counted=counted)
+        )
+
+    def uncompare(
+        self,
+        arms: tuple[int, int],
+        Z: tuple[Array, Array],
+        x: Array,
+        value: float,
+        weight: float,
+        faded: float,
+        counted: float = 1.0,
+    ) -> None:
+        """Take a comparison back.
+
+        Parameters
+        ----------
+        arms, Z, x, value, weight, counted
+            Those with which :meth:`compare` learnt it.
+        faded : float
+            The attribute as it was then.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`Posterior.uncompare`. Nothing has changed then.
+        """
+        kept = self.kept(faded)
+        self.posterior.uncompare(arms, Z, x, value, weight, kept, counted)
+
+    def _learn(self, change: Callable[[Posterior], float]) -> float:
+        """Learn one thing; forget and refine the prior scales when it is time."""
         clock = self.clock + 1
         # Both solve for the whole posterior, so they are done for many rewards at once.
         forgets = self.forgetting < 1.0 and clock % FORGET_EVERY == 0
         refines = clock >= _REFINE_FROM and clock & (clock - 1) == 0
         # On a copy, so that an error leaves this one as it was.
         posterior = self.posterior.copy() if forgets or refines else self.posterior
-        surprise = posterior.update(arm, z, x, reward, weight)
+        surprise = change(posterior)
         faded, unsolved = self.faded, self.unsolved
         if forgets:
             share = max(self.forgetting**FORGET_EVERY, _LEAST_KEPT)
@@ -187,7 +245,6 @@ class OnlinePosterior:
             unsolved |= not _solved(posterior.refine_scales)
         self.posterior, self.clock = posterior, clock
         self.faded, self.unsolved = faded, unsolved
-        self.n_updates += 1
         return surprise
 
     def downdate(

@@ -33,6 +33,8 @@ _SCALES = (*GROUPS, *BLOCKS)
 _LARGEST = 1e4
 # Squares of larger descriptors or rewards overflow in the sums.
 _MOST = 1e100
+# Of fewer rewards there is rounding only.
+_LEAST_COUNT = 1e-9
 # A reward of less weight moves no number, but its variance would overflow.
 _LEAST_WEIGHT = 1e-100
 # How often an incomplete table is solved again, at most, and when it moves no more.
@@ -80,6 +82,13 @@ class Posterior:
     blocks : ndarray of int, shape (k,)
     own_change : ndarray of shape (A, d)
         Prior variance of arms' own parameters beside their scale: see :meth:`widen`.
+    joined : ndarray of int, shape (J,)
+        Arms that were compared with another, in the order of their first comparison.
+        Two of these depend on each other even when ``theta`` is given, so their own
+        parameters lie in the factor, which then has J d more columns, and their
+        ``own_covariance`` is 0: equation (56).
+    contrasts : tuple of two floats
+        What of ``square`` and ``count`` is of comparisons.
     square, count : float
         Weighted sum of squared rewards, counted from the prior mean, and number of
         rewards.
@@ -130,6 +139,8 @@ class Posterior:
     seen: NDArray[np.int64]
     own_load: Array
     own_change: Array
+    joined: NDArray[np.int64]
+    contrasts: tuple[float, float]
     square: float
     count: float
     scales: PriorScales
@@ -169,6 +180,7 @@ class Posterior:
     def reset(self, scales: PriorScales) -> None:
         """Go back to the prior with the given scales; every reward is forgotten."""
         self.own_change = np.zeros((self._n_arms, self.own_width))
+        self.joined, self.contrasts = np.zeros(0, dtype=np.int64), (0.0, 0.0)
         self._set(self._no_sums(), scales)
 
     @property
@@ -375,6 +387,120 @@ class Posterior:
         square = self.square - weight * kept * (r - self.scales.mean) ** 2
         self.square, self.count = max(square, 0.0), max(self.count - kept, 0.0)
 
+    def difference(
+        self, arms: tuple[int, int], Z: tuple[Array, Array], x: Array
+    ) -> tuple[float, float]:
+        """Return mean and variance of the quality of one arm minus that of another.
+
+        Parameters
+        ----------
+        arms : tuple of two int
+        Z : tuple of two ndarrays of shape (m,)
+            Their descriptors.
+        x : ndarray of shape (k,)
+            Features of the task.
+        """
+        (one, other), (y, z) = arms, Z
+        load = self.covariance_terms(one, y, x) - self.covariance_terms(other, z, x)
+        own = x[: self.own_width]
+        alone = own @ (self.own_covariance[one] + self.own_covariance[other]) @ own
+        mean = self.expected(one, y, x) - self.expected(other, z, x)
+        return mean, float(load @ load) + max(float(alone), 0.0)
+
+    def compare(
+        self,
+        arms: tuple[int, int],
+        Z: tuple[Array, Array],
+        x: Array,
+        value: float,
+        weight: float = 1.0,
+        kept: float = 1.0,
+        counted: float = 1.0,
+    ) -> float:
+        """Learn how much better one arm was than another on one task: equation (56).
+
+        Parameters
+        ----------
+        arms : tuple of two different int
+        Z : tuple of two ndarrays of shape (m,)
+            Their descriptors.
+        x : ndarray of shape (k,)
+            Features of the task.
+        value : float
+            The quality of the first minus that of the second, as it was observed; see
+            :func:`~braidbandit.bandit.choice.seen_difference`.
+        weight : float
+            Above 0, at most 1e6; divides the noise variance.
+        kept : float
+            Share of it that forgetting has left, in (0, 1].
+        counted : float
+            As how many rewards it counts where the noise is found.
+
+        Returns
+        -------
+        surprise : float
+            The value minus what was expected, in standard deviations of it.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`update`, and when both arms are the same. Nothing has changed
+            then.
+
+        Examples
+        --------
+        Two arms of their own, prior N(0, 1) each, noise 1: the difference has variance
+        2 before and 2/3 after.
+
+        >>> scales = PriorScales(braid=1.0, noise=1.0)
+        >>> posterior = Posterior(np.zeros((1, 1), dtype=int), scales, 2, 1)
+        >>> one = np.ones(1)
+        >>> _ = posterior.compare((0, 1), (one, one), one, 1.5)
+        >>> mean, variance = posterior.difference((0, 1), (one, one), one)
+        >>> round(mean, 12), round(variance, 12)
+        (1.0, 0.666666666667)
+        """
+        phi, x, variance = self._contrast(arms, Z, x, value, weight * kept)
+        self._join(arms)
+        load, residual = self._of_contrast(arms, phi, x, value)
+        total, beta = linalg.potter(load, variance)
+        self._move(load, residual / total, -beta)
+        self._tally(weight * kept * value**2, kept * counted)
+        return residual / math.sqrt(total)
+
+    def uncompare(
+        self,
+        arms: tuple[int, int],
+        Z: tuple[Array, Array],
+        x: Array,
+        value: float,
+        weight: float = 1.0,
+        kept: float = 1.0,
+        counted: float = 1.0,
+    ) -> None:
+        """Take a comparison back exactly.
+
+        Parameters
+        ----------
+        arms, Z, x, value, weight, kept, counted
+            Those with which :meth:`compare` learnt it.
+
+        Raises
+        ------
+        ValueError
+            When this comparison cannot have been learnt. Nothing has changed then.
+        """
+        phi, x, variance = self._contrast(arms, Z, x, value, weight * kept)
+        if not np.isin(arms, self.joined).all():
+            raise ValueError(
+                f"this comparison cannot be taken back: arms {arms} were never "
+                "compared. Take back only comparisons that were learnt, once"
+            )
+        load, residual = self._of_contrast(arms, phi, x, value)
+        total, beta = linalg.potter_back(load, variance)
+        self._move(load, -residual / total, beta)
+        self._tally(-weight * kept * value**2, -kept * counted)
+
     def learn_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
         """Learn a table of n tasks, each scored on several arms: equation (4).
 
@@ -392,10 +518,16 @@ class Posterior:
         Raises
         ------
         ValueError
-            When arms repeat, shapes do not fit, a number is infinite, or a task or an
-            arm has no reward at all. Nothing has changed then.
+            When arms repeat, shapes do not fit, a number is infinite, a task or an arm
+            has no reward at all, or arms were compared before. Nothing has changed
+            then.
         """
         self._check_table(arms, Z, X, R)
+        if len(self.joined):
+            raise ValueError(
+                "a table is learnt before any comparison of two arms; "
+                f"{len(self.joined)} arms were compared already. Start anew"
+            )
         self._set(self._with_table(arms, Z, X, R, np.eye(R.shape[1])), self.scales)
 
     def forget(self, gamma: float) -> None:
@@ -419,6 +551,7 @@ class Posterior:
             raise ValueError(f"gamma must lie in (0, 1], received {gamma!r}")
         if gamma < 1.0:
             self._set(self.sufficient_statistics().scaled(gamma), self.scales)
+            self.contrasts = gamma * self.contrasts[0], gamma * self.contrasts[1]
 
     def rescale(self, scales: PriorScales) -> None:
         """Become the posterior that the same rewards give under other prior scales."""
@@ -514,6 +647,12 @@ class Posterior:
                 other.own_covariance[row] = self.own_covariance[old]
         for row in seen:
             other.own_mean[row] = self.own_mean[rows[row]]
+        now = {old: row for row, old in enumerate(rows)}
+        kept = [now[arm] for arm in self.joined.tolist() if arm in now]
+        other.joined = np.array(kept, dtype=np.int64)
+        other.contrasts = self.contrasts
+        if len(kept) < len(self.joined):
+            other._square_up()
         return other
 
     def with_columns(self, groups: NDArray[np.int64]) -> Posterior:
@@ -538,13 +677,19 @@ class Posterior:
         wider = self._layout.more_rows(groups).groups
         other = self._prior_over(wider, self.n_arms, self.prior, self.scales)
         p, more = self.n_parameters, other.n_parameters - self.n_parameters
-        other.mean[:p], other.factor[:p, :p] = self.mean, self.factor
+        other.mean[:p] = self.mean
+        if len(self.joined):
+            sd, other.joined = np.diagonal(other.factor)[p:], self.joined.copy()
+            other.factor = np.zeros((p + more, self.factor.shape[1] + more))
+            other.factor[p:, -more:] = np.diag(sd)
+        other.factor[:p, : self.factor.shape[1]] = self.factor
         other.own_mean = self.own_mean.copy()
         other.own_covariance = self.own_covariance.copy()
         other.own_change = self.own_change.copy()
         other.seen = self.seen.copy()
         other.own_load = np.pad(self.own_load, ((0, 0), (0, 0), (0, more)))
         other.square, other.count = self.square, self.count
+        other.contrasts = self.contrasts
         return other
 
     def anew(self, prior: PriorScales | None = None) -> Posterior:
@@ -577,6 +722,8 @@ class Posterior:
             "own_groups": self.own_groups,
             "blocks": self.blocks,
             **{name: getattr(self, name) for name in self.ARRAYS},
+            # Only where there are some: a state without is as it was before.
+            **(self._of_comparisons() if len(self.joined) else {}),
             "sums": np.array([self.square, self.count]),
         }
 
@@ -620,18 +767,31 @@ class Posterior:
         )
         posterior.own_groups = arrays["own_groups"].copy()
         posterior.reset(scales)
-        seen = len(arrays["seen"])
+        joined = arrays.get("joined", posterior.joined).copy()
+        seen, width = len(arrays["seen"]), posterior.own_width
+        p = posterior.n_parameters
+        q = p + len(joined) * width
         expected = {name: getattr(posterior, name).shape for name in cls.ARRAYS}
-        expected |= {"seen": (seen,), "own_load": (seen, *posterior.own_load.shape[1:])}
+        expected |= {
+            "seen": (seen,),
+            "factor": (p, q),
+            "own_load": (seen, width, q),
+        }
         for name in cls.ARRAYS:
             if arrays[name].shape != expected[name]:
                 raise ValueError(
                     f"received {name} of shape {arrays[name].shape}, expected "
                     f"{expected[name]}"
                 )
+        if not np.isin(joined, arrays["seen"]).all():
+            raise ValueError(
+                f"received joined {joined}, expected arms of seen {arrays['seen']}"
+            )
         # Copies, as learning changes arrays in place.
         owned = {name: np.array(arrays[name], order="K") for name in cls.ARRAYS}
-        vars(posterior).update(owned)
+        vars(posterior).update(owned, joined=joined)
+        of_pairs = arrays.get("contrasts", np.zeros(2))
+        posterior.contrasts = float(of_pairs[0]), float(of_pairs[1])
         posterior.square, posterior.count = map(float, arrays["sums"])
         return posterior
 
@@ -658,6 +818,9 @@ class Posterior:
         more = share * self.variance_of_change()
         self.own_change[arm] += more
         self.own_covariance[arm] += np.diag(more)
+        if arm in self.joined:
+            self._absorb(arm)
+            self._square_up()
 
     def variance_of_change(self) -> Array:
         """Return the variance with which an arm may change altogether, shape (d,)."""
@@ -670,20 +833,23 @@ class Posterior:
     def sufficient_statistics(self) -> SufficientStatistics:
         """Return the sums over rewards that gave this posterior: equation (9)."""
         (sd, own_sd), variance = self._prior_sds(self.scales), self.scales.noise**2
-        shift, sums = self.mean - self._prior_mean(), self._no_sums()
-        white = np.linalg.inv(self.factor / sd[:, None])
+        seen, own_load, sums = self.seen, self.own_load, self._no_sums()
+        if len(self.joined):
+            alone = ~np.isin(seen, self.joined)
+            seen, own_load = seen[alone], own_load[alone]
+        mean = np.append(self.mean, self.own_mean[self.joined])
+        shift = mean - self._prior_mean()
+        white = np.linalg.inv(self._root() / sd[:, None])
         excess = (white.T @ white - np.eye(len(sd))) / sd[:, None] / sd
-        gain = self.own_load @ white / sd
-        given = self.own_mean[self.seen] + gain @ shift
-        own_precision = symmetric(np.linalg.inv(self.own_covariance[self.seen]))
+        gain = own_load @ white / sd
+        given = self.own_mean[seen] + gain @ shift
+        own_precision = symmetric(np.linalg.inv(self.own_covariance[seen]))
         cross = variance * own_precision @ gain
-        sums.cross[self.seen] = cross
-        prior_precision = 1.0 / (own_sd**2 + self.own_change[self.seen])
+        sums.cross[seen] = cross
+        prior_precision = 1.0 / (own_sd**2 + self.own_change[seen])
         excess_own = own_precision - prior_precision[:, :, None] * np.eye(len(own_sd))
-        sums.own[self.seen] = variance * excess_own
-        sums.own_moment[self.seen] = variance * np.einsum(
-            "ade,ae->ad", own_precision, given
-        )
+        sums.own[seen] = variance * excess_own
+        sums.own_moment[seen] = variance * np.einsum("ade,ae->ad", own_precision, given)
         flat = cross.reshape(-1, len(sd))
         return replace(
             sums,
@@ -759,8 +925,105 @@ class Posterior:
 
     def _no_sums(self) -> SufficientStatistics:
         return SufficientStatistics.of_nothing(
-            self.n_parameters, self._n_arms, self.own_width
+            self._n_rows(), self._n_arms, self.own_width
         )
+
+    # ---- arms that were compared ----
+
+    def _contrast(
+        self,
+        arms: tuple[int, int],
+        Z: tuple[Array, Array],
+        x: Array,
+        value: float,
+        weight: float,
+    ) -> tuple[Array, Array, float]:
+        """Return the features of a checked comparison, and its noise variance."""
+        one, other = arms
+        if one == other:
+            raise ValueError(
+                f"received arm {one} twice: how an arm compares with itself says "
+                "nothing. Give two arms"
+            )
+        ahead, own, variance = self._observation(one, Z[0], x, value, weight)
+        behind, _, _ = self._observation(other, Z[1], x, value, weight)
+        return ahead - behind, own, variance
+
+    def _of_contrast(
+        self, arms: tuple[int, int], phi: Array, x: Array, value: float
+    ) -> tuple[Array, float]:
+        """Return what a difference loads on the factor, and its residual."""
+        ahead, behind = ((self.seen == arm).nonzero()[0][0] for arm in arms)
+        load = phi @ self.factor - x @ (self.own_load[ahead] - self.own_load[behind])
+        own = x @ (self.own_mean[arms[0]] - self.own_mean[arms[1]])
+        return load, value - float(phi @ self.mean) - float(own)
+
+    def _of_comparisons(self) -> dict[str, NDArray[Any]]:
+        return {"joined": self.joined, "contrasts": np.array(self.contrasts)}
+
+    def _tally(self, square: float, count: float) -> None:
+        """Count a comparison, or uncount it."""
+        of_all, of_pairs = (self.square, self.count), self.contrasts
+        # Rounding must not leave less than nothing.
+        self.square, self.count = (
+            max(a + b, 0.0) for a, b in zip(of_all, (square, count), strict=True)
+        )
+        self.contrasts = (
+            max(of_pairs[0] + square, 0.0),
+            max(of_pairs[1] + count, 0.0),
+        )
+
+    def _join(self, arms: Sequence[int]) -> None:
+        """Move the own parameters of arms into the factor, if they are not there."""
+        for arm in arms:
+            if arm not in self.joined:
+                self._absorb(arm)
+                self.joined = np.append(self.joined, arm)
+
+    def _absorb(self, arm: int) -> None:
+        """Make what is uncertain about an arm alone columns of the factor."""
+        lower, slot = linalg.root(self.own_covariance[arm]), self._slot(arm)
+        p, q = self.factor.shape
+        if slot is None:
+            slot, self.seen = len(self.seen), np.append(self.seen, arm)
+            fresh = np.zeros((1, self.own_width, q))
+            self.own_load = np.concatenate([self.own_load, fresh])
+        more = self.own_width
+        self.factor = np.hstack([self.factor, np.zeros((p, more))])
+        self.own_load = np.pad(self.own_load, ((0, 0), (0, 0), (0, more)))
+        self.own_load[slot, :, q:] = -lower
+        self.own_covariance[arm] = 0.0
+
+    def _n_rows(self) -> int:
+        """Return how many parameters are in the root."""
+        return len(self._layout) + len(self.joined) * self.own_width
+
+    def _root(self) -> Array:
+        """Return the square root of the covariance of ``theta`` and all joined arms."""
+        if not len(self.joined):
+            return self.factor
+        load = self.own_load[self._joined_slots()]
+        return np.vstack([self.factor, -load.reshape(-1, load.shape[-1])])
+
+    def _joined_slots(self) -> NDArray[np.intp]:
+        """Return where the joined arms are in ``seen``."""
+        return (self.joined[:, None] == self.seen).nonzero()[1]
+
+    def _square_up(self) -> None:
+        """Give the root as many columns as rows again; the covariances stay."""
+        turn, upper = np.linalg.qr(self._root().T)
+        joined = self._joined_slots()
+        self.own_load = np.ascontiguousarray(self.own_load @ turn)
+        p, width = self.n_parameters, self.own_width
+        self.factor = np.ascontiguousarray(upper.T[:p])
+        self.own_load[joined] = -upper.T[p:].reshape(-1, width, upper.shape[1])
+
+    def _joined_change(self) -> Array | None:
+        """Return the prior variance beside the scales; None where there is none."""
+        change = self.own_change[self.joined]
+        if not change.any():
+            return None
+        return np.append(np.zeros(self.n_parameters), change)
 
     def _check_table(self, arms: Sequence[int], Z: Array, X: Array, R: Array) -> None:
         self._check_arms(arms)
@@ -865,9 +1128,11 @@ class Posterior:
         names = [*(_SCALES[g] for g in used), "noise"]
         centre = np.log([getattr(self.prior or PriorScales(), name) for name in names])
         # Rewards that were all taken back may leave a square of rounding only.
-        if self.prior is None and sums.square > 0 and sums.count > 0:
+        # The unit of a comparison is the noise: it does not say how far rewards spread.
+        square, count = sums.square - self.contrasts[0], sums.count - self.contrasts[1]
+        if self.prior is None and square > 0 and count > _LEAST_COUNT:
             in_rewards = [name not in BLOCKS for name in names]
-            centre += np.log(np.sqrt(sums.square / sums.count) / USUAL_SPREAD) * (
+            centre += np.log(np.sqrt(square / count) / USUAL_SPREAD) * (
                 np.array(in_rewards)
             )
         # The first search starts where the hyperprior is, a later one from the last.
@@ -879,6 +1144,7 @@ class Posterior:
             centre if self.count == 0 else start,
             centre,
             self.own_change,
+            self._joined_change(),
         )
         best = {n: float(v) for n, v in zip(names, np.exp(found), strict=True)}
         return replace(self.scales, **best)
@@ -894,28 +1160,45 @@ class Posterior:
         self.own_mean = found.own_mean - found.own_gain @ found.mean
         self.own_covariance, self.seen = found.own_covariance, sums.seen
         self.own_load = found.own_gain[self.seen] @ self.factor
+        if len(self.joined):
+            self._split()
         self.square, self.count = sums.square, sums.count
 
+    def _split(self) -> None:
+        """Part what was solved for ``theta`` and the joined arms together."""
+        p, J, width = self.n_parameters, len(self.joined), self.own_width
+        self.own_mean[self.joined] = self.mean[p:].reshape(J, width)
+        self.own_covariance[self.joined] = 0.0
+        self.seen = np.append(self.seen, self.joined)
+        load = -self.factor[p:].reshape(J, width, self.factor.shape[1])
+        self.own_load = np.concatenate([self.own_load, load])
+        self.mean, self.factor = self.mean[:p], np.ascontiguousarray(self.factor[:p])
+
     def _labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return which scales make the prior of each parameter, (p, 2) and (d, 2).
+        """Return which scales make the prior of each parameter, (P, 2) and (d, 2).
 
         The first is its group's, the second that of its block, or -1.
         """
         block = np.where(self.blocks > 0, len(GROUPS) + self.blocks - 1, -1)
-        return (
-            np.column_stack([self._layout.labels, block[self._layout.columns]]),
-            np.column_stack([self.own_groups, block[: self.own_width]]),
-        )
+        shared = np.column_stack([self._layout.labels, block[self._layout.columns]])
+        own = np.column_stack([self.own_groups, block[: self.own_width]])
+        # Those of the arms that were compared are in the root too.
+        return np.concatenate([shared, np.tile(own, (len(self.joined), 1))]), own
 
     def _prior_sds(self, scales: PriorScales) -> tuple[Array, Array]:
-        """Return the prior standard deviations of the parameters, (p,) and (d,)."""
+        """Return the prior standard deviations of the same parameters."""
         values = np.array([getattr(scales, name) for name in _SCALES])
         labels, own_labels = self._labels()
-        return products(values, labels), products(values, own_labels)
+        sd, change = products(values, labels), self._joined_change()
+        if change is not None:
+            sd = np.sqrt(sd**2 + change)
+        return sd, products(values, own_labels)
 
     def _prior_mean(self) -> Array:
         # The intercept is the first parameter of the bias row, if there is one.
-        return np.where(self._layout.labels == 0, self.scales.mean, 0.0)
+        mean = np.zeros(self._n_rows())
+        mean[: len(self._layout)][self._layout.labels == 0] = self.scales.mean
+        return mean
 
 
 def check_no_gap(R: Array) -> None:
@@ -967,7 +1250,7 @@ def contract(
     layout : Layout
     mean : ndarray of shape (p,)
         Mean of ``theta``.
-    factor : ndarray of shape (p, p)
+    factor : ndarray of shape (p, q)
         Root of its covariance.
     x : ndarray of shape (k,)
         The constant 1 first: rows of one parameter are not multiplied with it.
@@ -975,16 +1258,16 @@ def contract(
     Returns
     -------
     mu : ndarray of shape (m,)
-    half : ndarray of shape (m, p)
+    half : ndarray of shape (m, q)
     """
-    p = len(mean)
-    mu, half = np.empty(layout.shape[0]), np.empty((layout.shape[0], p))
+    q = factor.shape[1]
+    mu, half = np.empty(layout.shape[0]), np.empty((layout.shape[0], q))
     for rows, entries, width in layout.runs:
         if width == 1:
             mu[rows], half[rows] = mean[entries], factor[entries]
         else:
             mu[rows] = mean[entries].reshape(-1, width) @ x[:width]
-            half[rows] = x[:width] @ factor[entries].reshape(-1, width, p)
+            half[rows] = x[:width] @ factor[entries].reshape(-1, width, q)
     return mu, half
 
 

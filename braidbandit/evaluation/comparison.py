@@ -74,6 +74,8 @@ class Comparison:
         Policies on which the log cannot answer, and why.
     logged : float
         Mean reward of the log itself.
+    left_out : int
+        Comparisons of two answers in the ledger, which no estimate is made of.
 
     Examples
     --------
@@ -88,6 +90,7 @@ class Comparison:
     rows: tuple[Estimate, ...]
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
     logged: float = float("nan")
+    left_out: int = 0
 
     def best(self, estimator: str = "DR") -> Estimate:
         """Return the policy with the highest value by an estimator.
@@ -113,6 +116,7 @@ class Comparison:
             "rows": [asdict(row) for row in self.rows],
             "refused": dict(self.refused),
             "logged": self.logged,
+            "left_out": self.left_out,
         }
 
     def to_frame(self) -> DataFrame:
@@ -135,6 +139,11 @@ class Comparison:
     def __str__(self) -> str:
         lines = [text_of(self.rows, _SHOWN)]
         lines += [f"{name}: refused, {why}" for name, why in self.refused.items()]
+        if self.left_out:
+            lines.append(
+                f"{self.left_out} comparisons of two answers are left out: they do not "
+                "say what an answer is worth"
+            )
         return "\n".join([*lines, f"the log itself earned {self.logged:.3f}"])
 
     def plot(self, estimator: str = "DR", ax: Any = None) -> Any:

@@ -79,6 +79,9 @@ class Log:
         Empty for a log that does not come from a ledger.
     asked : ndarray of shape (n,)
         Probability with which a person was asked for the rating; NaN where nobody was.
+    n_comparisons : int
+        Comparisons of two answers in the ledger that it was read from. They are not
+        rows: see :meth:`read`.
 
     Raises
     ------
@@ -122,6 +125,7 @@ class Log:
         self.rewards = check_rewards(rewards, n)
         self.feature_names = _feature_names(feature_names, contexts, self.X.shape[1])
         self.encoder_hash = encoder_hash
+        self.n_comparisons = 0
         self.decision_ids = _decision_ids(decision_ids, n)
         self.asked = np.full(n, np.nan)
         self.contexts, self.clusters = _grouped(
@@ -143,6 +147,11 @@ class Log:
         weights ``target / (propensity * asked)`` a self-normalised mean is of all
         tasks again, if those who were asked answer whatever the answer was worth.
 
+        Comparisons of two answers (:meth:`BraidRecommender.prefer`) are counted, and
+        left out: they say which answer is better, and not what either is worth, so no
+        mean reward of a policy can be made of them. What a recommender learnt from them
+        shows in its probabilities, which are judged by the outcomes as any other's.
+
         Parameters
         ----------
         ledger : Ledger
@@ -158,7 +167,17 @@ class Log:
         ValueError
             When there is no outcome, or features come from several encoders.
         """
-        return cls.of([(d, o) for _, d, o in ledger.pairs(after)])
+        pairs = [(d, o) for _, d, o in ledger.pairs(after)]
+        n_comparisons = sum(1 for _ in ledger.comparisons(after))
+        if not pairs and n_comparisons:
+            raise ValueError(
+                f"the ledger holds {n_comparisons} comparisons and no outcome: which "
+                "of two answers is better does not say what a policy would have "
+                "earned. Record outcomes of some decisions"
+            )
+        log = cls.of(pairs)
+        log.n_comparisons = n_comparisons
+        return log
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Decision, Outcome]]) -> Log:

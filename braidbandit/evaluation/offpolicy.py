@@ -1,6 +1,7 @@
 """Off-policy evaluation: what another policy would have earned, from a log alone.
 
 Equations (25) to (31) of ``docs/math.md``. Where the log cannot answer, it says why.
+Outcomes only are counted: comparisons of two answers say nothing of a mean reward.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ def compare(
             "the log can answer on none of the policies. "
             + " ".join(f"{name}: {reason}." for name, reason in refused.items())
         )
-    return Comparison(tuple(found), refused, float(log.rewards.mean()))
+    logged = float(log.rewards.mean())
+    return Comparison(tuple(found), refused, logged, log.n_comparisons)
 
 
 def check_support(target: Array, log: Log) -> Array:

@@ -172,7 +172,8 @@ def rows_learnt(policy: Any, log: Log) -> int:
     """Return how many rows of a log a policy is known to have learnt from.
 
     It can be known only of a recommender, under other limits or not, on a log of its
-    ledger; of any other policy the answer is 0.
+    ledger; of any other policy the answer is 0. Of decisions that were compared with
+    another, the newest 500 are known.
 
     Parameters
     ----------
@@ -191,7 +192,8 @@ def rows_learnt(policy: Any, log: Log) -> int:
     agent = policy.agent if isinstance(policy, UnderLimits) else policy
     if not isinstance(agent, BraidRecommender) or not hasattr(agent, "arm_model_"):
         return 0
-    return sum(decision_id in agent.settled_ for decision_id in log.decision_ids)
+    learnt = agent.arm_model_.log.compared_decisions()
+    return sum(name in agent.settled_ or name in learnt for name in log.decision_ids)
 
 
 def _recommended(agent: BraidRecommender, log: Log, limits: Limits | None) -> Array:

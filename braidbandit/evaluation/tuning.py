@@ -122,7 +122,8 @@ def tune(
     Each candidate starts from the agent's warm start and walks through the log. In each
     row it is judged by the doubly robust estimate, and then it learns the row with a
     probability for which all that it learns looks like a history of its own choices. So
-    exploration costs, and pays off, as it would in use.
+    exploration costs, and pays off, as it would in use. Comparisons of two answers are
+    left out.
 
     Parameters
     ----------

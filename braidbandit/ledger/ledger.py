@@ -10,15 +10,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from heapq import merge
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidbandit._json import content_hash
 from braidbandit.ledger.database import Database
 from braidbandit.ledger.records import (
+    COMPARED,
+    Comparison,
     Decision,
     Event,
     Outcome,
+    comparison_of,
+    comparison_row,
     decision_of,
     decision_row,
     in_force,
@@ -86,7 +92,7 @@ class ArmSets:
 
 
 class Ledger:
-    """Record of decisions and outcomes.
+    """Record of decisions, outcomes, and comparisons of two answers.
 
     When a call returns, what it wrote survives the end of the process. The same record
     is written once, however many calls and processes write it. Outcomes survive a power
@@ -140,6 +146,7 @@ class Ledger:
         self._sa = sa
         tables = self.database.tables
         self._decisions, self._outcomes = tables.decisions, tables.outcomes
+        self._comparisons = tables.comparisons
         self._snapshots, self._record = tables.snapshots, tables.record
         # Built once: every outcome asks one of them, and building takes as long.
         self._state = self._query_of_state()
@@ -350,6 +357,88 @@ class Ledger:
             outcome = replace(last.to_change(), source=source, created_at=now())
             return self._append(connection, last, "retraction", outcome)
 
+    def record_comparison(
+        self, comparison: Comparison, decision: Decision | None = None
+    ) -> Event | None:
+        """Write which of two answers is better; before a recommender learns it.
+
+        Parameters
+        ----------
+        comparison : Comparison
+        decision : Decision, optional
+            The one that ``comparison.decision_id`` names, where the caller has it: the
+            event holds it as it is given.
+
+        Returns
+        -------
+        Event or None
+            What was written; None when the same comparison was there already.
+
+        Raises
+        ------
+        KeyError
+            When a decision is unknown.
+        ValueError
+            When the two decisions are of different tasks, or this source has said
+            something else of these two answers.
+        OSError
+            When the disk is full; nothing was written.
+        """
+        with self.database.writing(ordered=True) as connection:
+            decisions = self._compared(connection, comparison)
+            last = self._last_said(connection, comparison.key)
+            if last is None or last.kind == COMPARED[1]:
+                revision = 0 if last is None else last.revision + 1
+                about = decision or decisions[comparison.decision_id]
+                return self._append_comparison(
+                    connection, comparison, revision, COMPARED[0], about
+                )
+        known = comparison_of(last.body)
+        if known.said == comparison.said:
+            return None
+        raise ValueError(
+            f"{comparison.source!r} has compared these two answers already: {known}; "
+            f"received {comparison}. Call retract_comparison first to replace it"
+        )
+
+    def retract_comparison(self, key: str) -> Event | None:
+        """Take a comparison back; another one of the same answers may then come.
+
+        Parameters
+        ----------
+        key : str
+            Its :attr:`Comparison.key`; see
+            :func:`~braidbandit.ledger.records.comparison_key`.
+
+        Returns
+        -------
+        Event or None
+            What was written; None when it was taken back already.
+
+        Raises
+        ------
+        KeyError
+            When there never was such a comparison.
+        """
+        with self.database.writing(ordered=True) as connection:
+            last = self._last_said(connection, key)
+            if last is None:
+                raise KeyError(
+                    f"no comparison with key {key!r} is in this ledger; give both "
+                    "answers and the source as they were compared"
+                )
+            if last.kind == COMPARED[1]:
+                return None
+            known = comparison_of(last.body)
+            decision = self._compared(connection, known)[known.decision_id]
+            return self._append_comparison(
+                connection,
+                replace(known, created_at=now()),
+                last.revision + 1,
+                COMPARED[1],
+                decision,
+            )
+
     def expire(self, before: datetime | Decision | str) -> int:
         """Stop waiting for the outcomes of old decisions; later ones are refused.
 
@@ -435,6 +524,9 @@ class Ledger:
         with self.database.writing(ordered=True) as connection:
             if records:
                 ids = sa.select(d.c.id).where(old)
+                c = self._comparisons
+                either = c.c.decision_id.in_(ids) | c.c.other_id.in_(ids)
+                connection.execute(c.delete().where(either))
                 connection.execute(o.delete().where(o.c.decision_id.in_(ids)))
                 gone = connection.execute(d.delete().where(old)).rowcount
                 self._purge_snapshots(connection, edit_policy)
@@ -532,12 +624,14 @@ class Ledger:
         """
         if until is None:
             until = self.last_sequence()
-        for event in self._events(after, until):
+        for event in self._events(after, until, last=True):
             if event.outcome is not None:
                 yield event.sequence, event.decision, event.outcome
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """Iterate over outcomes, revisions and retractions in the order of the record.
+        """Iterate over all that was said of decisions, in the order of the record.
+
+        Outcomes, revisions and retractions, and comparisons and theirs.
 
         Parameters
         ----------
@@ -545,7 +639,37 @@ class Ledger:
             Only events with a higher sequence number. The first one ``follows`` this
             number, every other one the event before it.
         """
-        return self._events(after)
+        # Up to what is there now, again and again: of two tables, each read at its own
+        # time, one could otherwise show an event before an earlier one of the other.
+        while (until := self.last_sequence()) > after:
+            both = self._events(after, until), self._comparison_events(after, until)
+            for event in merge(*both, key=attrgetter("sequence")):
+                yield replace(event, follows=after)
+                after = event.sequence
+            after = until
+
+    def comparisons(
+        self, after: int = 0, until: int | None = None
+    ) -> Iterator[tuple[int, Decision, Comparison]]:
+        """Iterate over the comparisons in force, in order, as :meth:`pairs` does.
+
+        Parameters
+        ----------
+        after : int
+            Only what was written after this sequence number.
+        until : int, optional
+            What was in force at this sequence number; by default now.
+
+        Yields
+        ------
+        (int, Decision, Comparison)
+            With the sequence number first; the decision is the one whose task and
+            features it is about.
+        """
+        until = self.last_sequence() if until is None else until
+        for event in self._comparison_events(after, until, last=True):
+            if event.comparison is not None and event.kind == COMPARED[0]:
+                yield event.sequence, event.decision, event.comparison
 
     def said_before(self, decision_id: str, sequence: int) -> Outcome | None:
         """Return the outcome of a decision that was in force before an event.
@@ -580,23 +704,14 @@ class Ledger:
         until : int
             The last sequence number.
         """
-        o, after = self._outcomes, 0
-        query = self._sa.select(o).where(o.c.sequence <= until).order_by(o.c.sequence)
-        while True:
-            with self.database.engine.connect() as connection:
-                page = query.where(o.c.sequence > after).limit(_PAGE)
-                rows = connection.execute(page).all()
-            for row in rows:
-                yield row
-                after = row.sequence
-            if len(rows) < _PAGE:
-                return
+        tables = self._outcomes, self._comparisons
+        rows = (self._rows(table, until) for table in tables)
+        return merge(*rows, key=attrgetter("sequence"))
 
     def last_sequence(self) -> int:
         """Return the sequence number of the newest event, 0 when there is none."""
         with self.database.engine.connect() as connection:
-            query = self._sa.select(self._sa.func.max(self._outcomes.c.sequence))
-            return int(connection.execute(query).scalar() or 0)
+            return self._newest(connection)
 
     def expired(self) -> dict[str, str]:
         """Return the ids of expired decisions, with the time when each expired."""
@@ -698,7 +813,7 @@ class Ledger:
             -1 if row.revision is None else row.revision,
             row.kind,
             None if row.said is None else outcome_of(row.said),
-            int(row.newest or 0),
+            max(row.newest or 0, row.newest_comparison or 0),
         )
 
     def _set_aside(self, connection: Any, decision_id: str) -> None:
@@ -717,6 +832,7 @@ class Ledger:
         d, o, sa = self._decisions, self._outcomes, self._sa
         every = o.alias()
         newest = sa.select(sa.func.max(every.c.sequence)).scalar_subquery()
+        compared = sa.select(sa.func.max(self._comparisons.c.sequence))
         return (
             sa.select(
                 d.c.created_at,
@@ -725,6 +841,7 @@ class Ledger:
                 o.c.kind,
                 o.c.body.label("said"),
                 newest.label("newest"),
+                compared.scalar_subquery().label("newest_comparison"),
                 *columns,
             )
             .join_from(d, o, d.c.id == o.c.decision_id, isouter=True)
@@ -748,6 +865,57 @@ class Ledger:
             before=before,
             follows=last.sequence,
         )
+
+    def _compared(self, connection: Any, comparison: Comparison) -> dict[str, Decision]:
+        """Return the decisions of a comparison, which are of one task, by id."""
+        d, ids = self._decisions, comparison.decision_ids
+        query = self._sa.select(*self._record).where(d.c.id.in_(ids))
+        rows = connection.execute(query).all()
+        found = self.arm_sets.decisions(connection, rows)
+        decisions = {decision.id: decision for decision in found}
+        for decision_id in ids:
+            if decision_id not in decisions:
+                raise KeyError(
+                    f"unknown decision {decision_id!r}; record the decision before it "
+                    "is compared"
+                )
+        check_one_task(found)
+        return decisions
+
+    def _last_said(self, connection: Any, key: str) -> Any:
+        """Return the last row of a comparison, None if there is none."""
+        c = self._comparisons
+        query = self._sa.select(c).where(c.c.key == key)
+        newest = query.order_by(c.c.revision.desc()).limit(1)
+        return connection.execute(newest).one_or_none()
+
+    def _append_comparison(
+        self,
+        connection: Any,
+        comparison: Comparison,
+        revision: int,
+        kind: str,
+        decision: Decision,
+    ) -> Event:
+        follows = self._newest(connection)
+        row = comparison_row(comparison, revision, kind)
+        sequence = write_comparison(connection, self.database.tables, row)
+        kind = "retraction" if kind == COMPARED[1] else kind
+        return Event(
+            sequence, decision, kind, None, follows=follows, comparison=comparison
+        )
+
+    def _newest(self, connection: Any) -> int:
+        """Return the number of the newest event of either table."""
+        row = connection.execute(self._query_of_newest()).one()
+        return max(int(number or 0) for number in row)
+
+    def _query_of_newest(self) -> Any:
+        newest = (
+            self._sa.select(self._sa.func.max(table.c.sequence)).scalar_subquery()
+            for table in (self._outcomes, self._comparisons)
+        )
+        return self._sa.select(*newest)
 
     def _purge_snapshots(
         self, connection: Any, edit: Callable[[str], str] | None
@@ -784,8 +952,11 @@ class Ledger:
             follows &= later.c.sequence <= until
         return ~self._sa.exists().where(follows)
 
-    def _events(self, after: int, until: int | None = None) -> Iterator[Event]:
-        """Iterate over events; with ``until``, only over the last of each decision."""
+    def _events(self, after: int, until: int, last: bool = False) -> Iterator[Event]:
+        """Iterate over outcomes and their changes up to a sequence number.
+
+        With ``last``, only over the last of each decision.
+        """
         d, o = self._decisions, self._outcomes
         past = o.alias()
         is_past = (past.c.decision_id == o.c.decision_id) & (
@@ -802,14 +973,50 @@ class Ledger:
             self._sa.select(*columns, *self._record)
             .join_from(o, d, d.c.id == o.c.decision_id)
             .join(past, is_past, isouter=True)
+            .where(o.c.sequence <= until)
         )
-        if until is not None:
-            query = query.where(o.c.sequence <= until, self._is_last(o, until))
+        if last:
+            query = query.where(self._is_last(o, until))
         for row, decision in self._pages(query, o.c.sequence, after):
             said = in_force(row.kind, row.said)
             before = in_force(row.kind_before, row.said_before)
             yield Event(row.sequence, decision, row.kind, said, before, after)
             after = row.sequence
+
+    def _comparison_events(
+        self, after: int, until: int, last: bool = False
+    ) -> Iterator[Event]:
+        """Iterate over comparisons and retractions of them, as :meth:`_events` does."""
+        d, c, sa = self._decisions, self._comparisons, self._sa
+        columns = c.c.sequence, c.c.kind, c.c.body.label("said"), *self._record
+        query = (
+            sa.select(*columns)
+            .join_from(c, d, d.c.id == c.c.decision_id)
+            .where(c.c.sequence <= until)
+        )
+        if last:
+            later = c.alias()
+            follows = (later.c.key == c.c.key) & (later.c.revision > c.c.revision)
+            follows &= later.c.sequence <= until
+            query = query.where(~sa.exists().where(follows))
+        for row, decision in self._pages(query, c.c.sequence, after):
+            kind = "retraction" if row.kind == COMPARED[1] else row.kind
+            said = comparison_of(row.said)
+            yield Event(row.sequence, decision, kind, None, comparison=said)
+
+    def _rows(self, table: Any, until: int) -> Iterator[Any]:
+        """Iterate over the rows of a table of events as they are kept."""
+        after, number = 0, table.c.sequence
+        query = self._sa.select(table).where(number <= until).order_by(number)
+        while True:
+            with self.database.engine.connect() as connection:
+                page = query.where(number > after).limit(_PAGE)
+                rows = connection.execute(page).all()
+            for row in rows:
+                yield row
+                after = row.sequence
+            if len(rows) < _PAGE:
+                return
 
     def _decided(self, which: Any) -> Iterator[tuple[Decision, str | None]]:
         d = self._decisions
@@ -864,6 +1071,52 @@ class _Last:
         if self.in_force is None:
             raise KeyError(f"decision {self.decision.id!r} has no outcome to change")
         return self.in_force
+
+
+def write_comparison(connection: Any, tables: Any, row: dict[str, Any]) -> int:
+    """Write a row of ``comparisons`` under the next number; returns the number.
+
+    The numbers are those of ``outcome_events``, which no database gives out twice: one
+    is drawn by a row that is deleted at once.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        In a transaction that writes in order.
+    tables : Tables
+    row : dict
+        From :func:`~braidbandit.ledger.records.comparison_row`.
+    """
+    o = tables.outcomes
+    place = {
+        "decision_id": row["decision_id"],
+        "revision": -1,
+        "kind": "number",
+        "created_at": row["created_at"],
+        "body": "{}",
+    }
+    drawn = connection.execute(o.insert().values(place)).inserted_primary_key[0]
+    connection.execute(o.delete().where(o.c.sequence == drawn))
+    connection.execute(tables.comparisons.insert().values({**row, "sequence": drawn}))
+    return int(drawn)
+
+
+def check_one_task(decisions: Sequence[Decision]) -> None:
+    """Refuse to compare the answers of decisions that are of different tasks.
+
+    Raises
+    ------
+    ValueError
+        Where hashes of tasks, or encoders, differ.
+    """
+    tasks = {(d.task_hash, d.encoder_hash) for d in decisions}
+    if len(tasks) > 1:
+        ids = [decision.id for decision in decisions]
+        raise ValueError(
+            f"decisions {ids} are of different tasks, or of different encoders: which "
+            "answer is better can be said of answers to one task only. Decide twice "
+            "on the same task"
+        )
 
 
 def _unknown(decision_id: str) -> KeyError:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from braidbandit._checks import check_reward
-from braidbandit._json import known_fields, plain, unboxed
+from braidbandit._checks import check_reward, check_source, check_strength
+from braidbandit._json import content_hash, known_fields, plain, unboxed
 from braidbandit._named import in_columns
 from braidbandit.catalogue.braid import Braid
 
@@ -227,8 +227,120 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Somebody took one of two answers to a task for the better one.
+
+    Each answer is that of a decision, or of an arm that was shown beside a decision
+    without one of its own; at least one is a decision's.
+
+    Parameters
+    ----------
+    better, worse : str
+        Ids of the two arms.
+    better_decision, worse_decision : str, optional
+        Ids of their decisions.
+    strength : float in (0, 1]
+        How sure it is: the power that the likelihood of the choice is raised to.
+    source : str
+        Who compared: "user", "judge", ...
+    better_version, worse_version : int
+        How often each braid had been retrained.
+    created_at : str
+        ISO 8601, UTC.
+
+    Examples
+    --------
+    >>> comparison = Comparison("arm-1", "arm-2", "d1", source="judge")
+    >>> comparison.decision_id, comparison.answers
+    ('d1', ('d1', 'arm-2'))
+    >>> Comparison.from_dict(comparison.to_dict()) == comparison
+    True
+    """
+
+    better: str
+    worse: str
+    better_decision: str | None = None
+    worse_decision: str | None = None
+    strength: float = 1.0
+    source: str = "user"
+    better_version: int = 0
+    worse_version: int = 0
+    created_at: str = field(default_factory=now)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", check_strength(self.strength))
+        check_source(self.source)
+        if self.better_decision is None and self.worse_decision is None:
+            raise ValueError(
+                f"a comparison is of a decision with another answer; received the arms "
+                f"{self.better!r} and {self.worse!r} only. Give at least one Decision"
+            )
+        if self.answers[0] == self.answers[1]:
+            raise ValueError(
+                f"received {self.answers[0]!r} as the better and the worse answer; "
+                "give two answers"
+            )
+        if self.better == self.worse:
+            raise ValueError(
+                f"both answers are of arm {self.better!r}: which is better says "
+                "nothing about arms. Leave the comparison out"
+            )
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """What names the two answers, the better first: a decision, or else an arm."""
+        return self.better_decision or self.better, self.worse_decision or self.worse
+
+    @property
+    def decision_id(self) -> str:
+        """The decision whose task and features it is about."""
+        return self.better_decision or str(self.worse_decision)
+
+    @property
+    def decision_ids(self) -> tuple[str, ...]:
+        """Ids of the one or two decisions."""
+        both = self.better_decision, self.worse_decision
+        return tuple(decision_id for decision_id in both if decision_id is not None)
+
+    @property
+    def pair(self) -> str:
+        """Which two answers: the same whichever was the better one."""
+        return content_hash(sorted(self.answers), 32)
+
+    @property
+    def key(self) -> str:
+        """Who compared which two answers."""
+        return comparison_key(*self.answers, self.source)
+
+    @property
+    def said(self) -> tuple[str, float]:
+        """What was said of the two answers: the better one, and how surely."""
+        return self.answers[0], self.strength
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-able data."""
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
+        """Build a record from :meth:`to_dict`; unknown keys are a KeyError."""
+        return cls(**known_fields(cls, data))
+
+
+def comparison_key(one: str, other: str, source: str) -> str:
+    """Return the key of what a source says of two answers, in either order.
+
+    Examples
+    --------
+    >>> comparison_key("d1", "d2", "user") == comparison_key("d2", "d1", "user")
+    True
+    """
+    return content_hash([*sorted((one, other)), source], 32)
+
+
+@dataclass(frozen=True)
 class Event:
-    """An outcome, revision or retraction, in the order in which a ledger has them.
+    """An outcome, revision, retraction or comparison, in the order of a ledger.
 
     Writing to a ledger returns the event that was written, so that it can be learnt
     without being read back.
@@ -238,8 +350,9 @@ class Event:
     sequence : int
         Its number in the order; never used twice.
     decision : Decision
+        Of a comparison, the one whose task and features it is about.
     kind : str
-        "outcome", "revision" or "retraction".
+        "outcome", "revision", "retraction" or "comparison".
     outcome : Outcome or None
         The outcome in force from here on; None after a retraction.
     before : Outcome or None
@@ -247,6 +360,9 @@ class Event:
     follows : int
         The ledger has no event between this number and ``sequence``: whoever has
         learnt everything up to it has missed nothing.
+    comparison : Comparison or None
+        The comparison that is made, or taken back where the kind is "retraction"; the
+        outcomes are None then.
 
     Examples
     --------
@@ -260,6 +376,7 @@ class Event:
     outcome: Outcome | None
     before: Outcome | None = None
     follows: int = 0
+    comparison: Comparison | None = None
 
 
 def dumps(record: Any) -> str:
@@ -268,6 +385,9 @@ def dumps(record: Any) -> str:
 
 
 KINDS = ("outcome", "revision", "retraction")
+COMPARED = ("comparison", "comparison retraction")
+"""Kinds of the rows of comparisons, and of their records in an export."""
+
 _APART = ("arm_ids", "scores", "eligible")
 _IN_BODY = tuple(f.name for f in fields(Decision) if f.name not in _APART)
 
@@ -349,6 +469,25 @@ def outcome_row(outcome: Outcome, revision: int, kind: str) -> dict[str, Any]:
         "reward": None if kind == "retraction" else outcome.reward,
         "body": json.dumps(plain(outcome), allow_nan=False),
     }
+
+
+def comparison_row(comparison: Comparison, revision: int, kind: str) -> dict[str, Any]:
+    """Return a comparison, or the one that is taken back, as columns of the ledger."""
+    decision_ids = comparison.decision_ids
+    return {
+        "key": comparison.key,
+        "revision": revision,
+        "kind": kind,
+        "decision_id": decision_ids[0],
+        "other_id": decision_ids[1] if len(decision_ids) > 1 else None,
+        "created_at": in_utc(comparison.created_at),
+        "body": json.dumps(plain(comparison), allow_nan=False),
+    }
+
+
+def comparison_of(body: str) -> Comparison:
+    """Build a comparison from its column."""
+    return Comparison.from_dict(json.loads(body))
 
 
 def outcome_of(body: str) -> Outcome:

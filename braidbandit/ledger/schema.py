@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-REVISION = "2"
+REVISION = "3"
 """The schema this version reads and writes: the newest migration."""
 
 MISSING = "the ledger needs {}: pip install 'braidbandit[full]'"
@@ -29,6 +29,8 @@ class Tables:
     outcomes : Table
         Events in the order in which they count: outcomes, revisions, retractions. The
         last one of a decision is what holds.
+    comparisons : Table
+        Comparisons and their retractions, numbered in one order with the outcomes.
     arm_sets, snapshots : Table
     record : tuple of Column
         The columns of ``decisions`` that a :class:`Decision` is built from.
@@ -76,6 +78,7 @@ class Tables:
             sa.UniqueConstraint("decision_id", "revision"),
             sqlite_autoincrement=True,
         )
+        self.comparisons = _comparisons(sa, data)
         self.arm_sets = sa.Table(
             "arm_sets",
             data,
@@ -93,6 +96,22 @@ class Tables:
             sqlite_autoincrement=True,
         )
         self.metadata = data
+
+
+def _comparisons(sa: Any, data: Any) -> Any:
+    return sa.Table(
+        "comparisons",
+        data,
+        sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("key", sa.String(64), nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False),
+        sa.Column("kind", sa.String(24), nullable=False),
+        sa.Column("decision_id", sa.ForeignKey("decisions.id"), nullable=False),
+        sa.Column("other_id", sa.ForeignKey("decisions.id")),
+        sa.Column("created_at", sa.String(40), nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.UniqueConstraint("key", "revision"),
+    )
 
 
 def is_current(engine: Any) -> bool:

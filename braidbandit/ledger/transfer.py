@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from braidbandit._checks import check_whole
 from braidbandit._files import damaged, read_lines, replacing
-from braidbandit.ledger.ledger import Ledger
+from braidbandit.ledger.ledger import Ledger, write_comparison
 from braidbandit.ledger.records import (
+    COMPARED,
     KINDS,
+    Comparison,
     Decision,
     Outcome,
+    comparison_of,
+    comparison_row,
     decision_row,
     in_utc,
     kept_text,
@@ -53,7 +57,7 @@ _READ = ["record", "text", "expired_at", "body"]
 
 
 def export_ledger(ledger: Ledger, path: str | Path) -> int:
-    """Write every decision, outcome, revision and retraction to a file.
+    """Write every decision, outcome, revision, retraction and comparison to a file.
 
     Parameters
     ----------
@@ -131,7 +135,7 @@ def import_ledger(path: str | Path, ledger: Ledger) -> int:
 def restore(
     ledger: Ledger,
     decisions: Sequence[tuple[Decision, str | None]],
-    events: Sequence[tuple[str, int, Outcome]] = (),
+    events: Sequence[tuple[str, int, Outcome | Comparison]] = (),
     expired: Mapping[str, str] | None = None,
 ) -> int:
     """Write many records of another ledger at once: all of them, or none.
@@ -140,7 +144,7 @@ def restore(
     ----------
     ledger : Ledger
     decisions : sequence of (Decision, text or None)
-    events : sequence of (kind, revision, Outcome)
+    events : sequence of (kind, revision, Outcome or Comparison)
         In the order in which they count.
     expired : mapping of str to str, optional
         When decisions, by id, stopped being waited for.
@@ -171,14 +175,7 @@ def restore(
         }
         for decision, text in decisions
     }
-    said: dict[tuple[str, int], dict[str, Any]] = {}
-    for kind, revision, outcome in events:
-        row = outcome_row(outcome, revision, kind)
-        if said.setdefault((outcome.decision_id, revision), row) != row:
-            raise ValueError(
-                f"two events of decision {outcome.decision_id!r} have the number "
-                f"{revision}"
-            )
+    said = _rows_of(events)
     tables, known = ledger.database.tables, list[str]()
     with ledger.database.writing(ordered=True) as connection:
         for decision_id in _known(ledger, connection, given):
@@ -189,8 +186,7 @@ def restore(
             connection.execute(tables.decisions.insert(), list(rows.values()))
         for key in _said(connection, tables, said):
             del said[key]
-        if said:
-            connection.execute(tables.outcomes.insert(), list(said.values()))
+        _write_events(connection, tables, list(said.values()))
     for decision_id in known:
         asked = given[decision_id].asked
         if asked is not None:
@@ -225,7 +221,7 @@ def purge_export(path: Path, before: datetime, *, records: bool) -> None:
     kept = (
         {**record, "text": None} if record["body"].get("id") in old else record
         for record in read(path)
-        if not (records and _decision_id(record) in old)
+        if not (records and _is_of(record, old))
     )
     # Whoever could not read it before cannot read it now.
     with replacing(path, mode=stat.S_IMODE(path.stat().st_mode)) as file:
@@ -270,32 +266,84 @@ def _expire(connection: Any, tables: Tables, decision_id: str, at: str | None) -
         connection.execute(d.update().where(late).values(expired_at=at))
 
 
+def _rows_of(
+    events: Iterable[tuple[str, int, Outcome | Comparison]],
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the rows of events by decision, or key of a comparison, and number."""
+    said: dict[tuple[str, int], dict[str, Any]] = {}
+    for kind, revision, record in events:
+        if isinstance(record, Comparison):
+            row = comparison_row(record, revision, kind)
+            key = record.key, revision
+        else:
+            row = outcome_row(record, revision, kind)
+            key = record.decision_id, revision
+        if said.setdefault(key, row) != row:
+            raise ValueError(
+                f"two events of decision {row['decision_id']!r} have the number "
+                f"{revision}"
+            )
+    return said
+
+
+def _write_events(
+    connection: Any, tables: Tables, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Write the rows of events so that their numbers are in the order given."""
+    for compared, some in groupby(rows, key=_is_comparison):
+        if not compared:
+            connection.execute(tables.outcomes.insert(), list(some))
+            continue
+        for row in some:
+            write_comparison(connection, tables, row)
+
+
+def _is_comparison(row: Mapping[str, Any]) -> bool:
+    return "key" in row
+
+
 def _said(
     connection: Any, tables: Tables, said: Mapping[tuple[str, int], dict[str, Any]]
 ) -> list[tuple[str, int]]:
     """Return the keys of events that are there already, with the same content."""
     import sqlalchemy as sa
 
-    d, o = tables.decisions, tables.outcomes
-    ids = {decision_id for decision_id, _ in said}
+    d, o, c = tables.decisions, tables.outcomes, tables.comparisons
+    ids = {row["decision_id"] for row in said.values()}
+    ids |= {row["other_id"] for row in said.values() if row.get("other_id")}
     known = connection.execute(sa.select(d.c.id).where(d.c.id.in_(ids))).scalars()
     if missing := sorted(ids - set(known)):
         raise KeyError(f"unknown decisions {missing[:3]}; record them first")
+    names = {name for name, _ in said}
     there: list[tuple[str, int]] = []
-    for row in connection.execute(sa.select(o).where(o.c.decision_id.in_(ids))):
-        key = (row.decision_id, row.revision)
-        if key in said:
-            if (row.kind, row.body) != (said[key]["kind"], said[key]["body"]):
-                raise ValueError(
-                    f"decision {row.decision_id!r} has another {row.kind} already"
-                )
-            there.append(key)
+    for name, query in (
+        ("decision_id", sa.select(o).where(o.c.decision_id.in_(names))),
+        ("key", sa.select(c).where(c.c.key.in_(names))),
+    ):
+        for row in connection.execute(query):
+            key = (getattr(row, name), row.revision)
+            if key in said:
+                if (row.kind, row.body) != (said[key]["kind"], said[key]["body"]):
+                    raise ValueError(
+                        f"decision {row.decision_id!r} has another {row.kind} already"
+                    )
+                there.append(key)
     return there
 
 
 def _decision_id(record: dict[str, Any]) -> str:
     body = record["body"]
     return str(body["id" if record["record"] == "decision" else "decision_id"])
+
+
+def _is_of(record: dict[str, Any], decision_ids: Collection[str]) -> bool:
+    """Whether a record is, or speaks of, one of these decisions."""
+    if record["record"] not in COMPARED:
+        return _decision_id(record) in decision_ids
+    body = record["body"]
+    return not {body["better_decision"], body["worse_decision"]}.isdisjoint(
+        decision_ids
+    )
 
 
 def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -314,17 +362,18 @@ def _records(ledger: Ledger) -> Iterator[dict[str, Any]]:
             "body": decision.to_dict(),
         }
     for event in ledger.history(until):
-        outcome = outcome_of(event.body)
+        compared = event.kind in COMPARED
+        said = comparison_of(event.body) if compared else outcome_of(event.body)
         yield {
             "record": event.kind,
-            "decision_id": outcome.decision_id,
-            "created_at": outcome.created_at,
+            "decision_id": said.decision_id,
+            "created_at": said.created_at,
             "arm_id": None,
             "propensity": None,
-            "reward": event.reward,
+            "reward": None if compared else event.reward,
             "text": None,
             "expired_at": None,
-            "body": {"revision": event.revision, **outcome.to_dict()},
+            "body": {"revision": event.revision, **said.to_dict()},
         }
 
 
@@ -363,12 +412,13 @@ def _expired(records: list[dict[str, Any]], path: Path) -> dict[str, str]:
 def _event(record: dict[str, Any], path: Path) -> tuple[str, int, Any]:
     try:
         kind, body = record["record"], dict(record["body"])
-        if kind not in KINDS:
+        if kind not in (*KINDS, *COMPARED):
             raise ValueError(f"unknown record {kind!r}")
         revision = check_whole("revision", body.pop("revision"), 0)
-        outcome = outcome_of(json.dumps(body))
-        in_utc(outcome.created_at)
-        return kind, revision, outcome
+        read = comparison_of if kind in COMPARED else outcome_of
+        said = read(json.dumps(body))
+        in_utc(said.created_at)
+        return kind, revision, said
     except _DAMAGE as error:
         raise ValueError(f"{path} holds a damaged outcome: {error!r}") from error
 

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import LEAST_WEIGHT
 from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.choice import seen_difference
 from braidbandit.bandit.completion import completed
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.linalg import Repeats
@@ -29,13 +31,19 @@ from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales, parameter_groups
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.catalogue.features import block_of, extend_descriptors, with_gains
-from braidbandit.ledger.records import Decision
+from braidbandit.ledger.records import Comparison, Decision
 from braidbandit.recommender.drift import DriftWarning
-from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, NotReversible
+from braidbandit.recommender.feedback_log import (
+    Compared,
+    FeedbackLog,
+    Learnt,
+    NotReversible,
+)
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.lookahead import MOST_IN_FLIGHT, LookAhead, Pull
 from braidbandit.recommender.objectives import CostModel
 from braidbandit.recommender.settings import LearningSettings
+from braidbandit.recommender.source_noise import variance_ratio
 
 Array = NDArray[np.float64]
 
@@ -286,16 +294,22 @@ class ArmModel:
         x = np.array(decision.x, dtype=np.float64)
         if len(x) != self.width:
             self.require(len(x))
-        arm_id, posterior = decision.braid.id, self.posterior
+        arm_id = decision.braid.id
         if arm_id in self.removed:
             return -1, self.removed[arm_id], x, weight
         row = self.rows[arm_id] if arm_id in self.rows else self.catalogue.index(arm_id)
-        widened = sum(self.versions.get(arm_id, [])[decision.version :])
-        if widened:
-            noise = posterior.scales.noise**2
-            more = widened * posterior.variance_of_change()
-            weight *= noise / (noise + float(more @ x[: len(more)] ** 2))
+        if self.versions and (more := self._changed(arm_id, decision.version, x)):
+            noise = self.posterior.scales.noise**2
+            weight *= noise / (noise + more)
         return row, self.descriptors[row], x, weight
+
+    def _changed(self, arm_id: str, version: int, x: Array) -> float:
+        """Return the variance that retraining added to an arm since a version."""
+        widened = sum(self.versions.get(arm_id, [])[version:])
+        if not widened:
+            return 0.0
+        more = widened * self.posterior.variance_of_change()
+        return float(more @ x[: len(more)] ** 2)
 
     def _repeats(self) -> Repeats | None:
         """What the descriptors have in common; found again when they are others."""
@@ -306,7 +320,12 @@ class ArmModel:
         return self._repeats_of[1]
 
     def _pulls(self) -> dict[str, Pull]:
-        newest = list(islice(reversed(self.log.pending.values()), MOST_IN_FLIGHT))
+        waiting = reversed(self.log.pending.values())
+        if self.log.compared:
+            # What a comparison has taught is no longer to come.
+            taught = self.log.compared_decisions()
+            waiting = (decision for decision in waiting if decision.id not in taught)
+        newest = list(islice(waiting, MOST_IN_FLIGHT))
         pulls: dict[str, Pull] = {}
         for decision in reversed(newest):
             arm_id = decision.braid.id
@@ -397,7 +416,7 @@ class ArmModel:
         """Take a reward back exactly, as if it had never come."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
         costs, applied = dict(self.costs), record.applied
-        with _exactly(record):
+        with _exactly(f"the reward of decision {record.decision.id!r}"):
             for name, value in record.measured.items():
                 costs[name] = copy.deepcopy(costs[name])
                 costs[name].unlearn(arm, z, x, value, self._cost(arm), applied)
@@ -412,7 +431,7 @@ class ArmModel:
     def revise(self, record: Learnt, reward: float, said: bool = False) -> None:
         """Replace a reward exactly, as if this one had come in its place."""
         arm, z, x, _ = self.evidence(record.decision, record.weight)
-        with _exactly(record):
+        with _exactly(f"the reward of decision {record.decision.id!r}"):
             self._online.replace(
                 arm, z, x, (record.reward, reward), record.applied, record.faded
             )
@@ -421,6 +440,85 @@ class ArmModel:
         self.account.book(policy, record.decision, reward)
         decision = record.decision.only(self.log.keep)
         self.log.replace(replace(record, decision=decision, reward=reward), said)
+
+    # ---- learning from comparisons ----
+
+    def compare(self, decision: Decision, comparison: Comparison) -> None:
+        """Learn which of two answers to the task of a decision is better.
+
+        An arm that was removed joins as one that nothing else is known of and leaves
+        again, as in learning a reward of it.
+        """
+        arms = comparison.better, comparison.worse
+        versions = comparison.better_version, comparison.worse_version
+        for arm_id, version in zip(arms, versions, strict=True):
+            self._retrain_up_to(arm_id, version)
+        x = np.array(decision.x, dtype=np.float64)
+        if len(x) != self.width:
+            self.require(len(x))
+        online, n = copy.copy(self._online), len(self.catalogue)
+        gone = [arm_id for arm_id in arms if arm_id not in self.rows]
+        if gone:
+            rows = [*range(n), *[-1] * len(gone)]
+            online.carry_over(lambda posterior: posterior.take_arms(rows))
+        pair, Z = self._pair(arms, gone)
+        noise = online.posterior.scales.noise**2
+        total = 2.0 * noise * variance_ratio(self.log.repeats, comparison.source)
+        for arm_id, version in zip(arms, versions, strict=True):
+            if arm_id in self.rows:
+                total += self._changed(arm_id, version, x)
+        believed = online.posterior.difference(pair, Z, x)
+        seen = seen_difference(*believed, total, comparison.strength)
+        applied, faded = max(seen.weight * noise / total, LEAST_WEIGHT), online.faded
+        online.compare(pair, Z, x, seen.value, applied, seen.counted)
+        record = None
+        if gone:
+            online.carry_over(lambda posterior: posterior.take_arms(range(n)))
+        else:
+            learnt = seen.value, applied, seen.counted, faded
+            record = Compared(comparison, decision.x, decision.created_at, *learnt)
+        self.quality = online
+        self.log.judge(comparison, record)
+
+    def uncompare(self, key: str) -> None:
+        """Take a comparison back: its part in the posterior is removed exactly."""
+        record = self._compared(key)
+        comparison = record.comparison
+        pair, Z = self._pair((comparison.better, comparison.worse), ())
+        with _exactly(f"the comparison of {' and '.join(comparison.answers)}"):
+            self._online.uncompare(
+                *(pair, Z, np.array(record.x), record.value, record.applied),
+                record.faded,
+                record.counted,
+            )
+        self.log.unjudge(comparison)
+
+    def _compared(self, key: str) -> Compared:
+        """Return what was learnt from a comparison, or say why it cannot be known."""
+        record = self.log.compared.get(key)
+        if record is None or self._online.kept(record.faded) < _FORGOTTEN:
+            raise NotReversible(
+                "the comparison cannot be taken back exactly: it is not among the "
+                "newest 500, or an arm was retrained or removed since, or it is "
+                "forgotten. Learn again from the ledger: sync(ledger, anew=True)"
+            )
+        return record
+
+    def _pair(
+        self, arms: tuple[str, str], gone: Sequence[str]
+    ) -> tuple[tuple[int, int], tuple[Array, Array]]:
+        """Return rows and descriptors of two arms; removed ones are behind the rest."""
+        n = len(self.catalogue)
+        one, other = (
+            n + gone.index(a) if a in gone else self.catalogue.index(a) for a in arms
+        )
+        y, z = (
+            self.removed[a] if a in gone else self.descriptors[self.rows[a]]
+            for a in arms
+        )
+        return (one, other), (y, z)
+
+    # ---- waiting ----
 
     def await_reward(self, decision: Decision) -> None:
         """Wait for a reward; beyond 1,000, no longer for the oldest."""
@@ -771,12 +869,12 @@ class ArmModel:
 
 
 @contextmanager
-def _exactly(record: Learnt) -> Generator[None, None, None]:
-    """Tell of a reward that cannot be taken back, and what to do instead."""
+def _exactly(what: str) -> Generator[None, None, None]:
+    """Tell of something that cannot be taken back, and what to do instead."""
     try:
         yield
     except ValueError as error:
         raise NotReversible(
-            f"the reward of decision {record.decision.id!r} cannot be taken back: "
-            f"{error}. Learn again from the ledger: sync(ledger, anew=True)"
+            f"{what} cannot be taken back: {error}. Learn again from the ledger: "
+            "sync(ledger, anew=True)"
         ) from error

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from braidbandit._json import plain
-from braidbandit.ledger.records import Decision
+from braidbandit.ledger.records import Comparison, Decision
 
 T = TypeVar("T")
 
@@ -66,6 +66,44 @@ class Learnt:
         return cls(Decision.from_dict(data["decision"]), **others)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One comparison in the posterior, with all that is needed to take it back.
+
+    Attributes
+    ----------
+    comparison : Comparison
+    x : tuple of float
+        Task features.
+    made : str
+        When the decision was made that they are of.
+    value, applied, counted : float
+        The difference and the weight that it was learnt with, and as how many rewards
+        it counts where the noise is found.
+    faded : float
+        The bandit's ``faded_`` just before it was learnt.
+    """
+
+    comparison: Comparison
+    x: tuple[float, ...]
+    made: str
+    value: float
+    applied: float
+    counted: float
+    faded: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-able data."""
+        return {**plain(self), "comparison": self.comparison.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Compared:
+        """Build a record from :meth:`to_dict`."""
+        others: dict[str, Any] = {k: v for k, v in data.items() if k != "comparison"}
+        others["x"] = tuple(others["x"])
+        return cls(Comparison.from_dict(data["comparison"]), **others)
+
+
 @dataclass
 class FeedbackLog:
     """Which decisions wait for a reward, and which rewards were learnt.
@@ -101,6 +139,16 @@ class FeedbackLog:
     as_said : bool
         Whether the rewards that left ``settled`` are those in the ledger, up to where
         it was read.
+    compared : dict of Compared
+        What was learnt from comparisons, by key, the newest 500: these can be taken
+        back.
+    judged : dict of dict
+        Of every two answers that were compared, the newest 100,000: the better one and
+        the strength, by source.
+    repeats : dict of dict
+        How many pairs of answers two sources have both compared, and how many of these
+        otherwise than the other: by the one source and the other; see
+        :func:`variance_ratio`.
 
     Examples
     --------
@@ -120,6 +168,9 @@ class FeedbackLog:
     origins: dict[str, tuple[float, bool]] = field(default_factory=dict)
     gone_until: float | None = None
     as_said: bool = True
+    compared: dict[str, Compared] = field(default_factory=dict)
+    judged: dict[str, dict[str, tuple[str, float]]] = field(default_factory=dict)
+    repeats: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
     def await_reward(self, decision: Decision) -> list[Decision]:
         """Keep a decision until its reward comes; the other arms are left out.
@@ -174,6 +225,70 @@ class FeedbackLog:
                 f"decision {decision_id!r} was not served: a person chose another arm. "
                 f"The reward is of that decision, {self.overridden[decision_id]!r}"
             )
+
+    def has_judged(self, comparison: Comparison) -> bool:
+        """Whether a comparison of the two answers by its source was learnt."""
+        return comparison.source in self.judged.get(comparison.pair, {})
+
+    def is_same_judgement(self, comparison: Comparison) -> bool:
+        """Whether this very comparison was learnt already; counts it if so.
+
+        Raises
+        ------
+        ValueError
+            When the same source has said something else of the two answers.
+        """
+        known = self.judged.get(comparison.pair, {}).get(comparison.source)
+        if known is None:
+            return False
+        if known == comparison.said:
+            self.note_repeat()
+            return True
+        raise ValueError(
+            f"{comparison.source!r} has compared these two answers already, and took "
+            f"{known[0]!r} for the better one with strength {known[1]}; received "
+            f"{comparison.said[0]!r} with {comparison.strength}. Call "
+            "retract_comparison first to replace it"
+        )
+
+    def judge(self, comparison: Comparison, record: Compared | None) -> None:
+        """Note that a comparison was learnt; None where it cannot be taken back."""
+        others = self.judged.pop(comparison.pair, {})
+        self._note_repeats(comparison, others, 1)
+        self.judged[comparison.pair] = {**others, comparison.source: comparison.said}
+        if record is not None:
+            self.compared[comparison.key] = record
+        _trim(self.judged, _MOST_SETTLED, _MOST_SETTLED // 100)
+        _trim(self.compared, _MOST_LEARNT)
+        self.counts["compared"] = self.counts.get("compared", 0) + 1
+
+    def unjudge(self, comparison: Comparison) -> None:
+        """Note that a comparison was taken back."""
+        del self.compared[comparison.key]
+        said = self.judged.pop(comparison.pair)
+        others = {k: v for k, v in said.items() if k != comparison.source}
+        self._note_repeats(comparison, others, -1)
+        if others:
+            self.judged[comparison.pair] = others
+
+    def _note_repeats(
+        self, comparison: Comparison, others: Mapping[str, tuple[str, float]], n: int
+    ) -> None:
+        """Count a judgement, or uncount it, with those of others on the same pair."""
+        for source, (better, _) in others.items():
+            apart = n * (better != comparison.answers[0])
+            both = source, comparison.source
+            for one, other in (both, both[::-1]):
+                row = dict(self.repeats.get(one, {}))
+                before = row.pop(other, (0, 0))
+                if before[0] + n:
+                    row[other] = before[0] + n, before[1] + apart
+                self.repeats[one] = row
+
+    def compared_decisions(self) -> set[str]:
+        """Return the ids of the decisions whose answers were compared."""
+        records = self.compared.values()
+        return {name for record in records for name in record.comparison.decision_ids}
 
     def may_be_gone(self, decision: Decision) -> bool:
         """Whether a reward of this decision may have been learnt and then dropped.
@@ -303,6 +418,11 @@ class FeedbackLog:
             if time_of(record.decision.created_at) < before
         ]
         self._without([self.learnt.pop(key) for key in old])
+        self.compared = {
+            key: record
+            for key, record in self.compared.items()
+            if time_of(record.made) >= before
+        }
         return late
 
     def _waited(self, before: datetime) -> list[Decision]:
@@ -320,6 +440,11 @@ class FeedbackLog:
             key: record
             for key, record in self.learnt.items()
             if record.decision.braid.id not in gone
+        }
+        self.compared = {
+            key: record
+            for key, record in self.compared.items()
+            if gone.isdisjoint((record.comparison.better, record.comparison.worse))
         }
 
     def copy(self) -> FeedbackLog:

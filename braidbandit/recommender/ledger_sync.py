@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
 
 from braidbandit.ledger.ledger import Ledger
-from braidbandit.ledger.records import Decision, Event, Outcome
+from braidbandit.ledger.records import Comparison, Decision, Event, Outcome
 from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.feedback_log import (
     MOST_PENDING,
@@ -16,6 +17,7 @@ from braidbandit.recommender.feedback_log import (
     NotReversible,
     time_of,
 )
+from braidbandit.recommender.source_noise import variance_ratio
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class LedgerSync:
         try:
             with self.model.replaying():
                 for said in self._new_events(ledger, start, event):
-                    if earliest and said.outcome and not _is_since(said, earliest):
+                    if earliest and not _is_since(said, earliest):
                         log.pass_over()
                         self.model.move_to(said.sequence)
                     else:
@@ -63,8 +65,11 @@ class LedgerSync:
 
     def learn(self, event: Event) -> list[str]:
         """Learn one event; returns its arm if that is unknown: it was passed over."""
-        known = self._known(event)
-        passed_over = self._follow(event.sequence, event.decision, event.outcome, known)
+        if event.comparison is not None:
+            passed_over = self._follow_comparison(event, event.comparison)
+        else:
+            known, said = self._known(event), event.outcome
+            passed_over = self._follow(event.sequence, event.decision, said, known)
         self.model.move_to(event.sequence)
         return passed_over
 
@@ -80,13 +85,17 @@ class LedgerSync:
         passed_over = list[str]()
         with model.all_or_nothing():
             model.begin_anew()
+            both = ledger.pairs(until=until), ledger.comparisons(until=until)
             with model.replaying():
-                for sequence, decision, outcome in ledger.pairs(until=until):
-                    late = earliest is None or _time(outcome) >= earliest
-                    if (sequence > start and late) or _was_learnt(
-                        before, decision, ledger, position
-                    ):
-                        passed_over += self._follow(sequence, decision, outcome)
+                for sequence, decision, said in merge(*both, key=_sequence):
+                    late = earliest is None or time_of(said.created_at) >= earliest
+                    wanted = sequence > start and late
+                    if isinstance(said, Comparison):
+                        if wanted or before.has_judged(said):
+                            event = _event_of(sequence, decision, said)
+                            passed_over += self._follow_comparison(event, said)
+                    elif wanted or _was_learnt(before, decision, ledger, position):
+                        passed_over += self._follow(sequence, decision, said)
                     else:
                         model.log.pass_over()
             model.move_to(until)
@@ -163,10 +172,27 @@ class LedgerSync:
                 log.note_repeat()
             else:
                 took = outcome.latency_ms or None, outcome.compute or None
-                record = Learnt(
-                    decision, outcome.reward, latency_ms=took[0], compute=took[1]
-                )
+                weight = 1.0
+                if log.repeats:
+                    weight /= variance_ratio(log.repeats, outcome.source)
+                record = Learnt(decision, outcome.reward, weight, 1.0, 0.0, *took)
                 model.learn(record, said=True)
+        return []
+
+    def _follow_comparison(self, event: Event, said: Comparison) -> list[str]:
+        """Bring what was learnt of two answers in line with the ledger."""
+        model, log = self.model, self.model.log
+        if event.kind == "retraction":
+            if log.has_judged(said):
+                model.uncompare(said.key)
+            return []
+        for arm_id in (said.better, said.worse):
+            if arm_id not in model.rows and arm_id not in model.removed:
+                return [arm_id]
+        otherwise = f", or pass over it: sync(ledger, since={event.sequence})"
+        check_encoder(event.decision, self.encoder_hash, otherwise)
+        if not log.is_same_judgement(said):
+            model.compare(event.decision, said)
         return []
 
 
@@ -227,9 +253,17 @@ def _was_learnt(
     return ledger.said_before(decision.id, position + 1) is not None
 
 
-def _time(outcome: Outcome) -> datetime:
-    return time_of(outcome.created_at)
-
-
 def _is_since(event: Event, earliest: datetime) -> bool:
-    return event.outcome is not None and _time(event.outcome) >= earliest
+    """Whether it was said after a time; what is taken back always counts."""
+    said = event.outcome or event.comparison
+    if said is None or event.kind == "retraction":
+        return True
+    return time_of(said.created_at) >= earliest
+
+
+def _sequence(said: tuple[int, Decision, Outcome | Comparison]) -> int:
+    return said[0]
+
+
+def _event_of(sequence: int, decision: Decision, said: Comparison) -> Event:
+    return Event(sequence, decision, "comparison", None, comparison=said)

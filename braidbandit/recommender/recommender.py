@@ -30,6 +30,7 @@ from braidbandit.ledger.records import Decision, Event, new_id
 from braidbandit.recommender import saving
 from braidbandit.recommender.arm_model import DEFAULT_POLICY, ArmModel
 from braidbandit.recommender.asking import AskingPace, check_rate, worth_of_rating
+from braidbandit.recommender.comparing import Answer, compared, key_of
 from braidbandit.recommender.conversations import (
     Conversations,
     Weighing,
@@ -739,9 +740,10 @@ class BraidRecommender(BaseEstimator):
         self.start(anew=True)
         ids = ordered(arm_ids, "arm_ids")
         arms, scores = check_table(X, ids, table, self._catalogue())
-        if self.n_updates_:
+        learnt = self.n_updates_ + len(self.arm_model_.log.judged)
+        if learnt:
             raise ValueError(
-                f"warm_start comes before any update; {self.n_updates_} rewards were "
+                f"warm_start comes before any update; {learnt} rewards were "
                 "learnt already. Use a new recommender, then sync(ledger)"
             )
         self._fit_encoder(X)
@@ -761,7 +763,8 @@ class BraidRecommender(BaseEstimator):
     ) -> Self:
         """Learn what a ledger holds beyond ``ledger_position_``, in its order.
 
-        Outcomes are learnt, revisions replaced and retractions taken back exactly;
+        Outcomes and comparisons are learnt, revisions replaced and retractions taken
+        back exactly;
         what was learnt live is recognised and skipped. Where something can no longer
         be taken back exactly (see :meth:`retract`), everything is learnt anew from
         what the ledger now says. Outcomes of arms that the catalogue never had are
@@ -921,6 +924,76 @@ class BraidRecommender(BaseEstimator):
         decision_id_of(decision)
         model = self.arm_model_
         model.unlearn(model.record_of(decision))
+        return self
+
+    def prefer(
+        self,
+        better: Answer,
+        worse: Answer,
+        strength: float = 1.0,
+        source: str = "user",
+    ) -> Self:
+        """Learn which of two answers to one task is the better one.
+
+        What the two have in common cancels: how hard the task is, and how strict the
+        judge. The decisions still wait for a reward, which may come too. Comparisons in
+        a circle (a over b, b over c, c over a) are fine: people differ, and what is
+        learnt lies between.
+
+        Parameters
+        ----------
+        better, worse : Decision, Braid or str
+            Two decisions on the same task; or one decision, and the arm whose answer
+            was shown beside it without a decision of its own. Either may be given by
+            its id: that of a decision that waits, or one of the newest that were
+            learnt.
+        strength : float in (0, 1]
+            1 for a plain statement, less for one that is less sure: half of a
+            statement at 0.5. Equally good answers are no comparison.
+        source : str
+            Who compared. The same source on the same two answers counts once; several
+            sources count each.
+
+        Raises
+        ------
+        KeyError
+            On an unknown decision or arm.
+        TypeError, ValueError
+            On decisions of different tasks or of another encoder, one answer given
+            twice, two answers of one arm, two arms without a decision, a strength
+            outside (0, 1], a source without a name, or another comparison of the two by
+            the same source: :meth:`retract_comparison` comes first then. Nothing has
+            changed then.
+
+        Notes
+        -----
+        See section 10 of ``docs/math.md``. An answer of an arm that was retrained since
+        counts less; one of an arm that was removed informs its relatives, and can no
+        longer be taken back. A :class:`ConservativePolicy` books rewards only, and the
+        drift monitor watches these only. Where several sources compare the same
+        answers, those that disagree with the rest count less.
+        """
+        self.start()
+        model = self.arm_model_
+        given = compared(better, worse, strength, source, model, self._known_decision)
+        comparison, decision = given
+        if not model.log.is_same_judgement(comparison):
+            check_encoder(decision, self._in_use.hash)
+            model.compare(decision, comparison)
+            model.tell()
+        return self
+
+    def retract_comparison(
+        self, one: Answer, other: Answer, *, source: str = "user"
+    ) -> Self:
+        """Take back what a source said of two answers, given in either order.
+
+        Its part in the posterior is removed exactly. Possible for the newest 500
+        comparisons, of arms that were not retrained or removed since; of any other, and
+        of what was never compared, a ValueError says what to do.
+        """
+        self.start()
+        self.arm_model_.uncompare(key_of(one, other, source))
         return self
 
     def expire(self, before: datetime | Decision | str) -> list[str]:
@@ -1186,6 +1259,15 @@ class BraidRecommender(BaseEstimator):
         given = {**others, "sample_weight": sample_weight}
         return check_rows(X, y, given, self._catalogue())
 
+    def _known_decision(self, decision: Decision | str) -> Decision:
+        """Return a decision, by its id only while it waits or is among the newest."""
+        if isinstance(decision, Decision):
+            return decision
+        log = self.arm_model_.log
+        if decision in log.learnt:
+            return log.learnt[decision].decision
+        return log.decision(decision)
+
     def _sync(self) -> LedgerSync:
         return LedgerSync(self.arm_model_, self._in_use.hash)
 
@@ -1255,8 +1337,8 @@ def _tell_of_ledger(model: ArmModel, passed_over: Sequence[str]) -> None:
     if passed_over:
         arms = ", ".join(sorted(set(passed_over))[:3])
         model.notice(
-            f"{len(passed_over)} outcomes in the ledger were passed over: their arms "
-            f"are not in the catalogue ({arms}). After add_arms, "
+            f"{len(passed_over)} outcomes or comparisons in the ledger were passed "
+            f"over: their arms are not in the catalogue ({arms}). After add_arms, "
             "sync(ledger, anew=True) learns them too"
         )
     model.tell(stacklevel=4)

@@ -34,7 +34,12 @@ from braidbandit.recommender.arm_model import ArmModel
 from braidbandit.recommender.asking import AskingPace
 from braidbandit.recommender.conversations import Conversations
 from braidbandit.recommender.drift import DriftMonitor
-from braidbandit.recommender.feedback_log import FeedbackLog, Learnt, seconds
+from braidbandit.recommender.feedback_log import (
+    Compared,
+    FeedbackLog,
+    Learnt,
+    seconds,
+)
 from braidbandit.recommender.guard_account import GuardAccount
 from braidbandit.recommender.objectives import OBJECTIVES, CostModel, Pacer
 from braidbandit.recommender.state_files import edit_manifest
@@ -143,6 +148,7 @@ def to_state(
         **_learnt(model),
         **_decisions(model.log),
         **_feedback(model.log),
+        **_comparisons(model.log),
     }
     return manifest, _arrays(model, posteriors, encoder)
 
@@ -200,6 +206,14 @@ def _feedback(log: FeedbackLog) -> dict[str, Any]:
     }
 
 
+def _comparisons(log: FeedbackLog) -> dict[str, Any]:
+    """Return what is kept of comparisons; nothing where there never was one."""
+    if not log.judged:
+        return {}
+    compared = [record.to_dict() for record in log.compared.values()]
+    return {"compared": compared, "judged": log.judged, "repeats": log.repeats}
+
+
 def _posteriors(model: ArmModel) -> dict[str, Posterior]:
     found = {} if model.quality is None else {"posterior": model.quality.posterior}
     if model.start is not None:
@@ -236,7 +250,7 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
     talks = conversations(manifest)
     talks.forget(before)
     kept = {"savings": _asdict(account.savings), "conversations": talks.to_list()}
-    return {**manifest, **_decisions(log), **kept}
+    return {**manifest, **_decisions(log), **_comparisons(log), **kept}
 
 
 def purged(text: str, before: datetime) -> str:
@@ -400,6 +414,7 @@ def _account(manifest: Mapping[str, Any]) -> GuardAccount:
 def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
     pending = [Decision.from_dict(data) for data in manifest["pending"]]
     records = [Learnt.from_dict(data) for data in manifest["learnt"]]
+    compared = [Compared.from_dict(data) for data in manifest.get("compared", ())]
     settled = {key: float(value) for key, value in manifest["settled"].items()}
     savings = manifest["savings"]
     # A purge reads the manifest alone, and needs no origins.
@@ -419,6 +434,17 @@ def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:
         },
         gone_until=_entry(manifest, "gone_until", int | float | None),
         as_said=_entry(manifest, "as_said", bool),
+        compared={record.comparison.key: record for record in compared},
+        judged={
+            pair: {
+                who: (str(better), float(how)) for who, (better, how) in said.items()
+            }
+            for pair, said in manifest.get("judged", {}).items()
+        },
+        repeats={
+            source: {other: (int(n), int(apart)) for other, (n, apart) in row.items()}
+            for source, row in manifest.get("repeats", {}).items()
+        },
     )
 
 

@@ -41,6 +41,7 @@ def fingerprint(agent):
         ),
         None if online is None else (online.n_updates, online.clock, online.faded),
         json.dumps([log.settled, list(log.pending), list(log.learnt), log.counts]),
+        json.dumps([log.judged, log.repeats, list(log.compared)]),
         (agent.ledger_position_, agent.arm_ids_, model.descriptors.tobytes()),
         str(agent.rng_.bit_generator.state),
     ]

@@ -749,3 +749,50 @@ def test_another_seed_begins_another_sequence(models, tmp_path):
     assert begun(0)[0] == first[1]
     assert begun(5)[0] == fresh[1]
     assert begun(None)[0] not in fresh
+
+
+def test_the_better_of_two_answers_is_learnt(make):
+    """Asked for again: in the ledger first, then learnt, and taken back."""
+    agent = make()
+    first = agent.forward(TASK)
+    again = agent.forward(TASK, excluded=[first.braid.id])
+    assert agent.prefer(again, first, source="judge") is agent
+    [event] = agent.ledger.events()
+    assert event.comparison.answers == (again.id, first.id)
+    assert agent.recommender.ledger_position_ == event.sequence
+    agent.prefer(again.id, first.id, source="judge")
+    assert len(list(agent.ledger.events())) == 1
+    with pytest.raises(ValueError, match="retract_comparison first"):
+        agent.prefer(first, again, source="judge")
+    with pytest.raises(KeyError, match="unknown decision"):
+        agent.prefer(first, "nobody")
+    with pytest.raises(ValueError, match="names who judged"):
+        agent.learn_from_feedback(TASK, first, 0.5, source="")
+    beside = next(i for i in agent.catalogue.ids if i != first.braid.id)
+    agent.prefer(first, beside)
+    agent.retract_comparison(first, again, source="judge")
+    kinds = [e.kind for e in agent.ledger.events()]
+    assert kinds == ["comparison", "comparison", "retraction"]
+    assert len(agent.recommender.arm_model_.log.compared) == 1
+
+
+def test_an_answer_that_was_not_shown_is_not_compared(make):
+    agent = make()
+    first = agent.forward(TASK)
+    again = agent.forward(TASK, excluded=[first.braid.id])
+    unfit = agent.catalogue.with_unfit(again.braid.id, "no better")
+    agent.recommender.set_params(catalogue=unfit).start()
+    with pytest.warns(UserWarning, match="is unfit .*was not shown"):
+        agent.prefer(again, first)
+    assert not list(agent.ledger.events())
+
+
+def test_comparisons_survive_the_agent(make, tmp_path):
+    with make(tmp_path) as agent:
+        first = agent.forward(TASK)
+        again = agent.forward(TASK, excluded=[first.braid.id])
+        agent.prefer(again, first)
+        before = agent.recommender.posterior_.mean
+    with make(tmp_path) as agent:
+        np.testing.assert_array_equal(agent.recommender.posterior_.mean, before)
+        agent.retract_comparison(first.id, again.id)

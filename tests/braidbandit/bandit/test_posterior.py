@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from braidbandit.bandit.choice import seen_difference
 from braidbandit.bandit.layout import Layout
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
@@ -1110,3 +1111,262 @@ def test_arrays_that_were_given_belong_to_who_gave_them():
     assert state(again) == state(source)
     np.testing.assert_array_equal(again.groups, source.groups)
     np.testing.assert_array_equal(again.own_groups, source.own_groups)
+
+
+# ---- comparisons of two arms ----
+
+
+def contrast(posterior, arms, x):
+    return features(posterior, arms[0], x) - features(posterior, arms[1], x)
+
+
+def compared(own_width, n=30, seed=0, pairs=((0, 1), (1, 0))):
+    """Rewards and comparisons in turn, and the same as dense rows."""
+    posterior, rng = make(own_width), np.random.default_rng(seed)
+    Phi, y, variances, said = [], [], [], []
+    for i in range(n):
+        x, weight = np.append(1.0, rng.standard_normal(2)), 0.5 + rng.random()
+        variances.append(posterior.scales.noise**2 / weight)
+        if i % 3:
+            arm, r = int(rng.integers(3)), rng.random()
+            posterior.update(arm, Z[arm], x, r, weight)
+            Phi.append(features(posterior, arm, x))
+            said.append((posterior.downdate, (arm, Z[arm], x, r, weight)))
+        else:
+            arms, r = pairs[i % len(pairs)], rng.normal()
+            one = (arms, (Z[arms[0]], Z[arms[1]]), x, r, weight)
+            posterior.compare(*one)
+            Phi.append(contrast(posterior, arms, x))
+            said.append((posterior.uncompare, one))
+        y.append(r)
+    return posterior, np.array(Phi), np.array(y), np.array(variances), said
+
+
+def beliefs(posterior, x):
+    """Mean and covariance of all arms on a task."""
+    belief = posterior.belief(Z, x)
+    load = Z @ contract_of(posterior, x)
+    load[posterior.seen] -= x[: posterior.own_width] @ posterior.own_load
+    squares = x[: posterior.own_width, None] * x[: posterior.own_width]
+    own = (posterior.own_covariance * squares).sum(axis=(1, 2))
+    return belief.mean, load @ load.T + np.diag(own)
+
+
+def contract_of(posterior, x):
+    W = np.zeros((*posterior.groups.shape, posterior.factor.shape[1]))
+    W[posterior.groups >= 0] = posterior.factor
+    return np.einsum("mkq,k->mq", W, x)
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_comparisons_and_rewards_give_the_dense_posterior(own_width):
+    posterior, Phi, y, variances, _ = compared(own_width)
+    m0, _ = prior(posterior)
+    # The prior mean is that of one arm, and cancels in a difference.
+    mean, P = dense(posterior, Phi, y, variances)
+    x = np.array([1.0, 0.3, -0.7])
+    rows = np.array([features(posterior, arm, x) for arm in range(3)])
+    got = beliefs(posterior, x)
+    np.testing.assert_allclose(got[0], rows @ mean, atol=1e-10)
+    np.testing.assert_allclose(got[1], rows @ P @ rows.T, atol=1e-10)
+    np.testing.assert_allclose(
+        posterior.belief(Z, x).sd ** 2, np.diag(got[1]), atol=1e-10
+    )
+    of_two = rows[0] - rows[2]
+    np.testing.assert_allclose(
+        posterior.difference((0, 2), (Z[0], Z[2]), x),
+        (of_two @ mean, of_two @ P @ of_two),
+        atol=1e-10,
+    )
+    # The sums say the same, and so does what is solved from them.
+    again = posterior.copy()
+    again.rescale(posterior.scales)
+    for one, other in zip(beliefs(again, x), got, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_comparisons_are_taken_back_in_any_order(own_width):
+    posterior, Phi, y, variances, said = compared(own_width)
+    gone = [3, 21, 0, 7, 12]
+    for i in gone:
+        undo, one = said[i]
+        undo(*one)
+    mean, P = dense(posterior, *(np.delete(a, gone, 0) for a in (Phi, y, variances)))
+    x = np.array([1.0, -1.0, 2.0])
+    rows = np.array([features(posterior, arm, x) for arm in range(3)])
+    got = beliefs(posterior, x)
+    np.testing.assert_allclose(got[0], rows @ mean, atol=1e-10)
+    np.testing.assert_allclose(got[1], rows @ P @ rows.T, atol=1e-10)
+    assert posterior.count == pytest.approx(25)
+
+
+def test_comparisons_are_forgotten_as_rewards_are():
+    posterior, Phi, y, variances, said = compared(3)
+    posterior.forget(0.9)
+    mean, P = dense(posterior, Phi, y, variances / 0.9)
+    x = np.array([1.0, 0.3, -0.7])
+    rows = np.array([features(posterior, arm, x) for arm in range(3)])
+    np.testing.assert_allclose(beliefs(posterior, x)[0], rows @ mean, atol=1e-10)
+    np.testing.assert_allclose(beliefs(posterior, x)[1], rows @ P @ rows.T, atol=1e-10)
+    undo, one = said[0]
+    undo(*one, kept=0.9)
+    mean, _ = dense(posterior, Phi[1:], y[1:], variances[1:] / 0.9)
+    np.testing.assert_allclose(beliefs(posterior, x)[0], rows @ mean, atol=1e-10)
+
+
+def test_the_level_of_compared_arms_stays_unknown():
+    """Differences only: what both have in common is as uncertain as before."""
+    posterior, x = make(3), np.array([1.0, 0.3, -0.7])
+    both = np.array([0.5, 0.5, 0.0])
+    before = both @ beliefs(posterior, x)[1] @ both
+    for _ in range(56):
+        posterior.compare((0, 1), (Z[0], Z[1]), x, 0.4, 10.0)
+    mean, variance = posterior.difference((0, 1), (Z[0], Z[1]), x)
+    assert mean == pytest.approx(0.4, abs=0.01)
+    assert variance < 2e-4
+    assert both @ beliefs(posterior, x)[1] @ both > 0.9 * before
+
+
+def test_a_retrained_arm_that_was_compared_is_less_certain_by_as_much():
+    posterior, *_ = compared(3)
+    x = np.array([1.0, 0.3, -0.7])
+    mean, covariance = beliefs(posterior, x)
+    posterior.widen(1, 0.5)
+    covariance[1, 1] += 0.5 * posterior.variance_of_change() @ x**2
+    again = posterior.copy()
+    again.rescale(posterior.scales)
+    for one in (posterior, again):
+        np.testing.assert_allclose(beliefs(one, x)[0], mean, atol=1e-10)
+        np.testing.assert_allclose(beliefs(one, x)[1], covariance, atol=1e-10)
+    again.refine_scales()
+    assert again.scales != posterior.scales
+
+
+def test_compared_arms_come_and_go():
+    posterior, *_ = compared(3, pairs=((0, 1), (2, 0)))
+    x, order = np.array([1.0, 0.3, -0.7]), [2, 1]
+    mean, covariance = beliefs(posterior, x)
+    other = posterior.take_arms([*order, -1])
+    again = other.copy()
+    again.rescale(other.scales)
+    rows = Z[[*order, 0]]
+    for one in (other, again):
+        p = one.n_parameters
+        assert one.factor.shape == (p, p + 6)
+        np.testing.assert_allclose(
+            one.belief(rows, x).mean[:2], mean[order], atol=1e-10
+        )
+        np.testing.assert_allclose(
+            one.belief(rows, x).sd[:2] ** 2, covariance[order, order], atol=1e-10
+        )
+        np.testing.assert_allclose(
+            one.difference((0, 1), (Z[2], Z[1]), x)[1],
+            covariance[2, 2] + covariance[1, 1] - 2 * covariance[1, 2],
+            atol=1e-10,
+        )
+    assert other.take_arms([0, 1, 2]).joined.tolist() == other.joined.tolist()
+
+
+def test_more_columns_leave_what_comparisons_taught():
+    posterior, *_ = compared(3)
+    x = np.array([1.0, 0.3, -0.7])
+    mean, covariance = beliefs(posterior, x)
+    wider = posterior.with_columns(parameter_groups(["share:b"], 3))
+    again = wider.copy()
+    again.rescale(wider.scales)
+    rows = np.column_stack([Z, np.zeros(3)])
+    for one in (wider, again):
+        np.testing.assert_allclose(one.belief(rows, x).mean, mean, atol=1e-10)
+        np.testing.assert_allclose(
+            one.belief(rows, x).sd ** 2, np.diag(covariance), atol=1e-10
+        )
+
+
+def test_comparisons_survive_as_arrays():
+    posterior, *_ = compared(3)
+    arrays = {name: array.copy() for name, array in posterior.to_arrays().items()}
+    again = Posterior.from_arrays(arrays, posterior.scales, posterior.prior)
+    assert state(again) == state(posterior)
+    for one in (posterior, again):
+        one.compare((2, 0), (Z[2], Z[0]), np.array([1.0, 0.5, 0.5]), 0.2)
+        one.refine_scales()
+    assert state(again) == state(posterior)
+    assert "joined" not in make().to_arrays()
+    with pytest.raises(ValueError, match=r"factor of shape \(\d+, \d+\), expected"):
+        Posterior.from_arrays({**arrays, "joined": arrays["joined"][:1]}, again.scales)
+    nobody = np.full_like(arrays["joined"], 7)
+    with pytest.raises(ValueError, match="expected arms of seen"):
+        Posterior.from_arrays({**arrays, "joined": nobody}, again.scales)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": (1, 1)}, "arm 1 twice"),
+        ({"arms": (0, 3)}, "received arm 3, expected 0 to 2"),
+        ({"value": np.nan}, "finite"),
+        ({"x": np.array([1.0, np.inf, 0.0])}, "finite"),
+        ({"Z": (Z[0], Z[1][:2])}, "received z"),
+        ({"weight": 0.0}, "weight is above 0"),
+    ],
+)
+def test_a_comparison_that_is_refused_changes_nothing(change, message):
+    posterior = make()
+    stream(posterior)
+    before, x = state(posterior), np.array([1.0, 0.0, 0.5])
+    given = {"arms": (0, 1), "Z": (Z[0], Z[1]), "x": x, "value": 0.1, **change}
+    for method in (posterior.compare, posterior.uncompare):
+        with pytest.raises(ValueError, match=message):
+            method(**given)
+    assert state(posterior) == before
+    assert not len(posterior.joined)
+
+
+def test_what_was_never_compared_is_not_taken_back():
+    posterior = make()
+    stream(posterior)
+    one = (0, 1), (Z[0], Z[1]), np.array([1.0, 0.0, 0.5]), 0.1
+    before = state(posterior)
+    with pytest.raises(ValueError, match="never compared"):
+        posterior.uncompare(*one)
+    assert state(posterior) == before
+    posterior.compare(*one)
+    before = state(posterior)
+    with pytest.raises(ValueError, match="cannot be taken back"):
+        posterior.uncompare(*one, weight=1e6)
+    with pytest.raises(ValueError, match="before any comparison"):
+        posterior.learn_table([0], Z[:1], np.ones((1, 3)), np.ones((1, 1)))
+    assert state(posterior) == before
+    posterior.reset(PriorScales())
+    assert state(posterior) == state(make())
+
+
+@pytest.mark.parametrize("prior", [None, PriorScales(noise=0.25)])
+def test_choices_alone_leave_noise_and_unit_where_they_were(prior):
+    """The unit of what a choice says is the noise: it cannot say how large that is."""
+    rng = np.random.default_rng(0)
+    groups = parameter_groups(["bias"], 2)
+    posterior = Posterior(groups, prior, n_arms=4, own_width=2)
+    truth, z = 0.1 * rng.standard_normal((4, 2)), np.ones(1)
+    for i in range(1, 401):
+        x = np.array([1.0, rng.standard_normal()])
+        a, c = (int(arm) for arm in rng.choice(4, 2, replace=False))
+        if (truth[a] - truth[c]) @ x + 0.25 * 2**0.5 * rng.standard_normal() < 0:
+            a, c = c, a
+        noise = 2 * posterior.scales.noise**2
+        believed = posterior.difference((a, c), (z, z), x)
+        value, weight, counted = seen_difference(*believed, noise)
+        posterior.compare((a, c), (z, z), x, value, weight / 2, counted=counted)
+        if i % 100 == 0:
+            posterior.refine_scales()
+    assert posterior.scales.noise == pytest.approx(0.25, rel=0.1)
+    np.testing.assert_allclose(
+        posterior.contrasts, (posterior.square, posterior.count), rtol=1e-9
+    )
+    again = Posterior.from_arrays(posterior.to_arrays(), posterior.scales, prior)
+    again.forget(0.5)
+    assert again.contrasts == tuple(0.5 * np.array(posterior.contrasts))
+    # A score or two set the unit again.
+    again.update(0, z, np.ones(2), 0.5)
+    assert again.count - again.contrasts[1] == pytest.approx(1.0)
