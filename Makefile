@@ -1,6 +1,6 @@
-# Two commands: `make demo` shows the whole loop on two real models, `make test`
-# checks everything. Each makes its own virtual environment on first use, with the
-# versions of requirements.lock.
+# `make demo` shows the whole loop on two real models, `make serve` answers with them over
+# HTTP, `make test` checks everything. Each makes its own virtual environment on first use,
+# with the versions of requirements.lock.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -19,7 +19,7 @@ LEFT_OUT = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 \
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-latest test-lowest lock install clean
+.PHONY: demo serve test test-latest test-lowest lock install clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,11 @@ $(VENV)/.native: $(VENV)/.installed
 
 demo: install
 	$(BIN)/python examples/demo.py
+
+# At http://127.0.0.1:8321/v1, as OpenAI's servers do; see docs/service.md.
+serve: install
+	$(BIN)/python -c "from braidbandit.service import ServiceSettings, run; \
+	run(ServiceSettings.read('examples/braid.toml'))"
 
 test: install $(VENV)/.native
 	$(BIN)/ruff check .

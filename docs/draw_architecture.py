@@ -22,7 +22,7 @@ WHAT = {
     "recommender": "braids for tasks",
     "evaluation": "what would have been",
     "agent": "the loop",
-    "service": "answers over HTTP, later",
+    "service": "answers over HTTP",
     "cli": "command line, later",
     "tokens": "bytes of tokens",
     "strands": "one frozen model",

@@ -371,8 +371,8 @@ class MetaBraider:
 
         Parameters
         ----------
-        task : str or dict
-            The task of the decision.
+        task : str, dict or None
+            The task of the decision; None where it is no longer at hand.
         decision : Decision or str
             The decision, or its id.
         performance : float in [0, 1], bool or callable
@@ -402,13 +402,13 @@ class MetaBraider:
         """
         found = self._decision_of(decision)
         check_source(source)
-        if not is_hash_of(found.task_hash, task):
+        if task is not None and not is_hash_of(found.task_hash, task):
             raise ValueError(
                 f"decision {found.id!r} was made for another task; give the task "
                 f"that forward received, not {task!r}"
             )
-        if callable(performance) and output is None:
-            raise ValueError("a callable judges the output: give output=...")
+        if callable(performance) and (task is None or output is None):
+            raise ValueError("a callable judges task and output: give both")
         if callable(performance):
             # Without the lock: a judge may be slow, and others go on meanwhile.
             performance = as_quality(performance, task, output)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,8 +195,6 @@ class ServedModel:
             server when the text is read.
         """
         _check(prompt, max_new_tokens, timeout)
-        # OpenAI's newest models take the newer name only, some servers the older one.
-        most = "max_completion_tokens" if self.endpoint.is_openai else "max_tokens"
         given = {
             "temperature": 0.0 if do_sample is False else temperature,
             "top_p": top_p,
@@ -196,28 +202,67 @@ class ServedModel:
         }
         request = {
             "messages": [{"role": "user", "content": prompt}],
-            most: max_new_tokens,
+            **self.limited(max_new_tokens),
             **{name: value for name, value in given.items() if value is not None},
         }
         return self._written(prompt, request, timeout)
 
+    def limited(self, max_new_tokens: int) -> dict[str, int]:
+        """Return the argument of a request by which this server writes no more."""
+        # OpenAI's newest models take the newer name only, some servers the older one.
+        newer = self.endpoint.is_openai
+        return {"max_completion_tokens" if newer else "max_tokens": max_new_tokens}
+
+    def chat(
+        self, request: Mapping[str, Any], timeout: float = _SILENCE
+    ) -> Generator[Any, None, None]:
+        """Answer a whole request, and give the server's chunks as they come.
+
+        Parameters
+        ----------
+        request : mapping
+            Arguments of a chat completion, with "messages"; tools and all else are
+            handed on as they are.
+        timeout : float
+            As for :meth:`stream`.
+
+        Yields
+        ------
+        ChatCompletionChunk
+            Of the openai client. Close the iterator to stop early.
+
+        Raises
+        ------
+        EndpointError, ValueError
+            As for :meth:`generate`, when the chunks are read.
+        """
+        return self._chunks(_text_of(request["messages"]), request, timeout)
+
     def _written(
-        self, prompt: str, request: dict[str, Any], timeout: float
+        self, prompt: str, request: Mapping[str, Any], timeout: float
     ) -> Iterator[str]:
+        with closing(self._chunks(prompt, request, timeout)) as chunks:
+            for chunk in chunks:
+                piece = _piece_of(chunk)
+                if piece:
+                    yield piece
+
+    def _chunks(
+        self, prompt: str, request: Mapping[str, Any], timeout: float
+    ) -> Generator[Any, None, None]:
         answer, begun = _Answer(), time.monotonic()
         failure: Exception | None = None
         chunks: Any = None
         try:
             chunks = self.endpoint.ask(request, timeout)
             for chunk in chunks:
-                piece = answer.take(chunk)
+                answer.take(chunk)
                 if time.monotonic() - begun > _LONGEST * timeout:
                     raise EndpointError(
                         f"{self.endpoint.url} was still writing after "
                         f"{_LONGEST * timeout:g} s; give generate(timeout=...) more"
                     )
-                if piece:
-                    yield piece
+                yield chunk
             answer.check_whole(self.endpoint.url)
         except GeneratorExit:  # whoever reads it has enough
             self._count(answer.usage(self.card, prompt, time.monotonic() - begun))
@@ -257,20 +302,17 @@ class _Answer:
     def text(self) -> str:
         return "".join(self.pieces)
 
-    def take(self, chunk: Any) -> str:
-        """Take in a chunk and return the text that it adds."""
+    def take(self, chunk: Any) -> None:
+        """Take in a chunk."""
         choices, used = chunk.choices, getattr(chunk, "usage", None)
         if choices is None and used is None:
             raise TypeError("no chunk of a chat completion")
         self.model = self.model or getattr(chunk, "model", None)
         if used is not None:
             self.counts = (int(used.prompt_tokens), int(used.completion_tokens))
-        piece = ""
         for choice in choices or ():
             self.finish = getattr(choice, "finish_reason", None) or self.finish
-            piece += getattr(choice.delta, "content", None) or ""
-        self.pieces.append(piece)
-        return piece
+        self.pieces.append(_piece_of(chunk))
 
     def check_whole(self, url: str) -> None:
         """Refuse an answer that has no end: the connection was cut."""
@@ -289,6 +331,18 @@ class _Answer:
         price = card.price
         money = price.of(read, written) if isinstance(price, Price) else 0.0
         return Usage(read, written, seconds, money, not counted)
+
+
+def _piece_of(chunk: Any) -> str:
+    """The text that a chunk adds."""
+    found = (getattr(c.delta, "content", None) for c in chunk.choices or ())
+    return "".join(piece or "" for piece in found)
+
+
+def _text_of(messages: Iterable[Mapping[str, Any]]) -> str:
+    """The text of a conversation, by which its tokens are estimated."""
+    said = (message.get("content") for message in messages)
+    return "\n".join(text if isinstance(text, str) else str(text) for text in said)
 
 
 def _estimated(text: str) -> int:

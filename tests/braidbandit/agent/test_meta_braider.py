@@ -388,6 +388,15 @@ def test_the_same_feedback_twice_counts_once(make):
     assert state_of(agent) == before
 
 
+def test_a_task_may_no_longer_be_at_hand(make):
+    agent = make()
+    decision = agent.forward(TASK)
+    with pytest.raises(ValueError, match="give both"):
+        agent.learn_from_feedback(None, decision, lambda task, text: 1.0, output="x")
+    agent.learn_from_feedback(None, decision.id, 0.5)
+    assert agent.recommender.settled_ == {decision.id: 0.5}
+
+
 def test_feedback_is_revised_and_taken_back(make, tmp_path):
     agent = make(tmp_path)
     decisions = [agent.forward(TASK) for _ in range(3)]

@@ -169,3 +169,20 @@ def test_mistakes_are_told_before_anything_is_sent(arguments, options, error, sa
         with pytest.raises(error, match=says):
             model.stream(*arguments, **options)  # also without a word being read
     assert failed == []
+
+
+def test_a_whole_request_is_handed_on():
+    server = WaywardServer(stream(*WHOLE))
+    try:
+        model = ServedModel(ModelCard("m", endpoint=server.url, price=PRICE))
+        said = [{"role": "system", "content": "Be brief."}]
+        request = {"messages": said, "tools": [{"a": 1}], **model.limited(7)}
+        chunks = list(model.chat(request))
+        text = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+        assert "".join(text) == "Hello"
+        [body] = server.bodies
+        assert (body["messages"], body["tools"]) == (said, [{"a": 1}])
+        assert body["max_tokens"] == 7
+        assert (model.usage.tokens_read, model.usage.tokens_written) == (8, 2)
+    finally:
+        server.stop()

@@ -1,0 +1,148 @@
+"""The service as an application that a server runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from braidbandit import __version__
+from braidbandit._files import read_lines
+from braidbandit.agent.meta_braider import MetaBraider
+from braidbandit.service.errors import ApiError
+from braidbandit.service.gate import Gate
+from braidbandit.service.openwebui import Poller
+from braidbandit.service.routes import router_of
+from braidbandit.service.service import Service
+from braidbandit.service.settings import ServiceSettings
+
+
+def create_app(settings: ServiceSettings, agent: MetaBraider | None = None) -> FastAPI:
+    """Return the application.
+
+    Parameters
+    ----------
+    settings : ServiceSettings
+    agent : MetaBraider, optional
+        By default one is opened as the settings say, and closed in the end. One that
+        is given is left open.
+
+    Returns
+    -------
+    FastAPI
+        ``app.state.service`` is the :class:`Service`: the agent, its ledger, and what
+        is counted live.
+
+    Raises
+    ------
+    ValueError
+        When the pool does not fit the folder, or else as for :class:`MetaBraider`.
+    """
+    given, agent = agent, agent or open_agent(settings)
+    service = Service(settings, agent)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        service.start()
+        poller = Poller.of(service)
+        polling = None if poller is None else asyncio.create_task(poller.run())
+        try:
+            yield
+        finally:
+            if polling is not None:
+                polling.cancel()
+            await asyncio.to_thread(service.stop)
+            if given is None:
+                await asyncio.to_thread(agent.close)
+
+    # No pages of documentation: theirs load scripts from elsewhere.
+    app = _Application(
+        title="braidbandit",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    state = app.state
+    state.service = service
+    app.include_router(router_of(service))
+    app.add_middleware(
+        Gate, settings=settings.server, keys=service.keys, live=service.live
+    )
+    app.add_exception_handler(ApiError, _tell)
+    app.add_exception_handler(RequestValidationError, _tell_of_body)
+    app.add_exception_handler(HTTPException, _tell_of_status)
+    return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Describe the routes; what FastAPI would answer with 422 is a 400 here."""
+        if self.openapi_schema is None:
+            schema = get_openapi(
+                title=self.title, version=self.version, routes=self.routes
+            )
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schema.get("components", {}).get("schemas", {}).pop(name, None)
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
+def open_agent(settings: ServiceSettings) -> MetaBraider:
+    """Open the agent that settings describe."""
+    catalogue, learning = settings.catalogue, settings.learning
+    return MetaBraider(
+        settings.cards,
+        folder=learning.folder,
+        layer_sets=catalogue.layer_sets,
+        strategies=catalogue.strategies,
+        shares=catalogue.shares,
+        price=learning.price,
+        keep_text=learning.keep_text,
+        random_state=learning.random_state,
+        dtype=learning.dtype,
+        calibration_texts=_texts(learning.calibration_texts),
+    )
+
+
+def _texts(path: Path | None) -> list[Any] | None:
+    return None if path is None else [text for _, text in read_lines(path)]
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _tell_of_body(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    place = [
+        str(part) for part in first["loc"] if part not in ("body", "query", "path")
+    ]
+    param = ".".join(place) or None
+    what = str(first["msg"]).removeprefix("Value error, ")
+    message = f"{param or 'the body'}: {what}"
+    if first["loc"] == ("body",) and "dictionary" in what:
+        message = "the body is JSON, sent as Content-Type: application/json"
+    return await _tell(request, ApiError(400, message, param=param))
+
+
+async def _tell_of_status(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    told = ApiError(error.status_code, str(error.detail), headers=error.headers)
+    return await _tell(request, told)
