@@ -60,6 +60,7 @@ def test_comparisons_are_taken_back_exactly():
         ("bench_offpolicy.py", "--data", "nowhere"),
         ("bench_memory.py", "--tasks", "1000"),
         ("bench_comparisons.py", "--worlds", "0"),
+        ("bench_service.py", "--requests", "1"),
         ("bench_memory.py", "--megabytes", "0.1"),
         ("train_adapter.py", __file__, "--rank", "0"),
         ("train_adapter.py", __file__, "--held-out", "0.9"),
@@ -106,6 +107,20 @@ def test_conversations_of_a_small_table(tmp_path):
     assert seldom <= often
     assert ways["ours"]["over_fixed"] > 10
     assert found["turns"] == 250
+
+
+def test_the_service_under_load():
+    pytest.importorskip("uvicorn", reason="needs the extra serve")
+    few = "--requests 60 --malformed 60 --kills 1 --repeats 3 --json"
+    done = run("bench_service.py", *few.split(), timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for what in ("lost", "doubled", "decisions_without_answer", "malformed_5xx"):
+        assert found[what] == 0
+    assert set(found["statuses"]) <= {"200", "429", "503"}
+    assert found["ledger_unchanged"]
+    for what in ("feedback_lost", "feedback_doubled", "feedback_not_learnt"):
+        assert found[what] == 0
 
 
 def test_help_of_training_an_adapter():

@@ -615,6 +615,11 @@ class MetaBraider:
         return self.recommender.arm_model_.catalogue
 
     @property
+    def outages(self) -> dict[str, str]:
+        """Arms whose server gave no answer lately, and until when they are out."""
+        return self._served.out()
+
+    @property
     def strands(self) -> Pool:
         """The loaded strands by name; a strand is loaded when it is first asked for."""
         return self._builder.strands

@@ -11,11 +11,12 @@ from braidbandit.catalogue.braid import Braid
 from braidbandit.service.errors import ApiError
 
 AUTO = "auto"
-State = Literal["waiting", "loading", "ready", "unfit", "failed"]
+State = Literal["waiting", "loading", "ready", "unfit", "failed", "out"]
 _REASONS = {
     "waiting": "not built yet",
     "loading": "being built",
     "failed": "could not be built",
+    "out": "its server gave no answer lately",
 }
 _STATUS = {"ready": "loaded", "loading": "loading"}
 
@@ -77,7 +78,7 @@ class Arms:
         if braid.id in self._agent.catalogue.unfit:
             return "unfit"
         if self.is_served(braid):
-            return "ready"
+            return "out" if braid.id in self._agent.outages else "ready"
         return self._states.get(braid.id, "waiting")
 
     def set_state(self, braid: Braid, state: State) -> None:
@@ -127,7 +128,7 @@ class Arms:
         """Return what ``/v1/models`` says of an arm."""
         state = self.state(braid)
         status: dict[str, Any] = {"value": _STATUS.get(state, "unloaded")}
-        if state in ("unfit", "failed"):
+        if state in ("unfit", "failed", "out"):
             status["failed"] = True
             status["reason"] = self._agent.catalogue.unfit.get(
                 braid.id, _REASONS.get(state, state)

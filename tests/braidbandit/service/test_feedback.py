@@ -171,3 +171,20 @@ def test_a_key_gives_only_so_much_feedback(serve, make_agent, models):
         about = {"decision": "d", "token": "t"}
         found = [rate(http, about, reward=1.0).status_code for _ in range(5)]
     assert found == [403, 403, 403, 429, 429]
+
+
+def test_one_answer_is_preferred_over_another(quiet, http, about):
+    if not hasattr(quiet.service.agent, "prefer"):
+        pytest.skip("this version learns no preferences")
+    body = {"messages": HELLO, "max_tokens": 2}
+    said = http.post("/v1/chat/completions", json=body).json()["x_braidbandit"]
+    worse = {key: said[key] for key in ("decision", "token")}
+    forged = {**worse, "token": "forged"}
+    refused = rate(http, about, preferred_over=forged)
+    assert refused.json()["error"]["param"] == "preferred_over.token"
+    answers = [rate(http, about, preferred_over=worse) for _ in range(2)]
+    if answers[0].status_code == 200:
+        assert [a.json()["result"] for a in answers] == ["learnt", "known"]
+    else:  # of the same arm: there is nothing to compare
+        assert about["decision"] != worse["decision"]
+        assert answers[0].status_code == 409

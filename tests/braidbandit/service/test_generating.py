@@ -304,11 +304,25 @@ def test_another_arm_answers_where_an_endpoint_fails(behind):
         asked = ask(http, model="far")
     assert "far" not in models
     assert asked.status_code == 503
-    assert asked.json()["error"]["code"] == "endpoint_failed"
+    # It was tried before, and is out for a while.
+    assert asked.json()["error"]["code"] in ("endpoint_failed", "model_not_ready")
     assert "127.0.0.1" not in asked.text
     # Decisions that got no answer are not waited for.
     waiting = {d.braid.anchor for d in service.ledger.pending()}
     assert waiting == {"llama"}
+
+
+def test_an_arm_that_is_out_is_said_to_be(behind):
+    _, server = behind(status(500))
+    with httpx2.Client(base_url=server.root, timeout=60) as http:
+        first, second = (ask(http, model="far") for _ in range(2))
+        listed = {e["id"]: e["status"] for e in http.get("/v1/models").json()["data"]}
+    assert first.json()["error"]["code"] == "endpoint_failed"
+    assert second.status_code == 503
+    assert second.json()["error"]["code"] == "model_not_ready"
+    assert int(second.headers["retry-after"]) >= 1
+    assert listed["far"]["failed"]
+    assert server.service.arms.counts()["out"] == 1
 
 
 def test_a_stream_that_breaks_off_says_so(behind):
