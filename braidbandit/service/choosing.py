@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.catalogue.braid import Braid
@@ -21,8 +20,6 @@ from braidbandit.service.signing import Signer
 from braidbandit.service.timing import Timing
 
 _MOST_CONVERSATIONS = 10_000
-_FORGOTTEN_AFTER = 24 * 3600.0
-T = TypeVar("T")
 
 
 class Chosen(NamedTuple):
@@ -63,8 +60,6 @@ class Chooser:
         self._live, self._signer, self._backlog = live, signer, backlog
         self._compute_budget = compute_budget
         self._sessions = _Sessions()
-        known = inspect.signature(agent.forward).parameters
-        self._agent_keeps_conversations = "conversation" in known
 
     def choose(self, ask: Ask, seconds_left: float, avoid: Mapping[str, str]) -> Chosen:
         """Return a decision, which is in the ledger.
@@ -99,15 +94,13 @@ class Chooser:
             return self._decide(ask, eligible=[min(slow, key=lambda i: slow[i])])
         why = "expected to take {:.0f} s, longer than the deadline allows"
         excluded |= {arm_id: why.format(t) for arm_id, t in slow.items()}
-        return self._decide(ask, **self._kept(ask, excluded))
+        return self._decide(ask, excluded=excluded)
 
     def _decide(self, ask: Ask, **limits: Any) -> Chosen:
         wishes = ask.wishes
         budget = wishes.compute_budget
         if budget is None:
             budget = 1.0 if "eligible" in limits else self._compute_budget
-        if self._agent_keeps_conversations and ask.conversation is not None:
-            limits.setdefault("conversation", ask.conversation)
         begun = time.perf_counter()
         try:
             decision = self._agent.forward(
@@ -115,24 +108,14 @@ class Chooser:
                 budget,
                 preference=wishes.preference,
                 accuracy_target=wishes.accuracy_target,
+                conversation=ask.conversation,
                 **limits,
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ApiError(400, str(error.args[0]), param="x_braidbandit") from error
         seconds = time.perf_counter() - begun
         self._live.note_decision(seconds)
-        if ask.conversation is not None:
-            self._sessions.keep(ask.conversation, decision.braid.id)
         return Chosen(decision, seconds)
-
-    def _kept(self, ask: Ask, excluded: Mapping[str, str]) -> dict[str, Any]:
-        """Limits of the choice; a conversation that goes on keeps its arm."""
-        if ask.conversation is None or self._agent_keeps_conversations:
-            return {"excluded": excluded}
-        arm_id = self._sessions.arm(ask.conversation)
-        if arm_id is None or arm_id in excluded or arm_id not in self._agent.catalogue:
-            return {"excluded": excluded}
-        return {"eligible": [arm_id]}
 
     def _too_slow(
         self, braids: list[Braid], ask: Ask, seconds_left: float
@@ -187,14 +170,18 @@ class Chooser:
             raise ApiError(
                 404, "there is no such decision", param="x_braidbandit.decision"
             ) from None
-        override: Any = getattr(self._agent, "override", None)
         if braid is not None and braid.id != decision.braid.id:
             self._check_usable(braid, ask)
-            if override is None:
-                return self._decide(ask, eligible=[braid.id])
-            return Chosen(override(decision, braid.id), 0.0)
+            return Chosen(self._override(decision, braid), 0.0)
         self._check_usable(decision.braid, ask)
         return Chosen(decision, 0.0)
+
+    def _override(self, decision: Decision, braid: Braid) -> Decision:
+        try:
+            return self._agent.override(decision, braid)
+        except (KeyError, ValueError) as error:
+            said = str(error.args[0])
+            raise ApiError(409, said, param="x_braidbandit.decision") from error
 
     def _nobody(self, ask: Ask, avoid: Mapping[str, str]) -> ApiError:
         field = ask.endpoints_only
@@ -214,10 +201,9 @@ class Chooser:
 
 
 class _Sessions:
-    """Which conversation a turn belongs to, and which arm answers in it."""
+    """Which conversation a turn belongs to, where the client does not say."""
 
     def __init__(self) -> None:
-        self._arms: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._begun: OrderedDict[str, str] = OrderedDict()
 
     def conversation(self, ask: Ask) -> str | None:
@@ -229,21 +215,8 @@ class _Sessions:
         if opening is None or ask.is_named:
             return opening
         if not ask.goes_on:
-            _keep(self._begun, opening, secrets.token_hex(16))
+            self._begun[opening] = secrets.token_hex(16)
+            self._begun.move_to_end(opening)
+            while len(self._begun) > _MOST_CONVERSATIONS:
+                self._begun.popitem(last=False)
         return self._begun.get(opening, opening)
-
-    def keep(self, conversation: str, arm_id: str) -> None:
-        """Note which arm answers."""
-        _keep(self._arms, conversation, (arm_id, time.monotonic()))
-
-    def arm(self, conversation: str) -> str | None:
-        """Return which arm answers; None if it is not known, or was a day ago."""
-        arm_id, at = self._arms.get(conversation, (None, 0.0))
-        return arm_id if time.monotonic() - at < _FORGOTTEN_AFTER else None
-
-
-def _keep(kept: OrderedDict[str, T], key: str, value: T) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > _MOST_CONVERSATIONS:
-        kept.popitem(last=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.ledger.records import Decision, Outcome
@@ -132,11 +132,6 @@ class Feedback:
         return result
 
     def _prefer(self, body: FeedbackBody, caller: str) -> Result:
-        prefer: Any = getattr(self._agent, "prefer", None)
-        if prefer is None:
-            raise ApiError(
-                400, "this version learns no preferences", param="preferred_over"
-            )
         worse = body.preferred_over.decision if body.preferred_over else ""
         better = self._decision(body.decision)
         other = self._decision(worse)
@@ -151,7 +146,9 @@ class Feedback:
             )
         self._check_changes(better.id)
         try:
-            prefer(better, other, strength=body.strength, source=body.source)
+            self._agent.prefer(
+                better, other, strength=body.strength, source=body.source
+            )
         except (ValueError, KeyError) as error:
             raise ApiError(409, str(error.args[0]), param="preferred_over") from error
         self._memory.note_signal(signal, better.id, said)

@@ -173,9 +173,7 @@ def test_a_key_gives_only_so_much_feedback(serve, make_agent, models):
     assert found == [403, 403, 403, 429, 429]
 
 
-def test_one_answer_is_preferred_over_another(quiet, http, about):
-    if not hasattr(quiet.service.agent, "prefer"):
-        pytest.skip("this version learns no preferences")
+def test_one_answer_is_preferred_over_another(http, about):
     body = {"messages": HELLO, "max_tokens": 2}
     said = http.post("/v1/chat/completions", json=body).json()["x_braidbandit"]
     worse = {key: said[key] for key in ("decision", "token")}

@@ -215,19 +215,23 @@ def test_a_prompt_that_is_too_long_is_refused(http):
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_a_conversation_keeps_its_arm(server, http):
+def test_a_conversation_is_told_to_the_agent(server, http):
+    def turn_of(said):
+        decision = server.service.ledger.decision(said["x_braidbandit"]["decision"])
+        return decision.conversation
+
     turns = [{"role": "user", "content": "Tell me of the strands of the dog"}]
-    first = ask(http, messages=turns).json()
-    for n in range(6):
+    first = turn_of(ask(http, messages=turns).json())
+    for n in range(3):
         turns += [
             {"role": "assistant", "content": f"answer {n}"},
             {"role": "user", "content": f"and then, number {n}?"},
         ]
-        assert ask(http, messages=turns).json()["model"] == first["model"]
-    ids = {ask(http, user=f"person {n}").json()["model"] for n in range(12)}
-    assert len(ids) > 1
-    one = [ask(http, user="the same").json()["model"] for _ in range(4)]
-    assert len(one) == 4
+        assert turn_of(ask(http, messages=turns).json())["id"] == first["id"]
+    # Another that begins alike is another.
+    assert turn_of(ask(http, messages=turns[:1]).json())["id"] != first["id"]
+    named = [turn_of(ask(http, user="the same").json())["id"] for _ in range(2)]
+    assert named[0] == named[1] != first["id"]
 
 
 # ---- models behind URLs ----

@@ -196,11 +196,11 @@ def test_what_cannot_be_matched_is_counted_once(quiet, export):
     )
 
 
-def test_a_chat_keeps_its_model(quiet):
+def test_turns_of_a_chat_are_one_conversation(quiet):
     first, _ = chat(quiet, headers=forwarded("one"))
     second, _ = chat(quiet, "And then?", headers=forwarded("two"))
-    decisions = [quiet.service.ledger.decision(d) for d in (first, second)]
-    assert len({d.braid.id for d in decisions}) == 1
+    found = [quiet.service.ledger.decision(d).conversation for d in (first, second)]
+    assert found[0]["id"] == found[1]["id"]
 
 
 def test_a_wrong_key_or_answer_is_said(quiet, export):

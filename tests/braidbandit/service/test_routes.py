@@ -59,7 +59,17 @@ def test_a_decision_may_be_seen_first_and_acted_on(server, http):
     said = http.post("/v1/chat/completions", json=body).json()
     assert said["x_braidbandit"]["decision"] == told["decision"]
     assert said["model"] == told["model"]
+    # Or on another arm than it has: then the decision is the caller's own.
+    told = http.post("/v1/recommend", json={"task": "Hello there", "decide": True})
+    wishes = {key: told.json()[key] for key in ("decision", "token")}
+    other = "gemma" if told.json()["model"] == "llama" else "llama"
+    overriding = {**body, "model": other, "x_braidbandit": wishes}
+    said = http.post("/v1/chat/completions", json=overriding).json()
+    made = server.service.ledger.decision(said["x_braidbandit"]["decision"])
+    assert (said["model"], made.instead_of) == (other, wishes["decision"])
+    assert http.post("/v1/chat/completions", json=overriding).status_code == 409
     wishes["token"] = "forged"
+    body["x_braidbandit"] = wishes
     assert http.post("/v1/chat/completions", json=body).status_code == 403
 
 
