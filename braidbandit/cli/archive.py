@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from braidbandit._files import replacing
-from braidbandit.cli.doctor.ledger_file import check_ledger
-from braidbandit.recommender.state_files import read_state
 
 FORMAT = 1
 _KIND = "braidbandit agent"
@@ -172,6 +170,9 @@ def _header(packed: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 
 def _check(folder: Path) -> None:
     """Refuse an agent that could not be opened."""
+    from braidbandit.cli.doctor.ledger_file import check_ledger
+    from braidbandit.recommender.state_files import read_state
+
     found = check_ledger(folder / _LEDGER)
     if found.level == "error":
         raise ValueError(f"the ledger cannot be imported: {found.found}; {found.fix}")
@@ -180,6 +181,8 @@ def _check(folder: Path) -> None:
 
 
 def _policy_of(folder: Path) -> list[tuple[str, Path]]:
+    from braidbandit.recommender.state_files import read_state
+
     policy = folder / "policy"
     if not (policy / "manifest.json").exists():
         return []

@@ -97,7 +97,8 @@ def records_of(
     found, sums = _of_policy(policy), _Sums()
     for decision, _ in ledger.decisions():
         arm = decision.braid.id
-        found.setdefault(arm, Record(arm, decision.braid.label())).decisions += 1
+        record = found.setdefault(arm, Record(arm, decision.braid.label()))
+        record.decisions += 1
         sums.add(decision, policy)
         advance()
     for _, decision, outcome in ledger.pairs():
@@ -160,4 +161,5 @@ def _expect(
         return
     means = policy.arm_model_.means((sums.total / sums.n)[None, :])[0]
     for row, arm in enumerate(policy.arm_ids_):
-        found[arm].expected = float(means[row])
+        record = found[arm]
+        record.expected = float(means[row])

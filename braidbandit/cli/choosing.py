@@ -25,43 +25,54 @@ Identity = Annotated[
 ]
 
 
+_Text = Annotated[
+    str, typer.Argument(metavar="TASK", help="The prompt; - reads standard input.")
+]
+_Kind = Annotated[
+    str | None, typer.Option("--type", help="Such as code, medical or creative.")
+]
+_Complexity = Annotated[
+    float | None, typer.Option(min=0, max=1, help="From 0, easy, to 1.")
+]
+_Capability = Annotated[
+    list[str] | None, typer.Option(help="That is needed; may be given again.")
+]
+_ComputeBudget = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="From 0, the cheapest arms only, to 1, all."),
+]
+_LatencyMs = Annotated[
+    float | None, typer.Option(help="Longest time that an answer may take.")
+]
+_Memory = Annotated[float | None, typer.Option(help="Most bytes of weights.")]
+_Prefer = Annotated[
+    list[str] | None,
+    typer.Option(help="What counts, such as quality=1 latency=0.2; again for more."),
+]
+_AccuracyTarget = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Quality that would do.")
+]
+_Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Id of an arm not to choose; again for more."),
+]
+_OnlyShow = Annotated[
+    bool, typer.Option("--dry-run", help="Explain only; nothing is recorded.")
+]
+
+
 def recommend(
-    text: Annotated[
-        str, typer.Argument(metavar="TASK", help="The prompt; - reads standard input.")
-    ],
-    kind: Annotated[
-        str | None, typer.Option("--type", help="Such as code, medical or creative.")
-    ] = None,
-    complexity: Annotated[
-        float | None, typer.Option(min=0, max=1, help="From 0, easy, to 1.")
-    ] = None,
-    capability: Annotated[
-        list[str] | None, typer.Option(help="That is needed; may be given again.")
-    ] = None,
-    compute_budget: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="From 0, the cheapest arms only, to 1, all."),
-    ] = None,
-    latency_ms: Annotated[
-        float | None, typer.Option(help="Longest time that an answer may take.")
-    ] = None,
-    memory: Annotated[float | None, typer.Option(help="Most bytes of weights.")] = None,
-    prefer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What counts, such as quality=1 latency=0.2; again for more."
-        ),
-    ] = None,
-    accuracy_target: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Quality that would do.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Id of an arm not to choose; again for more."),
-    ] = None,
-    only_show: Annotated[
-        bool, typer.Option("--dry-run", help="Explain only; nothing is recorded.")
-    ] = False,
+    text: _Text,
+    kind: _Kind = None,
+    complexity: _Complexity = None,
+    capability: _Capability = None,
+    compute_budget: _ComputeBudget = None,
+    latency_ms: _LatencyMs = None,
+    memory: _Memory = None,
+    prefer: _Prefer = None,
+    accuracy_target: _AccuracyTarget = None,
+    exclude: _Exclude = None,
+    only_show: _OnlyShow = False,
     folder: Folder = None,
     config: Config = None,
     json: Json = False,

@@ -36,7 +36,7 @@ app = typer.Typer(
 state = typer.Typer(no_args_is_help=True, help="Copy, restore or look at an agent.")
 
 
-def _version(wanted: bool) -> None:
+def _tell_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"braidbandit {__version__}")
         raise typer.Exit
@@ -46,7 +46,9 @@ def _version(wanted: bool) -> None:
 def begin(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Say which."),
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Say which."
+        ),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tell what is loaded and built.")

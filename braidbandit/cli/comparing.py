@@ -112,38 +112,48 @@ def _check_some(ledger: Ledger) -> None:
         )
 
 
+_File = Annotated[
+    Path,
+    typer.Argument(
+        help="Your prompts: .txt with one a line, or .jsonl with prompt and one of "
+        "answer, contains, tests."
+    ),
+]
+_Most = Annotated[
+    int | None, typer.Option(min=0, help="Scores to add now; by default all.")
+]
+_LeastGain = Annotated[
+    float,
+    typer.Option(min=0, help="Stop when the next ten are expected to buy less."),
+]
+_Singles = Annotated[
+    bool, typer.Option("--singles", help="Score single models only, no braids.")
+]
+_Judge = Annotated[
+    str | None,
+    typer.Option(
+        help="A program that reads prompt and answer as JSON, and prints "
+        "a number from 0 to 1."
+    ),
+]
+_Ask = Annotated[
+    bool, typer.Option("--ask", help="Show answers and rate them by hand.")
+]
+_Tokens = Annotated[int, typer.Option(min=1, help="Most of an answer.")]
+_Save = Annotated[
+    Path | None, typer.Option(help="Write a table for `replay` (.npz), too.")
+]
+
+
 def probe(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Your prompts: .txt with one a line, or .jsonl with prompt and one of "
-            "answer, contains, tests."
-        ),
-    ],
-    most: Annotated[
-        int | None, typer.Option(min=0, help="Scores to add now; by default all.")
-    ] = None,
-    least_gain: Annotated[
-        float,
-        typer.Option(min=0, help="Stop when the next ten are expected to buy less."),
-    ] = 0.0,
-    singles: Annotated[
-        bool, typer.Option("--singles", help="Score single models only, no braids.")
-    ] = False,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="A program that reads prompt and answer as JSON, and prints "
-            "a number from 0 to 1."
-        ),
-    ] = None,
-    ask: Annotated[
-        bool, typer.Option("--ask", help="Show answers and rate them by hand.")
-    ] = False,
-    tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 256,
-    save: Annotated[
-        Path | None, typer.Option(help="Write a table for `replay` (.npz), too.")
-    ] = None,
+    file: _File,
+    most: _Most = None,
+    least_gain: _LeastGain = 0.0,
+    singles: _Singles = False,
+    judge: _Judge = None,
+    ask: _Ask = False,
+    tokens: _Tokens = 256,
+    save: _Save = None,
     folder: Folder = None,
     config: Config = None,
     json: Json = False,

@@ -102,7 +102,9 @@ def _plain(value: Any) -> Any:
         return _plain(asdict(value))
     if value is None or isinstance(value, bool | int | str):
         return value
-    return _plain(value.item()) if hasattr(value, "item") else str(value)
+    # Numbers of NumPy know which of Python's they are.
+    item = getattr(value, "item", None)
+    return str(value) if item is None else _plain(item())
 
 
 def _is_number(value: Any) -> bool:

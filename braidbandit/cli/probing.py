@@ -113,7 +113,10 @@ class Prober:
     def learn(self) -> BraidRecommender:
         """Return a policy that starts from the scores, with all the ledger learnt."""
         old = self.agent.recommender
-        settings = {**old.get_params(deep=False), "encoder": old.encoder_}
+        settings: dict[str, Any] = {
+            **old.get_params(deep=False),
+            "encoder": old.encoder_,
+        }
         fresh = BraidRecommender(**settings)
         plan = self.plan
         fresh.warm_start(plan.tasks, plan.arm_ids, plan.table)

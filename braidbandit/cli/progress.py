@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 AT_ONCE = 2.0
@@ -85,7 +85,7 @@ class Progress:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int) -> Generator[Callable[[], None], None, None]:
     """Yield a function to call after each of some steps; see :class:`Progress`."""
     work = Progress(what, total)
     try:
@@ -111,7 +111,7 @@ def in_words(seconds: float) -> str:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str) -> Generator[None, None, None]:
     """Say what is being waited for, once it takes more than two seconds."""
     timer = threading.Timer(AT_ONCE, _say_waiting, [what])
     timer.daemon = True

@@ -50,8 +50,8 @@ def read_prompts(file: Path) -> list[Prompt]:
     file : Path
         JSON lines with "prompt", optionally "type", "complexity" and "capabilities",
         and one of "answer" (text or number), "contains" (text, or list of texts) and
-        "tests" (list of Python code). Or plain text, one prompt a line, in a file that
-        ends in ``.txt``.
+        "tests" (Python code, or a list of such). Or plain text, one prompt a line, in a
+        file that ends in ``.txt``.
 
     Raises
     ------
@@ -85,14 +85,13 @@ def judge_of(prompt: Prompt, command: str | None = None) -> Judge | None:
         return lambda answer: by_command(command, prompt, answer)
     rule = prompt.judged_by
     if "contains" in rule:
-        wanted = rule["contains"]
-        texts = [wanted] if isinstance(wanted, str) else list(wanted)
+        texts = _listed(rule["contains"])
         return lambda answer: share_contained(texts, answer)
     if "answer" in rule or "tests" in rule:
         from braidbandit.agent.judges import exact_match, unit_tests
 
         if "tests" in rule:
-            judge = unit_tests(rule["tests"], rule.get("prefix", ""))
+            judge = unit_tests(_listed(rule["tests"]), rule.get("prefix", ""))
         else:
             judge = exact_match(str(rule["answer"]))
         return lambda answer: float(judge(prompt.task, answer))
@@ -164,6 +163,11 @@ def _prompt(row: Any, number: int, file: Path) -> Prompt:
     return Prompt(task, judged_by)
 
 
+def _listed(given: Any) -> Any:
+    """Return one text as a list of one."""
+    return [given] if isinstance(given, str) else given
+
+
 def _check_rule(rule: dict[str, Any], where: str) -> None:
     kinds = [key for key in ("answer", "contains", "tests") if key in rule]
     if "prefix" in rule and "tests" not in rule:
@@ -171,8 +175,7 @@ def _check_rule(rule: dict[str, Any], where: str) -> None:
     if "answer" in rule and not isinstance(rule["answer"], str | int | float):
         raise ValueError(f"{where}: answer is text or a number")
     for key in ("contains", "tests"):
-        texts = rule.get(key, ["x"])
-        texts = [texts] if isinstance(texts, str) and key == "contains" else texts
+        texts = _listed(rule.get(key, "x"))
         whole = isinstance(texts, list) and texts
         if not (whole and all(isinstance(text, str) and text for text in texts)):
             raise ValueError(f"{where}: {key} is a list of texts")

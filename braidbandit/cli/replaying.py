@@ -104,10 +104,10 @@ def replayed(file: Path, rounds: int, seeds: int, probes: int | None) -> Replaye
         raise FileNotFoundError(f"there is no table {file}")
     table = read_table(file)
     prompts, arms = table.rewards.shape
-    probes = min(prompts // 5, _MOST_PROBES) if probes is None else probes
+    told = min(prompts // 5, _MOST_PROBES) if probes is None else probes
     # Without any reward: what kinds of prompts there are is known beforehand.
     encoder = TaskEncoder().fit(table.embeddings)
-    orders = list(shuffles(table, rounds, seeds, probes))
+    orders = list(shuffles(table, rounds, seeds, told))
     learnt: list[Run] = []
     best: list[Run] = []
     chance: list[Run] = []
@@ -118,9 +118,9 @@ def replayed(file: Path, rounds: int, seeds: int, probes: int | None) -> Replaye
             best.append(_always_best_of_probe(table, order))
             chance.append(_by_chance(table, order))
     rows = [Row.of("learnt", learnt), Row.of("random arm", chance)]
-    if probes:
+    if told:
         rows.insert(1, Row.of("always the best arm of the probe", best))
-    return Replayed(rows, len(orders[0].run), arms, seeds, probes)
+    return Replayed(rows, len(orders[0].run), arms, seeds, told)
 
 
 def _always_best_of_probe(table: Table, order: Shuffle) -> Run:

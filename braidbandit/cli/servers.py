@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,6 @@ def models_at(endpoint: str, key: str = "", seconds: float = 3.0) -> list[str]:
             timeout=seconds, trust_env=not local, headers=headers
         ) as client:
             answer = client.get(f"{endpoint}/models")
-            body: Any = answer.json() if len(answer.content) <= _MOST_BYTES else None
     except httpx2.TimeoutException:
         raise Unreachable(
             f"did not answer within {seconds:g} s",
@@ -141,16 +141,21 @@ def models_at(endpoint: str, key: str = "", seconds: float = 3.0) -> list[str]:
         ) from None
     except httpx2.HTTPError as error:
         raise Unreachable(f"cannot be reached: {error}", _start(endpoint)) from None
-    except ValueError:
-        body = None
-    return _listed(endpoint, answer.status_code, body)
+    return _listed(answer.status_code, _read(answer.content))
 
 
 def _chatting(models: list[str]) -> tuple[str, ...]:
     return tuple(m for m in models if not any(word in m.lower() for word in _NO_CHAT))
 
 
-def _listed(endpoint: str, status: int, body: Any) -> list[str]:
+def _read(content: bytes) -> Any:
+    try:
+        return json.loads(content) if len(content) <= _MOST_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _listed(status: int, body: Any) -> list[str]:
     if status in (401, 403):
         raise Unreachable(
             f"refuses the key (status {status})",

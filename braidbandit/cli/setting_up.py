@@ -27,41 +27,50 @@ Start a server (such as `ollama serve`), name a folder with --look, or for a try
 _MARKS = {"ok": "ok", "warning": "WARNING", "error": "ERROR"}
 
 
+_Look = Annotated[
+    list[Path] | None,
+    typer.Option(help="One more folder to search; again for more."),
+]
+_OnlyLook = Annotated[
+    bool,
+    typer.Option("--only-look", help="Search only what --look and --server name."),
+]
+_Server = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="URL of one more server, such as http://127.0.0.1:9000/v1; again for more."
+    ),
+]
+_Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="What reads tasks: a model of sentence-transformers, or 'words', "
+        "which needs none. By default what is installed."
+    ),
+]
+_Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Take all that is found; do not ask.")
+]
+_Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace settings that are there.")
+]
+_Folder = Annotated[
+    str, typer.Option("--folder", "-f", help="Where the agent is to keep things.")
+]
+_Config = Annotated[
+    Path, typer.Option("--config", "-c", help="File of settings to write.")
+]
+
+
 def init(
-    look: Annotated[
-        list[Path] | None,
-        typer.Option(help="One more folder to search; again for more."),
-    ] = None,
-    only_look: Annotated[
-        bool,
-        typer.Option("--only-look", help="Search only what --look and --server name."),
-    ] = False,
-    server: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="URL of one more server, such as http://127.0.0.1:9000/v1; again for "
-            "more."
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="What reads tasks: a model of sentence-transformers, or 'words', "
-            "which needs none. By default what is installed."
-        ),
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Take all that is found; do not ask.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace settings that are there.")
-    ] = False,
-    folder: Annotated[
-        str, typer.Option("--folder", "-f", help="Where the agent is to keep things.")
-    ] = "braid",
-    config: Annotated[
-        Path, typer.Option("--config", "-c", help="File of settings to write.")
-    ] = Path(SETTINGS),
+    look: _Look = None,
+    only_look: _OnlyLook = False,
+    server: _Server = None,
+    encoder: _Encoder = None,
+    yes: _Yes = False,
+    overwrite: _Overwrite = False,
+    folder: _Folder = "braid",
+    config: _Config = Path(SETTINGS),
     json: Json = False,
 ) -> None:
     """Find the models of this machine, and write braid.toml.
@@ -158,7 +167,8 @@ def serve(
     changed = {key: value for key, value in given.items() if value is not None}
     if changed:
         server = {**settings.server.model_dump(), **changed}
-        settings = type(settings)(**{**settings.model_dump(), "server": server})
+        whole: dict[str, Any] = {**settings.model_dump(), "server": server}
+        settings = type(settings)(**whole)
     try:
         from braidbandit.service import run
     except (ImportError, AttributeError) as error:

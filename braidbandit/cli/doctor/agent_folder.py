@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from braidbandit.cli.doctor.files import damage_of
+from braidbandit.cli.doctor.files import damage_of, may
 from braidbandit.cli.doctor.finding import Finding, error, ok, warning
 
 _LEAST_FREE = 1_000_000_000
@@ -107,7 +107,7 @@ def _locked_in(folder: Path) -> Path | None:
     """Return something in the folder that this user cannot write to."""
     kept = ("policy", "store", "embeddings", "ledger.sqlite", "calibration.json")
     there = [folder / name for name in kept if (folder / name).exists()]
-    return next((path for path in there if not os.access(path, os.W_OK)), None)
+    return next((path for path in there if not may(path, os.W_OK)), None)
 
 
 def _damaged_in(folder: Path) -> Iterator[tuple[Path, str | None]]:

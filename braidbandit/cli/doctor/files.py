@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,12 @@ _VERSIONS = (2, 3)
 # Bytes of the fixed kinds of values in a GGUF header, by their number.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+
+
+def may(path: Path, mode: int) -> bool:
+    """Whether this user may do something with a file: ``os.R_OK`` or ``os.W_OK``."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, mode, effective_ids=effective)
 
 
 def damage_of(file: Path) -> str | None:

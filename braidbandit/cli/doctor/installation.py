@@ -6,7 +6,6 @@ Versions are read from what pip wrote down: nothing is imported.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import re
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ _OLDEST = (3, 10)
 _NUMBER = re.compile(r"\d+")
 
 
-def check_python(version: Sequence[int] = sys.version_info) -> Finding:
+def check_python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
     """Check the version of Python."""
     found = f"Python {'.'.join(map(str, version[:3]))}"
     if tuple(version[:2]) < _OLDEST:
@@ -111,6 +110,8 @@ def requirements(extra: str) -> list[tuple[str, str]]:
         return []  # it runs from its source, and nothing says what it needs
     for line in lines:
         what, _, condition = line.partition(";")
+        if _is_for_older(condition):
+            continue
         if re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", condition):
             name = re.match(r"[\w.-]+", what)
             floor = re.search(r">=\s*([\w.]+)", what)
@@ -154,10 +155,16 @@ def has_nvidia_driver() -> bool:
 
 
 def _distribution(package: str, places: Places) -> Distribution:
-    options = {} if places is None else {"path": list(places)}
-    for found in distributions(name=package, **options):
+    looked_in = sys.path if places is None else list(places)
+    for found in distributions(name=package, path=looked_in):
         return found
     raise PackageNotFoundError(package)
+
+
+def _is_for_older(condition: str) -> bool:
+    """Whether a requirement is for a Python that is older than this one."""
+    below = re.search(r"python_version\s*<\s*['\"](\d+)\.(\d+)", condition)
+    return below is not None and sys.version_info[:2] >= tuple(map(int, below.groups()))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,13 @@ class LedgerFile:
             return {str(name): n for name, n in connection.execute(query)}
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> Generator[sqlite3.Connection, None, None]:
         address = self.file.absolute().as_uri()
-        connection = sqlite3.connect(f"{address}?mode=ro", uri=True)
+        # Where nobody is writing, SQLite is told so: else it puts files beside it.
+        journal = self.file.with_name(f"{self.file.name}-wal")
+        still = not journal.exists() or not journal.stat().st_size
+        how = "immutable=1" if still else "mode=ro"
+        connection = sqlite3.connect(f"{address}?{how}", uri=True)
         with closing(connection):
             yield connection
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from braidbandit.catalogue.cards import ModelCard
-from braidbandit.cli.doctor.files import damage_of
+from braidbandit.cli.doctor.files import damage_of, may
 from braidbandit.cli.doctor.finding import Finding, error, ok, warning
 from braidbandit.cli.servers import Unreachable, models_at
 
@@ -83,7 +83,7 @@ def _check_local(card: ModelCard) -> Finding:
 
 
 def _check_path(name: str, path: Path) -> Finding:
-    if not os.access(path, os.R_OK):
+    if not may(path, os.R_OK):
         return error(name, f"{path} cannot be read", f"chmod u+r {path}")
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if path.is_dir() and not (path / "config.json").exists():

@@ -68,7 +68,7 @@ def test_a_whole_session(settings):
     "arguments",
     [
         ("explain", "last"),
-        ("feedback", "last", "0.5", "--revise"),
+        ("feedback", "last", "0.5"),
         ("table",),
         ("state", "inspect"),
         ("doctor",),

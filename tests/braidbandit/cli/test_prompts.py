@@ -47,7 +47,7 @@ def test_prompts_with_what_judges_them(tmp_path):
         (3, "is no prompt"),
         ({"prompt": "a", "colour": 1}, "colour"),
         ({"prompt": "a", "answer": [1]}, "text or a number"),
-        ({"prompt": "a", "tests": "assert True"}, "list of texts"),
+        ({"prompt": "a", "tests": 3}, "list of texts"),
         ({"prompt": "a", "tests": []}, "list of texts"),
         ({"prompt": "a", "contains": [""]}, "list of texts"),
         ({"prompt": "a", "prefix": "def f():"}, "prefix without tests"),
