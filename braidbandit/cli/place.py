@@ -97,7 +97,9 @@ class Place:
             When there are no settings and nothing was saved in the folder.
         """
         if self.settings is not None:
-            return _opened(self.folder, self.settings)
+            from braidbandit.service.opening import open_agent
+
+            return open_agent(self.settings, self.folder)
         manifest = self.manifest()
         if manifest is None:
             raise FileNotFoundError(
@@ -158,28 +160,3 @@ def read_settings(file: Path) -> ServiceSettings:
             f"{file} is read by {error.name}: pip install 'braidbandit[cli]'"
         ) from error
     return ServiceSettings.read(file)
-
-
-def _opened(folder: Path, settings: ServiceSettings) -> MetaBraider:
-    from braidbandit._files import read_lines
-    from braidbandit.agent.meta_braider import MetaBraider
-
-    catalogue, learning = settings.catalogue, settings.learning
-    texts, encoder = learning.calibration_texts, None
-    if learning.encoder is not None:
-        from braidbandit.tasks.encoder import TaskEncoder
-
-        encoder = TaskEncoder(learning.encoder, cache_dir=folder / "embeddings")
-    return MetaBraider(
-        settings.cards,
-        folder=folder,
-        encoder=encoder,
-        calibration_texts=None if texts is None else [t for _, t in read_lines(texts)],
-        dtype=learning.dtype,
-        layer_sets=catalogue.layer_sets,
-        strategies=catalogue.strategies,
-        shares=catalogue.shares,
-        price=learning.price,
-        keep_text=learning.keep_text,
-        random_state=learning.random_state,
-    )
