@@ -11,7 +11,7 @@ import typer
 
 from braidbandit.cli.exits import Exit
 from braidbandit.cli.options import Config, Folder, Json
-from braidbandit.cli.output import show
+from braidbandit.cli.output import note, show
 from braidbandit.cli.output import table as table_of
 from braidbandit.cli.place import SETTINGS, Place, place_of, read_settings
 from braidbandit.cli.progress import progress, waiting
@@ -94,6 +94,7 @@ def init(
         [m.card for m in taken], _learning(folder, encoder), file.parent
     )
     _write(file, text)
+    _tell_of_client(taken)
     show(
         {"path": file, "pool": [model.card for model in taken]},
         table_of(
@@ -224,6 +225,14 @@ def _write(file: Path, text: str) -> None:
     write_atomic(file, text.encode())
     if importlib.util.find_spec("pydantic_settings") is not None:
         read_settings(file)  # what was written can be read
+
+
+def _tell_of_client(taken: list[Found]) -> None:
+    served = any("endpoint" in model.card for model in taken)
+    if served and importlib.util.find_spec("openai") is None:
+        note(
+            "answers of servers are asked for with: pip install 'braidbandit[endpoints]'"
+        )
 
 
 def _cards_of(place: Place) -> list[ModelCard]:

@@ -52,7 +52,8 @@ def checks_of(
     yield check_python
     yield lambda: check_packages("cli", places)
     yield lambda: check_torch(places, needed=local)
-    yield lambda: check_packages("full", places, needed=local)
+    if local:
+        yield lambda: check_packages("full", places)
     if served:
         yield lambda: check_packages("endpoints", places)
     yield lambda: check_folder(folder)
