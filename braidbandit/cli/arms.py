@@ -15,6 +15,8 @@ from braidbandit.ledger.records import Decision
 if TYPE_CHECKING:
     from braidbandit.recommender.recommender import BraidRecommender
 
+# The block of columns that say which type a task states; see TaskEncoder.blocks.
+_TYPES = 2
 ANY = "any"
 """The kind of tasks of which no kind is known."""
 
@@ -117,11 +119,10 @@ def kind_of(policy: BraidRecommender | None, decision: Decision) -> str:
     if policy is None or decision.encoder_hash != policy.encoder_hash_:
         return ANY
     x, encoder = np.array(decision.x), policy.encoder_
-    types = list(encoder.types)
-    # The last columns are the types, complexity and the number of capabilities.
-    stated = x[-2 - len(types) : -2]
+    blocks = encoder.blocks()
+    stated = x[-len(blocks) :][blocks == _TYPES]
     if stated.any():
-        return str(types[int(stated.argmax())])
+        return str(list(encoder.types)[int(stated.argmax())])
     near = encoder.type_of(None, x)
     return ANY if near is None else near[0]
 

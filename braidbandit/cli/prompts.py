@@ -13,7 +13,7 @@ from braidbandit._checks import check_reward
 from braidbandit._files import read_lines
 from braidbandit._json import content_hash
 
-_TASK = ("text", "prompt", "type", "complexity", "capabilities")
+_TASK = ("text", "prompt", "type", "complexity", "capabilities", "features")
 _JUDGED = ("answer", "contains", "tests", "prefix")
 _PASSED_OVER = ("id", "split", "reference")
 _LONGEST = 600.0

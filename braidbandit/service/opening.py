@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,23 @@ def open_agent(settings: ServiceSettings, folder: Path | None = None) -> MetaBra
 
 
 def _encoder(model: str | None, folder: Path) -> TaskEncoder | None:
-    if model is None:
-        return None  # that of the folder, or the default
+    """Return the encoder for a folder; None for the one that it has, or the default.
+
+    Another one than the folder has is returned all the same: it is refused with the
+    reason when the policy is loaded.
+    """
+    if model is None or model == _saved(folder / "policy" / "manifest.json"):
+        return None
     return TaskEncoder(model, cache_dir=folder / "embeddings")
+
+
+def _saved(manifest: Path) -> str | None:
+    """Return the model of a saved encoder; a damaged manifest is found by others."""
+    try:
+        model = json.loads(manifest.read_text(encoding="utf-8"))["encoder"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if model is None else str(model)
 
 
 def _texts(path: Path | None) -> list[Any] | None:

@@ -39,6 +39,15 @@ def test_every_setting_arrives(tmp_path):
     assert kept == {"dtype": "bfloat16", "texts": ["one text"]}
 
 
+def test_another_encoder_than_the_folder_has_is_refused(tmp_path):
+    learning = {"folder": tmp_path, "encoder": "words"}
+    for _ in range(2):
+        open_agent(ServiceSettings(pool=POOL, learning=learning)).close()
+    other = ServiceSettings(pool=POOL, learning={**learning, "encoder": "some/other"})
+    with pytest.raises(ValueError, match="was saved with encoder"):
+        open_agent(other)
+
+
 def test_another_folder_and_the_encoder_that_it_has(tmp_path):
     learning = {"folder": tmp_path / "one", "encoder": "words"}
     settings = ServiceSettings(pool=POOL, learning=learning)
