@@ -85,8 +85,8 @@ def as_json(data: Any) -> str:
 
     Examples
     --------
-    >>> as_json({"low": float("-inf"), "folder": Path("a"), "n": 1})
-    '{"low": null, "folder": "a", "n": 1}'
+    >>> as_json({"low": float("-inf"), "n": 1})
+    '{"low": null, "n": 1}'
     """
     return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
 

@@ -172,7 +172,9 @@ def serve(
         settings = type(settings)(**whole)
     try:
         from braidbandit.service import run
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
+        if "braidbandit[serve]" in str(error):
+            raise
         raise ImportError(
             f"serving needs packages that are missing ({error}): pip install "
             "'braidbandit[serve]'"
@@ -230,9 +232,7 @@ def _write(file: Path, text: str) -> None:
 def _tell_of_client(taken: list[Found]) -> None:
     served = any("endpoint" in model.card for model in taken)
     if served and importlib.util.find_spec("openai") is None:
-        note(
-            "answers of servers are asked for with: pip install 'braidbandit[endpoints]'"
-        )
+        note("answers of servers need: pip install 'braidbandit[endpoints]'")
 
 
 def _cards_of(place: Place) -> list[ModelCard]:
