@@ -132,8 +132,8 @@ class Prober:
             How many there are.
         """
         plan = self.plan
-        whole = ~np.isnan(plan.table).any(axis=1)
-        tasks = [t for t, full in zip(plan.tasks, whole, strict=True) if full]
+        whole = np.flatnonzero(~np.isnan(plan.table).any(axis=1))
+        tasks = [plan.tasks[row] for row in whole.tolist()]
         if len(tasks) < 2:
             raise ValueError(
                 "a table for replay needs two prompts or more that are scored on every "
