@@ -45,8 +45,7 @@ demo: install
 
 # At http://127.0.0.1:8321/v1, as OpenAI's servers do; see docs/service.md.
 serve: install
-	$(BIN)/python -c "from braidbandit.service import ServiceSettings, run; \
-	run(ServiceSettings.read('examples/braid.toml'))"
+	$(BIN)/braidbandit serve --config examples/braid.toml
 
 test: install $(VENV)/.native
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ WHAT = {
     "evaluation": "what would have been",
     "agent": "the loop",
     "service": "answers over HTTP",
-    "cli": "command line, later",
+    "cli": "the command line",
     "tokens": "bytes of tokens",
     "strands": "one frozen model",
     "braid": "the model",

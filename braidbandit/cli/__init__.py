@@ -1,1 +1,1 @@
-"""The command line will live here: with ``service`` the only importers of the agent."""
+"""The command line: ``braidbandit`` (extra ``cli``)."""

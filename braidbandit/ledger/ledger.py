@@ -573,6 +573,23 @@ class Ledger:
             raise _unknown(decision_id)
         return None if row.text is None else str(row.text)
 
+    def ids(self, start: str = "", most: int = 100) -> list[str]:
+        """Return the ids of decisions, newest first.
+
+        Parameters
+        ----------
+        start : str
+            Only those that begin so.
+        most : int
+            Only so many of them.
+        """
+        c = self._decisions.c
+        query = self._sa.select(c.id).order_by(c.sequence.desc()).limit(most)
+        if start:
+            query = query.where(c.id.startswith(start, autoescape=True))
+        with self.database.engine.connect() as connection:
+            return [str(row.id) for row in connection.execute(query)]
+
     def decisions(self) -> Iterator[tuple[Decision, str | None]]:
         """Iterate over every decision and its text, if it was kept, oldest first."""
         return self._decided(self._sa.true())

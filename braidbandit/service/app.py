@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from braidbandit import __version__
-from braidbandit._files import read_lines
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.service.errors import ApiError
 from braidbandit.service.gate import Gate
+from braidbandit.service.opening import open_agent
 from braidbandit.service.openwebui import Poller
 from braidbandit.service.routes import router_of
 from braidbandit.service.service import Service
@@ -97,27 +96,6 @@ class _Application(FastAPI):
                 schema.get("components", {}).get("schemas", {}).pop(name, None)
             self.openapi_schema = schema
         return self.openapi_schema
-
-
-def open_agent(settings: ServiceSettings) -> MetaBraider:
-    """Open the agent that settings describe."""
-    catalogue, learning = settings.catalogue, settings.learning
-    return MetaBraider(
-        settings.cards,
-        folder=learning.folder,
-        layer_sets=catalogue.layer_sets,
-        strategies=catalogue.strategies,
-        shares=catalogue.shares,
-        price=learning.price,
-        keep_text=learning.keep_text,
-        random_state=learning.random_state,
-        dtype=learning.dtype,
-        calibration_texts=_texts(learning.calibration_texts),
-    )
-
-
-def _texts(path: Path | None) -> list[Any] | None:
-    return None if path is None else [text for _, text in read_lines(path)]
 
 
 async def _tell(_: Request, error: Exception) -> Response:

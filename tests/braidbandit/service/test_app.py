@@ -4,7 +4,7 @@ import pytest
 from serving import Running
 
 from braidbandit.service import create_app
-from braidbandit.service.app import open_agent
+from braidbandit.service.opening import open_agent
 from braidbandit.service.settings import ServiceSettings
 
 
