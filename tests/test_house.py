@@ -20,9 +20,6 @@ SPECIAL_CASES = {
         "fusion/braid/fusers.py: LearnedWeighted <- Router": (
             "a router is a learned weighting whose weights depend on the token"
         ),
-        "fusion/braid/model.py: BraidedLLM <- PromptWeighted": (
-            "the report's control is a whole braid that differs in its shares only"
-        ),
     },
     "writes_through": {
         "braidbandit/_random.py: self._spare.bit_generator.state": (

@@ -441,6 +441,58 @@ def gather_rows(
     return Gathered(result, readings)
 
 
+def gather_branches(
+    rows: Sequence[Row],
+    counts: Sequence[int],
+    anchor: Strand,
+    donor: Strand,
+    taps: Sequence[Tap],
+    carrier: VocabularyMap | None = None,
+) -> Gathered:
+    """What one donor makes of the last positions of several texts with one beginning.
+
+    The donor reads that beginning once. What comes back is of N positions, those of
+    all texts one after the other, as of one row.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        A text each, which no donor has read.
+    counts : sequence of int
+        At how many of its last positions each is asked for.
+    anchor, donor : Strand
+    taps, carrier
+        As in `gather_rows`.
+    """
+    prefixes: list[list[int]] = []
+    ways: list[list[list[Way]]] = []
+    for row, count in zip(rows, counts, strict=True):
+        mine, of_text = row.prefixes(anchor, donor, count)
+        first = len(prefixes)
+        ways.append([[w._replace(row=w.row + first) for w in way] for way in of_text])
+        prefixes += mine
+    states, tree = walk(donor, DonorPath(), prefixes, taps)
+    size, total = len(states[taps[0]]), sum(counts)
+    readings = np.full((1, total) if carrier else (0, 0), None, dtype=object)
+    last = torch.full((1, total), -1, dtype=torch.long)
+    visible = torch.zeros(1, total, size, dtype=torch.bool)
+    low = 0
+    for row, count, of_text in zip(rows, counts, ways, strict=True):
+        at = slice(low, low + count)
+        _mark(tree, of_text, range(count), [], last[0, at], visible[0, at])
+        if carrier is not None:
+            readings[0, at] = _readings(
+                row, anchor, donor, carrier, tree, of_text, tree.tokens, states
+            )
+        low += count
+    last, visible = last.to(anchor.device), visible.to(anchor.device)
+    found = {
+        tap: DonorStates(states[tap][None].to(anchor.device), last, visible)
+        for tap in taps
+    }
+    return Gathered(found, readings)
+
+
 def _readings(
     row: Row,
     anchor: Strand,

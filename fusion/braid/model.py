@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from .._files import replacing
 from ..strands.pool import Pool
 from ..strands.strand import CACHE, Edit, Strand, Tap, memo_key
+from ..tokens.vocabulary import VocabularyMap
 from .cache import BraidCache, Gathered, Step, advance, gather_rows
 from .checkpoint import load_weights, write_weights
 from .configuration import BraidConfig, bridge_layer, one_recipe
@@ -329,22 +330,69 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
                 row.hear(hidden[b, columns])
                 for t in columns:
                     beside[b, t] = row.hidden
-        if not fusing:
+        said = None if cache is None else cache.said
+        return self._fused(hidden, beside, found if fusing else None, said)
+
+    def fuse_read(
+        self,
+        hidden: Tensor,
+        beside: np.ndarray,
+        gather: Callable[[Strand, Sequence[Tap], VocabularyMap | None], Gathered],
+    ) -> BraidStates:
+        """Fuse what the strands made of some positions elsewhere, as `encode` does.
+
+        Parameters
+        ----------
+        hidden : Tensor (1, N, width)
+            The anchor's states after the final norm.
+        beside : ndarray (1, N) of Tensor (n, width)
+            At each position, the anchor's states of the text that it is in.
+        gather : callable
+            From a donor, its taps and what carries its distribution (None where that is
+            not asked for) to what it makes of the positions.
+
+        Raises
+        ------
+        ValueError
+            For a braid that fuses decoder layers: its anchor has to read anew.
+        """
+        if self.layers():
+            raise ValueError(
+                f"this braid fuses decoder layers {self.layers()}, so that its anchor "
+                "has to read every text with them; use encode"
+            )
+        found = None
+        if self.active:
+            asked = zip(self._feeds, self._carriers(), strict=True)
+            found = [gather(feed.donor, feed.tapped, how) for feed, how in asked]
+        return self._fused(hidden, beside, found)
+
+    def _fused(
+        self,
+        hidden: Tensor,
+        beside: np.ndarray,
+        found: Sequence[Gathered] | None,
+        said: Said | None = None,
+    ) -> BraidStates:
+        """What the heads need; ``found`` is None where nothing is fused."""
+        if found is None:
             return BraidStates(hidden, [], beside)
         if "final" in self.fusers:
             sources = self._sources("final", found)
             hidden = self.fusers["final"](hidden, sources, self.config.shares[1:])
         readings = [] if self.mixer is None else [got.readings for got in found]
-        said = None if cache is None else cache.said
         return BraidStates(hidden, readings, beside, said)
+
+    def _carriers(self) -> Sequence[VocabularyMap | None]:
+        """For each donor, what carries its distribution, where outputs are mixed."""
+        return [None] * len(self._feeds) if self.mixer is None else self.mixer.maps
 
     def _gather(
         self, step: Step, text: object, memo: MutableMapping[Any, Any]
     ) -> list[Gathered]:
         """What each donor makes of the step."""
         found = []
-        maps = [None] * len(self._feeds) if self.mixer is None else self.mixer.maps
-        for feed, carrier in zip(self._feeds, maps, strict=True):
+        for feed, carrier in zip(self._feeds, self._carriers(), strict=True):
             key = (*feed.key, text, step.key, carrier is None)
             got = memo.get(key)
             if got is None:
@@ -391,6 +439,13 @@ class BraidedLLM(PreTrainedModel, GenerationMixin):
             )
         hidden = states.hidden[index].reshape(-1, self.anchor.width)
         return self.mixer.parts(self.anchor.logits(hidden), self._voices(states, index))
+
+    def mix(
+        self, parts: Sequence[Tensor], seen: Tensor | None, there: Sequence[bool]
+    ) -> Tensor:
+        """Log-probabilities (V,) at a position, of what `distributions` says of it."""
+        assert self.mixer is not None  # else there is nothing to mix
+        return self.mixer.mixed(parts, seen, there, self.config.shares)
 
     def _voices(self, states: BraidStates, index: Any) -> list[Voice]:
         """What the output mixture asks of each donor at some positions."""

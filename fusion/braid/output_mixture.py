@@ -271,15 +271,26 @@ class OutputMixer(nn.Module):
         self, anchor: Tensor, voices: Sequence[Voice], shares: Sequence[float]
     ) -> Tensor:
         """Mix logits (N, V_a) with what donors say to log-probabilities (N, V_a)."""
-        rows = []
-        for parts, seen, there in self.parts(anchor, voices):
-            present = [torch.tensor([here], device=anchor.device) for here in there]
-            features = None if seen is None else seen[None]
-            weights = self.log_weights(features, present, shares)[0].exp()
-            mixed = parts[0] * weights[0]
-            for p, weight in zip(parts[1:], weights[1:], strict=True):
-                mixed.addcmul_(p, weight)
-            rows.append(mixed.clamp_(min=1e-30).log_())
+        rows = [
+            self.mixed(parts, seen, there, shares)
+            for parts, seen, there in self.parts(anchor, voices)
+        ]
         if len(rows) == 1:
             return rows[0][None]  # a copy of it would be one pass more
         return torch.stack(rows) if rows else anchor.float()
+
+    def mixed(
+        self,
+        parts: Sequence[Tensor],
+        seen: Tensor | None,
+        there: Sequence[bool],
+        shares: Sequence[float],
+    ) -> Tensor:
+        """Log-probabilities (V_a,) at one position, of what `parts` says of it."""
+        present = [torch.tensor([here], device=parts[0].device) for here in there]
+        features = None if seen is None else seen[None]
+        weights = self.log_weights(features, present, shares)[0].exp()
+        mixed = parts[0] * weights[0]
+        for p, weight in zip(parts[1:], weights[1:], strict=True):
+            mixed.addcmul_(p, weight)
+        return mixed.clamp_(min=1e-30).log_()

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from ..braid.model import BraidedLLM
+from .fit_choice import Choice, fit_choice
 from .fit_final import fit_adapter, fit_final
 from .fit_gate import active_gate, fit_gate
 from .fit_middle import fit_middle
 from .sample import bits_per_token, sample_states
 from .store import CalibrationStore, braid_key
-from .texts import plain_texts, within_budget
+from .texts import checked_questions, numbers_within_budget, plain_texts
 
+OBJECTIVES = ("text", "choice")
 SCORE_POSITIONS = 768
 
 
@@ -61,6 +63,7 @@ def calibrate(
     epochs: int = 4,
     seed: int = 0,
     progress: bool = True,
+    objective: str = "text",
 ) -> CalibrationReport:
     """Train a braid's fusers in place on plain text; strands stay as they are.
 
@@ -85,6 +88,11 @@ def calibrate(
         Of the split, the order and the starting weights.
     progress : bool
         Show progress bars.
+    objective : {"text", "choice"}
+        With "choice", texts are questions: dicts with ``prompt``, ``choices`` (each
+        with the space in front of it) and ``answer``, the index of the right one. What
+        is trained on their text, the prompt with the right choice, then learns to tell
+        the right choice from the others: the fuser after the final norm, and the gate.
 
     Returns
     -------
@@ -101,13 +109,16 @@ def calibrate(
         Within ``torch.inference_mode()``.
     """
     started = time.monotonic()
-    plain = plain_texts(texts)
+    asked = _asked(model, texts, objective)
+    plain = plain_texts(texts) if asked is None else [q.text for q in asked]
     if torch.is_inference_mode_enabled():
         raise RuntimeError("calibrate trains; call it outside torch.inference_mode()")
     if epochs < 1:
         raise ValueError(f"received epochs={epochs}; give at least 1")
     if budget is not None:
-        plain = within_budget(plain, model.anchor, budget)
+        some = numbers_within_budget(plain, model.anchor, budget)
+        plain = [plain[i] for i in some]
+        asked = None if asked is None else [asked[i] for i in some]
     folder = Path(store).expanduser() if store else None
     parts = CalibrationStore(plain, folder, seed, progress)
     cards = [model.device] if model.device.type == "cuda" else []
@@ -115,7 +126,25 @@ def calibrate(
     with torch.random.fork_rng(devices=cards), torch.enable_grad():
         torch.manual_seed(seed)
         _fit(parts, model, epochs)
-        return _report(parts, model, epochs, started)
+        if asked is not None:
+            fit_choice(parts, model, asked, epochs)
+        return _report(parts, model, epochs, started, objective)
+
+
+def _asked(
+    model: BraidedLLM, texts: Sequence[str | Mapping[str, Any]], objective: str
+) -> list[Choice] | None:
+    """The questions to learn to choose on; None where text is all."""
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; expected one of {OBJECTIVES}")
+    if objective == "text":
+        return None
+    if model.layers():
+        raise ValueError(
+            f"objective='choice' trains what comes after the final norm; this braid "
+            f"fuses decoder layers {model.layers()}: calibrate it on text"
+        )
+    return [Choice(*question) for question in checked_questions(texts)]
 
 
 def _fit(store: CalibrationStore, model: BraidedLLM, epochs: int) -> None:
@@ -154,7 +183,11 @@ def _check_positions(store: CalibrationStore, model: BraidedLLM) -> None:
 
 
 def _report(
-    store: CalibrationStore, model: BraidedLLM, epochs: int, started: float
+    store: CalibrationStore,
+    model: BraidedLLM,
+    epochs: int,
+    started: float,
+    objective: str,
 ) -> CalibrationReport:
     def measure() -> list[float]:
         sample = sample_states(store, model, store.held_out[::2], SCORE_POSITIONS)
@@ -167,6 +200,7 @@ def _report(
         ]
 
     key = braid_key(model, epochs)
+    key += [] if objective == "text" else [objective]
     before, after = store.load_or_measure("report", key, measure)
     texts = store.features(model.anchor)
     return CalibrationReport(

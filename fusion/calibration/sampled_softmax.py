@@ -114,10 +114,34 @@ class SampledSoftmax:
         Tensor ()
             In nats per token.
         """
+        return nn.functional.cross_entropy(self._some(hidden), self.where[targets])
+
+    def log_probs(self, hidden: Tensor, place: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of N tokens, several of which may be asked at one place.
+
+        Parameters
+        ----------
+        hidden : Tensor (U, width)
+            Fused states.
+        place : Tensor (N,), int64
+            Behind which of them each token comes.
+        targets : Tensor (N,), int64
+            Among the ``targets`` that the loss was made for.
+
+        Returns
+        -------
+        Tensor (N,)
+            In nats.
+        """
+        logs = self._some(hidden).log_softmax(-1)
+        return logs[place, self.where[targets]]
+
+    def _some(self, hidden: Tensor) -> Tensor:
+        """Logits of the active tokens and, weighted by its draw, of a sample."""
         logits = self._logits(hidden, self.rows)
         if len(self.active) < len(self.rest):
             drawn = torch.multinomial(self.rest, self.sampled, replacement=True)
             others = self._logits(hidden, self.strand.head_rows(drawn))
             others = others - (self.sampled * self.rest[drawn]).log()
             logits = torch.cat([logits, others], dim=-1)
-        return nn.functional.cross_entropy(logits, self.where[targets])
+        return logits

@@ -167,18 +167,30 @@ class CalibrationStore:
             known[key] = {(*memo_key(model.anchor), text): own.hidden[None]}
         return known[key]
 
-    def sampled_softmax(self, strand: Strand) -> SampledSoftmax:
-        """The cheap loss over the strand's vocabulary, for these texts."""
-        if strand not in self._losses:
-            texts = self.features(strand)
-            found = self._stored(
-                "vocabulary",
-                identity(strand),
-                lambda: {"mean": mean_distribution(strand, texts, self.seed)},
-            )
-            mean = found["mean"].to(strand.device)
-            targets = torch.cat([t.targets for t in texts])
-            self._losses[strand] = SampledSoftmax(strand, mean, targets)
+    def sampled_softmax(
+        self, strand: Strand, more: Tensor | None = None
+    ) -> SampledSoftmax:
+        """The cheap loss over the strand's vocabulary, for these texts.
+
+        Parameters
+        ----------
+        strand : Strand
+        more : Tensor, int64, optional
+            Tokens that will be asked for beside those of the texts.
+        """
+        if more is None and strand in self._losses:
+            return self._losses[strand]
+        texts = self.features(strand)
+        found = self._stored(
+            "vocabulary",
+            identity(strand),
+            lambda: {"mean": mean_distribution(strand, texts, self.seed)},
+        )
+        mean = found["mean"].to(strand.device)
+        targets = torch.cat([t.targets for t in texts])
+        if more is not None:
+            return SampledSoftmax(strand, mean, torch.cat([targets, more]))
+        self._losses[strand] = SampledSoftmax(strand, mean, targets)
         return self._losses[strand]
 
     def load_or_fit(

@@ -75,11 +75,7 @@ def plain_texts(texts: Sequence[str | Mapping[str, Any]]) -> list[str]:
     ValueError
         For fewer than `MIN_TEXTS` texts, or an empty one.
     """
-    if isinstance(texts, str | bytes | Mapping | Set) or hasattr(texts, "columns"):
-        raise TypeError(
-            f"texts is a {type(texts).__name__}; give a list of texts, or the column "
-            "of a table that holds them"
-        )
+    _refuse_kind(texts)
     if len(texts) < MIN_TEXTS:
         raise ValueError(
             f"received {len(texts)} calibration texts; give at least {MIN_TEXTS}"
@@ -91,8 +87,80 @@ def plain_texts(texts: Sequence[str | Mapping[str, Any]]) -> list[str]:
     return plain
 
 
+def _refuse_kind(texts: Any) -> None:
+    if isinstance(texts, str | bytes | Mapping | Set) or hasattr(texts, "columns"):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}; give a list of texts, or the column "
+            "of a table that holds them"
+        )
+
+
+def checked_questions(
+    texts: Sequence[str | Mapping[str, Any]],
+) -> list[tuple[str, tuple[str, ...], int]]:
+    """Prompt, choices and index of the right one, of questions to calibrate on.
+
+    Parameters
+    ----------
+    texts : sequence of dicts with ``prompt``, ``choices`` and ``answer``
+
+    Raises
+    ------
+    TypeError
+        As `plain_texts`, and for what is no mapping.
+    KeyError
+        For a mapping without these keys.
+    ValueError
+        For fewer than `MIN_TEXTS`, an empty prompt or choice, fewer than two choices,
+        equal ones, or an answer that is none of them.
+    """
+    _refuse_kind(texts)
+    if len(texts) < MIN_TEXTS:
+        raise ValueError(
+            f"received {len(texts)} questions to calibrate on; give at least "
+            f"{MIN_TEXTS}"
+        )
+    return [_checked_question(i, text) for i, text in enumerate(texts)]
+
+
+def _checked_question(
+    number: int, text: str | Mapping[str, Any]
+) -> tuple[str, tuple[str, ...], int]:
+    if not isinstance(text, Mapping):
+        raise TypeError(
+            "with objective=\"choice\" a text is a mapping with 'prompt', 'choices' "
+            f"and 'answer'; question {number} is {text!r}"
+        )
+    try:
+        prompt, choices, answer = (text[k] for k in ("prompt", "choices", "answer"))
+    except KeyError as error:
+        raise KeyError(
+            f"question {number} has the keys {sorted(map(str, text))}; expected "
+            "'prompt', 'choices' and 'answer'"
+        ) from error
+    good = not isinstance(choices, str) and len(choices) > 1 and all(choices)
+    if not prompt or not good or len(set(choices)) < len(choices):
+        raise ValueError(
+            f"question {number} has the prompt {prompt!r} and the choices {choices!r}; "
+            "give a prompt, and at least two choices, none of them empty or equal"
+        )
+    if isinstance(answer, bool) or answer not in range(len(choices)):
+        raise ValueError(
+            f"the answer of question {number} is {answer!r}; give an index from 0 to "
+            f"{len(choices) - 1}"
+        )
+    return str(prompt), tuple(map(str, choices)), int(answer)
+
+
 def within_budget(texts: Sequence[str], anchor: Strand, budget: int) -> list[str]:
-    """Some of the texts that together have at most so many tokens of the anchor.
+    """Some of the texts, those of `numbers_within_budget`, in their order."""
+    return [texts[i] for i in numbers_within_budget(texts, anchor, budget)]
+
+
+def numbers_within_budget(
+    texts: Sequence[str], anchor: Strand, budget: int
+) -> list[int]:
+    """Numbers of some of the texts, together of at most so many tokens of the anchor.
 
     Parameters
     ----------
@@ -104,8 +172,8 @@ def within_budget(texts: Sequence[str], anchor: Strand, budget: int) -> list[str
 
     Returns
     -------
-    list of str
-        Drawn at random, always the same ones, in the order in which they were given.
+    list of int
+        Drawn at random, always the same ones, in ascending order.
 
     Raises
     ------
@@ -127,7 +195,7 @@ def within_budget(texts: Sequence[str], anchor: Strand, budget: int) -> list[str
             f"a budget of {budget} tokens pays for {len(chosen)} of {len(texts)} "
             f"texts; give more, or shorter texts: at least {MIN_TEXTS} are needed"
         )
-    return [texts[i] for i in sorted(chosen)]
+    return sorted(chosen)
 
 
 def split(count: int, seed: int) -> tuple[list[int], list[int]]:

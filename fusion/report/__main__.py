@@ -6,6 +6,14 @@ the strand's own states); every strategy at every place, both ways round; and fu
 trained on a donor whose states are shuffled, the control that has a donor's size.
 An interrupted report goes on where it was. With ``--carrying``, what it costs to tell
 each strand's distribution in another one's tokens, with nothing trained.
+
+With ``--tasks``, how often questions are answered right, in place of bits per byte: the
+braid that answers best on calibration questions, less each strand, each strand
+calibrated, the best of these for each set of questions, their output mixture and their
+product of experts, untrained, the same braid with shuffled donors, and one larger model
+where you name it. A line of the file has "set", "split" ("calibration" or "test"),
+"prompt", and "choices" with "answer" (the index of the right one), "reference" (what is
+to be written) or "tests" (code that tests what is written).
 """
 
 from __future__ import annotations
@@ -16,16 +24,25 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..judging.choices import RULES
 from ..strands.machine import dtype_of, reuse_memory
 from ..strands.pool import PACKAGED, Pool, default_cache
+from .answers import Answers
+from .arms import OBJECTIVES
 from .carrying import carrying, carrying_table
 from .controls import PLACES, STRATEGIES, plans
 from .held_out import first_of_each, packaged_texts, read_texts
+from .questions import first_of_each_set, read_questions, refuse, unwritable
 from .rows import rows_for
 from .table import table
+from .tasks import Bench, Plan, report, strands_of_plan
+from .tasks_table import tasks_table
+
+_LOG = logging.getLogger("fusion.report")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +54,19 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("--texts", type=Path, help="JSON lines; default: packaged texts")
+    add(
+        "--tasks",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="questions: how often they are answered right, not bits per byte",
+    )
     add("--models", nargs="+", default=list(PACKAGED))
-    add("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
+    add(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        help="default: all; with --tasks, router",
+    )
     add(
         "--places",
         nargs="+",
@@ -71,9 +99,29 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only what telling a strand in another one's tokens costs",
     )
+    _add_tasks(found.add_argument_group("with --tasks"))
     add("--json", action="store_true", help="rows as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="a picture too")
     return found
+
+
+def _add_tasks(group: Any) -> None:
+    add = group.add_argument
+    add("--rule", choices=RULES, default=RULES[0], help="likelihood of an option")
+    add("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
+    add("--same-cost", metavar="MODEL", help="one larger model, alone")
+    add("--calibration-per-set", type=int, help="at most so many questions of a set")
+    add("--test-per-set", type=int, help="at most so many questions of a set")
+    add("--leave-out", action="store_true", help="pass over lines that are refused")
+    add(
+        "--prompted-only",
+        action="store_true",
+        help="leave out the likelihood without the prompt, half of the work",
+    )
+    add("--every-arm", action="store_true", help="on the test, not only those picked")
+    add(
+        "--tokens", type=int, default=128, help="written at most (default: %(default)s)"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         By default those of the command line; see ``--help``.
     """
     options = parser().parse_args(arguments)
-    for name in ("seeds", "positions", "per_domain"):
+    limits = ("calibration_per_set", "test_per_set", "tokens")
+    for name in ("seeds", "positions", "per_domain", *limits):
         value = getattr(options, name)
         if value is not None and value < 1:
             option = f"--{name.replace('_', '-')}"
@@ -98,6 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = options.store or default_cache() / "calibration"
     torch.manual_seed(0)
     reuse_memory()
+    if options.tasks:
+        found = _tasks(options, store)
+        print(json.dumps(found, indent=1) if options.json else tasks_table(found))
+        return
     texts = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (first_of_each(part, options.per_domain) for part in texts)
     native = False if "sparse" in options.places else options.native
@@ -110,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     depths = {name: pool.facts(name)["layers"] for name in options.models}
     rows = rows_for(
         pool,
-        list(plans(depths, options.strategies, options.places)),
+        list(plans(depths, options.strategies or STRATEGIES, options.places)),
         calibration,
         held_out,
         options.seeds,
@@ -121,6 +174,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(rows, indent=1) if options.json else table(rows))
     if draw is not None:
         draw(rows, options.plot)
+
+
+def _tasks(options: argparse.Namespace, store: Path) -> dict[str, Any]:
+    """The report on the questions of a file."""
+    plan = Plan(
+        options.models,
+        options.strategies or ("router",),
+        options.places,
+        options.objectives,
+        options.rule,
+        options.same_cost,
+        options.prompted_only,
+        options.every_arm,
+    )
+    if "sparse" in options.places:
+        parser().error("--tasks compares what is fused at final and output")
+    if options.seeds != 1:
+        parser().error("--tasks calibrates once: leave --seeds out")
+    questions, refused = read_questions(options.tasks, options.leave_out)
+    pool = Pool(dtype=dtype_of(options.dtype), native=options.native)
+    strands = strands_of_plan(pool, plan)
+    unwritten = unwritable(questions, list(strands.values()))
+    if not options.leave_out:
+        refuse(options.tasks, unwritten)
+    for line, why in sorted({**refused, **unwritten}.items()):
+        _LOG.warning("line %d is left out: %s", line, why)
+    kept = first_of_each_set(
+        [asked for asked in questions if asked.line not in unwritten],
+        options.calibration_per_set,
+        options.test_per_set,
+    )
+    answers = Answers(store / "tasks", options.tokens, not options.json)
+    bench = Bench(strands, [], store, answers, plan.seed, not options.json)
+    found = report(bench, plan, kept)
+    return {**found, "refused": {**refused, **unwritten}}
 
 
 if __name__ == "__main__":

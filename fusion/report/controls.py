@@ -17,7 +17,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ..braid.configuration import STRATEGIES, BraidConfig
-from ..braid.model import BraidedLLM
+from ..braid.model import BraidedLLM, BraidStates
 from ..judging.scoring import bits_per_byte, scored_bytes
 from ..strands.strand import Strand, Tap
 
@@ -147,7 +147,14 @@ class Shuffled:
     Parameters
     ----------
     strand : Strand
+
+    Attributes
+    ----------
+    reads_apart : bool
+        What it makes of a text is of use for this text only.
     """
+
+    reads_apart = True
 
     def __init__(self, strand: Strand) -> None:
         self.strand = strand
@@ -164,6 +171,35 @@ class Shuffled:
         order = torch.randperm(input_ids.shape[1], generator=generator)
         states = self.strand.run(input_ids, taps=taps, **options)
         return {tap: s[:, order.to(s.device)] for tap, s in states.items()}
+
+
+class ProductOfExperts(BraidedLLM):
+    """The strands' distributions pooled by their logarithms, with nothing trained.
+
+    ``p`` is proportional to ``prod_i (T_i p_i)^share_i``, where an output mixture has
+    the sum: a token is likely if all strands think so (Hinton, "Training products of
+    experts by minimizing contrastive divergence", 2002, with exponents that sum to 1).
+
+    A braid in every other way, as `PromptWeighted` is.
+    """
+
+    def head(self, states: BraidStates, index: Any = ...) -> Tensor:
+        """Log-probabilities (N, V) for the positions ``states.*[index]``."""
+        if not states.donors:
+            return super().head(states, index)
+        return torch.stack(
+            [self.mix(*found) for found in self.distributions(states, index)]
+        )
+
+    def mix(
+        self, parts: Sequence[Tensor], seen: Tensor | None, there: Sequence[bool]
+    ) -> Tensor:
+        """Log-probabilities (V,) at one position."""
+        # A donor that is not there says what the anchor does.
+        pooled = torch.zeros_like(parts[0])
+        for share, p in zip(self.config.shares, parts, strict=True):
+            pooled.add_(p.clamp(min=1e-30).log_(), alpha=share)
+        return pooled.log_softmax(-1)
 
 
 class PromptWeighted(BraidedLLM):

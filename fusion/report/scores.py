@@ -166,13 +166,18 @@ def _key(braids: Sequence[BraidedLLM], held_out: Sequence[Text], positions: int)
     """What scores depend on, as text: recipes, weights, texts, positions."""
     digest = hashlib.sha256()
     for braid in braids:
-        strands = [identity(strand) for strand in (braid.anchor, *braid.donors)]
-        recipe: list[Any] = [type(braid).__name__, braid.config.to_dict(), strands]
-        digest.update(json.dumps(recipe, default=str).encode())
-        for name, weights in sorted(braid.state_dict().items()):
-            digest.update(name.encode() + weights.float().cpu().numpy().tobytes())
+        told(digest, braid)
     digest.update(json.dumps([list(held_out), positions]).encode())
     return digest.hexdigest()[:16]
+
+
+def told(digest: Any, braid: BraidedLLM) -> None:
+    """Add to a digest all that a braid's scores depend on: recipe, strands, weights."""
+    strands = [identity(strand) for strand in (braid.anchor, *braid.donors)]
+    recipe: list[Any] = [type(braid).__name__, braid.config.to_dict(), strands]
+    digest.update(json.dumps(recipe, default=str).encode())
+    for name, weights in sorted(braid.state_dict().items()):
+        digest.update(name.encode() + weights.float().cpu().numpy().tobytes())
 
 
 def _kept(file: Path, width: int) -> list[list[float]]:
