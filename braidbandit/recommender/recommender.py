@@ -387,7 +387,7 @@ class BraidRecommender(BaseEstimator):
         model, catalogue = self.arm_model_, self.arm_model_.catalogue
         now, choice, turn = view.now, view.choice, view.turn
         row, belief, latency = choice.arm, now.belief, now.latency
-        saved, default = self.savings_, None
+        saved, default = model.account.savings, None
         if saved is not None:
             default = float(belief.mean[model.rows[saved.baseline]])
         braid, hashed, sentence = (
