@@ -26,7 +26,14 @@ from bench_bandits import find_table
 from tqdm import tqdm
 
 from braidbandit import TaskEncoder
-from braidbandit.evaluation.replay import BraidPlayer, Shuffle, Table, replay, table_of
+from braidbandit.evaluation.replay import (
+    BraidPlayer,
+    Shuffle,
+    Table,
+    encoder_of,
+    replay,
+    table_of,
+)
 
 FREE, PAID, FIRST, OURS = "free switching", "paying for it", "always stay", "ours"
 SHORTEST, LONGEST, AT_ONCE = 5, 10, 4
@@ -98,7 +105,7 @@ class Talker(BraidPlayer):
             given["conversation"] = talk
         elif self._way == FIRST and held is not None:
             given["eligible"] = [held]
-        self._decision = self.agent.recommend(self._embeddings[row], **given)
+        self._decision = self.agent.recommend(self._task(row), **given)
         arm_id = self._last[talk] = self._decision.braid.id
         self.switches += held not in (None, arm_id)
         return self._rows[arm_id]
@@ -108,7 +115,7 @@ def play(
     table: Table, orders: list[Talks], cost: float, quiet: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return reward a turn of every way, (seeds,), and its switches a turn."""
-    encoder = TaskEncoder(types=()).fit(table.embeddings)
+    encoder = encoder_of(table)
     ways = (FREE, FIRST, OURS)
     earned: dict[str, list[float]] = {way: [] for way in (*ways, PAID, "fixed")}
     switched: dict[str, list[float]] = {way: [] for way in ways}

@@ -423,9 +423,9 @@ def spread(X: Array, seed: int = 0) -> NDArray[np.intp]:
     --------
     Two kinds, of which one is twice as frequent:
 
-    >>> X = np.repeat([[0.0], [9.0]], [20, 10], axis=0)
-    >>> int((spread(X)[:6] >= 20).sum())
-    2
+    >>> X = np.append(np.linspace(0, 1, 20), np.linspace(9, 10, 10))[:, None]
+    >>> int((spread(X)[:9] >= 20).sum())
+    3
     """
     rows = np.random.default_rng(seed).permutation(len(X))[:_MOST_PROMPTS]
     distinct = len(np.unique(X[rows], axis=0))

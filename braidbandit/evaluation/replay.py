@@ -130,7 +130,7 @@ def encoder_of(
     >>> table = table_of(np.eye(6)[:, :2], np.eye(6), source=[*"aabbcc"])
     >>> encoder = encoder_of(table, typed=True)
     >>> encoder.types, encoder.transform([table.task(3, typed=True)]).shape
-    (('a', 'b', 'c'), (1, 23))
+    (('a', 'b', 'c'), (1, 24))
     """
     chosen = np.arange(len(table.rewards)) if rows is None else np.asarray(rows)
     types = tuple(sorted(set(table.source))) if typed and table.source else ()

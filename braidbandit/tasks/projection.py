@@ -123,7 +123,10 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     with np.errstate(invalid="ignore"):  # of shares of a zero variance, not used here
         pca = PCA(k, svd_solver="full").fit(embeddings)
     directions, sizes = np.asarray(pca.components_), np.asarray(pca.singular_values_)
-    return Projection(gates, pca.mean_, _weighted(directions, sizes, n))
+    if len(gates):
+        return Projection(gates, pca.mean_, _weighted(directions, sizes, n))
+    scale = np.sqrt(float((sizes**2).mean()) / n or 1.0)
+    return Projection(gates, pca.mean_, directions / scale)
 
 
 def fit_letters(texts: Sequence[str], k: int) -> tuple[Array, Array]:
@@ -157,7 +160,7 @@ def fit_letters(texts: Sequence[str], k: int) -> tuple[Array, Array]:
     points = counts * rarity
     found: Any = randomized_svd(points - points.mean(axis=0), k, random_state=0)
     sizes, rows = np.asarray(found[1]), np.asarray(found[2])
-    letters = _weighted(rows, sizes, len(texts)) * rarity
+    letters = np.ascontiguousarray(_weighted(rows, sizes, len(texts)) * rarity)
     return letters, counts.mean(axis=0) @ letters.T
 
 
@@ -169,7 +172,10 @@ def _weighted(directions: Array, sizes: Array, n: int) -> Array:
     """
     variances = sizes**2 / n
     total = float((variances**2).mean())
-    return np.asarray(directions * np.sqrt(variances / (total or 1.0))[:, None])
+    # Storage order decides the last bits of products: as a saved state has it.
+    return np.ascontiguousarray(
+        directions * np.sqrt(variances / (total or 1.0))[:, None]
+    )
 
 
 def _letters_of(texts: Sequence[str]) -> Array:

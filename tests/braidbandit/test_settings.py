@@ -65,6 +65,9 @@ AGENT_KEPT = {
     "encoder__embedder": other_embed,
     "encoder__types": ("code", "other"),
     "encoder__random_state": 3,
+    "encoder__n_letters": 1,
+    "encoder__n_details": 3,
+    "encoder__window": 100,
     "prior": PriorScales(mean=0.2),
     "max_parameters": 0,
 }
@@ -75,6 +78,7 @@ AGENT_LIVE = {
     "forgetting": 0.9,
     "drift": DriftMonitor(),
     "random_state": 7,
+    "switching_cost": 0.1,
     "encoder__cache_dir": "elsewhere",
     "encoder__cache_bytes": 2**20,
 }
@@ -84,6 +88,9 @@ ENCODER_KEPT = {
     "embedder": other_embed,
     "types": ("code", "other"),
     "random_state": 3,
+    "n_letters": 1,
+    "n_details": 3,
+    "window": 100,
 }
 ENCODER_LIVE = {"cache_dir": "elsewhere", "cache_bytes": 2**20}
 

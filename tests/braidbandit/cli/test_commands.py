@@ -46,7 +46,14 @@ def test_all_commands_are_there():
 
 
 def test_completion(tmp_path):
-    shown = process("--show-completion", "bash", where=tmp_path, HOME=str(tmp_path))
+    # The shell is told by the process that called, which under tests is none.
+    shown = process(
+        "--show-completion",
+        "bash",
+        where=tmp_path,
+        HOME=str(tmp_path),
+        _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1",
+    )
     assert "complete" in shown.stdout or "braidbandit" in shown.stdout
     done = process(
         where=tmp_path,

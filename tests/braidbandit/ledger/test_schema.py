@@ -13,6 +13,7 @@ from sklearn.base import clone
 from braidbandit import Ledger, Outcome
 from braidbandit.ledger import schema
 from braidbandit.ledger.database import Database
+from braidbandit.tasks.encoder import FORMER_SETTINGS
 
 OLD = Path(__file__).parents[2] / "data" / "ledger-0.1.0.json"
 
@@ -38,6 +39,8 @@ def make_old(url, monkeypatch):
 
 def test_an_older_ledger_is_brought_up_to_date(ledger_url, monkeypatch, agent):
     make_old(ledger_url, monkeypatch)
+    former = {f"encoder__{name}": value for name, value in FORMER_SETTINGS.items()}
+    agent = clone(agent).set_params(**former)
     for _ in range(2):  # the second time there is nothing left to do
         with Ledger(ledger_url) as ledger:
             assert ledger.counts() == {"decisions": 4, "outcomes": 3, "pending": 1}

@@ -110,15 +110,12 @@ def test_tasks_that_are_all_alike_have_no_directions():
 def test_components_by_hand():
     """Points at (2, 0), (-2, 0), (0, 1), (0, -1): variances 2 and 1/2, a mean of 5/4.
 
-    The first direction is the first axis, the second the second, both positive. Each is
-    multiplied by its standard deviation, and by one over the root of the mean of the
-    squared variances, (4 + 1/4) / 2.
+    The first direction is the first axis, the second the second, both positive, and
+    the scale is one over the root of the mean variance.
     """
     X = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     found = fit_projection(X, 2, seed=0)
-    np.testing.assert_allclose(
-        found.components, np.diag([2, 0.5]) ** 0.5 / 2.125**0.5, atol=1e-12
-    )
+    np.testing.assert_allclose(found.components, np.eye(2) / np.sqrt(1.25), atol=1e-12)
     np.testing.assert_allclose(found.mean, 0, atol=1e-12)
 
 
