@@ -354,7 +354,9 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
     if unknown is None:
         return 0.0
     # What is beyond the model's window is not read; here a few windows are enough.
-    read = tokenizer([text[:4000] for text in texts], add_special_tokens=False)
+    read = tokenizer(
+        [text[:4000] for text in texts], add_special_tokens=False, verbose=False
+    )
     ids = [i for row in read["input_ids"] for i in row]
     return ids.count(unknown) / max(len(ids), 1)
 
