@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from braidbandit import __version__
 from braidbandit.agent.meta_braider import MetaBraider
+from braidbandit.service.dashboard.pages import dashboard_of
 from braidbandit.service.errors import ApiError
 from braidbandit.service.gate import Gate
 from braidbandit.service.opening import open_agent
@@ -73,6 +74,7 @@ def create_app(settings: ServiceSettings, agent: MetaBraider | None = None) -> F
     state = app.state
     state.service = service
     app.include_router(router_of(service))
+    app.include_router(dashboard_of(service))
     app.add_middleware(
         Gate, settings=settings.server, keys=service.keys, live=service.live
     )

@@ -43,6 +43,8 @@ _ROUTES = (
     "/ready",
     "/metrics",
     "/openapi.json",
+    "/dashboard",
+    "/",
 )
 
 

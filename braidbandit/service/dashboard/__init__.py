@@ -1,0 +1,1 @@
+"""Pages at ``/`` that show whether choosing pays, and why something was chosen."""
