@@ -19,6 +19,27 @@
     const reads = event.target.querySelector("details[open]") !== null;
     if (document.hidden || isPaused() || reads) event.preventDefault();
   });
+
+  // What says the same again is left as it is; of what is replaced, wide tables stay
+  // scrolled to where they were.
+  const last = new WeakMap();
+  const scrolled = new Map();
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    const part = event.detail.target;
+    const text = event.detail.serverResponse;
+    if (event.detail.xhr.status !== 200) return;
+    if (last.get(part) === text) event.detail.shouldSwap = false;
+    last.set(part, text);
+    for (const wide of part.querySelectorAll(".wide")) {
+      scrolled.set(wide.id, wide.scrollLeft);
+    }
+  });
+  document.body.addEventListener("htmx:afterSwap", (event) => {
+    for (const wide of event.detail.target.querySelectorAll(".wide")) {
+      wide.scrollLeft = scrolled.get(wide.id) ?? 0;
+    }
+  });
+
   const gone = () => say("The service does not answer; what is shown is old.");
   document.body.addEventListener("htmx:sendError", gone);
   document.body.addEventListener("htmx:timeout", gone);
@@ -49,8 +70,8 @@
     const data = [columns.rating, columns.reward, columns.cost];
     const n = columns.rating.length;
     if (n < 2) return;
-    const last = (name) => columns[name][n - 1].toFixed(2);
-    said.textContent = `Now: reward ${last("reward")}, solid line; cost ${last("cost")}, dashed line.`;
+    const newest = (name) => columns[name][n - 1].toFixed(2);
+    said.textContent = `Now: reward ${newest("reward")}, solid line; cost ${newest("cost")}, dashed line.`;
     if (plot === null) plot = new uPlot(options(), data, place);
     else plot.setData(data);
   };

@@ -158,7 +158,7 @@ def test_hostile_names_and_texts_are_escaped(kept):
     about = asked(kept, EVIL, model="llama")
     agent = kept.service.agent
     other = agent.forward(EVIL, eligible=[Braid(EVIL).id])
-    agent.backward(other, 0.5)
+    agent.learn_from_feedback(EVIL, other, 0.5)
     pages = [f"/dashboard/parts/{part}" for part in PARTS]
     decisions = (about["decision"], other.id)
     pages += ["/", *(f"/dashboard/decisions/{one}" for one in decisions)]
