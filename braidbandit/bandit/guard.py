@@ -252,19 +252,9 @@ class DeclineToDefault(ConservativePolicy):
         expected: float | None = None,
         back: bool = False,
     ) -> Savings:
-        """Return the savings after one reward, or before it.
+        """Return the savings: see :meth:`ConservativePolicy.book`.
 
-        Parameters
-        ----------
-        savings : Savings
-        arm_id : str
-            The arm that earned it.
-        reward : float in [0, 1]
-        expected : float, optional
-            What the default was expected to earn in its place; where that is not known,
-            1.
-        back : bool
-            Take the reward back.
+        Where it is not known what the default was expected to earn, that is 1.
 
         Examples
         --------

@@ -9,7 +9,6 @@ no policy gains by how it breaks ties.
 from __future__ import annotations
 
 import gzip
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 
 from braidbandit._checks import as_floats, check_labels, check_whole
+from braidbandit._files import parsed_lines
 from braidbandit._named import column_names, in_columns, in_rows, ordered
 from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.cards import ModelCard
@@ -275,8 +275,8 @@ def _prompts_beside(path: Path) -> list[str] | None:
         file = path.with_name(path.stem + suffix)
         if file.exists():
             opened: Any = gzip.open if suffix.endswith(".gz") else open
-            with opened(file, "rt", encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines]
+            with opened(file, "rb") as lines:
+                rows = [row for _, row in parsed_lines(lines, file)]
             return [row["prompt"] if isinstance(row, dict) else row for row in rows]
     return None
 
