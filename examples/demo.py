@@ -194,8 +194,9 @@ def calibrate(agent: MetaBraider) -> None:
 class Scorer:
     """Bits per byte of a braid on a task; measured once, then read from the folder."""
 
-    def __init__(self, agent: MetaBraider) -> None:
+    def __init__(self, agent: MetaBraider, yardstick: str = YARDSTICK) -> None:
         self.agent = agent
+        self.yardstick = Braid(yardstick)
         self.file = agent.folder / "scores.jsonl"
         self.known: dict[tuple[str, str], float] = {}
         self._prints: dict[str, str] = {}
@@ -225,7 +226,7 @@ class Scorer:
         return self.known[key, task["id"]]
 
     def quality(self, braid: Braid, task: dict[str, Any]) -> float:
-        reference = self.bits(Braid(YARDSTICK), task)
+        reference = self.bits(self.yardstick, task)
         return quality_from_bits(self.bits(braid, task), reference)
 
     def utility(self, braid: Braid, task: dict[str, Any]) -> float:

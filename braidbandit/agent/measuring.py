@@ -232,7 +232,7 @@ def _measured(pool: Pool, name: str, engine: str, dtype: str, layered: bool) -> 
         fusing_seconds=_rounded(speed.fusing_seconds),
         mixing_seconds=_rounded(speed.mixing_seconds),
         load_seconds=_rounded(seconds),
-        memory=int(strand.memory),
+        memory=int(strand.memory + strand.context_memory),
     )
 
 

@@ -33,7 +33,7 @@ class Profile:
     load_seconds : float
         To load it, its file being in the system's memory.
     memory : int
-        Bytes of weights when it is loaded.
+        Bytes when it is loaded: its weights, and what llama.cpp keeps for logits.
     layered : Profile or dict, optional
         The same of the strand that braids fused at decoder layers load, where that is
         another one: llama.cpp does not show these layers.

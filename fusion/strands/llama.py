@@ -332,6 +332,11 @@ class Weights:
         return None if size < 0 else buffer.value.decode(errors="replace")
 
 
+def most_at_once(vocab_size: int) -> int:
+    """How many tokens a context reads at once: it has room for the logits of all."""
+    return max(16, min(256, BUFFER // (4 * vocab_size)))
+
+
 class _Stop:
     """Stops what llama.cpp computes at the states after the final norm.
 
@@ -391,7 +396,7 @@ class Context:
     ) -> None:
         llama = api()
         self.weights, self.size = weights, size
-        self.most = max(16, min(256, BUFFER // (4 * weights.vocab_size)))
+        self.most = most_at_once(weights.vocab_size)
         settings = llama.llama_context_default_params()
         settings.n_ctx = size
         settings.n_batch = settings.n_ubatch = self.most

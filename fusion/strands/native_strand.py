@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from ..tokens.token_bytes import TokenBytes
 from .context_layer import ContextLayer, Contexts
 from .gguf import digest_of
-from .llama import Head, Weights, stored
+from .llama import Head, Weights, most_at_once, stored
 from .strand import Tap, next_number, soft_capped
 
 _HEADS = ("output.weight", "token_embd.weight")
@@ -154,6 +154,11 @@ class NativeStrand:
     def memory(self) -> int:
         """Bytes of weights: those of the file, and of its head once more."""
         return self.weights.size + self.head.matrix.bytes.nbytes
+
+    @property
+    def context_memory(self) -> int:
+        """Bytes of logits that a context of llama.cpp has room for."""
+        return 4 * self.vocab_size * most_at_once(self.vocab_size)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Nothing: weights are in the file, and in no tensor."""

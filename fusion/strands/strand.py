@@ -215,6 +215,8 @@ class Strand:
         """How the model writes by default."""
         return self.model.generation_config
 
+    context_memory = 0  # bytes for each text that do not grow with it
+
     @property
     def memory(self) -> int:
         """Bytes of weights."""

@@ -108,7 +108,9 @@ def test_a_gguf_file_is_known_by_its_engine(measured, tmp_path, monkeypatch):
     card = [{"model_name": "it", "source": str(file)}]
     plain = profile(card)["it"]
     assert (plain.engine, plain.layered) == ("llama.cpp", None)
-    assert plain.memory == ggufs.native_strand(tmp_path, "llama", "it").memory
+    strand = ggufs.native_strand(tmp_path, "llama", "it")
+    assert strand.context_memory == 4 * strand.vocab_size * 256
+    assert plain.memory == strand.memory + strand.context_memory
     both = profile(card, layers=True)["it"]
     assert measured == ["it", "it"]
     assert both.layered is not None
