@@ -19,7 +19,7 @@ LEFT_OUT = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 \
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo serve test test-latest test-lowest lock install clean
+.PHONY: demo demo-specialists evidence serve test test-latest test-lowest lock install clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,14 @@ $(VENV)/.native: $(VENV)/.installed
 
 demo: install
 	$(BIN)/python examples/demo.py
+
+# Trains three specialists of one model, and learns which one for what: 15 minutes.
+demo-specialists: install
+	$(BIN)/python examples/demo_specialists.py
+
+# Every claim of README and docs, measured; what was measured is not measured again.
+evidence: install $(VENV)/.native
+	$(BIN)/python examples/evidence.py
 
 # At http://127.0.0.1:8321/v1, as OpenAI's servers do; see docs/service.md.
 serve: install
@@ -78,4 +86,4 @@ lock:
 	$(RESOLVE) --upgrade --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
-	rm -rf .venv .venv-latest .venv-lowest demo-output
+	rm -rf .venv .venv-latest .venv-lowest demo-output demo-specialists

@@ -1,18 +1,23 @@
-"""Memory of an agent that is asked about ever new tasks: 100,000 by default.
+"""Memory of a braid as llama.cpp and as transformers run it, or of an agent.
 
-    python examples/bench_memory.py
-    python examples/bench_memory.py --tasks 20000 --megabytes 16 --json
+    python examples/bench_memory.py --json
+    python examples/bench_memory.py --tasks 100000 --megabytes 16
 
-Every task is embedded and its embedding kept, in memory and in a folder, each within a
-limit. Random numbers take the place of embeddings, so that no language model is needed.
-Prints how much more memory the process holds in the end than after the first 1,000
-tasks, and the most that the folder ever took.
+Without ``--tasks``: a braid of two models is loaded and writes a few words, each kind
+in a process of its own. Beside the bytes of its weights stand those of its files, and
+what the process grew by, which has tokenizers, tables of tokens and caches in it too.
+
+With ``--tasks``: an agent is asked about so many different tasks. Every task is
+embedded and its embedding kept, in memory and in a folder, each within a limit. Random
+numbers take the place of embeddings. Told is how much more memory the process holds in
+the end than after the first 1,000 tasks, and the most that the folder ever took.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import tempfile
 import time
@@ -27,6 +32,7 @@ from braidbandit import BraidRecommender, Catalogue, TaskEncoder
 
 MODELS = ("general", "coder")
 WIDTH = 384
+PACKAGED = ("gemma-3-270m", "SmolLM2-135M-Instruct")
 FIRST = 1000  # tasks after which growth is counted
 LOOKS = 50  # how often the folder is looked at
 MEGABYTE = 2**20
@@ -49,6 +55,50 @@ def memory_now() -> float:
     """Megabytes of memory that this process holds at the moment."""
     pages = int(STATM.read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
+
+
+def of_braid(kind: str, models: list[str]) -> dict[str, Any]:
+    """Load a braid in this process and let it write; the first model is the anchor."""
+    from fusion import BraidConfig, BraidedLLM, Pool
+
+    pool, before = Pool(native=kind == "native"), memory_now()
+    config = BraidConfig(
+        models[0], models[1:], [0.6, 0.4], ["final", "output"], "router"
+    )
+    braid = BraidedLLM(config, pool=pool)
+    braid.generate("A rope is made of", max_new_tokens=8, do_sample=False)
+    strands = [braid.anchor, *braid.donors]
+    weights = sum(strand.memory for strand in strands) / MEGABYTE
+    row = {
+        "kind": kind,
+        "anchor": models[0],
+        "donors": models[1:],
+        "weights_mb": weights,
+        "contexts_mb": sum(strand.context_memory for strand in strands) / MEGABYTE,
+        "fusers_mb": braid.get_memory_footprint() / MEGABYTE,
+        "process_mb": memory_now() - before,
+    }
+    if kind == "native":
+        row["files_mb"] = (
+            sum(strand.file.stat().st_size for strand in strands) / MEGABYTE
+        )
+        row["anchor_head_mb"] = braid.anchor.head.matrix.bytes.nbytes / MEGABYTE
+    return {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def of_models(models: list[str]) -> list[dict[str, Any]]:
+    """One row for each kind, each measured in a fresh process."""
+    from fusion import Pool
+
+    pool = Pool()
+    engines = {pool.engine(name) for name in models}
+    kinds = ["native"] if engines == {"llama.cpp"} else []
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for kind in [*kinds, "transformers"]:
+        with context.Pool(1) as process:
+            rows.append(process.apply(of_braid, (kind, models)))
+    return rows
 
 
 def size_of(folder: str) -> float:
@@ -85,15 +135,18 @@ def measure(tasks: int, megabytes: float, folder: str, quiet: bool) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=100_000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs=2, default=list(PACKAGED))
+    parser.add_argument("--tasks", type=int, help="ask an agent about so many")
     parser.add_argument(
-        "--megabytes", type=float, default=64.0, help="limit of the folder"
+        "--megabytes", type=float, default=64.0, help="limit of the agent's folder"
     )
     parser.add_argument("--folder", help="default: a temporary one, deleted at the end")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.tasks <= FIRST:
+    if options.tasks is not None and options.tasks <= FIRST:
         parser.error(f"--tasks must be above {FIRST}, received {options.tasks}")
     if options.megabytes < 0.25:
         parser.error(
@@ -102,9 +155,12 @@ def main() -> None:
         )
     if not STATM.exists():
         parser.error(f"the memory of a process is read in {STATM}, which is not there")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or temporary
-        report = measure(options.tasks, options.megabytes, folder, options.json)
+    if options.tasks is None:
+        report: Any = of_models(options.models)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.folder or temporary
+            report = measure(options.tasks, options.megabytes, folder, options.json)
     print(json.dumps(report, indent=None if options.json else 1))
 
 

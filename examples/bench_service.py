@@ -373,8 +373,11 @@ def rate_until_it_ends(url: str, said: dict[str, float], chance: random.Random) 
 
 def first_token(cards: list[dict[str, str]], url: str, repeats: int) -> dict[str, Any]:
     """Time to the first streamed word, against the model's own time for the prompt."""
+    import torch
+
     from fusion import BraidConfig, BraidedLLM, Pool
 
+    torch.set_num_threads(1)  # as the service has it
     name = cards[0]["model_name"]
     pool = Pool({name: cards[0].get("source", name)})
     model = BraidedLLM(BraidConfig(name, [], [1.0], []), [pool[name]])

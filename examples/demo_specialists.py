@@ -1,16 +1,16 @@
 """Three specialists, made here, and a choice among them that pays.
 
-    python examples/demo_specialists.py      # the first run trains all: 15 to 20 minutes
+    python examples/demo_specialists.py      # the first run trains all: 15 minutes
     python examples/demo_specialists.py --quick
 
 One small model is trained on three kinds of text that every machine has (Python, C++,
-manuals of functions; see specialist_texts.py), each by an adapter of its own. The
-base, the specialists, and braids of them are the arms; nobody tells the agent of which
-kind a text is. Quality is bits per byte of a text's second part against the base's: the
-base scores 1/2, half its bits 1. On texts of files that nobody trained on or learnt from,
+manuals of functions; see specialist_texts.py), each by an adapter of its own. The base,
+the specialists, and braids of them are the arms; nobody tells the agent of which kind a
+text is. Quality is bits per byte of a text's second part against the base's: the base
+scores 1/2, half its bits 1. On texts of files that nobody trained on or learnt from,
 the learned choice is put beside every fixed choice, within a low compute budget (one
-model) and a high one (braids too). What was done is kept, and a run that was stopped goes
-on where it was.
+model) and a high one (braids too). What was done is kept, and a run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations

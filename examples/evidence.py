@@ -1,14 +1,15 @@
 """Measure what README and docs claim, and write it down in docs/evidence.md.
 
-    python examples/evidence.py              # every claim whose record is missing or old
+    python examples/evidence.py              # every claim that was not measured yet
     python examples/evidence.py specialists  # this one, anew
     python examples/evidence.py --list       # claims, their commands, and how long
 
-Each claim has a command, which is a command of this project; it can be run by hand. What
-it printed is kept in the folder ``evidence``, and a claim that has its output there, of
-the same command, is not run again unless it is named. Claims that need data from outside
-the project are left as they are recorded where the data is absent. A number in README or docs is tied to its
-record by a comment behind it, ``<!-- claim value -->``; a test compares them.
+Each claim has a command of this project, which can be run by hand. What it printed is
+kept in the folder ``evidence``, and a claim that has its output there, of the same
+command, is not run again unless it is named. Claims that need data from outside the
+project are left as they are recorded where the data is absent. A number in README or
+docs is tied to its record by a comment behind it, ``<!-- claim value -->``; a test
+compares them.
 """
 
 from __future__ import annotations
@@ -104,20 +105,24 @@ def _specialists(_: str, out: Path) -> Values:
 
 
 def _decoding(printed: str, _: Path) -> Values:
-    values = {}
     rows = json.loads(printed)
-    for anchor, short in (
-        ("SmolLM2-135M-Instruct", "smollm2"),
-        ("gemma-3-270m", "gemma"),
-    ):
-        of = {row["kind"]: row for row in rows if row["anchor"] == anchor}
-        faster = (
-            of["native"]["tokens_per_second"] / of["transformers"]["tokens_per_second"]
-        )
-        values[f"{short}-times"] = f"{faster:.1f}"
-        for kind, row in of.items():
-            values[f"{short}-{kind}-of-predicted"] = f"{row['of_predicted']:.2f}"
+    of = {row["kind"]: row for row in rows if row["strategy"] == "router"}
+    rates = {kind: row["tokens_per_s"] for kind, row in of.items()}
+    values = {"times": f"{rates['native'] / rates['transformers']:.1f}"}
+    for kind, row in of.items():
+        values[f"{kind}-rate"] = f"{rates[kind]:.1f}"
+        values[f"{kind}-of-predicted"] = f"{row['of_predicted']:.2f}"
+        values[f"{kind}-first-token"] = f"{row['first_token_of_prompts']:.2f}"
     return values
+
+
+def _memory(printed: str, _: Path) -> Values:
+    return {
+        f"{row['kind']}-{name.removesuffix('_mb')}": f"{row[name]:.0f}"
+        for row in json.loads(printed)
+        for name in ("weights_mb", "files_mb", "process_mb")
+        if name in row
+    }
 
 
 def _bits(printed: str, _: Path) -> Values:
@@ -187,13 +192,22 @@ CLAIMS = {
     ),
     "decoding": Claim(
         says="A braid of two GGUF files in llama.cpp writes faster than the same braid "
-        "in transformers.",
-        command="examples/bench_decoding.py --repeats 5 --strategies router --json",
+        "in transformers: SmolLM2 with Gemma as its donor.",
+        command="examples/bench_decoding.py --models SmolLM2-135M-Instruct "
+        "gemma-3-270m --layers final+output --json",
         control="The same braid in transformers, and the rate that the strands' own "
         "times per token add up to.",
         spread="Medians of five repeats in one process, one thread.",
         read=_decoding,
-        minutes=15,
+        minutes=10,
+    ),
+    "memory": Claim(
+        says="A native braid of two models holds the weights of their files.",
+        command="examples/bench_memory.py --json",
+        control="The same braid in transformers; megabytes.",
+        spread="One process for each.",
+        read=_memory,
+        minutes=1,
     ),
     "bits": Claim(
         says="A braid has fewer bits per byte than the best calibrated single model.",
@@ -267,7 +281,7 @@ def read_options() -> argparse.Namespace:
         "--data",
         type=Path,
         default=os.environ.get("BRAIDBANDIT_DATA", ROOT.parent / "shared" / "data"),
-        help="folder of tables and texts (default: BRAIDBANDIT_DATA, or ../shared/data)",
+        help="tables and texts (default: BRAIDBANDIT_DATA, or ../shared/data)",
     )
     return parser.parse_args()
 
@@ -318,9 +332,9 @@ def write(record: dict[str, Any]) -> None:
 
 HEAD = """# Evidence
 
-What README and docs claim, each with the command that shows it, what stands beside it, and
-what it came to. `make evidence` measures all of it, claim by claim; it can be stopped at any
-moment. Made by `examples/evidence.py`: not to be edited by hand.
+What README and docs claim, each with the command that shows it, what stands beside it,
+and what it came to. `make evidence` measures all of it, claim by claim; it can be
+stopped at any moment. Made by `examples/evidence.py`: not to be edited by hand.
 """
 TAIL = """## What is not claimed
 
@@ -367,7 +381,7 @@ def read_page() -> dict[str, str]:
 
 def recorded() -> dict[tuple[str, str], str]:
     """All values of the page, by claim and name."""
-    row = re.compile(r"^\| (\S+) \| (\S+) \|$", re.MULTILINE)
+    row = re.compile(r"^\| ([a-z]\S*) \| (\S+) \|$", re.MULTILINE)
     return {
         (claim, name): value
         for claim, part in read_page().items()

@@ -1,10 +1,10 @@
 """Text of three kinds that every machine with this library has, cut into tasks.
 
-Python is code of its standard library, C++ the headers that come with torch, and manual
-what SciPy and scikit-learn say of their own functions. (PSF, BSD-3-Clause, BSD-3-Clause.)
-A whole file is in one part only: what is tested is from files that no model was trained
-on, each text from a file of its own. A passage that was read before in another file is
-left out.
+Python is code of its standard library (PSF licence), C++ the headers that come with
+torch (BSD-3-Clause), and manual what SciPy and scikit-learn (BSD-3-Clause) say of their
+own functions. A whole file is in one part only: what is tested is from files that no
+model was trained on, each text from a file of its own. A passage that was read before
+in another file is left out.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _texts_of(
         if part is None:
             return
         passages = cut(files[name].read_text("utf-8", "replace"))
-        for text in [*_joined(passages, read)][: min(OF_A_FILE[part], left[part])]:
+        for text in [*joined(passages, read)][: min(OF_A_FILE[part], left[part])]:
             left[part] -= 1
             prompt, reference = _halves(text)
             yield {
@@ -89,18 +89,23 @@ def _texts_of(
             }
 
 
-def _joined(passages: list[str], read: set[tuple[str, ...]]) -> Iterator[str]:
+def joined(passages: list[str], read: set[tuple[str, ...]]) -> Iterator[str]:
     """Texts of neighbouring passages, none of which was read before."""
     text = ""
     for passage in passages:
-        words = re.findall(r"\w+", passage.lower())
-        groups = {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
-        new = len(groups & read) <= SEEN * len(groups)
-        read |= groups
+        here = groups(passage)
+        new = len(here & read) <= SEEN * len(here)
+        read |= here
         text = f"{text}\n\n{passage}".strip("\n") if new else ""
         if len(text) >= SHORTEST:
             yield text if len(text) <= LONGEST else text[:LONGEST].rsplit("\n", 1)[0]
             text = ""
+
+
+def groups(text: str) -> set[tuple[str, ...]]:
+    """Every five words that follow each other."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
 
 def _halves(text: str) -> tuple[str, str]:

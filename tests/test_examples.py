@@ -62,6 +62,8 @@ def test_comparisons_are_taken_back_exactly():
         ("bench_comparisons.py", "--worlds", "0"),
         ("bench_service.py", "--requests", "1"),
         ("bench_memory.py", "--megabytes", "0.1"),
+        ("demo_specialists.py", "--seed", "a"),
+        ("evidence.py", "no-such-claim"),
         ("train_adapter.py", __file__, "--rank", "0"),
         ("train_adapter.py", __file__, "--held-out", "0.9"),
         ("train_adapter.py", "no-such-texts.jsonl"),

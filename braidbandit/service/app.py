@@ -76,7 +76,11 @@ def create_app(settings: ServiceSettings, agent: MetaBraider | None = None) -> F
     app.include_router(router_of(service))
     app.include_router(dashboard_of(service))
     app.add_middleware(
-        Gate, settings=settings.server, keys=service.keys, live=service.live
+        Gate,
+        settings=settings.server,
+        keys=service.keys,
+        live=service.live,
+        check_place=service.check_place,
     )
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(RequestValidationError, _tell_of_body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -115,6 +116,10 @@ class Building:
         if not braid.is_single:
             self._took.append(time.monotonic() - begun)
         self._arms.set_state(braid, "ready")
+        # What was built stays. Looked through again and again, it would hold up a
+        # decision by twice the time that one takes.
+        gc.collect()
+        gc.freeze()
 
     def _wait_for_answers(self) -> None:
         until = time.monotonic() + _COURTESY

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ _SHOWN = (
     "X-Braidbandit-Reason, X-Request-Id, Retry-After"
 )
 _OPEN = ("/health", "/ready")
+_WRITING = ("/v1/chat/completions", "/v1/completions")
 _ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -57,12 +58,20 @@ class Gate:
     settings : ServerSettings
     keys : Keys
     live : Live
+    check_place : callable
+        Raises an :class:`ApiError` where no request for text can be taken.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, keys: Keys, live: Live
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        keys: Keys,
+        live: Live,
+        check_place: Callable[[], None],
     ) -> None:
         self._app, self._settings, self._keys, self._live = app, settings, keys, live
+        self._check_place = check_place
         self._rates = Rates(
             {
                 "generate": (settings.requests_per_minute, 60.0),
@@ -82,6 +91,8 @@ class Gate:
             if scope["method"] == "OPTIONS" and visit.origin is not None:
                 raise _Preflight
             scope[CALLER] = visit.caller = self._checked_caller(scope, headers)
+            if scope["path"] in _WRITING:
+                self._check_place()  # before its body is read, which takes longest
             limited = self._limited(headers, receive)
             await self._app(scope, limited, visit.send)
         except _Preflight:

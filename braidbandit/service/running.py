@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from threadpoolctl import threadpool_limits
+
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.service.logs import log_as_json
 from braidbandit.service.settings import ServiceSettings
@@ -38,8 +40,12 @@ def run(settings: ServiceSettings, agent: MetaBraider | None = None) -> None:
     server = settings.server
     log_as_json(server.log_level)
     sys.setswitchinterval(_SWITCH)
+    app = create_app(settings, agent)
+    # A decision's matrices are small: a second thread for them is waited for longer
+    # than it helps, while models use the cores.
+    threadpool_limits(1, "blas")
     config = uvicorn.Config(
-        create_app(settings, agent),
+        app,
         host=server.host,
         port=server.port,
         log_config=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _MEMORY = "service.sqlite"
 # Calls of the agent that may wait, beside those of answers.
 _MOST_CALLS = 256
+_COURTESY = 0.05  # seconds that the event loop lets a decision have alone
 T = TypeVar("T")
 
 
@@ -148,7 +149,12 @@ class Service:
     # ---- answering ----
 
     def take_place(self) -> None:
-        """Take a place in the queue.
+        """Take a place in the queue; raises as :meth:`check_place`."""
+        self.check_place()
+        self.live.note_place(taken=True)
+
+    def check_place(self) -> None:
+        """Check whether there is a place in the queue.
 
         Raises
         ------
@@ -168,7 +174,6 @@ class Service:
                 code="queue_full",
                 wait=self.timing.mean(),
             )
-        self.live.note_place(taken=True)
 
     def leave_place(self) -> None:
         """Give a place back."""
@@ -178,18 +183,17 @@ class Service:
         self, ask: Ask, seconds_left: float, avoid: Mapping[str, str]
     ) -> Chosen:
         """Decide which arm answers; see :meth:`Chooser.choose`."""
-        chosen = await self._on_agent(self._choose, ask, seconds_left, avoid)
+        chosen = await self._on_agent(
+            self._choose, ask, seconds_left, avoid, stays=True
+        )
         self.tasks.keep(chosen.decision.id, ask.task)
         return chosen
 
     def _choose(
         self, ask: Ask, seconds_left: float, avoid: Mapping[str, str]
     ) -> Chosen:
-        self._worker.nobody_decides.clear()
-        try:
+        with self._worker.paused():
             return self._chooser.choose(ask, seconds_left, avoid)
-        finally:
-            self._worker.nobody_decides.set()
 
     def begin(self, decision: Decision, job: Job) -> None:
         """Let the arm of a decision write."""
@@ -251,14 +255,22 @@ class Service:
         """Call the agent in its thread."""
         return await self._on_agent(what)
 
-    async def _on_agent(self, call: Callable[..., T], *arguments: Any) -> T:
+    async def _on_agent(
+        self, call: Callable[..., T], *arguments: Any, stays: bool = False
+    ) -> T:
+        """Call in the agent's thread; if it ``stays``, the event loop waits a moment.
+
+        Two threads of Python take turns, and each turn is longer than a decision.
+        """
         most = _MOST_CALLS + self.settings.server.queue
         if self._calls >= most:
             raise ApiError(429, "too many requests", code="queue_full", wait=1)
         self._calls += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._caller, partial(call, *arguments))
+            found = self._caller.submit(call, *arguments)
+            if stays:
+                wait([found], _COURTESY)
+            return await asyncio.wrap_future(found)
         except RuntimeError as error:
             if not self.stopping:
                 raise

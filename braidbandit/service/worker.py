@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from braidbandit.catalogue.braid import Braid
@@ -31,17 +32,13 @@ class LocalWorker:
         Gives the model of a braid.
     batch : int
         Most texts that are written together.
-
-    Attributes
-    ----------
-    nobody_decides : threading.Event
-        Clear while a decision is made: the next token waits for that.
     """
 
     def __init__(self, model_of: Callable[[Braid], Any], batch: int) -> None:
         self._model_of, self._batch = model_of, batch
-        self.nobody_decides = threading.Event()
-        self.nobody_decides.set()
+        self._turn = threading.Lock()  # held while a token is written
+        self._nobody_decides = threading.Event()
+        self._nobody_decides.set()
         self._waiting: deque[Job] = deque()
         self._at_work: list[Writing] = []
         self._changed = threading.Condition()
@@ -60,6 +57,21 @@ class LocalWorker:
     def writing(self) -> int:
         """Texts that are being written."""
         return sum(map(len, list(self._at_work)))
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Write no token meanwhile; the one that is being written is waited for.
+
+        Each of them not for long: a large model's token takes longer than a decision.
+        """
+        self._nobody_decides.clear()
+        waited = self._turn.acquire(timeout=_COURTESY)
+        try:
+            yield
+        finally:
+            self._nobody_decides.set()
+            if waited:
+                self._turn.release()
 
     def submit(self, job: Job) -> None:
         """Queue a job; its flow gets what comes of it."""
@@ -91,10 +103,18 @@ class LocalWorker:
                     return
                 jobs = self._next_jobs()
             if jobs:
-                self._begin(jobs)
+                with self._my_turn():
+                    self._begin(jobs)
             for writing in list(self._at_work):
-                if not self._advance(writing):
+                with self._my_turn():
+                    goes_on = self._advance(writing)
+                if not goes_on:
                     self._at_work.remove(writing)
+
+    def _my_turn(self) -> threading.Lock:
+        """Wait while a decision is made; return what is held while writing."""
+        self._nobody_decides.wait(_COURTESY)
+        return self._turn
 
     def _next_jobs(self) -> list[Job]:
         """Take the jobs that are begun next: those of one model, if there is room."""
@@ -131,7 +151,6 @@ class LocalWorker:
                 job.flow.put(Failed(error))
 
     def _advance(self, writing: Writing) -> bool:
-        self.nobody_decides.wait(_COURTESY)
         try:
             return writing.step()
         except Exception as error:

@@ -21,6 +21,7 @@ import torch
 
 _LOG = logging.getLogger(__name__)
 EXTRA = "llama-cpp-python"
+_ALIGNED = 32  # bytes; ggml ends the process where a matrix begins elsewhere
 BUFFER = 2**26  # bytes of logits that a context makes room for
 _ERROR = 4  # a level of ggml's log
 # What llama.cpp calls the states after the final norm, without and with embeddings.
@@ -163,11 +164,12 @@ def stored(file: Path, names: Sequence[str]) -> Stored:
         ggml("gguf_free")(opened)
     if start + size > file.stat().st_size:
         raise ValueError(f"{file} ends before its tensors do; fetch it anew")
-    # Memory of torch begins where ggml wants it.
-    data = torch.empty(rows, size // rows, dtype=torch.uint8).numpy()
-    with file.open("rb") as opened:
-        opened.seek(start)
-        opened.readinto(data.data)
+    # Mapped: the system has these pages once, for all processes.
+    data = np.memmap(file, np.uint8, "r", start, (rows, size // rows))
+    if data.ctypes.data % _ALIGNED:  # a file whose own alignment is less than ggml's
+        copy = torch.empty(data.shape, dtype=torch.uint8).numpy()
+        copy[:] = data
+        return Stored(kind, rows, width, copy)
     return Stored(kind, rows, width, data)
 
 

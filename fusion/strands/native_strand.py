@@ -152,7 +152,7 @@ class NativeStrand:
 
     @property
     def memory(self) -> int:
-        """Bytes of weights: those of the file, and of its head once more."""
+        """Bytes of weights: those of the file, and of its head, mapped, once more."""
         return self.weights.size + self.head.matrix.bytes.nbytes
 
     @property

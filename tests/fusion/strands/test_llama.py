@@ -2,12 +2,14 @@
 
 import sys
 
+import gguf
 import ggufs
+import numpy as np
 import pytest
 import tiny
 import torch
 
-from fusion.strands.llama import api
+from fusion.strands.llama import Head, api, stored
 from fusion.strands.native_strand import NativeStrand
 
 
@@ -40,3 +42,23 @@ def test_a_quantised_head_is_multiplied_as_it_is(tmp_path, kind):
     assert (logits - wanted).abs().max() < 0.02 * wanted.abs().max()
     exact = tiny.tiny_strand("llama").head.weight
     assert (weight - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("alignment", [8, 32])
+def test_a_head_may_begin_anywhere_in_its_file(tmp_path, alignment):
+    """ggml takes no matrix that begins between two of its lines."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    writer = gguf.GGUFWriter(tmp_path / "head.gguf", "llama")
+    writer.add_custom_alignment(alignment)
+    weight = np.arange(24, dtype=np.float32).reshape(3, 8)
+    writer.add_tensor("before", np.zeros(2, np.float32))  # eight bytes
+    writer.add_tensor("output.weight", weight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    matrix = stored(tmp_path / "head.gguf", ["output.weight"])
+    assert np.array_equal(matrix.bytes, weight.view(np.uint8))
+    assert isinstance(matrix.bytes, np.memmap) == (alignment == 32)
+    found = Head(matrix)(torch.eye(8))
+    assert torch.equal(found, torch.from_numpy(weight.T.copy()))
