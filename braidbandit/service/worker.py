@@ -59,15 +59,16 @@ class LocalWorker:
         return sum(map(len, list(self._at_work)))
 
     @contextmanager
-    def paused(self) -> Generator[None]:
+    def paused(self) -> Generator[bool]:
         """Write no token meanwhile; the one that is being written is waited for.
 
-        Each of them not for long: a large model's token takes longer than a decision.
+        Not for long, as a large model's token takes longer than a decision: False is
+        yielded where it goes on.
         """
         self._nobody_decides.clear()
         waited = self._turn.acquire(timeout=_COURTESY)
         try:
-            yield
+            yield waited
         finally:
             self._nobody_decides.set()
             if waited:

@@ -385,3 +385,15 @@ def test_a_full_queue_says_when_to_come_again(serve, make_agent, models):
     assert server.service.live.full == found.count(429)
     # What was refused left nothing behind.
     assert agent.ledger.counts()["decisions"] == found.count(200)
+
+
+def test_a_full_queue_reads_no_body(serve, make_agent, models):
+    server = serve(make_agent(local=models[:1]), server={"queue": 1, "batch": 1})
+    server.service.live.in_flight = 2
+    try:
+        with httpx2.Client(base_url=server.root, timeout=60) as http:
+            answer = http.post("/v1/chat/completions", content=b"{ no JSON")
+            assert answer.status_code == 429
+            assert http.post("/v1/recommend", content=b"{ no JSON").status_code == 400
+    finally:
+        server.service.live.in_flight = 0

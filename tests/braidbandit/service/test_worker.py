@@ -1,6 +1,7 @@
 """One thread writes; jobs of one model together, and a broken one hurts nobody else."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -126,4 +127,73 @@ def test_what_is_begun_is_written_when_it_closes(agent):
         return [event async for event in flow.events()]
 
     events = asyncio.run(one())
+    assert isinstance(events[-1], Done)
+
+
+def test_no_token_is_written_while_it_is_paused(agent):
+    """A decision waits for the token that is being written, and the next for it."""
+    written = []
+
+    class Model:
+        def __init__(self, model):
+            self.model = model
+
+        def __getattr__(self, name):
+            return getattr(self.model, name)
+
+        def __call__(self, *arguments, **said):
+            written.append(time.monotonic())
+            return self.model(*arguments, **said)
+
+    worker = LocalWorker(lambda braid: Model(agent.create_braided_model(braid)), 1)
+
+    async def begin():
+        flow = Flow(asyncio.get_running_loop())
+        worker.submit(job("llama", "a text", flow, most=60))
+        while len(written) < 3:
+            await asyncio.sleep(0.001)
+        alone = 0
+        while (
+            not alone
+        ):  # a busy machine takes longer for a token than it is waited for
+            with worker.paused() as is_alone:
+                count = len(written)
+                await asyncio.sleep(0.2)
+                alone += is_alone
+                assert not is_alone or len(written) == count
+        return [event async for event in flow.events()]
+
+    try:
+        events = asyncio.run(asyncio.wait_for(begin(), 60))
+    finally:
+        worker.close(10)
+    assert isinstance(events[-1], Done)
+
+
+def test_a_pause_does_not_wait_for_a_long_token(agent):
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def slow(braid):
+        started.set()
+        go_on.wait(30)
+        return agent.create_braided_model(braid)
+
+    worker = LocalWorker(slow, 1)
+    try:
+
+        async def begin():
+            flow = Flow(asyncio.get_running_loop())
+            worker.submit(job("llama", "a text", flow, most=2))
+            started.wait(30)
+            begun = time.monotonic()
+            with worker.paused():
+                assert time.monotonic() - begun < 10
+            go_on.set()
+            return [event async for event in flow.events()]
+
+        events = asyncio.run(asyncio.wait_for(begin(), 60))
+    finally:
+        go_on.set()
+        worker.close(10)
     assert isinstance(events[-1], Done)
