@@ -35,7 +35,7 @@ from braidbandit import Braid, Catalogue, MetaBraider, ModelCard
 BASE = "SmolLM2-135M-Instruct"  # Apache-2.0
 KINDS = ("python", "manual", "c++")
 BUDGETS = {"low": 0.2, "high": 1.0}  # highest relative cost; low is one model
-STEPS, RATE = 40, 1e-3  # of training an adapter
+STEPS, RATE = 32, 1e-3  # of training an adapter
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def kept_texts(options: argparse.Namespace) -> list[dict[str, str]]:
         options.folder.mkdir(parents=True, exist_ok=True)
         texts = specialist_texts()
         if options.quick:
-            texts = [t for _, t in _first_of_each(texts, 3)]
+            texts = [t for _, t in _first_of_each(texts, 4)]
         write_json(file, texts)
     return json.loads(file.read_text())
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 # How many texts of a kind, and how many of them from one file.
-PARTS = {"test": 24, "online": 24, "probe": 8, "calibration": 26, "adapter": 160}
+PARTS = {"test": 24, "online": 16, "probe": 8, "calibration": 20, "adapter": 120}
 OF_A_FILE = {"test": 1, "online": 2, "probe": 2, "calibration": 3, "adapter": 4}
-SHORTEST, LONGEST = 450, 800  # letters of a text
+SHORTEST, LONGEST = 400, 700  # letters of a text
 SEEN = 0.2  # share of a passage's groups of five words that may have been read before
 
 

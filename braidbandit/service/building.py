@@ -99,6 +99,11 @@ class Building:
             self._label = braid.label()
             self._arms.set_state(braid, "loading")
             self._build(braid)
+            if not self._done:
+                # torch and all that came with it stays. The collector would look
+                # through it again and again, a quarter of a second each time.
+                gc.collect()
+                gc.freeze()
             self._done += 1
         self._label = ""
         _LOG.info("all arms are built: %s", self._arms.counts())
@@ -116,10 +121,6 @@ class Building:
         if not braid.is_single:
             self._took.append(time.monotonic() - begun)
         self._arms.set_state(braid, "ready")
-        # What was built stays. Looked through again and again, it would hold up a
-        # decision by twice the time that one takes.
-        gc.collect()
-        gc.freeze()
 
     def _wait_for_answers(self) -> None:
         until = time.monotonic() + _COURTESY
