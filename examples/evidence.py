@@ -120,7 +120,7 @@ def _memory(printed: str, _: Path) -> Values:
     return {
         f"{row['kind']}-{name.removesuffix('_mb')}": f"{row[name]:.0f}"
         for row in json.loads(printed)
-        for name in ("weights_mb", "files_mb", "process_mb")
+        for name in ("weights_mb", "files_mb", "predicted_mb", "process_mb")
         if name in row
     }
 
