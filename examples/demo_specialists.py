@@ -344,11 +344,13 @@ def draw(results: dict[str, Any], file: Path) -> Path:
     import matplotlib.pyplot as plt
 
     shown = [c for c in results["choices"] if c["among"].endswith("budget")]
+    colours = plt.get_cmap("tab20")(np.arange(20))
+    of_arm = dict(zip(shown[-1]["arms"], colours, strict=False))
     figure, axes = plt.subplots(
         1, 3, figsize=(17, 5), width_ratios=(1, 1, 1.05), layout="constrained"
     )
     for place, choice in zip(axes, shown, strict=False):
-        draw_shares(place, choice)
+        draw_shares(place, choice, of_arm)
     draw_gains(axes[2], results["choices"])
     for place in axes:
         place.spines[["top", "right"]].set_visible(False)
@@ -357,14 +359,14 @@ def draw(results: dict[str, Any], file: Path) -> Path:
     return file
 
 
-def draw_shares(axes: Any, choice: dict[str, Any]) -> None:
+def draw_shares(axes: Any, choice: dict[str, Any], colours: dict[str, Any]) -> None:
     taken = [
         arm for arm in choice["arms"] if any(choice["shares"][k][arm] for k in KINDS)
     ]
     bottom = np.zeros(len(KINDS))
     for arm in taken:
         height = np.array([choice["shares"][kind][arm] for kind in KINDS])
-        axes.bar(KINDS, height, bottom=bottom, label=in_short(arm), alpha=0.9)
+        axes.bar(KINDS, height, 0.8, bottom, label=in_short(arm), color=colours[arm])
         bottom += height
     axes.set(title=f"What it chose, {choice['among']}", ylabel="share of test texts")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize=8, ncol=2)
