@@ -19,6 +19,7 @@ from scipy.linalg.lapack import dpotrf  # pyright: ignore[reportAttributeAccessI
 Array = NDArray[np.float64]
 
 LEAST_LEFT = 1e-7
+_EXACT = 1e4  # what is left must be so many times its rounding
 """Share of a variance that must be left; of less, fewer than six digits are right."""
 
 
@@ -172,6 +173,33 @@ def potter(load: Array, variance: float) -> tuple[float, float]:
     """
     total = float(load @ load) + variance
     return total, 1.0 / (total + math.sqrt(variance * total))
+
+
+def least_left(x: Array, covariance: Array, variance: float) -> float:
+    """Return what must be left of a noise for its observation to be taken back.
+
+    Parameters
+    ----------
+    x : ndarray of shape (k,)
+    covariance : ndarray of shape (k, k)
+        After the observation.
+    variance : float
+        Of the noise. What is left of it is ``variance - x' covariance x``.
+
+    Returns
+    -------
+    float
+        Above 0: less than this is rounding, which differs from machine to machine.
+
+    Examples
+    --------
+    >>> least_left(np.ones(1), np.full((1, 1), 0.5), 1.0) == LEAST_LEFT
+    True
+    >>> least_left(np.ones(1), np.full((1, 1), 0.5), 1e-12) > 1e-13
+    True
+    """
+    rounding = np.finfo(float).eps * (np.abs(x) @ np.abs(covariance) @ np.abs(x))
+    return max(LEAST_LEFT * variance, _EXACT * float(rounding))
 
 
 def potter_back(load: Array, variance: float) -> tuple[float, float]:

@@ -368,7 +368,8 @@ class Posterior:
         slot = self._slot(arm)
         spread = self.own_covariance[arm] @ x
         left = variance - float(x @ spread)
-        if slot is None or not left > linalg.LEAST_LEFT * variance:
+        least = linalg.least_left(x, self.own_covariance[arm], variance)
+        if slot is None or not left > least:
             raise ValueError(
                 f"this reward cannot be taken back: arm {arm} never had one like it. "
                 "Take back only rewards that were learnt, once"
