@@ -43,7 +43,7 @@ $(VENV)/.native: $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/demo.py
 
-# Trains three specialists of one model, and learns which one for what: 15 minutes.
+# Trains three specialists of one model, and learns which one for what.
 demo-specialists: install
 	$(BIN)/python examples/demo_specialists.py
 

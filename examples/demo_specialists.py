@@ -1,6 +1,6 @@
-"""Three specialists, made here, and a choice among them that pays.
+"""Three specialists, made here, and what choosing among them is worth.
 
-    python examples/demo_specialists.py      # the first run trains all: 15 minutes
+    python examples/demo_specialists.py      # the first run trains all: minutes
     python examples/demo_specialists.py --quick
 
 One small model is trained on three kinds of text that every machine has (Python, C++,

@@ -28,6 +28,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from braidbandit._files import write_atomic
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence.md"
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "sentence-transformers")
@@ -311,9 +313,7 @@ def measured(
             "minutes": round((time.monotonic() - started) / 60, 1),
             "versions": {p: version(p) for p in PACKAGES},
         }
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(kept))
-        part.replace(file)
+        write_atomic(file, json.dumps(kept).encode())
     return {**kept, "name": name, "values": claim.read(kept["printed"], out)}
 
 
@@ -325,9 +325,7 @@ def write(record: dict[str, Any]) -> None:
     sections = read_page()
     sections[record["name"]] = section(record)
     ordered = [sections[name] for name in CLAIMS if name in sections]
-    part = PAGE.with_suffix(".part")
-    part.write_text("\n".join([HEAD, *ordered, TAIL]))
-    part.replace(PAGE)
+    write_atomic(PAGE, "\n".join([HEAD, *ordered, TAIL]).encode())
 
 
 HEAD = """# Evidence

@@ -19,8 +19,8 @@ from scipy.linalg.lapack import dpotrf  # pyright: ignore[reportAttributeAccessI
 Array = NDArray[np.float64]
 
 LEAST_LEFT = 1e-7
-_EXACT = 1e4  # what is left must be so many times its rounding
 """Share of a variance that must be left; of less, fewer than six digits are right."""
+_EXACT = 1e4  # what is left must be so many times its rounding
 
 
 def add_outer(matrix: Array, alpha: float, left: Array, right: Array) -> Array:

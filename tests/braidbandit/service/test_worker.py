@@ -153,9 +153,8 @@ def test_no_token_is_written_while_it_is_paused(agent):
         while len(written) < 3:
             await asyncio.sleep(0.001)
         alone = 0
-        while (
-            not alone
-        ):  # a busy machine takes longer for a token than it is waited for
+        # A busy machine takes longer for a token than it is waited for.
+        while not alone:
             with worker.paused() as is_alone:
                 count = len(written)
                 await asyncio.sleep(0.2)
