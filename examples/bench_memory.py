@@ -4,9 +4,9 @@
     python examples/bench_memory.py --tasks 100000 --megabytes 16
 
 Without ``--tasks``: a braid of two models is loaded and writes a few words, each kind
-in a process of its own. Predicted is what a profile says: weights, and the room of
-llama.cpp's contexts. Beside it stands what the process grew by. The first time, that
-has libraries in it too, so a braid is loaded twice; tokenizers are in it both times.
+in a process of its own. Predicted is what the profiles of its strands say, which were
+measured one by one, and the fusers. Beside it stands what the process grew by. The
+first time, that has libraries in it too, so a braid is loaded twice.
 
 With ``--tasks``: an agent is asked about so many different tasks. Every task is
 embedded and its embedding kept, in memory and in a folder, each within a limit. Random
@@ -17,7 +17,6 @@ the end than after the first 1,000 tasks, and the most that the folder ever took
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import os
@@ -30,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from braidbandit import BraidRecommender, Catalogue, TaskEncoder
+from braidbandit import BraidRecommender, Catalogue, TaskEncoder, profile
+from braidbandit.agent.measuring import held
 
 MODELS = ("general", "coder")
 WIDTH = 384
@@ -59,17 +59,20 @@ def memory_now() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
 
 
-def of_braid(kind: str, models: list[str]) -> dict[str, Any]:
-    """Load a braid in this process and let it write; the first model is the anchor."""
+def of_braid(kind: str, models: list[str], profiled: float) -> dict[str, Any]:
+    """Load a braid in this process and let it write; the first model is the anchor.
+
+    ``profiled`` is what the profiles of its strands say, in bytes.
+    """
     before = memory_now()
     written_by(kind, models)
-    first, gone = memory_now() - before, memory_now_without_garbage()
+    first, gone = memory_now() - before, held() / MEGABYTE
     braid = written_by(kind, models)
     strands = [braid.anchor, *braid.donors]
     weights = sum(strand.memory for strand in strands) / MEGABYTE
     contexts = sum(strand.context_memory for strand in strands) / MEGABYTE
-    predicted = weights + contexts + braid.get_memory_footprint() / MEGABYTE
-    again = memory_now() - gone
+    predicted = (profiled + braid.get_memory_footprint()) / MEGABYTE
+    again = held() / MEGABYTE - gone
     row = {
         "kind": kind,
         "anchor": models[0],
@@ -100,23 +103,17 @@ def written_by(kind: str, models: list[str]) -> Any:
     return braid
 
 
-def memory_now_without_garbage() -> float:
-    gc.collect()
-    return memory_now()
-
-
 def of_models(models: list[str]) -> list[dict[str, Any]]:
     """One row for each kind, each measured in a fresh process."""
-    from fusion import Pool
-
-    pool = Pool()
-    engines = {pool.engine(name) for name in models}
-    kinds = ["native"] if engines == {"llama.cpp"} else []
+    found = profile(models, layers=True).values()
+    profiled = {"transformers": sum(f.at_layers().memory for f in found)}
+    if all(f.engine == "llama.cpp" for f in found):
+        profiled = {"native": sum(f.memory for f in found), **profiled}
     context = multiprocessing.get_context("spawn")
     rows = []
-    for kind in [*kinds, "transformers"]:
+    for kind, memory in profiled.items():
         with context.Pool(1) as process:
-            rows.append(process.apply(of_braid, (kind, models)))
+            rows.append(process.apply(of_braid, (kind, models, memory)))
     return rows
 
 

@@ -1,12 +1,15 @@
 """Transfer and few-shot: trained on some sources of prompts, started on another.
 
     python examples/bench_transfer.py --table paretobandit4 --seeds 10
+    python examples/bench_transfer.py --table mmlupro7 --learnt "computer science" \\
+        --started math
 
 For every source with enough prompts: the recommender learns on the other sources (40
 probe prompts, then one reward a round), and then plays the first rounds of the new
 source, as it is and after three prompts of it that are scored on every model. Beside it
 two fresh starts, without anything and with the same three prompts. Regret is against
-the model that is best for those rounds in hindsight.
+the model that is best for those rounds in hindsight. Intervals are over sources, or
+over shuffles where one source alone is started on.
 """
 
 from __future__ import annotations
@@ -73,10 +76,16 @@ class Data:
         )
 
 
-def trial(data: Data, source: str, seed: int, rounds: int, before: int) -> list[float]:
+def trial(
+    data: Data, source: str, seed: int, options: argparse.Namespace
+) -> list[float]:
     """Regret of every start on one shuffle of one source, in the order of STARTS."""
+    rounds, before = options.rounds, options.before
     rng = np.random.default_rng(seed)
-    old = rng.permutation(np.flatnonzero(data.source != source))
+    learnt = data.source != source
+    if options.learnt:
+        learnt &= np.isin(data.source, options.learnt)
+    old = rng.permutation(np.flatnonzero(learnt))
     new = rng.permutation(np.flatnonzero(data.source == source))
     examples, run = new[:EXAMPLES], new[EXAMPLES : EXAMPLES + rounds]
     best = data.rewards[run].sum(axis=0).max()
@@ -117,6 +126,12 @@ def main() -> None:
     )
     parser.add_argument("--table", default="paretobandit4", help="name or .npz file")
     parser.add_argument("--data", help="folder of the named tables")
+    parser.add_argument(
+        "--learnt", nargs="+", metavar="SOURCE", help="default: all other sources"
+    )
+    parser.add_argument(
+        "--started", nargs="+", metavar="SOURCE", help="default: each in turn"
+    )
     parser.add_argument("--rounds", type=int, default=100, help="on the new source")
     parser.add_argument("--before", type=int, default=800, help="on the other sources")
     parser.add_argument("--seeds", type=int, default=10)
@@ -125,18 +140,28 @@ def main() -> None:
     data = Data(find_table(given.table, given.data))
     names, counts = np.unique(data.source, return_counts=True)
     sources = [str(s) for s in names[counts >= given.rounds + EXAMPLES]]
+    for option in ("learnt", "started"):
+        unknown = sorted(set(getattr(given, option) or ()) - set(map(str, names)))
+        if unknown:
+            parser.error(f"--{option} {unknown}: the table has {[*map(str, names)]}")
+    if given.started:
+        sources = [s for s in sources if s in given.started]
+    if set(sources) & set(given.learnt or ()):
+        parser.error("a source that was learnt cannot be started on as a new one")
     if not sources:
-        parser.error(f"no source has {given.rounds + EXAMPLES} prompts")
+        parser.error(f"no such source has {given.rounds + EXAMPLES} prompts")
     found: dict[str, Any] = {}
     with tqdm(total=len(sources) * given.seeds, disable=given.json) as bar:
         for source in sources:
             rows = []
             for seed in range(given.seeds):
-                rows.append(trial(data, source, seed, given.rounds, given.before))
+                rows.append(trial(data, source, seed, given))
                 bar.update()
             found[source] = np.array(rows)
     # Shuffles of one source share its prompts: sources are what is independent.
     by_source = np.array([rows.mean(axis=0) for rows in found.values()])
+    if len(found) == 1:
+        (by_source,) = found.values()
     result = {
         "rounds": given.rounds,
         "seeds": given.seeds,

@@ -195,6 +195,43 @@ def test_bench_transfer(table):
     assert found["all"]["fresh"]["low"] <= found["all"]["fresh"]["high"]
 
 
+def test_bench_transfer_from_one_source_to_another(table):
+    told = ("bench_transfer.py", "--table", table, "--rounds", "10", "--before", "10")
+    done = run(
+        *told, "--seeds", "2", "--json", "--learnt", "left", "--started", "right",
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["sources"]) == ["right"]
+    done = run(*told, "--learnt", "nothing", timeout=60)
+    assert "['nothing']: the table has ['left', 'right']" in done.stderr
+    done = run(*told, "--learnt", "left", "--started", "left", timeout=60)
+    assert "cannot be started on" in done.stderr
+
+
+def test_bench_complexity(tmp_path):
+    """On two tiny models: that it runs, adds up, and goes on where it was."""
+    import tiny
+
+    folders = [str(tiny.tiny_folder(f, tmp_path / f)) for f in ("llama", "gemma")]
+    told = (
+        "bench_complexity.py", "--models", *folders, "--tasks", "4", "--dtype",
+        "float32", "--store", str(tmp_path / "store"), "--json",
+    )  # fmt: skip
+    done = run(*told, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tasks"] == 4
+    learned, attention = found["bits_per_byte"].values()  # too shallow for nine layers
+    (gained,) = found["gains"].values()
+    between = gained["complex"]["mean"] - gained["simple"]["mean"]
+    assert gained["complex less simple"]["mean"] == pytest.approx(between)
+    assert learned - attention == pytest.approx(
+        (gained["complex"]["mean"] + gained["simple"]["mean"]) / 2
+    )
+    assert json.loads(run(*told, timeout=120).stdout) == found
+
+
 def test_bench_offpolicy(table):
     folder, name = Path(table).parent, Path(table).stem
     done = run(

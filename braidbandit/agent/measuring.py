@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("braidbandit", "torch", "transformers", "llama-cpp-python")
+_STATM = Path("/proc/self/statm")
 
 
 class Profiles(dict[str, Profile]):
@@ -218,11 +220,12 @@ def _measured(pool: Pool, name: str, engine: str, dtype: str, layered: bool) -> 
     load(pool)  # the first time a file may be converted, which happens once
     fresh = Pool(pool.sources, dtype=pool.dtype)
     del pool
-    gc.collect()
+    before = held()
     started = time.perf_counter()
     strand = load(fresh)
     seconds = time.perf_counter() - started
     speed = measure(strand)
+    grown = held() - before
     return Profile(
         engine=engine,
         dtype=dtype,
@@ -232,8 +235,21 @@ def _measured(pool: Pool, name: str, engine: str, dtype: str, layered: bool) -> 
         fusing_seconds=_rounded(speed.fusing_seconds),
         mixing_seconds=_rounded(speed.mixing_seconds),
         load_seconds=_rounded(seconds),
-        memory=int(strand.memory + strand.context_memory),
+        memory=max(int(strand.memory + strand.context_memory), grown),
     )
+
+
+def held() -> int:
+    """Return the bytes of memory that this process needs; 0 where that is not told."""
+    if not _STATM.exists():
+        return 0
+    gc.collect()
+    # What was freed is given back first: glibc keeps it for what comes next.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _rounded(value: float) -> float:

@@ -33,7 +33,8 @@ class Profile:
     load_seconds : float
         To load it, its file being in the system's memory.
     memory : int
-        Bytes when it is loaded: its weights, and what llama.cpp keeps for logits.
+        Bytes that a process takes more with it: its weights, its tokenizer, and what
+        llama.cpp keeps for logits.
     layered : Profile or dict, optional
         The same of the strand that braids fused at decoder layers load, where that is
         another one: llama.cpp does not show these layers.
