@@ -279,8 +279,7 @@ def warm_start(agent: MetaBraider, scorer: Scorer, probes: list[Any]) -> None:
     )
     if agent.recommender.n_updates_ == 0:
         ids = [braid.id for braid in braids]
-        agent.recommender.warm_start([task_of(t) for t in probes], ids, table)
-        agent.save()
+        agent.warm_start([task_of(t) for t in probes], ids, table)
 
 
 # ---- 4: online learning ----

@@ -202,8 +202,7 @@ def warm_start(agent: MetaBraider, scorer: Scorer, probes: list[Any]) -> None:
     table = scores_of(scorer, braids, probes, "probing")
     if agent.recommender.n_updates_ == 0:
         ids = [braid.id for braid in braids]
-        agent.recommender.warm_start([t["prompt"] for t in probes], ids, table)
-        agent.save()
+        agent.warm_start([t["prompt"] for t in probes], ids, table)
 
 
 def scores_of(

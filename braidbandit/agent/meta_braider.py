@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
 from sklearn.base import clone
@@ -56,6 +56,7 @@ _LOG = logging.getLogger(__name__)
 # less time than one save takes.
 _SAVE_EVERY = 20
 _PRICE = 0.05
+_MOST_PROMPTS = 300  # of calibration texts, for the encoder to be fitted on
 
 
 class MetaBraider:
@@ -75,7 +76,8 @@ class MetaBraider:
         encoder, price and random_state, which are then not given here.
     encoder : TaskEncoder, optional
         By default the folder's, or sentence embeddings. An encoder that is not fitted
-        is fitted on the prompts of the packaged train tasks; no reward enters.
+        is fitted on the prompts of the packaged train tasks and of the calibration
+        texts that are given; no reward enters.
     ledger : Ledger, optional
         By default ``ledger.sqlite`` in the folder. A ledger belongs to one agent.
     folder : str or Path, optional
@@ -86,7 +88,8 @@ class MetaBraider:
         waited for, and all count for ``mean_cost``. None keeps everything until the
         end.
     calibration_texts : sequence, optional
-        What fusers are trained on; by default the packaged texts.
+        What fusers are trained on, and the encoder beside the packaged tasks; by
+        default the packaged texts. Text, or dicts with "prompt" and "reference".
     dtype : str, optional
         Numbers that strands compute with: "float32" (default) or "bfloat16", which is
         faster on some processors; `fusion.strands.machine.fastest_dtype` measures it.
@@ -185,12 +188,12 @@ class MetaBraider:
         self._saved: int | None = None
         self._open(folder, ledger)
         try:
+            texts = self._texts = calibration_texts
             recommender = recommender or _recommender_of(
-                self.folder, catalogue, exact, **learning
+                self.folder, catalogue, exact, texts, **learning
             )
             self.recommender = recommender.start()
             self._warn_of_unused(catalogue, enumerated)
-            texts = calibration_texts
             self._builder = BraidBuilder(sources, self.folder, texts, dtype)
             tell_of_forks(self)
             # The saved policy is a cache: learn what the ledger holds beyond it.
@@ -624,6 +627,43 @@ class MetaBraider:
         """The loaded strands by name; a strand is loaded when it is first asked for."""
         return self._builder.strands
 
+    def warm_start(
+        self, tasks: Sequence[Any], arm_ids: Sequence[str], table: Any
+    ) -> MetaBraider:
+        """Start from tasks that were scored on arms, and learn the ledger anew.
+
+        Until something was decided, an encoder that this agent fitted is fitted once
+        more, on these tasks too: it then tells apart what they differ in.
+
+        Parameters
+        ----------
+        tasks : list of n tasks
+        arm_ids : sequence of B arm ids
+        table : array or data frame of shape (n, B) in [0, 1]
+            As for :meth:`BraidRecommender.warm_start`, with the same errors.
+        """
+        with self._lock:
+            old = self.recommender
+            settings: dict[str, Any] = {
+                **old.get_params(deep=False),
+                "encoder": self._encoder_for(tasks),
+            }
+            fresh = BraidRecommender(**settings).warm_start(tasks, arm_ids, table)
+            fresh.resume(self.ledger)
+            self.recommender = fresh
+            self.save()
+        return self
+
+    def _encoder_for(self, tasks: Sequence[Any]) -> TaskEncoder:
+        """Return the encoder, fitted on the tasks too where that harms nothing."""
+        encoder = self.recommender.encoder_
+        if self.ledger.counts()["decisions"]:
+            return encoder  # features of these are in the ledger
+        known, copied = _known_tasks(self._texts), cast(Any, clone(encoder))
+        if copied.fit(known).projection_hash() != encoder.projection_hash():
+            return encoder  # somebody else fitted it
+        return cast(TaskEncoder, copied.fit([*known, *tasks]))
+
     def calibrate(
         self, braid: Braid | str, *, progress: bool = False
     ) -> CalibrationReport | None:
@@ -873,6 +913,7 @@ def _recommender_of(
     folder: Path,
     catalogue: Catalogue,
     exact: bool,
+    texts: Sequence[Any] | None,
     *,
     encoder: TaskEncoder | None,
     price: float | None,
@@ -884,7 +925,7 @@ def _recommender_of(
         encoder = encoder or TaskEncoder(cache_dir=kept)
         if not encoder.__sklearn_is_fitted__():
             copied: Any = clone(encoder)
-            encoder = copied.fit([without_answer(task) for task in load_tasks("train")])
+            encoder = copied.fit(_known_tasks(texts))
         return BraidRecommender(
             catalogue,
             encoder,
@@ -915,6 +956,16 @@ def _recommender_of(
     if None not in (random_state, agent.random_state):
         agent.set_params(random_state=random_state)
     return agent
+
+
+def _known_tasks(texts: Sequence[Any] | None) -> list[Any]:
+    """Return what an encoder is fitted on: packaged tasks, and given texts."""
+    tasks: list[Any] = [without_answer(task) for task in load_tasks("train")]
+    if texts is None:
+        return tasks
+    prompts = [text if isinstance(text, str) else text["prompt"] for text in texts]
+    prompts = [prompt for prompt in prompts if prompt.strip()]
+    return tasks + prompts[:: -(-len(prompts) // _MOST_PROMPTS) or 1]
 
 
 def _at_prices_of(saved: Catalogue, given: Catalogue) -> Catalogue:

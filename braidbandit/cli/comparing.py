@@ -186,10 +186,9 @@ def probe(
             raise ValueError(
                 "nothing is scored yet; raise --most or lower --least-gain"
             )
-        learnt = prober.learn()
+        plan = prober.plan
+        agent.warm_start(plan.tasks, plan.arm_ids, plan.table)
         saved = None if save is None else prober.save_table(save)
-    # Last: the agent saves its own policy when it is closed.
-    learnt.save(place.policy)
     show(
         {
             "folder": place.folder,

@@ -14,7 +14,6 @@ from braidbandit.catalogue.braid import Braid
 from braidbandit.catalogue.catalogue import Catalogue
 from braidbandit.cli.progress import Progress
 from braidbandit.cli.prompts import Prompt, judge_of
-from braidbandit.recommender.recommender import BraidRecommender
 
 if TYPE_CHECKING:
     from braidbandit.evaluation.probe_plan import ProbePlan
@@ -27,7 +26,7 @@ Ask = Callable[[Prompt, str], float]
 
 
 class Prober:
-    """Scores prompts on the arms of an agent, and lets it start from the scores.
+    """Scores prompts on the arms of an agent, for it to start from.
 
     Parameters
     ----------
@@ -109,19 +108,6 @@ class Prober:
         """
         coming = self.plan.forecast(n)
         return len(coming.cells), coming.gain, coming.error
-
-    def learn(self) -> BraidRecommender:
-        """Return a policy that starts from the scores, with all the ledger learnt."""
-        old = self.agent.recommender
-        settings: dict[str, Any] = {
-            **old.get_params(deep=False),
-            "encoder": old.encoder_,
-        }
-        fresh = BraidRecommender(**settings)
-        plan = self.plan
-        fresh.warm_start(plan.tasks, plan.arm_ids, plan.table)
-        fresh.resume(self.agent.ledger)
-        return fresh
 
     def save_table(self, file: Path) -> int:
         """Write the prompts that were scored on every arm, for ``replay``.

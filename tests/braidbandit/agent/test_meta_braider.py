@@ -23,6 +23,7 @@ from braidbandit import (
     Outcome,
     TaskEncoder,
 )
+from braidbandit.tasks import load_tasks, without_answer
 
 tiny = pytest.importorskip("tiny")
 
@@ -368,6 +369,74 @@ def test_a_folder_brings_its_encoder(models, tmp_path, monkeypatch):
         assert again.recommender.encoder_.n_components == 3
         again.forward("a new text")
     assert (tmp_path / "embeddings").exists()
+
+
+def fitted_on(*prompts):
+    """Hash of an encoder that knows the packaged tasks and these prompts."""
+    tasks = [without_answer(task) for task in load_tasks("train")]
+    encoder = TaskEncoder(embedder=embed, n_components=4)
+    return encoder.fit([*tasks, *prompts]).projection_hash()
+
+
+def test_the_encoder_is_fitted_on_texts_that_were_given_too(models):
+    encoder = TaskEncoder(embedder=embed, n_components=4)
+    rows = [{"prompt": p, "reference": "x"} for p in ("one", " ", "two")]
+    for given, prompts in (
+        (None, ()),
+        (["a whole text"], ["a whole text"]),
+        (rows, ["one", "two"]),
+        ([f"text {i}" for i in range(700)], [f"text {i}" for i in range(0, 700, 3)]),
+        ([{"prompt": "", "reference": "x"}], ()),
+    ):
+        with MetaBraider(models, calibration_texts=given, encoder=encoder) as agent:
+            assert agent.recommender.encoder_hash_ == fitted_on(*prompts)
+    assert not encoder.__sklearn_is_fitted__()
+
+
+PROBES = ["Sort a list of numbers.", "Sing of the sea.", "What is a fever?"]
+TABLE = np.array([[0.9, 0.1], [0.2, 0.6], [0.5, 0.5]])
+
+
+def singles(agent):
+    return [braid.id for braid in agent.catalogue if braid.is_single]
+
+
+def test_a_warm_start_fits_the_encoder_on_its_tasks_too(make, tmp_path):
+    agent = make(tmp_path)
+    assert agent.warm_start(PROBES, singles(agent), TABLE) is agent
+    assert agent.recommender.encoder_hash_ == fitted_on(*TEXTS, *PROBES)
+    encoder = agent.recommender.encoder_
+    alone = BraidRecommender(agent.catalogue, encoder, price=agent.recommender.price)
+    alone.warm_start(PROBES, singles(agent), TABLE)
+    assert np.array_equal(
+        agent.recommender.decision_function(PROBES), alone.decision_function(PROBES)
+    )
+    decision = agent.forward(PROBES[0])
+    agent.learn_from_feedback(None, decision, 0.7)
+    agent.close()
+    # Another process goes on, and may start anew from a larger table.
+    again = make(tmp_path)
+    kept = again.recommender.encoder_hash_
+    assert kept == decision.encoder_hash
+    again.warm_start([*PROBES, "Once more."], singles(again), [*TABLE, [0.3, 0.4]])
+    assert again.recommender.encoder_hash_ == kept
+    assert again.recommender.settled_ == {decision.id: 0.7}
+
+
+def test_a_warm_start_keeps_an_encoder_that_was_given_fitted(models):
+    encoder = TaskEncoder(embedder=embed, n_components=4).fit(["one", "two", "three"])
+    with MetaBraider(models, encoder=encoder) as agent:
+        agent.warm_start(PROBES, singles(agent), TABLE)
+        assert agent.recommender.encoder_ is encoder
+
+
+def test_a_warm_start_that_is_refused_changes_nothing(make):
+    agent = make()
+    before, policy = state_of(agent), agent.recommender
+    with pytest.raises(ValueError, match="shape"):
+        agent.warm_start(PROBES, singles(agent), TABLE[:2])
+    assert agent.recommender is policy
+    assert state_of(agent) == before
 
 
 def test_a_late_reward_may_come_by_id_to_another_process(make, tmp_path):
