@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from braidbandit.catalogue.layer_sets import layers_of
 from braidbandit.tasks import load_tasks
 from fusion import BraidConfig, BraidedLLM, Pool, calibrate
-from fusion.report.held_out import packaged_texts, whole
+from fusion.report.held_out import first_of_each, packaged_texts, whole
 from fusion.report.scores import score
 from fusion.strands.machine import dtype_of, reuse_memory
 from fusion.strands.pool import PACKAGED, default_cache
@@ -56,7 +56,7 @@ def bits(options: argparse.Namespace) -> tuple[dict[Arm, NDArray[Any]], NDArray[
     """Bits per byte of every arm and task, and how complex each task is."""
     pool = Pool(options.models, dtype=dtype_of(options.dtype), native=False)
     strands = [pool[name] for name in options.models]
-    texts, _ = packaged_texts()
+    texts = first_of_each(packaged_texts()[0], options.per_domain)
     arms = {}
     for arm, config in recipes(options.models, strands[0].n_layers).items():
         arms[arm] = BraidedLLM(config, strands)
@@ -126,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--models", nargs=2, default=list(PACKAGED))
     parser.add_argument("--tasks", type=int, help="only the first so many")
+    parser.add_argument(
+        "--per-domain", type=int, help="at most so many calibration texts of each"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(

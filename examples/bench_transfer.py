@@ -170,10 +170,12 @@ def main() -> None:
             for source, rows in found.items()
         },
         "all": {n: interval(by_source[:, i]) for i, n in enumerate(STARTS)},
-        "fresh minus transfer": interval(by_source[:, 2] - by_source[:, 0]),
-        "fresh minus transfer, both with examples": interval(
-            by_source[:, 3] - by_source[:, 1]
-        ),
+        "differences": {
+            f"{STARTS[i]} minus {STARTS[j]}": interval(
+                by_source[:, i] - by_source[:, j]
+            )
+            for i, j in ((2, 0), (3, 1), (2, 3))
+        },
     }
     if given.json:
         print(json.dumps(result, indent=1))
@@ -185,8 +187,7 @@ def main() -> None:
             f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in row.values()
         )
         print(f"{source:<46}" + "".join(f"{cell:>25}" for cell in cells))
-    for name in ("fresh minus transfer", "fresh minus transfer, both with examples"):
-        cell = result[name]
+    for name, cell in result["differences"].items():
         print(f"{name}: {cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]")
 
 

@@ -159,6 +159,47 @@ def _short(row: Any) -> str:
     return "-".join(names)
 
 
+def _answers(printed: str, _: Path) -> Values:
+    told = json.loads(printed)
+    values = {"questions": str(told["questions"]["test"])}
+    for row in told["differences"]:
+        short = _words(row["against"])
+        values |= _gain(short, row["mean"], 100, "+.1f")
+    for arm in told["arms"]:
+        right = arm["test"][told["rule"]]
+        values[f"right-{_words(arm['label'])}"] = (
+            f"{100 * sum(right.values()) / len(right):.1f}"
+        )
+    return values
+
+
+def _transfer(printed: str, _: Path) -> Values:
+    values = {}
+    for name, gain in json.loads(printed)["differences"].items():
+        values |= _gain(_words(name), gain, 1, "+.2f")
+    return values
+
+
+def _complexity(printed: str, _: Path) -> Values:
+    told = json.loads(printed)
+    values = {"tasks": str(told["tasks"])}
+    for name, parts in told["gains"].items():
+        for part, gain in parts.items():
+            values |= _gain(f"{_words(name)}-{_words(part)}", gain, 1, "+.4f")
+    return values
+
+
+def _words(name: str) -> str:
+    """A name that a mark can have: small letters, numbers and hyphens."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _gain(short: str, gain: Any, times: float, form: str) -> Values:
+    """A mean and its interval."""
+    parts = {f"{short}-{part}": gain[part] for part in ("mean", "low", "high")}
+    return {name: format(times * value, form) for name, value in parts.items()}
+
+
 def _chooser(printed: str, _: Path) -> Values:
     told = json.loads(printed)
     values = {"full-information": f"{told['full_information_points']:+.1f}"}
@@ -222,6 +263,41 @@ CLAIMS = {
         read=_bits,
         minutes=80,
         needs=(_TEXTS,),
+    ),
+    "answers": Claim(
+        says="Fewer bits per byte are not more right answers: the braid that answers "
+        "best on calibration questions beside calibrated strands, in points.",
+        command="-m fusion.report --tasks {data}/choices.jsonl --leave-out --models "
+        "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
+        "{out}/store --prompted-only --calibration-per-set 100 --test-per-set 200 "
+        "--json",
+        control="Each strand, each calibrated, the best of these for each set, the "
+        "untrained output mixture and product of experts, shuffled donors.",
+        spread="One seed; 95 % intervals over questions, paired.",
+        read=_answers,
+        minutes=60,
+        needs=("choices.jsonl",),
+    ),
+    "transfer": Claim(
+        says="What was learnt on computer science, and three examples, save on "
+        "maths: regret of the first 100 rounds that is avoided.",
+        command="examples/bench_transfer.py --table mmlupro7 --data {data} --learnt "
+        "'computer science' --started math --seeds 20 --json",
+        control="A fresh start, and a fresh start with the same three examples.",
+        spread="20 shuffles; 95 % intervals over shuffles.",
+        read=_transfer,
+        minutes=5,
+        needs=("mmlupro7.npz",),
+    ),
+    "complexity": Claim(
+        says="What three fusion layers gain over nine, and learned weights over "
+        "attention, in bits per byte on simple and on complex tasks.",
+        command="examples/bench_complexity.py --dtype float32 --store {out}/store "
+        "--json",
+        control="The same pair at the other layers, or with the other strategy.",
+        spread="One seed; 95 % intervals over 42 tasks.",
+        read=_complexity,
+        minutes=20,
     ),
     "chooser": Claim(
         says="Points of reward a round over the best fixed arm in hindsight, seven "
