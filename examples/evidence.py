@@ -176,7 +176,7 @@ def _answers(printed: str, _: Path) -> Values:
 def _transfer(printed: str, _: Path) -> Values:
     values = {}
     for name, gain in json.loads(printed)["differences"].items():
-        values |= _gain(_words(name), gain, 1, "+.2f")
+        values |= _gain(_words(name), gain, 1, ".2f")
     return values
 
 
@@ -282,9 +282,9 @@ CLAIMS = {
         says="What was learnt on computer science, and three examples, save on "
         "maths: regret of the first 100 rounds that is avoided.",
         command="examples/bench_transfer.py --table mmlupro7 --data {data} --learnt "
-        "'computer science' --started math --seeds 20 --json",
+        "'computer science' --started math --seeds 100 --json",
         control="A fresh start, and a fresh start with the same three examples.",
-        spread="20 shuffles; 95 % intervals over shuffles.",
+        spread="100 shuffles; 95 % intervals over shuffles.",
         read=_transfer,
         minutes=5,
         needs=("mmlupro7.npz",),
