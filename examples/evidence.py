@@ -173,6 +173,21 @@ def _answers(printed: str, _: Path) -> Values:
     return values
 
 
+def _pooling(printed: str, _: Path) -> Values:
+    told = json.loads(printed)
+    values = {"questions": str(told["questions"])}
+    rows = {
+        **{f"learnt-{n}": row for n, row in told["learnt from"].items()},
+        **{f"noise-{n}": row for n, row in told["noise on the better"].items()},
+        "twice": told["the better twice, with noise"],
+    }
+    for name, row in rows.items():
+        for part in ("first", "second"):
+            values[f"{name}-{part}"] = f"{row[part]['mean']:.1f}"
+        values |= _gain(f"{name}-gain", row["both less the better"], 1, "+.1f")
+    return values
+
+
 def _transfer(printed: str, _: Path) -> Values:
     values = {}
     for name, gain in json.loads(printed)["differences"].items():
@@ -276,6 +291,20 @@ CLAIMS = {
         spread="One seed; 95 % intervals over questions, paired.",
         read=_answers,
         minutes=60,
+        needs=("choices.jsonl",),
+    ),
+    "pooling": Claim(
+        says="Why: the weaker model's scores add nothing to the better one's, even to "
+        "a judge that is told the right answers of other questions; where the two "
+        "are about as good, they do.",
+        command="examples/bench_pooling.py --tasks {data}/choices.jsonl --models "
+        "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
+        "{out}/store --json",
+        control="The better model alone under the same judge; the better model made "
+        "worse by noise; the better model twice, with two draws of noise.",
+        spread="95 % intervals over questions, paired; 8 draws of folds and noise.",
+        read=_pooling,
+        minutes=25,
         needs=("choices.jsonl",),
     ),
     "transfer": Claim(
