@@ -415,9 +415,9 @@ class Catalogue:
         return relative(self._costs)
 
     def memory(self) -> NDArray[np.float64]:
-        """Return the bytes that the weights of each arm take, as it is loaded.
+        """Return the bytes that each arm takes in memory, as it is loaded.
 
-        Measured where there are profiles, else estimated; see
+        Measured where there are profiles, else estimated from its weights; see
         :func:`braidbandit.catalogue.costs.memory_of`.
 
         Returns

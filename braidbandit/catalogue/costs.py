@@ -41,6 +41,8 @@ _BYTES = {
     "bfloat16": 2.0,
 }
 _FLOAT32 = 4.0
+# Measured twice, a model takes as much to this part; in llama.cpp at most half.
+_SAME = 0.25
 
 
 def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
@@ -157,7 +159,7 @@ def _seconds(braid: Braid, cards: Mapping[str, ModelCard], deepest: float) -> fl
 
 
 def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
-    """Estimate the bytes of weights, shape (A,).
+    """Estimate the bytes that arms take in memory, shape (A,).
 
     Each strand once, and what is trained beside them, in float32. The bytes of a strand
     are what was measured (``profile``), else what its card says (``memory``), else
@@ -216,7 +218,7 @@ def _held(
         for card in mine:
             if card.adapter is not None:
                 total += one * max((card.parameters or 0) - base, 0)
-            elif not np.isclose(_bytes(card, layered), one * base, rtol=0.05):
+            elif not np.isclose(_bytes(card, layered), one * base, rtol=_SAME):
                 total += _bytes(card, layered)  # llama.cpp runs it from its file
     return total
 

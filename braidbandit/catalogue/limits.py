@@ -23,7 +23,7 @@ class Budget:
     flops : float, optional
         Most operations per token written (see :meth:`Catalogue.operations`).
     memory : float, optional
-        Most bytes of weights (see :meth:`Catalogue.memory`).
+        Most bytes of models in memory (see :meth:`Catalogue.memory`).
     latency_ms : float, optional
         Longest expected time to answer. Only a recommender can tell, and only once
         it was told some latencies; until then every arm is within this limit.

@@ -306,6 +306,23 @@ def test_trained_parts_by_hand():
     assert ((found - strands) / 4).tolist() == [65.0, 76.0, 35.0, 65.0, 92.0]
 
 
+def test_a_base_that_was_measured_again_counts_once():
+    """The base alone took 540 MB, and 600 with an adapter of a hundredth of it."""
+
+    def card(name, parameters, memory, adapter=None):
+        profile = Profile(
+            "transformers", "float32", 9.0, 1.0, 1.0, 0.0, 0.0, 1.0, memory
+        )
+        return ModelCard(name, "base", parameters, adapter=adapter, profile=profile)
+
+    cards = [card("plain", 100, 540), card("tuned", 101, 606, "folder")]
+    held = memory_of(
+        [Braid("plain", ("tuned",), (0.5, 0.5), ("output",), "router")],
+        {c.name: c for c in cards},
+    )
+    assert held.tolist() == [606]
+
+
 def test_an_adapter_on_a_base_that_llama_cpp_runs_brings_the_base_once_more():
     """The base in its file takes 30; for adapters it is expanded, once."""
     base = ModelCard("plain", "base", 100, quantisation="gguf", memory=30)
