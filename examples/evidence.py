@@ -299,7 +299,7 @@ CLAIMS = {
         "are about as good, they do.",
         command="examples/bench_pooling.py --tasks {data}/choices.jsonl --models "
         "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
-        "{out}/store --json",
+        "{out}/store --per-set 400 --json",
         control="The better model alone under the same judge; the better model made "
         "worse by noise; the better model twice, with two draws of noise.",
         spread="95 % intervals over questions, paired; 8 draws of folds and noise.",
