@@ -7,8 +7,9 @@ Is a complex task worth more fusion layers, and a richer strategy? The packaged 
 say how complex they are, from 0 to 1. Braids of two models, the first being the anchor,
 are calibrated at three and at nine decoder layers and at their usual places, with
 learned weights and with attention. Each is scored on the held-out tasks, prompt and
-reference together. What a choice gains over the other is told on the simpler half, on
-the more complex half, and as the difference of the two, with 95 % intervals over tasks.
+reference together. The bits of one choice less those of the other are told on the
+simpler half, on the more complex half, and as the difference of the two, with 95 %
+intervals over tasks.
 A run that was stopped goes on where it was.
 """
 
@@ -93,8 +94,8 @@ def comparisons(arms: Collection[Arm]) -> dict[str, tuple[Arm, Arm]]:
     return {name: pair for name, pair in found.items() if set(pair) <= set(arms)}
 
 
-def halves(gains: NDArray[Any], complexity: NDArray[Any], seed: int) -> dict[str, Any]:
-    """Mean gain of the simpler and the more complex half, and what lies between.
+def halves(bits: NDArray[Any], complexity: NDArray[Any], seed: int) -> dict[str, Any]:
+    """Mean of the simpler and the more complex half, and what lies between.
 
     Examples
     --------
@@ -103,7 +104,7 @@ def halves(gains: NDArray[Any], complexity: NDArray[Any], seed: int) -> dict[str
     (1.0, 2.0)
     """
     order = complexity.argsort(kind="stable")
-    parts = np.array_split(gains[order], 2)
+    parts = np.array_split(bits[order], 2)
     rng = np.random.default_rng(seed)
     drawn = [p[rng.integers(len(p), size=(DRAWS, len(p)))].mean(1) for p in parts]
     means = [float(p.mean()) for p in parts]
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "models": options.models,
         "tasks": len(complexity),
         "bits_per_byte": {" ".join(a): float(b.mean()) for a, b in of_arm.items()},
-        "gains": {
+        "differences": {
             name: halves(of_arm[first] - of_arm[second], complexity, options.seed)
             for name, (first, second) in comparisons(of_arm).items()
         },
@@ -159,8 +160,8 @@ def table(found: dict[str, Any]) -> str:
     """The findings as text."""
     lines = [f"bits per byte of {found['tasks']} held-out tasks:"]
     lines += [f"  {bits:.4f}  {arm}" for arm, bits in found["bits_per_byte"].items()]
-    lines += ["", "how many fewer bits per byte (95 % interval over tasks):"]
-    for name, row in found["gains"].items():
+    lines += ["", "one less the other, bits per byte (95 % interval over tasks):"]
+    for name, row in found["differences"].items():
         cells = (
             f"{part} {c['mean']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]"
             for part, c in row.items()

@@ -198,7 +198,7 @@ def _transfer(printed: str, _: Path) -> Values:
 def _complexity(printed: str, _: Path) -> Values:
     told = json.loads(printed)
     values = {"tasks": str(told["tasks"])}
-    for name, parts in told["gains"].items():
+    for name, parts in told["differences"].items():
         for part, gain in parts.items():
             values |= _gain(f"{_words(name)}-{_words(part)}", gain, 1, "+.4f")
     return values
@@ -319,8 +319,9 @@ CLAIMS = {
         needs=("mmlupro7.npz",),
     ),
     "complexity": Claim(
-        says="What three fusion layers gain over nine, and learned weights over "
-        "attention, in bits per byte on simple and on complex tasks.",
+        says="Complex tasks want no more fusion layers and no other strategy than "
+        "simple ones: bits per byte at three decoder layers less those at nine, and "
+        "with learned weights less those with attention.",
         command="examples/bench_complexity.py --dtype float32 --store {out}/store "
         "--json",
         control="The same pair at the other layers, or with the other strategy.",

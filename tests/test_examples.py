@@ -223,7 +223,7 @@ def test_bench_complexity(tmp_path):
     found = json.loads(done.stdout)
     assert found["tasks"] == 4
     learned, attention = found["bits_per_byte"].values()  # too shallow for nine layers
-    (gained,) = found["gains"].values()
+    (gained,) = found["differences"].values()
     between = gained["complex"]["mean"] - gained["simple"]["mean"]
     assert gained["complex less simple"]["mean"] == pytest.approx(between)
     assert learned - attention == pytest.approx(
