@@ -294,10 +294,10 @@ CLAIMS = {
         needs=("choices.jsonl",),
     ),
     "pooling": Claim(
-        says="Why: the weaker model's scores tell nothing of the right answers that the "
-        "better one's do not, even to a judge that is told other right answers. It is "
-        "not the difference in strength: made as weak by noise, the better model does "
-        "add to the other.",
+        says="Why: the weaker model's scores tell nothing of the right answers that "
+        "the better one's do not, even to a judge that is told other right answers. It "
+        "is not the difference in strength: made as weak by noise, the better model "
+        "does add to the other.",
         command="examples/bench_pooling.py --tasks {data}/choices.jsonl --models "
         "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
         "{out}/store --per-set 400 --json",
