@@ -153,9 +153,12 @@ def _is_calibrated_single(row: Any) -> bool:
 def _short(row: Any) -> str:
     """A name for a row: anchor and donors, or what is done to the anchor."""
     short = {"SmolLM2-135M-Instruct": "smollm2", "gemma-3-270m": "gemma"}
-    names = [short[name] for name in (row["anchor"], *row["donors"])]
+    strands = (row["anchor"], *row["donors"])
+    names = [short[name.removesuffix(" (shuffled)")] for name in strands]
     if row["control"]:
         names.append("shuffled" if row["donors"] else "calibrated")
+    elif row["strategy"] == "prompt_perplexity":
+        names.append("untrained")
     return "-".join(names)
 
 

@@ -350,7 +350,7 @@ def test_a_client_that_hangs_up_stops_the_writing(server, http):
     [((arm, finish), count)] = gone.items()
     assert (arm, finish, count) == (Braid("llama").id, "gone", 1)
     assert service.live.newest[-1].tokens_written < 390
-    assert service.gauges()["writing"] == 0
+    wait_until(lambda: service.gauges()["writing"] == 0, 5)
 
 
 def test_a_deadline_cuts_an_answer(http):

@@ -110,7 +110,11 @@ def test_what_was_rated_is_in_every_part(server):
     paid = until(server, "paying", "rated answers")
     assert "Choosing earned 0." in paid
     assert 'class="verdict"' in paid
-    assert "100\u202f%" in until(server, "kinds", "<table>")
+    row = (
+        r"<td>(\d+)</td><td><bdi>.*?</bdi></td><td>(\d+)\u202f%</td><td>0.\d+ \((\d+)\)"
+    )
+    [(tasks, share, times)] = re.findall(row, until(server, "kinds", "<table>"))
+    assert int(share) == round(100 * int(times) / int(tasks))
     assert "<meter" in until(server, "cost", "Mean cost of")
     counts = server.service.ledger.counts()
 
