@@ -127,9 +127,15 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
+    # Converted also where llama.cpp is installed: fusers are trained sooner so.
+    strands = Pool(native=False)
     with redirect_stderr(io.StringIO()):  # a bar of transformers while it converts
-        facts = [Pool().facts(m["model_name"]) for m in POOL]
-    cards = [ModelCard.from_dict({**f, **m}) for f, m in zip(facts, POOL, strict=True)]
+        cards = [
+            ModelCard.from_dict(
+                {**strands.facts(name), **model, "source": strands.folder(name)}
+            )
+            for name, model in ((model["model_name"], model) for model in POOL)
+        ]
     agent = MetaBraider(
         cards,
         catalogue=choose_braids(cards),
