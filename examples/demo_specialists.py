@@ -42,9 +42,14 @@ def main() -> None:
     options = read_options()
     prepare()
     started = time.perf_counter()
+    from fusion import Pool
+
     texts = kept_texts(options)
-    train_adapters(texts, options)
-    agent = open_agent(texts, options)
+    # Converted also where llama.cpp is installed: fusers are trained sooner so.
+    strands = Pool(native=False)
+    facts, base = strands.facts(BASE), strands.folder(BASE)
+    train_adapters(texts, base, options)
+    agent = open_agent(texts, facts, base, options)
     calibrate(agent)
     scorer = Scorer(agent, BASE)
     warm_start(agent, scorer, part_of(texts, "probe"))
@@ -112,7 +117,9 @@ def part_of(texts: list[dict[str, str]], part: str) -> list[dict[str, str]]:
     ]
 
 
-def train_adapters(texts: list[dict[str, str]], options: argparse.Namespace) -> None:
+def train_adapters(
+    texts: list[dict[str, str]], base: str, options: argparse.Namespace
+) -> None:
     for kind in KINDS:
         out = options.folder / "adapters" / kind
         if (out / "adapter_model.safetensors").exists():
@@ -126,29 +133,26 @@ def train_adapters(texts: list[dict[str, str]], options: argparse.Namespace) -> 
         script = Path(__file__).with_name("train_adapter.py")
         steps = 4 if options.quick else STEPS
         told = ["--out", out, "--steps", steps, "--rate", RATE, "--held-out", 0.05]
-        command = [sys.executable, script, file, "--base", BASE, *told]
+        command = [sys.executable, script, file, "--base", base, *told]
         subprocess.run([str(part) for part in command], check=True)
 
 
 # ---- 2: arms ----
 
 
-def open_agent(texts: list[dict[str, str]], options: argparse.Namespace) -> MetaBraider:
-    from fusion import Pool
-
+def open_agent(
+    texts: list[dict[str, str]],
+    facts: dict[str, Any],
+    base: str,
+    options: argparse.Namespace,
+) -> MetaBraider:
     adapters = options.folder / "adapters"
-    pool: list[dict[str, Any]] = [{"model_name": BASE, "domain": "general"}]
+    pool = [{"model_name": BASE, "domain": "general"}]
     pool += [
-        {
-            "model_name": kind,
-            "domain": kind,
-            "source": BASE,
-            "adapter": str(adapters / kind),
-        }
+        {"model_name": kind, "domain": kind, "adapter": str(adapters / kind)}
         for kind in KINDS
     ]
-    facts = Pool().facts(BASE)
-    cards = [ModelCard.from_dict({**facts, **model}) for model in pool]
+    cards = [ModelCard.from_dict({**facts, **model, "source": base}) for model in pool]
     return MetaBraider(
         cards,
         catalogue=Catalogue(cards, arms_of_pool()),

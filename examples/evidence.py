@@ -127,6 +127,15 @@ def _memory(printed: str, _: Path) -> Values:
     }
 
 
+def _profile(printed: str, _: Path) -> Values:
+    rows = json.loads(printed)
+    values = {"arms": str(len(rows)), "engine": rows[0]["engine"]}
+    for name in ("time", "memory"):
+        of = [row[f"{name}_of_predicted"] for row in rows]
+        values |= {f"{name}-least": f"{min(of):.2f}", f"{name}-most": f"{max(of):.2f}"}
+    return values
+
+
 def _bits(printed: str, _: Path) -> Values:
     rows = json.loads(printed)
     domains = tuple(rows[0]["bits_per_byte"])
@@ -255,10 +264,10 @@ CLAIMS = {
         says="A braid of two GGUF files in llama.cpp writes faster than the same braid "
         "in transformers: SmolLM2 with Gemma as its donor.",
         command="examples/bench_decoding.py --models SmolLM2-135M-Instruct "
-        "gemma-3-270m --layers final+output --tokens 64 --repeats 3 --json",
+        "gemma-3-270m --layers final+output --tokens 64 --repeats 5 --json",
         control="The same braid in transformers, and the rate that the strands' own "
         "times per token add up to.",
-        spread="Medians of three repeats of 64 tokens in one process, one thread.",
+        spread="Medians of five repeats of 64 tokens in one process, one thread.",
         read=_decoding,
         minutes=4,
     ),
@@ -269,6 +278,15 @@ CLAIMS = {
         spread="One process for each.",
         read=_memory,
         minutes=1,
+    ),
+    "profile": Claim(
+        says="Profiles of single models predict what braids that were never run take: "
+        "seconds per token and memory, measured over predicted.",
+        command="examples/bench_profile.py --json",
+        control="What was predicted, for each of the twelve arms of the demo.",
+        spread="One process for each arm; a task of each type.",
+        read=_profile,
+        minutes=5,
     ),
     "bits": Claim(
         says="A braid has fewer bits per byte than the best calibrated single model.",

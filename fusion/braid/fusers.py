@@ -102,7 +102,7 @@ class LearnedWeighted(nn.Module):
             self.weight.requires_grad_(False)
 
     def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
-        """A factor per source and position; constant here."""
+        """A factor per source and position, of scaled states; constant here."""
         return [1.0 for _ in aligned]
 
     def forward(
@@ -111,17 +111,18 @@ class LearnedWeighted(nn.Module):
         """Fuse: ``hidden`` (B, T, width) and each source's states, to (B, T, width)."""
         dtype, hidden = hidden.dtype, hidden.float()
         pairs = [source.aligned() for source in sources]
-        gates = self.gates(hidden, [a for a, _ in pairs])
+        scaled, own = [unit_rms(a) for a, _ in pairs], unit_rms(hidden)
+        gates = self.gates(own, scaled)
         out = hidden
         if self.own is not None:
-            out = hidden + self.own(self.dropout(unit_rms(hidden)))
+            out = hidden + self.own(self.dropout(own))
         for i, (bridge, (a, present)) in enumerate(
             zip(self.bridges, pairs, strict=True)
         ):
             if shares[i] == 0:
                 continue
             if self.add:
-                delta = bridge(self.dropout(unit_rms(a)))
+                delta = bridge(self.dropout(scaled[i]))
             else:
                 delta = bridge(a) - hidden
             scale = 1.0 if self.add else shares[i]
@@ -143,9 +144,8 @@ class Router(LearnedWeighted):
         self.routes = nn.ModuleList(zero_linear(width + w, 1) for w in source_widths)
 
     def gates(self, hidden: Tensor, aligned: Sequence[Tensor]) -> list[Tensor | float]:
-        h = unit_rms(hidden)
         return [
-            2.0 * torch.sigmoid(route(torch.cat([h, unit_rms(a)], dim=-1)))
+            2.0 * torch.sigmoid(route(torch.cat([hidden, a], dim=-1)))
             for route, a in zip(self.routes, aligned, strict=True)
         ]
 

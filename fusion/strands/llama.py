@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ EXTRA = "llama-cpp-python"
 _ALIGNED = 32  # bytes; ggml ends the process where a matrix begins elsewhere
 BUFFER = 2**26  # bytes of logits that a context makes room for
 _ERROR = 4  # a level of ggml's log
+# States from which on one product of all takes less than a product of each: ggml's
+# kernels for few at once read 8-bit weights slower than those for one.
+_MANY = 8
 # What llama.cpp calls the states after the final norm, without and with embeddings.
 _NORMS = (b"result_norm", b"result_embd_pooled")
 
@@ -213,7 +217,7 @@ class Head:
     def multiply(self, hidden: torch.Tensor) -> torch.Tensor:
         """The same without a gradient."""
         states = np.ascontiguousarray(hidden.detach().float().cpu().numpy())
-        most = max(BUFFER // (4 * self.matrix.rows), 1)
+        most = max(BUFFER // (4 * self.matrix.rows), 1) if len(states) >= _MANY else 1
         out = torch.empty(len(states), self.matrix.rows)
         for low in range(0, len(states), most):
             self._multiply(states[low : low + most], out[low : low + most])
@@ -347,13 +351,14 @@ class _Stop:
     """
 
     def __init__(self) -> None:
-        self._whole, self._tokens, self._number = False, 0, 0
         self._norms: dict[int, int] = {}  # by how many tokens are read at once
+        self._tokens = self._wanted = self._left = 0
         self._stopped = False
 
     def begin(self, tokens: int, whole: bool) -> None:
         """So many tokens are read now, and the head too if ``whole``."""
-        self._tokens, self._whole, self._number = tokens, whole, 0
+        wanted = sys.maxsize if whole else self._norms.get(tokens, 0)
+        self._tokens, self._wanted, self._left = tokens, wanted, wanted
         self._stopped = False
 
     def end(self) -> None:
@@ -364,16 +369,12 @@ class _Stop:
 
     def visit(self, tensor: int, asking: bool, _data: Any) -> bool:
         """Whether to look at an operation, or else, having seen it, to go on."""
-        if self._whole:
-            return not asking
-        if not asking:
-            return False
-        self._number += 1
-        if self._number < self._norms.get(self._tokens, 0):
+        self._left -= 1
+        if self._left > 0 or not asking:
             return False
         if ggml("ggml_get_name")(tensor) not in _NORMS:
             return False
-        self._norms[self._tokens] = self._number
+        self._norms[self._tokens] = self._wanted - self._left
         self._stopped = True
         return True
 

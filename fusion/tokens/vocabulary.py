@@ -618,7 +618,7 @@ class VocabularyMap:
         shares = _Shares(p, mine.clamp(min=UNTOLD))
         inside = p.new_zeros(())
         for how, logs, weight in said:
-            q = (logs + (weight - total)).exp()
+            q = (logs + (weight - total)).exp_()
             if isinstance(how, _Rest):
                 inside = inside + q.sum()
                 q = self._consistent(q, how, reading.spelling)
@@ -713,7 +713,7 @@ class VocabularyMap:
     ) -> None:
         """Share what each string has among what belongs to it, by the anchor's own p.
 
-        All of it goes to its first token where nothing does.
+        All of it goes to its first token where nothing does. ``q`` is used up.
         """
         lost, first, owning, begin, apart, owner = (
             part.to(q.device)
@@ -731,18 +731,21 @@ class VocabularyMap:
         sums = mine.new_zeros(len(owning) + 2).scatter_add(0, owner, mine)
         alone = shares.p.index_select(0, begin) * apart + NOTHING
         rates = q.index_select(0, owning) / (sums[:-2] + alone)
-        given = q.index_copy(0, owning, rates * alone).index_fill_(0, lost, 0.0)
-        rates = torch.cat([rates, rates.new_zeros(2)])
         likely, blend = _likely(how, q)
+        at = torch.from_numpy(likely).to(q.device)
+        known = q.index_select(0, at)
+        # In place where it may be: it is as long as the donor's vocabulary.
+        given = q.clone() if torch.is_grad_enabled() else q
+        given.index_copy_(0, owning, rates * alone).index_fill_(0, lost, 0.0)
+        rates = torch.cat([rates, rates.new_zeros(2)])
         if len(likely):
-            at = torch.from_numpy(likely).to(q.device)
             slot = torch.from_numpy(how.slot[likely]).to(q.device)
             owned = torch.cat([alone, alone.new_zeros(2)])[slot]
             other = shares.p[first[at]] + NOTHING
             alone = torch.where(slot < len(owning), owned, other)
             total = alone + sums[slot]
             numbers = how.numbers[likely]
-            rate = self._rates(shares, numbers, q[at], total, blend, spelling)
+            rate = self._rates(shares, numbers, known, total, blend, spelling)
             given.index_copy_(0, at, (rate * alone).to(given))
             rates = rates.scatter(0, slot, rate.to(rates))
         shares.add(first, given)

@@ -44,6 +44,15 @@ def test_a_quantised_head_is_multiplied_as_it_is(tmp_path, kind):
     assert (weight - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+def test_a_head_tells_of_each_state_what_it_tells_of_it_alone(native):
+    """Few are multiplied one by one, many at once."""
+    head = native["llama"].head
+    states = torch.randn(9, native["llama"].width)
+    alone = torch.cat([head(state[None]) for state in states])
+    assert torch.equal(head(states[:3]), alone[:3])
+    assert torch.allclose(head(states), alone, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("alignment", [8, 32])
 def test_a_head_may_begin_anywhere_in_its_file(tmp_path, alignment):
     """ggml takes no matrix that begins between two of its lines."""
