@@ -3,9 +3,9 @@
     python examples/bench_profile.py
     python examples/bench_profile.py --converted --json
 
-The two models are profiled one by one. Then every arm of the demo's catalogue is loaded,
-each in a process of its own with one thread, and reads a packaged task of each type,
-its last tokens one by one as in writing: milliseconds per token and megabytes,
+The two models are profiled one by one. Then every arm of the catalogue of the demo is
+loaded, each in a process of its own with one thread, and reads a packaged task of each
+type, its last tokens one by one as in writing: milliseconds per token and megabytes,
 predicted and measured. A GGUF file is run by llama.cpp where that is installed;
 ``--converted`` has transformers run what it is converted to.
 """
@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import time
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
