@@ -552,8 +552,12 @@ class VocabularyMap:
             np.int32
         )
 
-    def begins(self, rest: bytes) -> bool:
+    @cached_property
+    def begins(self) -> Callable[[bytes], bool]:
         """Whether a longer token of the donor begins with some bytes."""
+        return lru_cache(maxsize=1 << 15)(self._find_begins)
+
+    def _find_begins(self, rest: bytes) -> bool:
         low, high = self.of_donor.span(rest)
         return low < high and len(self.of_donor.words[high - 1]) > len(rest)
 
@@ -660,10 +664,10 @@ class VocabularyMap:
         for i, (node, row, weight) in enumerate(
             zip(reading.nodes, log_q, weights, strict=True)
         ):
-            known = torch.tensor(read[i], dtype=torch.long, device=device)
             if not node.rest:
                 if read[i]:
                     # What was read on from is told by what comes behind it.
+                    known = torch.tensor(read[i], dtype=torch.long, device=device)
                     row = row.index_fill(0, known, -torch.inf)
                     sums.append(row.logsumexp(0) + weight)
                 else:
@@ -671,7 +675,9 @@ class VocabularyMap:
                 said.append(_Said(self._wholes[node.ahead], row, weight))
                 continue
             rest = self._rest(node.rest)
-            others = ~np.isin(rest.tokens, read[i])
+            others = np.ones(len(rest.tokens), dtype=bool)
+            if read[i]:
+                others = ~np.isin(rest.tokens, read[i])
             if others.any():
                 logs = row[torch.from_numpy(rest.tokens).to(device)]
                 if not others.all():
