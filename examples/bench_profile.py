@@ -78,7 +78,7 @@ def rows(models: list[str], converted: bool) -> list[dict[str, Any]]:
         ModelCard.from_dict({**pool.facts(name), "model_name": name, "source": source})
         for name, source in sources.items()
     ]
-    found = profile(cards, progress=True)
+    found = profile(cards, anew=True, progress=True)
     catalogue = choose_braids(with_profiles(cards, found))
     context = multiprocessing.get_context("spawn")
     told = []
