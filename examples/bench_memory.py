@@ -85,7 +85,7 @@ def of_braid(kind: str, models: list[str], profiled: float) -> dict[str, Any]:
     }
     if kind == "native":
         row["files_mb"] = sum(s.file.stat().st_size for s in strands) / MEGABYTE
-        row["anchor_head_mb"] = braid.anchor.head.matrix.bytes.nbytes / MEGABYTE
+        row["anchor_head_mb"] = braid.anchor.head.matrix.memory / MEGABYTE
     return {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}
 
 
@@ -104,7 +104,7 @@ def written_by(kind: str, models: list[str]) -> Any:
 
 def of_models(models: list[str]) -> list[dict[str, Any]]:
     """One row for each kind, each measured in a fresh process."""
-    found = profile(models, layers=True).values()
+    found = profile(models, layers=True, anew=True).values()
     profiled = {"transformers": sum(f.at_layers().memory for f in found)}
     if all(f.engine == "llama.cpp" for f in found):
         profiled = {"native": sum(f.memory for f in found), **profiled}

@@ -89,6 +89,9 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_new_tensor_2d": (_P, _P, ctypes.c_int, _I64, _I64),
     "ggml_get_data": (_P, _P),
     "ggml_get_name": (ctypes.c_char_p, _P),
+    "ggml_nbytes": (_SIZE, _P),
+    # llama_model::get_tensor, which has no name in C.
+    "_ZNK11llama_model10get_tensorEPKc": (_P, _P, ctypes.c_char_p),
     "ggml_mul_mat": (_P, _P, _P, _P),
     "ggml_new_graph": (_P, _P),
     "ggml_build_forward_expand": (None, _P, _P),
@@ -112,7 +115,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 def ggml(name: str) -> Any:
     """A function of the libraries that llama.cpp is made of."""
     folder = Path(api().__file__).parent / "lib"
-    for kind in ("ggml", "ggml-base", "ggml-cpu"):
+    for kind in ("ggml", "ggml-base", "ggml-cpu", "llama"):
         for file in sorted(folder.glob(f"*{kind}.*")):
             try:
                 function = getattr(ctypes.CDLL(str(file)), name)
@@ -131,16 +134,26 @@ class Stored(NamedTuple):
 
     Attributes
     ----------
+    name : str
     kind : int
         Of quantisation, as ggml numbers them.
     rows, width : int
     bytes : ndarray (rows, bytes of a row) of uint8
+    weights : Weights or None
+        Whose memory this is, where it is llama.cpp's.
     """
 
+    name: str
     kind: int
     rows: int
     width: int
     bytes: np.ndarray
+    weights: Weights | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes beside those that llama.cpp has."""
+        return 0 if self.weights else self.bytes.nbytes
 
 
 def stored(file: Path, names: Sequence[str]) -> Stored:
@@ -155,9 +168,9 @@ def stored(file: Path, names: Sequence[str]) -> Stored:
     if not opened:
         raise ValueError(f"{file} is no whole GGUF file; fetch it anew")
     try:
-        found = [ggml("gguf_find_tensor")(opened, name.encode()) for name in names]
-        at = next((i for i in found if i >= 0), None)
-        if at is None:
+        found = {n: ggml("gguf_find_tensor")(opened, n.encode()) for n in names}
+        name, at = next(((n, i) for n, i in found.items() if i >= 0), (None, -1))
+        if name is None:
             raise ValueError(f"{file} has none of the tensors {list(names)}")
         kind = ggml("gguf_get_tensor_type")(opened, at)
         width, rows = ggml("gguf_get_tensor_ne")(opened, at)[:2]
@@ -173,8 +186,8 @@ def stored(file: Path, names: Sequence[str]) -> Stored:
     if data.ctypes.data % _ALIGNED:  # a file whose own alignment is less than ggml's
         copy = torch.empty(data.shape, dtype=torch.uint8).numpy()
         copy[:] = data
-        return Stored(kind, rows, width, copy)
-    return Stored(kind, rows, width, data)
+        data = copy
+    return Stored(name, kind, rows, width, data)
 
 
 class _Buffer(threading.local):
@@ -326,6 +339,29 @@ class Weights:
     @property
     def width(self) -> int:
         return int(api().llama_model_n_embd(self.pointer))
+
+    def having(self, matrix: Stored) -> Stored:
+        """A matrix of the file where llama.cpp has it in memory already.
+
+        Or as it is, where llama.cpp does not tell, or has it in another order or on a
+        GPU.
+        """
+        if api().llama_supports_gpu_offload():
+            return matrix
+        try:
+            find = ggml("_ZNK11llama_model10get_tensorEPKc")
+        except ImportError:
+            return matrix
+        tensor, size = find(self.pointer, matrix.name.encode()), matrix.bytes.nbytes
+        place = ggml("ggml_get_data")(tensor) if tensor else None
+        if not place or place % _ALIGNED or ggml("ggml_nbytes")(tensor) != size:
+            return matrix
+        here = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(place))
+        here = here.reshape(matrix.bytes.shape)
+        rows = range(0, matrix.rows, 2**12)
+        parts = ((of[i : i + 2**12] for of in (here, matrix.bytes)) for i in rows)
+        same = all(np.array_equal(*part) for part in parts)
+        return matrix._replace(bytes=here, weights=self) if same else matrix
 
     def setting(self, key: str) -> str | None:
         """A value of the file's metadata, ``{}`` in its key for the architecture."""

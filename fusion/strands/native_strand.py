@@ -32,7 +32,7 @@ def native_facts(file: Path) -> dict[str, Any]:
         "width": weights.width,
         "vocab_size": weights.vocab_size,
         "quantisation": "gguf",
-        "memory": weights.size + stored(file, _HEADS).bytes.nbytes,
+        "memory": weights.size + weights.having(stored(file, _HEADS)).memory,
     }
 
 
@@ -96,7 +96,7 @@ class NativeStrand:
         self._contexts = Contexts(self.weights)
         self.width = self.weights.width
         self.n_layers = int(self.weights.setting("{}.block_count") or 0)
-        self.head = Head(stored(file, _HEADS))
+        self.head = Head(self.weights.having(stored(file, _HEADS)))
         self.vocab_size = self.head.matrix.rows
         self.number = next_number()
         cap = self.weights.setting("{}.final_logit_softcapping")
@@ -152,8 +152,8 @@ class NativeStrand:
 
     @property
     def memory(self) -> int:
-        """Bytes of weights: those of the file, and of its head, mapped, once more."""
-        return self.weights.size + self.head.matrix.bytes.nbytes
+        """Bytes of weights: those of the file, and a head that llama.cpp reorders."""
+        return self.weights.size + self.head.matrix.memory
 
     @property
     def context_memory(self) -> int:

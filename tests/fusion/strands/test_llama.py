@@ -1,6 +1,8 @@
 """What is used of llama.cpp: a head in the numbers of its file, and its refusals."""
 
+import gc
 import sys
+import weakref
 
 import gguf
 import ggufs
@@ -9,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from fusion.strands import llama
 from fusion.strands.llama import Head, api, stored
 from fusion.strands.native_strand import NativeStrand
 
@@ -51,6 +54,53 @@ def test_a_head_tells_of_each_state_what_it_tells_of_it_alone(native):
     alone = torch.cat([head(state[None]) for state in states])
     assert torch.equal(head(states[:3]), alone[:3])
     assert torch.allclose(head(states), alone, rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_is_where_llama_cpp_has_it(native, monkeypatch):
+    """Or in the file, where llama.cpp does not tell, to the same bits."""
+    strand = native["llama"]
+    shared = stored(strand.file, ["output.weight", "token_embd.weight"])
+    assert strand.weights.having(shared).weights is strand.weights
+    assert strand.memory == strand.weights.size
+    of_library = llama.ggml
+
+    def older(name):
+        if "get_tensor" in name:
+            raise ImportError("it has no such function")
+        return of_library(name)
+
+    monkeypatch.setattr(llama, "ggml", older)
+    mapped = strand.weights.having(shared)
+    assert mapped is shared
+    assert mapped.memory == mapped.bytes.nbytes > 0
+    states = torch.randn(2, strand.width)
+    assert torch.equal(Head(mapped)(states), strand.head(states))
+
+
+def test_a_matrix_that_llama_cpp_has_in_another_order_stays_in_the_file(native):
+    strand = native["llama"]
+    matrix = stored(strand.file, ["token_embd.weight"])
+    other = np.array(matrix.bytes)
+    other[-1, -1] ^= 1
+    assert strand.weights.having(matrix._replace(bytes=other)).weights is None
+    assert strand.weights.having(matrix._replace(bytes=other[1:])).weights is None
+    assert strand.weights.having(matrix._replace(name="nothing")).weights is None
+
+
+def test_a_head_keeps_the_memory_that_it_reads(tmp_path):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    file = ggufs.write(tmp_path / "model.gguf", "llama")
+    strand = NativeStrand("it", file, tiny.tiny_tokenizer("llama"))
+    head, states = strand.head, torch.randn(1, strand.width)
+    wanted = head(states)
+    weights = weakref.ref(strand.weights)
+    del strand
+    gc.collect()
+    assert weights() is not None
+    assert torch.equal(head(states), wanted)
+    del head
+    gc.collect()
+    assert weights() is None
 
 
 @pytest.mark.parametrize("alignment", [8, 32])
