@@ -359,8 +359,8 @@ class Weights:
         here = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(place))
         here = here.reshape(matrix.bytes.shape)
         rows = range(0, matrix.rows, 2**12)
-        parts = ((of[i : i + 2**12] for of in (here, matrix.bytes)) for i in rows)
-        same = all(np.array_equal(*part) for part in parts)
+        parts = (slice(i, i + 2**12) for i in rows)
+        same = all(np.array_equal(here[part], matrix.bytes[part]) for part in parts)
         return matrix._replace(bytes=here, weights=self) if same else matrix
 
     def setting(self, key: str) -> str | None:
