@@ -31,6 +31,6 @@ def test_each_arm_has_what_was_predicted_and_what_it_came_to(tmp_path, monkeypat
             row["ms"] / row["predicted_ms"], rel=0.01
         )
         assert row["memory_of_predicted"] == pytest.approx(
-            row["mb"] / row["predicted_mb"], abs=0.01
+            row["mb"] / row["predicted_mb"], rel=0.01, abs=0.01
         )
     assert found[0]["arm"] in bench_profile.table(found)

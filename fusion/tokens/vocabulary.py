@@ -552,12 +552,8 @@ class VocabularyMap:
             np.int32
         )
 
-    @cached_property
-    def begins(self) -> Callable[[bytes], bool]:
+    def begins(self, rest: bytes) -> bool:
         """Whether a longer token of the donor begins with some bytes."""
-        return lru_cache(maxsize=1 << 15)(self._find_begins)
-
-    def _find_begins(self, rest: bytes) -> bool:
         low, high = self.of_donor.span(rest)
         return low < high and len(self.of_donor.words[high - 1]) > len(rest)
 
