@@ -43,6 +43,8 @@ _BYTES = {
 _FLOAT32 = 4.0
 # Measured twice, a model takes as much to this part; in llama.cpp at most half.
 _SAME = 0.25
+# Bytes for each token of a donor, told in another vocabulary; counted on two models.
+_MAPPED = 400.0
 
 
 def costs_per_token(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
@@ -161,10 +163,12 @@ def _seconds(braid: Braid, cards: Mapping[str, ModelCard], deepest: float) -> fl
 def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
     """Estimate the bytes that arms take in memory, shape (A,).
 
-    Each strand once, and what is trained beside them, in float32. The bytes of a strand
-    are what was measured (``profile``), else what its card says (``memory``), else
-    four a weight, as float32 has, unless the card's ``quantisation`` says otherwise; 0
-    where ``parameters`` is None too. The memory of a served model is not ours: 0.
+    Each strand once, what is trained beside them, in float32, and where outputs are
+    mixed the map from a donor's tokens to those of an anchor with another number of
+    them. The bytes of a strand are what was measured (``profile``), else what its card
+    says (``memory``), else four a weight, as float32 has, unless the card's
+    ``quantisation`` says otherwise; 0 where ``parameters`` is None too. The memory of a
+    served model is not ours: 0.
 
     Models with adapters share their base, which counts once: without a card of the base
     itself, which tells its size, all but the largest of them count as nothing.
@@ -182,6 +186,7 @@ def memory_of(braids: Sequence[Braid], cards: Mapping[str, ModelCard]) -> Array:
                 [cards[name] for name in braid.strands], bases, bool(braid.mid_layers)
             )
             + _trained(braid, cards)
+            + _maps(braid, cards)
             for braid in braids
         ]
     )
@@ -221,6 +226,15 @@ def _held(
             elif not np.isclose(_bytes(card, layered), one * base, rtol=_SAME):
                 total += _bytes(card, layered)  # llama.cpp runs it from its file
     return total
+
+
+def _maps(braid: Braid, cards: Mapping[str, ModelCard]) -> float:
+    """Bytes of maps between vocabularies."""
+    if "output" not in braid.fusion_layers:
+        return 0.0
+    own = cards[braid.anchor].vocab_size
+    sizes = (cards[name].vocab_size for name in braid.donors)
+    return _MAPPED * sum(size for size in sizes if size and own and size != own)
 
 
 def _trained(braid: Braid, cards: Mapping[str, ModelCard]) -> float:

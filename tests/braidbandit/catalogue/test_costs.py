@@ -291,7 +291,10 @@ def test_a_gguf_file_is_expanded_where_its_layers_are_fused():
 
 
 def test_trained_parts_by_hand():
-    """Width 5 and 5: bridge 30, its weights 5, the anchor's own adapter 30."""
+    """Width 5 and 5: bridge 30, its weights 5, the anchor's own adapter 30.
+
+    Where outputs are mixed, a map of the donor's 20 tokens too, 100 numbers for each.
+    """
     strands = memory_of([Braid("a"), Braid("b")], CARDS).sum()
     found = memory_of(
         [
@@ -303,7 +306,7 @@ def test_trained_parts_by_hand():
         ],
         CARDS,
     )
-    assert ((found - strands) / 4).tolist() == [65.0, 76.0, 35.0, 65.0, 92.0]
+    assert ((found - strands) / 4).tolist() == [65.0, 76.0, 35.0, 2065.0, 2092.0]
 
 
 def test_a_base_that_was_measured_again_counts_once():
