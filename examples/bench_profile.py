@@ -19,7 +19,7 @@ import time
 from statistics import mean
 from typing import Any
 
-from demo import choose_braids
+from demo import POOL, choose_braids
 from tqdm import tqdm
 
 from braidbandit import Braid, ModelCard, profile
@@ -69,7 +69,7 @@ def rows(models: list[str], converted: bool) -> list[dict[str, Any]]:
     from fusion import Pool
 
     torch.set_num_threads(1)  # profiles are of a number of threads
-    pool = Pool(models, native=not converted and None)
+    pool = Pool(models, native=False if converted else None)
     sources = {
         name: str(pool.folder(name)) if converted else str(pool.sources[name])
         for name in models
@@ -123,7 +123,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models", nargs=2, default=["SmolLM2-135M-Instruct", "gemma-3-270m"]
+        "--models", nargs=2, default=[model["model_name"] for model in POOL]
     )
     parser.add_argument("--converted", action="store_true", help="not by llama.cpp")
     parser.add_argument("--json", action="store_true", help="rows as JSON")

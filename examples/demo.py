@@ -122,19 +122,14 @@ def prepare() -> None:
 
 
 def open_agent(options: argparse.Namespace) -> MetaBraider:
-    from fusion import Pool
     from fusion.strands.machine import dtype_of
 
     resumed = (options.folder / "ledger.sqlite").exists()
     print("Two small language models and one sentence encoder:")
-    # Converted also where llama.cpp is installed: fusers are trained sooner so.
-    strands = Pool(native=False)
     with redirect_stderr(io.StringIO()):  # a bar of transformers while it converts
         cards = [
-            ModelCard.from_dict(
-                {**strands.facts(name), **model, "source": strands.folder(name)}
-            )
-            for name, model in ((model["model_name"], model) for model in POOL)
+            ModelCard.from_dict({**converted(model["model_name"]), **model})
+            for model in POOL
         ]
     agent = MetaBraider(
         cards,
@@ -158,6 +153,17 @@ def open_agent(options: argparse.Namespace) -> MetaBraider:
             f"Resuming from {options.folder}: {counts['outcomes']} outcomes recorded."
         )
     return agent
+
+
+def converted(name: str) -> dict[str, Any]:
+    """Facts and source of a packaged model as transformers runs it.
+
+    Also where llama.cpp is installed: fusers are trained sooner so.
+    """
+    from fusion import Pool
+
+    strands = Pool(native=False)
+    return {**strands.facts(name), "source": strands.folder(name)}
 
 
 def choose_braids(cards: list[ModelCard]) -> Catalogue:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo import Scorer, error, fit_braids, prepare, write_json
+from demo import Scorer, converted, error, fit_braids, prepare, write_json
 from specialist_texts import specialist_texts
 from tqdm import tqdm
 
@@ -42,14 +42,10 @@ def main() -> None:
     options = read_options()
     prepare()
     started = time.perf_counter()
-    from fusion import Pool
-
     texts = kept_texts(options)
-    # Converted also where llama.cpp is installed: fusers are trained sooner so.
-    strands = Pool(native=False)
-    facts, base = strands.facts(BASE), strands.folder(BASE)
-    train_adapters(texts, base, options)
-    agent = open_agent(texts, facts, base, options)
+    base = converted(BASE)
+    train_adapters(texts, base["source"], options)
+    agent = open_agent(texts, base, options)
     calibrate(agent)
     scorer = Scorer(agent, BASE)
     warm_start(agent, scorer, part_of(texts, "probe"))
@@ -141,10 +137,7 @@ def train_adapters(
 
 
 def open_agent(
-    texts: list[dict[str, str]],
-    facts: dict[str, Any],
-    base: str,
-    options: argparse.Namespace,
+    texts: list[dict[str, str]], base: dict[str, Any], options: argparse.Namespace
 ) -> MetaBraider:
     adapters = options.folder / "adapters"
     pool = [{"model_name": BASE, "domain": "general"}]
@@ -152,7 +145,7 @@ def open_agent(
         {"model_name": kind, "domain": kind, "adapter": str(adapters / kind)}
         for kind in KINDS
     ]
-    cards = [ModelCard.from_dict({**facts, **model, "source": base}) for model in pool]
+    cards = [ModelCard.from_dict({**base, **model}) for model in pool]
     return MetaBraider(
         cards,
         catalogue=Catalogue(cards, arms_of_pool()),
