@@ -68,6 +68,10 @@ def walk(agent: MetaBraider) -> None:
     decision = agent.forward(task)
     print(f"   {decision}")
     braided = agent.create_braided_model(decision)
+    while decision.braid.id in agent.catalogue.unfit:  # training made it no better
+        decision = agent.forward(task)
+        print(f"   {decision}")
+        braided = agent.create_braided_model(decision)
     prompt = "Write a sorting function\n"
     show(braided.generate(prompt, **WRITING))
     # Measured as in the demo: bits per byte of a good answer, against one model alone.
