@@ -55,7 +55,20 @@ DEFAULT_POLICY = ThompsonSampling()
 _FORGOTTEN = 1e-100
 # Attributes that learning changes, beside log and quality: in place, or by replacing.
 _CHANGED = ("costs", "account", "versions", "alarms")
-_REPLACED = ("rewound", "surprises", "position", "settings", "_notices")
+_REPLACED = (
+    "rewound",
+    "surprises",
+    "position",
+    "settings",
+    "_notices",
+    # Those that learning from scratch replaces.
+    "task_blocks",
+    "descriptors",
+    "columns",
+    "signatures",
+    "removed",
+    "start",
+)
 
 
 class ArmModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from sklearn.base import clone
@@ -32,8 +33,8 @@ class EncoderInUse:
     --------
     >>> given = TaskEncoder(embedder=lambda texts: [[len(t), 1.0] for t in texts])
     >>> used = EncoderInUse(given)
-    >>> used.encoder is given, used.fit(["one", "three"]).__sklearn_is_fitted__()
-    (False, True)
+    >>> used.encoder is given, used.fitted(["one", "three"]).hash == used.hash
+    (False, False)
     """
 
     def __init__(self, given: TaskEncoder | None) -> None:
@@ -45,11 +46,17 @@ class EncoderInUse:
         self.encoder = encoder
         self.hash = encoder.projection_hash()
 
-    def fit(self, X: Any) -> TaskEncoder:
-        """Fit the encoder, which used a random projection until now."""
-        self.encoder.fit(X)
-        self.hash = self.encoder.projection_hash()
-        return self.encoder
+    def fitted(self, X: Any) -> EncoderInUse:
+        """Return one that is fitted on some tasks, or itself if it is fitted already.
+
+        Until then the encoder uses a random projection.
+        """
+        if self.encoder.__sklearn_is_fitted__():
+            return self
+        found = copy(self)
+        found.encoder = copy(self.encoder).fit(X)
+        found.hash = found.encoder.projection_hash()
+        return found
 
     def check_kept(self, given: TaskEncoder | None, learnt: bool) -> None:
         """Refuse an encoder whose features no longer mean what they meant.

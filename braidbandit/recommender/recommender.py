@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -684,14 +685,13 @@ class BraidRecommender(BaseEstimator):
         self.start(anew=True)
         given = {"reward": reward, "propensity": propensity}
         arms, rewards, weights = self._rows(X, y, sample_weight, given)
-        model = self.arm_model_
+        model, in_use = self.arm_model_, self._in_use.fitted(X)
         self._check_anew(())
-        self._fit_encoder(X)
-        features = self.encoder_.features(X)
-        if model.start is None:
-            model.adopt(self.prior, self.max_parameters)
-            model.describe(None)  # there may be other arms by now
-        with model.all_or_nothing():
+        features = in_use.encoder.features(X)
+        with self._reading(in_use):
+            if model.start is None:
+                model.adopt(self.prior, self.max_parameters)
+                model.describe(None)  # there may be other arms by now
             model.forget_rewards()
             model.learn_rows(arms, features, rewards, weights)
         model.tell()
@@ -711,10 +711,9 @@ class BraidRecommender(BaseEstimator):
         self.start()
         given = {"reward": reward, "propensity": propensity}
         arms, rewards, weights = self._rows(X, y, sample_weight, given)
-        if first:
-            self._fit_encoder(X)
-        features, model = self.encoder_.features(X), self.arm_model_
-        with model.all_or_nothing():
+        in_use = self._in_use.fitted(X) if first else self._in_use
+        features, model = in_use.encoder.features(X), self.arm_model_
+        with self._reading(in_use):
             model.learn_rows(arms, features, rewards, weights)
         model.tell()
         return self
@@ -746,9 +745,11 @@ class BraidRecommender(BaseEstimator):
                 f"warm_start comes before any update; {learnt} rewards were "
                 "learnt already. Use a new recommender, then sync(ledger)"
             )
-        self._fit_encoder(X)
-        self.arm_model_.adopt(self.prior, self.max_parameters)
-        self.arm_model_.learn_table(arms, self.encoder_.features(X), scores)
+        in_use = self._in_use.fitted(X)
+        features = in_use.encoder.features(X)
+        with self._reading(in_use):
+            self.arm_model_.adopt(self.prior, self.max_parameters)
+            self.arm_model_.learn_table(arms, features, scores)
         return self
 
     # ---- learning from decisions, and from a ledger ----
@@ -1233,11 +1234,17 @@ class BraidRecommender(BaseEstimator):
             )
         return self.catalogue
 
-    def _fit_encoder(self, X: Any) -> None:
-        """Fit the encoder once; the random projection served until now."""
-        if not self.encoder_.__sklearn_is_fitted__():
-            self.arm_model_.read_blocks(self._in_use.fit(X).blocks())
-            self.arm_model_.forget_pending()
+    @contextmanager
+    def _reading(self, in_use: EncoderInUse) -> Generator[None, None, None]:
+        """Learn with this encoder's features; all is as it was if an error ends it."""
+        model, other = self.arm_model_, in_use is not self._in_use
+        with model.all_or_nothing():
+            if other:  # a random projection served until now
+                model.read_blocks(in_use.encoder.blocks())
+                model.forget_pending()
+            yield
+        if other:
+            self._in_use = in_use
             self.conversations_.forget()
 
     def _check_anew(self, fixed: tuple[str, ...]) -> None:

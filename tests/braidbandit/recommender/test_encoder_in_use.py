@@ -22,10 +22,11 @@ def test_an_encoder_that_is_not_fitted_is_copied(given):
     used = EncoderInUse(given)
     assert used.encoder is not given
     assert used.hash == given.projection_hash()
-    before = used.hash
-    used.fit([f"task {i}" for i in range(8)])
+    found = used.fitted([f"task {i}" for i in range(8)])
     assert not given.__sklearn_is_fitted__()
-    assert used.hash == used.encoder.projection_hash() != before
+    assert not used.encoder.__sklearn_is_fitted__()
+    assert found.hash == found.encoder.projection_hash() != used.hash
+    assert found.fitted(["other"]) is found
 
 
 def test_a_fitted_encoder_is_used_as_it_is(given):

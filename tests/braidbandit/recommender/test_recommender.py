@@ -25,6 +25,7 @@ from braidbandit import (
     ThompsonSampling,
     Uniform,
 )
+from braidbandit.recommender.arm_model import ArmModel
 
 TYPES = ("code", "medical", "creative")
 TWELVE = [f"task {i}" for i in range(12)]
@@ -473,6 +474,54 @@ def test_a_refused_fit_changes_nothing(fitted, bad):
     with pytest.raises((ValueError, TypeError)):
         fitted.fit(bad, fitted.catalogue.ids[:2])
     assert fingerprint(fitted) == before
+
+
+def learn(agent, call, X):
+    """Half a reward for the first arm on every row, or for every arm."""
+    ids = agent.catalogue.ids
+    if call == "warm_start":
+        agent.warm_start(X, ids, np.full((len(X), len(ids)), 0.5))
+    else:
+        getattr(agent, call)(X, [ids[0]] * len(X), reward=[0.5] * len(X))
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "warm_start"])
+def test_what_is_refused_while_it_is_learnt_changes_nothing(catalogue, call, warm):
+    """An embedding so large that its features cannot be learnt."""
+    X = np.random.default_rng(0).standard_normal((30, 4))
+    agent = BraidRecommender(catalogue, TaskEncoder().fit(X), random_state=0)
+    if warm:
+        agent.warm_start(X, agent.catalogue.ids[:1], X[:, :1] > 0)
+    elif call != "warm_start":
+        learn(agent, "fit", X)
+        agent.update(agent.recommend(X[0]), 0.7)
+    agent.recommend(X[1])
+    before = fingerprint(agent)
+    wild = X.copy()
+    wild[3] = 9e5
+    with pytest.raises(ValueError):
+        learn(agent, call, wild)
+    assert fingerprint(agent) == before
+    learn(agent, call, X)
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "warm_start"])
+def test_a_stopped_first_batch_leaves_the_encoder_alone(catalogue, call, monkeypatch):
+    X = np.random.default_rng(0).standard_normal((30, 4))
+    agent = BraidRecommender(catalogue, random_state=0).start()
+    before = fingerprint(agent)
+
+    def stop(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ArmModel, "require", stop)
+        learn(agent, call, X)
+    assert not agent.encoder_.__sklearn_is_fitted__()
+    assert fingerprint(agent) == before
+    learn(agent, call, X)
+    assert agent.encoder_.__sklearn_is_fitted__()
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", "nan", np.ma.masked])
