@@ -123,8 +123,6 @@ def fit_projection(embeddings: Array, k: int, seed: int) -> Projection:
     with np.errstate(invalid="ignore"):  # of shares of a zero variance, not used here
         pca = PCA(k, svd_solver="full").fit(embeddings)
     directions, sizes = np.asarray(pca.components_), np.asarray(pca.singular_values_)
-    if len(gates):
-        return Projection(gates, pca.mean_, _weighted(directions, sizes, n))
     scale = np.sqrt(float((sizes**2).mean()) / n or 1.0)
     return Projection(gates, pca.mean_, directions / scale)
 
