@@ -47,6 +47,8 @@ class Savings:
         How many expired before these. They stay booked as if they had earned 0.
     expired_until : float, optional
         When the newest of all these was made, in seconds since 1970.
+    owed : float
+        The part of ``amount`` that is booked for all these.
     """
 
     baseline: str
@@ -55,6 +57,7 @@ class Savings:
     forgotten: int = 0
     expired_until: float | None = None
     departures: int = 0
+    owed: float = 0.0
 
     def after(self, arm_id: str, reward: float, share: float) -> Savings:
         """Return the savings after one reward.
@@ -254,7 +257,8 @@ class DeclineToDefault(ConservativePolicy):
     ) -> Savings:
         """Return the savings: see :meth:`ConservativePolicy.book`.
 
-        Where it is not known what the default was expected to earn, that is 1.
+        Where it is not known what the default was expected to earn, that is 1. A belief
+        outside [0, 1], where no reward is, counts as its nearest end.
 
         Examples
         --------
@@ -266,7 +270,7 @@ class DeclineToDefault(ConservativePolicy):
         departs = arm_id != savings.baseline
         gain = self.share
         if departs:
-            gain += reward - (1.0 if expected is None else expected)
+            gain += reward - (1.0 if expected is None else min(max(expected, 0.0), 1.0))
         sign = -1 if back else 1
         return replace(
             savings,

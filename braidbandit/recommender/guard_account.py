@@ -24,10 +24,13 @@ class GuardAccount:
         Id of the best single model of the warm start.
     savings : Savings or None
         What a :class:`ConservativePolicy` may risk; None without one.
+    booked_by : tuple of str and float, optional
+        Name and share of the guard that booked last.
     """
 
     baseline: str | None = None
     savings: Savings | None = None
+    booked_by: tuple[str, float] | None = None
 
     def guard_against(self, baseline: str) -> None:
         """Note which arm is the best single model of the warm start."""
@@ -64,12 +67,13 @@ class GuardAccount:
         if savings == Savings(savings.baseline):
             return
         baseline = after.baseline or self.baseline or savings.baseline
-        before = before if isinstance(before, ConservativePolicy) else after
-        booked = type(before), savings.baseline, before.share
-        if (type(after), baseline, after.share) != booked:
+        booked = before if isinstance(before, ConservativePolicy) else after
+        name, share = self.booked_by or (type(booked).__name__, booked.share)
+        now = type(after).__name__, baseline, after.share
+        if now != (name, savings.baseline, share):
             raise ValueError(
-                f"the guard, {type(before).__name__}, has booked rewards against "
-                f"baseline {savings.baseline!r} with share {before.share}; received "
+                f"the guard, {name}, has booked rewards against baseline "
+                f"{savings.baseline!r} with share {share}; received "
                 f"{type(after).__name__}, {baseline!r} and {after.share}. Set them "
                 "back, or make a new recommender"
             )
@@ -115,34 +119,37 @@ class GuardAccount:
             return
         if decision.instead_of is not None:
             return
+        arm_id, expected = decision.braid.id, decision.default_quality
         if decision.id in savings.expired:
             left = tuple(name for name in savings.expired if name != decision.id)
-            savings = policy.book(
-                savings, decision.braid.id, 0.0, decision.default_quality, back=True
+            owed = savings.owed - _of_nothing(policy, savings, decision)
+            savings = replace(
+                policy.book(savings, arm_id, 0.0, expected, back=True),
+                expired=left,
+                owed=owed if left or savings.forgotten else 0.0,
             )
-            self.savings = savings = replace(savings, expired=left)
-        kept = decision.braid.id == savings.baseline
-        if kept or _departs(savings.baseline, decision):
-            self.savings = policy.book(
-                savings, decision.braid.id, reward, decision.default_quality, back
-            )
+        if arm_id == savings.baseline or _departs(savings.baseline, decision):
+            savings = policy.book(savings, arm_id, reward, expected, back)
+            self.booked_by = type(policy).__name__, policy.share
+        self.savings = savings
 
     def expire(
         self, policy: Policy | ConservativePolicy | None, decision: Decision
     ) -> None:
         """Book a departure as if it had earned 0, until its reward comes after all."""
-        self.book(policy, decision, 0.0)
         savings = self.savings
         if savings is None or not isinstance(policy, ConservativePolicy):
             return
         if _departs(savings.baseline, decision):
+            self.book(policy, decision, 0.0)
             expired = (*savings.expired, decision.id)[-_MOST_EXPIRED:]
             made, until = seconds(decision), savings.expired_until
             self.savings = replace(
-                savings,
+                self.savings,
                 expired=expired,
                 forgotten=savings.forgotten + len(savings.expired) + 1 - len(expired),
                 expired_until=made if until is None else max(made, until),
+                owed=savings.owed + _of_nothing(policy, savings, decision),
             )
 
     def may_be_booked(self, decision: Decision) -> bool:
@@ -158,8 +165,21 @@ class GuardAccount:
         """Carry over the debt of expired decisions when all is learnt again."""
         now = self.savings
         if before is not None and now == Savings(before.baseline):
-            debt = float(len(before.expired) + before.forgotten)
-            self.savings = replace(before, amount=-debt)
+            count = len(before.expired) + before.forgotten
+            self.savings = replace(
+                before,
+                amount=before.owed,
+                departures=min(before.departures, count),  # 0 where none are counted
+            )
+
+
+def _of_nothing(
+    policy: ConservativePolicy, savings: Savings, decision: Decision
+) -> float:
+    """What is booked for a departure that earned 0."""
+    alone = Savings(savings.baseline)
+    expected = decision.default_quality
+    return policy.book(alone, decision.braid.id, 0.0, expected).amount
 
 
 def _departs(baseline: str, decision: Decision) -> bool:

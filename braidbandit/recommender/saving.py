@@ -178,7 +178,7 @@ def _learnt(model: ArmModel) -> dict[str, Any]:
         "clock": 0 if quality is None else quality.clock,
         "faded": 0.0 if quality is None else quality.faded,
         "baseline": model.account.baseline,
-        "savings": _asdict(model.account.savings),
+        "savings": _savings(model.account),
         "measured": {name: cost.n for name, cost in model.costs.items()},
         "versions": model.versions,
         "alarms": model.alarms,
@@ -249,7 +249,7 @@ def without_decisions(manifest: Mapping[str, Any], before: datetime) -> dict[str
         account.expire(policy_from_dict(manifest["policy"]), waited)
     talks = conversations(manifest)
     talks.forget(before)
-    kept = {"savings": _asdict(account.savings), "conversations": talks.to_list()}
+    kept = {"savings": _savings(account), "conversations": talks.to_list()}
     return {**manifest, **_decisions(log), **_comparisons(log), **kept}
 
 
@@ -406,9 +406,17 @@ def _account(manifest: Mapping[str, Any]) -> GuardAccount:
     baseline, data = _entry(manifest, "baseline", str | None), manifest["savings"]
     if data is None:
         return GuardAccount(baseline)
-    others: dict[str, Any] = {k: v for k, v in data.items() if k != "expired"}
-    savings = Savings(**others, expired=tuple(data["expired"]))
-    return GuardAccount(baseline, savings)
+    # Former states do not say what is owed: 1 for each, as a ConservativePolicy books.
+    expired = tuple(data["expired"])
+    data = {"owed": -float(len(expired) + data.get("forgotten", 0)), **data}
+    by = data.pop("booked_by", None)
+    savings = Savings(**{**data, "expired": expired})
+    return GuardAccount(baseline, savings, None if by is None else tuple(by))
+
+
+def _savings(account: GuardAccount) -> dict[str, Any] | None:
+    savings = _asdict(account.savings)
+    return None if savings is None else {**savings, "booked_by": account.booked_by}
 
 
 def _log(manifest: Mapping[str, Any], arrays: Arrays) -> FeedbackLog:

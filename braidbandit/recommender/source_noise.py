@@ -55,7 +55,8 @@ def variance_ratio(repeats: Repeats, source: str) -> float:
         reliable = min(theirs / usual, 1.0)
         above += n * reliable * _correlation(apart / n)
         below += n * reliable**2
-    mine = min(above / below, _correlation(_LEAST))
+    # Two who are alike correlate with the truth by the root of how they do together.
+    mine = min(above / below, math.sqrt(_correlation(_LEAST)))
     ratio = (1.0 / mine**2 - 1.0) / (1.0 / share - 1.0)
     return min(max(ratio, _BOUNDS[0]), _BOUNDS[1])
 

@@ -17,8 +17,9 @@ def pieces_of(text: str, window: int) -> list[str]:
     """Cut a text into pieces of at most ``window`` characters.
 
     It is cut from its end: each paragraph is a piece, and one that does not fit is cut
-    at the end of a line, a sentence, a word. Of more than eight pieces, eight are kept
-    that are evenly apart, the first and the last among them.
+    at the end of a line, a sentence, a word. White space around pieces is dropped. Of
+    more than eight pieces, eight are kept that are evenly apart, the first and the last
+    among them.
 
     Parameters
     ----------
@@ -41,11 +42,13 @@ def pieces_of(text: str, window: int) -> list[str]:
     while ends[-1] > window:
         ends.append(_cut(text, ends[-1], window))
     starts = [*ends[1:], 0]
-    kept = np.arange(len(ends))
-    if len(ends) > MOST_PIECES:
-        kept = np.unique(np.linspace(0, len(ends) - 1, MOST_PIECES).round().astype(int))
-    found = [text[starts[i] : ends[i]].strip() for i in reversed(kept.tolist())]
-    return [piece for piece in found if piece]
+    cut = [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+    # Blank ones take no place among the eight.
+    found = [piece for piece in reversed(cut) if piece] or [text[:window]]
+    if len(found) <= MOST_PIECES:
+        return found
+    kept = np.linspace(0, len(found) - 1, MOST_PIECES).round().astype(int)
+    return [found[i] for i in kept]
 
 
 def _cut(text: str, end: int, window: int) -> int:

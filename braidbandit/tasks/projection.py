@@ -158,22 +158,12 @@ def fit_letters(texts: Sequence[str], k: int) -> tuple[Array, Array]:
     points = counts * rarity
     found: Any = randomized_svd(points - points.mean(axis=0), k, random_state=0)
     sizes, rows = np.asarray(found[1]), np.asarray(found[2])
-    letters = np.ascontiguousarray(_weighted(rows, sizes, len(texts)) * rarity)
-    return letters, counts.mean(axis=0) @ letters.T
-
-
-def _weighted(directions: Array, sizes: Array, n: int) -> Array:
-    """Scale directions to unit average variance, the larger ones more.
-
-    What changes most from task to task is what rewards change with most: each direction
-    is multiplied by its standard deviation once more.
-    """
-    variances = sizes**2 / n
-    total = float((variances**2).mean())
+    # Those that differ most between texts say most: each is weighted by its deviation.
+    variances = sizes**2 / len(texts)
+    scale = np.sqrt(variances / (float((variances**2).mean()) or 1.0))
     # Storage order decides the last bits of products: as a saved state has it.
-    return np.ascontiguousarray(
-        directions * np.sqrt(variances / (total or 1.0))[:, None]
-    )
+    letters = np.ascontiguousarray(rows * scale[:, None] * rarity)
+    return letters, counts.mean(axis=0) @ letters.T
 
 
 def _letters_of(texts: Sequence[str]) -> Array:

@@ -178,6 +178,10 @@ def test_a_departure_is_booked_at_what_the_default_was_expected_to_earn():
     # Where nothing is known, the highest reward is assumed.
     unknown = guard.book(saved, "b", 0.9)
     assert unknown.amount == pytest.approx(0.32 + 0.01 - 0.1)
+    # No reward is beyond 1, whatever is believed, nor below 0.
+    assert guard.book(saved, "b", 0.9, expected=1.3) == unknown
+    low = guard.book(saved, "b", 0.9, expected=-0.2)
+    assert low == guard.book(saved, "b", 0.9, expected=0.0)
     back = guard.book(unknown, "b", 0.9, back=True)
     assert back.amount == pytest.approx(saved.amount, abs=1e-12)
     assert back.departures == 1
@@ -216,7 +220,7 @@ def test_where_the_default_may_not_be_chosen_nothing_is_declined():
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), max_size=300)
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-1, 2), st.booleans()), max_size=300)
 )
 def test_rewards_never_fall_behind_what_was_expected_by_more_than_the_share(rounds):
     """Whatever others earn, and whenever they are preferred."""
@@ -226,7 +230,7 @@ def test_rewards_never_fall_behind_what_was_expected_by_more_than_the_share(roun
         policy = guard.at(0, saved, 0)
         arm = policy.select(*two_arms(0.3 if tempting else -0.3)).arm
         if arm == 1:
-            behind += expected - reward
+            behind += min(max(expected, 0.0), 1.0) - reward
         saved = guard.book(saved, "ab"[arm], reward, expected)
         assert behind <= 0.05 * n + 1e-9
 

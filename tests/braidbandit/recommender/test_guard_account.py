@@ -143,12 +143,20 @@ def test_what_expired_is_booked_once_by_hand(agent):
 
 
 def test_a_debt_stays_when_everything_is_learnt_anew():
-    owed = Savings("base", 3.0, expired=("a", "b"), forgotten=4)
+    """Of nine departures six expired; they alone are left."""
+    before = Savings("base", 3.0, ("a", "b"), forgotten=4, departures=9, owed=-4.5)
     account = GuardAccount(savings=Savings("base"))
-    account.owe(owed)
-    assert account.savings == replace(owed, amount=-6.0)
+    account.owe(before)
+    left = replace(before, amount=-4.5, departures=6)
+    assert account.savings == left
     account.owe(Savings("base", 9.0))  # something is booked already
-    assert account.savings == replace(owed, amount=-6.0)
+    assert account.savings == left
+
+
+def test_where_departures_are_not_counted_none_are_owed():
+    account = GuardAccount(savings=Savings("base"))
+    account.owe(Savings("base", 3.0, ("a", "b"), owed=-2.0))
+    assert (account.savings.amount, account.savings.departures) == (-2.0, 0)
 
 
 def test_without_a_baseline_it_says_what_to_do(catalogue, encoder):
@@ -344,6 +352,61 @@ def test_a_second_warm_start_may_change_the_baseline(catalogue, encoder):
     table = np.column_stack([np.full(40, 0.9), np.full(40, 0.1)])
     agent.warm_start(TASKS, singles(catalogue), table)
     assert agent.recommend("x").braid.id == agent.baseline_ == singles(catalogue)[0]
+
+
+@pytest.mark.parametrize("guard", [ConservativePolicy, DeclineToDefault])
+def test_learning_anew_leaves_the_account_as_it_was(
+    catalogue, encoder, guard, tmp_path
+):
+    """Rewards; rounds that expired, of the default and others; a late reward."""
+    agent = BraidRecommender(
+        catalogue, encoder, guard(Uniform(), share=0.5), random_state=0
+    )
+    agent.warm_start(TASKS, singles(catalogue), np.full((40, 2), 0.6))
+    expired = []
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        for i, task in enumerate(TASKS):
+            decision = agent.recommend(task)
+            ledger.record_decision(decision)
+            if i % 4 == 3:
+                agent.expire(decision)
+                expired.append(decision)
+                continue
+            said = ledger.record_outcome(Outcome(decision.id, 0.5), decision)
+            agent.sync(ledger, event=said)
+        late = ledger.record_outcome(Outcome(expired[0].id, 0.75), expired[0])
+        agent.sync(ledger, event=late)
+        live = agent.savings_
+        assert live.expired
+        for _ in range(2):
+            found = agent.sync(ledger, anew=True).savings_
+            assert found.amount == pytest.approx(live.amount)
+            assert replace(found, amount=live.amount) == live
+        agent.save(tmp_path / "state")
+        again = BraidRecommender.load(tmp_path / "state", encoder=encoder)
+        assert again.savings_ == found
+
+
+def test_a_round_of_the_default_is_booked_once_though_it_expired(catalogue, encoder):
+    agent = BraidRecommender(catalogue, encoder, DeclineToDefault(share=0.3))
+    agent.warm_start(TASKS, singles(catalogue), np.full((40, 2), 0.6))
+    decision = agent.recommend("x", eligible=[agent.baseline_])
+    agent.expire(decision)
+    assert agent.savings_.amount == 0.0
+    agent.update(decision, 0.5)
+    assert agent.savings_.amount == 0.3
+
+
+def test_what_one_guard_booked_is_not_for_another(catalogue, encoder, tmp_path):
+    """Not by way of a policy that is no guard, either, nor of a saved state."""
+    agent = guarded(catalogue, encoder)
+    agent.update(agent.recommend("x"), 0.8)
+    agent.set_params(policy=Uniform()).recommend("x")
+    agent.save(tmp_path)
+    for one in (agent, BraidRecommender.load(tmp_path, encoder=encoder)):
+        with pytest.raises(ValueError, match="ConservativePolicy, has booked"):
+            one.set_params(policy=DeclineToDefault(share=0.1)).recommend("x")
+        one.set_params(policy=ConservativePolicy(share=0.1)).recommend("x")
 
 
 def test_declining_to_the_default_keeps_account(catalogue, encoder, tmp_path):

@@ -23,9 +23,18 @@ def test_pieces_are_short_and_few_and_hold_both_ends(text, window):
         return
     assert len(found) <= MOST_PIECES
     assert all(piece and len(piece) <= window for piece in found)
-    if found:
+    if text.strip():
         assert text.strip().startswith(found[0])
         assert text.strip().endswith(found[-1])
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\n\n \t"])
+def test_white_space_takes_no_place(blank):
+    wide = blank * 9000
+    assert pieces_of(wide + "sort this" + wide, 800) == ["sort this"]
+    found = pieces_of("Be kind." + wide + "sort this" + wide, 800)
+    assert found == ["Be kind.", "sort this"]
+    assert pieces_of(wide, 800) == [wide[:800]]
 
 
 def test_the_last_piece_weighs_half_and_the_first_a_quarter():
