@@ -40,6 +40,13 @@ def test_few_judgements_change_little():
     assert abs(np.log(few)) < abs(np.log(many))
 
 
+@pytest.mark.parametrize("sources", ["ab", "abc", "abcde"])
+@pytest.mark.parametrize("n", [1, 20, 100, 10_000])
+def test_sources_that_always_agree_are_no_noisier_than_usual(sources, n):
+    repeats = {one: dict.fromkeys(set(sources) - {one}, (n, 0)) for one in sources}
+    assert variance_ratio(repeats, "a") <= 1.0 + 1e-9
+
+
 def test_without_repeats_a_source_is_as_usual():
     assert variance_ratio({}, "a") == 1.0
     assert variance_ratio({"a": {}}, "a") == 1.0
