@@ -44,7 +44,7 @@ from braidbandit.recommender.explanation import Explanation
 from braidbandit.recommender.objectives import as_quality, check_price
 from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.recommender.saving import purged
-from braidbandit.tasks.encoder import TaskEncoder, is_hash_of
+from braidbandit.tasks.encoder import TaskEncoder, is_hash_of, said_in
 from braidbandit.tasks.packaged import load_tasks, without_answer
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class MetaBraider:
         ValueError
             On an empty prompt, or a budget that no braid meets.
         """
-        text = _text_in(task) if self.keep_text else None
+        text = said_in(task) if self.keep_text else None
         with self._lock:
             proposal = self.recommender.propose(
                 task,
@@ -649,7 +649,7 @@ class MetaBraider:
                 "encoder": self._encoder_for(tasks),
             }
             fresh = BraidRecommender(**settings).warm_start(tasks, arm_ids, table)
-            fresh.resume(self.ledger)
+            fresh.keep_retrained(old).resume(self.ledger)
             self.recommender = fresh
             self.save()
         return self
@@ -1002,12 +1002,6 @@ def _refuse(given: Mapping[str, Any], owner: str) -> None:
             f"{owner} brings its own; {unused} would be ignored. Set them where it is "
             f"made, or do not give {owner}"
         )
-
-
-def _text_in(task: Any) -> str | None:
-    if isinstance(task, Mapping):
-        task = task.get("text", task.get("prompt"))
-    return task if isinstance(task, str) else None
 
 
 def _is_watched() -> bool:

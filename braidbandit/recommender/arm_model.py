@@ -672,11 +672,19 @@ class ArmModel:
         self.account.close()
         self.open_account()
         self.surprises = np.zeros((2, len(self.catalogue)))
-        # Alarms came from the rewards, which are gone. Retrained arms stay retrained.
+        self.rewind(self.retrained())
+
+    def retrained(self) -> dict[str, list[float]]:
+        """How far each arm moved when it was trained anew, version by version."""
+        found = copy.deepcopy(self.versions)
         for arm_id, versions in self.alarms.items():
-            for version in versions:
-                self.versions[arm_id][version] = 0.0
-        self.alarms, self.rewound = {}, True
+            for version in versions:  # an alarm comes of rewards
+                found[arm_id][version] = 0.0
+        return found
+
+    def rewind(self, retrained: dict[str, list[float]]) -> None:
+        """Without any reward, note which arms were trained anew; see `replaying`."""
+        self.versions, self.alarms, self.rewound = retrained, {}, True
 
     def begin_anew(self) -> None:
         """Forget the rewards of a ledger that is learnt again; keep what waits."""

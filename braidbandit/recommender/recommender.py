@@ -1064,6 +1064,20 @@ class BraidRecommender(BaseEstimator):
         self.arm_model_.retrain(arm_id, float(share))
         return self
 
+    def keep_retrained(self, other: BraidRecommender) -> Self:
+        """Note which arms were trained anew in another recommender of the same arms.
+
+        They are widened as a ledger is learnt that the other one has learnt, too: call
+        it before :meth:`resume`.
+
+        Parameters
+        ----------
+        other : BraidRecommender
+        """
+        self.start()
+        self.arm_model_.rewind(other.start().arm_model_.retrained())
+        return self
+
     # ---- keeping ----
 
     def save(self, path: str | Path | Ledger) -> None:

@@ -488,7 +488,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         if len(given) > 1:
             raise KeyError(f"give one of {list(_TEXTS)}, received {given}")
         if given:
-            _check_text(_said_in(task))
+            _check_text(said_in(task))
         elif not task.get("type") and not task.get("capabilities"):
             raise ValueError(
                 "a task needs 'text', 'type' or 'capabilities', received "
@@ -625,7 +625,7 @@ def canonical_task(task: Any) -> dict[str, Any]:
     read = {key: value for key, value in task.items() if value is not None}
     names = read.pop("capabilities", ())
     if "text" not in read:
-        said = _said_in(read) or _described(read.get("type"), names)
+        said = said_in(read) or _described(read.get("type"), names)
         read = {k: v for k, v in read.items() if k not in _TEXTS} | {"text": said}
     if isinstance(read.get("complexity"), Real):
         # Without the sign of a zero, which JSON by way of JavaScript drops.
@@ -639,11 +639,19 @@ def canonical_task(task: Any) -> dict[str, Any]:
     return read
 
 
-def _said_in(task: Mapping[str, Any]) -> str | None:
-    """Return the text of a task, wherever it is; None where there is none."""
+def said_in(task: Any) -> str | None:
+    """Return the text of a task, wherever it is; None where there is none.
+
+    Examples
+    --------
+    >>> said_in({"text": None, "prompt": "hello"}), said_in({"type": "code"})
+    ('hello', None)
+    """
+    if not isinstance(task, Mapping):
+        return task if isinstance(task, str) else None
     if task.get("messages") is not None:
         return request_in(task["messages"])
-    text: str | None = task.get("text", task.get("prompt"))
+    text: str | None = task.get("prompt") if task.get("text") is None else task["text"]
     return text
 
 

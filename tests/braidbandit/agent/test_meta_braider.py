@@ -430,6 +430,24 @@ def test_a_warm_start_keeps_an_encoder_that_was_given_fitted(models):
         assert agent.recommender.encoder_ is encoder
 
 
+def test_arms_that_were_trained_anew_stay_so_after_a_warm_start(make):
+    agent = make()
+    agent.warm_start(PROBES, singles(agent), TABLE)
+    arm = singles(agent)[0]
+    only = [braid.id == arm for braid in agent.catalogue]
+    old = agent.forward(TASK, eligible=only)
+    agent.recommender.retrain(arm, 0.9)
+    new = agent.forward(TASK, eligible=only)
+    agent.learn_from_feedback(TASK, old, 0.9)
+    agent.learn_from_feedback(TASK, new, 0.3)
+    agent.recommender.sync(agent.ledger, anew=True)
+    before = agent.recommender.decision_function([TASK])
+    agent.warm_start(PROBES, singles(agent), TABLE)
+    after = agent.recommender.decision_function([TASK])
+    np.testing.assert_allclose(after, before, atol=1e-9)
+    assert agent.forward(TASK, eligible=only).version == new.version == 1
+
+
 def test_a_warm_start_that_is_refused_changes_nothing(make):
     agent = make()
     before, policy = state_of(agent), agent.recommender
@@ -524,11 +542,16 @@ def test_an_expired_decision_takes_no_feedback(make):
 @pytest.mark.parametrize("keep_text", [False, True])
 def test_text_is_kept_only_if_asked(make, tmp_path, keep_text):
     agent = make(tmp_path, keep_text=keep_text)
-    tasks = ["a secret", {"prompt": "a secret", "type": "code"}, TASK]
+    tasks = [
+        "a secret",
+        {"text": None, "prompt": "a secret", "type": "code"},
+        {"messages": [{"role": "user", "content": "a secret"}]},
+        TASK,
+    ]
     for task in tasks:
         agent.forward(task)
     texts = [text for _, text in agent.ledger.decisions()]
-    assert texts == (["a secret", "a secret", None] if keep_text else [None] * 3)
+    assert texts == ([*["a secret"] * 3, None] if keep_text else [None] * 4)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     found = any(b"a secret" in file.read_bytes() for file in files)
     assert found == keep_text
