@@ -117,6 +117,44 @@ def import_agent(file: Path, folder: Path) -> dict[str, Any]:
     return header
 
 
+def import_records(file: Path, ledger_file: Path) -> int:
+    """Add the records of a file of :func:`export_ledger` to a ledger: all, or none.
+
+    Parameters
+    ----------
+    file : Path
+        Ending in ``.jsonl`` or ``.parquet``.
+    ledger_file : Path
+        Of the ledger; it is made, with its folder, where there is none.
+
+    Returns
+    -------
+    int
+        Records that were not there already.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or of a newer format, or the ledger holds something
+        else under the same id; nothing was written.
+    """
+    from braidbandit.ledger.ledger import Ledger
+    from braidbandit.ledger.transfer import import_ledger
+
+    # Records are written some at a time: what is wrong with a late one is found on a
+    # copy, before the first is written.
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / _LEDGER
+        if ledger_file.exists():
+            with Ledger(ledger_file):  # says what is wrong with one that is damaged
+                _copy_ledger(ledger_file, copy)
+        with Ledger(copy) as tried:
+            import_ledger(file, tried)
+    ledger_file.parent.mkdir(parents=True, exist_ok=True)
+    with Ledger(ledger_file) as ledger:
+        return import_ledger(file, ledger)
+
+
 def header_of(file: Path) -> dict[str, Any]:
     """Return the header of an exported agent.
 

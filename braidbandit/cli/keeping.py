@@ -66,18 +66,16 @@ def import_state(
 ) -> None:
     """Make an agent from such a file, or add the records of a ledger to one.
 
-    A .zip needs a folder that is new; whatever is wrong with it, nothing is written.
+    A .zip needs a folder that is new. Whatever is wrong with a file, nothing is written.
     """
     place, file = place_of(folder, config), file.expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}")
     if file.suffix in _LEDGERS:
-        from braidbandit.ledger.ledger import Ledger
-        from braidbandit.ledger.transfer import import_ledger
+        from braidbandit.cli.archive import import_records
 
-        place.folder.mkdir(parents=True, exist_ok=True)
-        with Ledger(place.ledger_file) as ledger, waiting("reading the ledger"):
-            records = import_ledger(file, ledger)
+        with waiting("reading the ledger"):
+            records = import_records(file, place.ledger_file)
         show(
             {"folder": place.folder, "records": records},
             f"{records} records that were not in {place.ledger_file}",

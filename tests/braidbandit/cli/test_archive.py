@@ -5,8 +5,14 @@ import pytest
 from programs import run
 
 from braidbandit import Ledger
-from braidbandit.cli.archive import export_agent, header_of, import_agent
+from braidbandit.cli.archive import (
+    export_agent,
+    header_of,
+    import_agent,
+    import_records,
+)
 from braidbandit.cli.place import place_of
+from braidbandit.ledger.transfer import export_ledger
 
 
 @pytest.fixture
@@ -92,3 +98,31 @@ def test_an_empty_folder_is_no_agent(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no agent"):
         export_agent(tmp_path, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_records_that_are_damaged_make_no_ledger(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "6 * 7?"}\n')
+    with pytest.raises(ValueError, match="no export of a ledger"):
+        import_records(prompts, tmp_path / "new" / "ledger.sqlite")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_late_record_that_is_damaged_leaves_a_ledger_as_it_was(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("braidbandit.ledger.transfer._BATCH", 2)
+    file, there = tmp_path / "ledger.jsonl", tmp_path / "there.sqlite"
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        export_ledger(ledger, file)
+    whole = file.read_text()
+    file.write_text(whole + '{"record": "reward"}\n')
+    with Ledger(there):
+        pass
+    with pytest.raises(ValueError, match="line 9"):
+        import_records(file, there)
+    with Ledger(there) as ledger:
+        assert ledger.counts()["decisions"] == 0
+    file.write_text(whole)
+    assert import_records(file, there) == 7
+    assert import_records(file, there) == 0
