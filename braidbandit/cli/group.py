@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +16,9 @@ from braidbandit.cli.output import as_json, is_json_wanted, note, want_json
 TRACEBACK = "BRAIDBANDIT_TRACEBACK"
 """Set this variable to see where an error comes from."""
 
+# UsageError, for which Typer has no public name: it is Click's, or Typer's own of late.
+_USAGE: Any = typer.BadParameter.__base__
+
 
 class Commands(TyperGroup):
     """Commands whose errors and warnings are told in plain lines.
@@ -24,15 +27,28 @@ class Commands(TyperGroup):
     ``{"error": {"message": ..., "code": ...}}``.
     """
 
+    def make_context(
+        self, info_name: Any, args: list[str], *rest: Any, **more: Any
+    ) -> Any:
+        """Read what stands before the command."""
+        # The command's own option is not read where another one makes no sense.
+        options = args[: args.index("--")] if "--" in args else args
+        want_json("--json" in options)
+        try:
+            return super().make_context(info_name, args, *rest, **more)
+        except _USAGE as error:
+            return _tell_usage(error)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        want_json(False)
         with warnings.catch_warnings():
             warnings.showwarning = _told
             try:
                 return super().invoke(ctx)
             except typer.Exit:  # a RuntimeError, but a planned one
                 raise
+            except _USAGE as error:
+                _tell_usage(error)
             except (KeyboardInterrupt, typer.Abort):
                 ended, message = Exit.STOPPED, "stopped"
             except TOLD as error:
@@ -40,10 +56,21 @@ class Commands(TyperGroup):
                     raise
                 ended, message = exit_of(error), said(error)
         if is_json_wanted():
-            typer.echo(as_json({"error": {"message": message, "code": ended.name}}))
-        else:
-            typer.secho(message, fg="red", err=True)
+            _end_in_json(message, ended)
+        typer.secho(message, fg="red", err=True)
         raise typer.Exit(int(ended))
+
+
+def _tell_usage(error: Any) -> NoReturn:
+    """Tell of an option that makes no sense; for people, Typer does."""
+    if is_json_wanted():
+        _end_in_json(error.format_message(), Exit.USAGE)
+    raise error
+
+
+def _end_in_json(message: str, ended: Exit) -> NoReturn:
+    typer.echo(as_json({"error": {"message": message, "code": ended.name}}))
+    raise typer.Exit(int(ended))
 
 
 def _told(message: Any, category: Any, *_: Any, **__: Any) -> None:

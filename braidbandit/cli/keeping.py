@@ -66,7 +66,7 @@ def import_state(
 ) -> None:
     """Make an agent from such a file, or add the records of a ledger to one.
 
-    A .zip needs a folder that is new. Whatever is wrong with a file, nothing is written.
+    A .zip needs a folder that is new. From a file that is damaged nothing is written.
     """
     place, file = place_of(folder, config), file.expanduser()
     if not file.is_file():

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from programs import invoke, process, run
 
 from braidbandit.cli.exits import Exit
@@ -23,6 +24,31 @@ def test_with_json_it_is_a_document(settings):
 def test_the_place_of_the_option_does_not_matter(settings):
     done = invoke("explain", "--json", "last")
     assert json.loads(done.stdout)["error"]["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recommend", "x", "--complexity", "2"], "--complexity"),
+        (["recommend"], "TASK"),
+        (["recommend", "x", "--colour"], "--colour"),
+        (["nosuch"], "nosuch"),
+        (["state", "nosuch"], "nosuch"),
+        (["--colour", "table"], "--colour"),
+        (["feedback", "last"], "--retract"),
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_a_document_too(settings, arguments, said):
+    found = run(*arguments, code=Exit.USAGE)
+    assert found["error"]["code"] == "USAGE"
+    assert said in found["error"]["message"]
+
+
+def test_a_task_that_is_named_like_the_option_is_a_task(settings):
+    done = invoke("nosuch", "--", "--json")
+    assert (done.exit_code, done.stdout) == (Exit.USAGE, "")
+    assert "No such command" in done.stderr
 
 
 def test_a_traceback_where_one_is_wished_for(settings, monkeypatch):
