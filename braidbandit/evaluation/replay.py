@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gzip
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +32,8 @@ from braidbandit.recommender.recommender import BraidRecommender
 from braidbandit.tasks.encoder import TaskEncoder
 
 Array = NDArray[np.float64]
+
+_ARRAYS = ("rewards", "embeddings", "arms", "prompts", "source")
 
 
 @dataclass(frozen=True)
@@ -254,19 +258,37 @@ def read_table(path: str | Path) -> Table:
     ------
     KeyError
         When an array is missing.
+    ValueError
+        When it is no such file, or a damaged one.
     """
-    with np.load(path, allow_pickle=False) as data:
-        missing = {"rewards", "embeddings"} - set(data.files)
-        if missing:
-            raise KeyError(f"{path} lacks {sorted(missing)}; it has {data.files}")
-        names, prompts, source = (
-            data[name] if name in data.files else None
-            for name in ("arms", "prompts", "source")
-        )
-        if prompts is None:
-            prompts = _prompts_beside(Path(path))
-        rewards, embeddings = data["rewards"], data["embeddings"]
-    return table_of(rewards, embeddings, names, prompts=prompts, source=source)
+    found: dict[str, Any]
+    try:
+        # Opened here: NumPy leaves a file that it cannot read open.
+        with Path(path).open("rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise ValueError("one array alone")
+            found = {name: opened[name] for name in _ARRAYS if name in opened.files}
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        # What NumPy says is how to read it unsafely.
+        raise ValueError(
+            f"{path} is no table, or damaged; expected an .npz file with numbers "
+            "'rewards' and 'embeddings', and 'arms', such as `braidbandit probe "
+            "--save` writes"
+        ) from error
+    missing = {"rewards", "embeddings"} - set(found)
+    if missing:
+        raise KeyError(f"{path} lacks {sorted(missing)}; it has {opened.files}")
+    prompts = found.get("prompts")
+    if prompts is None:
+        prompts = _prompts_beside(Path(path))
+    return table_of(
+        found["rewards"],
+        found["embeddings"],
+        found.get("arms"),
+        prompts=prompts,
+        source=found.get("source"),
+    )
 
 
 def _prompts_beside(path: Path) -> list[str] | None:

@@ -42,5 +42,8 @@ def test_the_command(file, tmp_path):
     assert "random arm" in invoke("replay", file, "--rounds", "10").output
     missing = run("replay", tmp_path / "no.npz", code=Exit.NOT_FOUND)
     assert "no table" in missing["error"]["message"]
+    (tmp_path / "prompts.jsonl").write_text("{}")
+    other = run("replay", tmp_path / "prompts.jsonl", code=Exit.REFUSED)
+    assert "prompts.jsonl is no table" in other["error"]["message"]
     small = run("replay", file, "--probes", "120", code=Exit.REFUSED)
     assert "cannot spare" in small["error"]["message"]

@@ -136,6 +136,25 @@ def test_files(tmp_path):
             table_of(REWARDS, embeddings, names)
 
 
+@pytest.mark.parametrize("kind", ["text", "empty", "array", "objects", "cut"])
+def test_a_file_that_is_no_table_is_named(tmp_path, kind):
+    file = tmp_path / "table.npz"
+    if kind in ("text", "empty"):
+        file.write_text('{"prompt": "6 * 7?"}\n' if kind == "text" else "")
+    elif kind == "array":
+        with file.open("wb") as stream:
+            np.save(stream, np.eye(3))
+    else:
+        rewards = np.array([{}, {}]) if kind == "objects" else np.ones((50, 2))
+        np.savez(file, rewards=rewards, embeddings=np.eye(50))
+        if kind == "cut":
+            file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ValueError, match="expected an .npz file") as told:
+        read_table(file)
+    assert str(file) in str(told.value)
+    assert "pickle" not in str(told.value)
+
+
 @given(st.lists(st.floats(-50.0, 50.0), min_size=4, max_size=4))
 def test_what_was_measured_can_be_told_from_a_scaled_table(values):
     measured = np.array(values).reshape(2, 2)
