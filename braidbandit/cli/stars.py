@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from braidbandit._checks import check_reward
 
 _WORDS = {
@@ -18,6 +21,7 @@ _WORDS = {
     "false": 0.0,
     "-1": 0.0,
 }
+_NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 
 
 def read_rating(text: str) -> float:
@@ -44,12 +48,20 @@ def read_rating(text: str) -> float:
         return _WORDS[plain]
     try:
         if plain.endswith("%"):
-            return check_reward(float(plain[:-1]) / 100)
+            return check_reward(_number(plain[:-1]) / 100)
         given, slash, most = plain.partition("/")
         if slash:
-            return check_reward(float(given) / float(most))
-        return check_reward(float(plain))
+            return check_reward(_number(given) / _number(most))
+        return check_reward(_number(plain))
     except (ValueError, ZeroDivisionError):
         raise ValueError(
             f"a rating is such as 4/5, 80%, 0.8, up or down; received {text!r}"
         ) from None
+
+
+def _number(text: str) -> float:
+    """Return a plain number; ``-4/-5``, ``4/inf`` and ``1_0`` are slips of the hand."""
+    number = float(text) if _NUMBER.fullmatch(text.strip()) else math.inf
+    if number == math.inf:
+        raise ValueError(text)
+    return number

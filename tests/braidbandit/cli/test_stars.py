@@ -24,9 +24,21 @@ def test_ratings_as_people_type_them(text, reward):
     assert read_rating(text) == reward
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5/4", "4", "nan", "inf/inf", "3/0", "101%", "four", "1e999", "-0.1"]
-)
+_REFUSED = ["", "5/4", "4", "nan", "inf/inf", "3/0", "101%", "four", "1e999", "-0.1"]
+_REFUSED += [
+    "-4/-5",
+    "4/inf",
+    "1_0/2_0",
+    "-0",
+    "-0%",
+    "0/-5",
+    "1_0%",
+    "4/1e999",
+    "4/5/1",
+]
+
+
+@pytest.mark.parametrize("text", _REFUSED)
 def test_all_else_is_refused(text):
     with pytest.raises(ValueError, match="a rating is such as"):
         read_rating(text)
