@@ -160,7 +160,7 @@ def serve(
 ) -> None:
     """Answer OpenAI clients over HTTP.
 
-    What may be set is in braid.toml, below [server]; see docs/quickstart.md.
+    What may be set is in braid.toml, below \\[server]; docs/service.md lists it.
     """
     file = config or Path(SETTINGS)
     settings = read_settings(file.expanduser())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 _HEAD = """\
-# Settings of braidbandit. What else may stand here: `braidbandit init --help`, and
-# docs/quickstart.md. `braidbandit doctor` checks it.
+# Settings of braidbandit. docs/service.md lists what else may stand here.
+# `braidbandit doctor` checks it.
 """
 _ORDER = ("model_name", "domain", "source", "adapter", "endpoint", "price")
 

@@ -117,6 +117,14 @@ def test_doctor_of_a_folder_alone(folder, monkeypatch, tmp_path):
     assert models == [f"model {card['model_name']}" for card in POOL]
 
 
+def test_where_the_settings_are_listed(here):
+    said = " ".join(invoke("serve", "--help").stdout.split())
+    assert "below [server]; docs/service.md" in said
+    (here / "a.gguf").write_bytes(b"GGUF")
+    run("init", "--yes", "--only-look", "--look", here)
+    assert "docs/service.md" in (here / "braid.toml").read_text()
+
+
 def test_serve_without_its_packages_says_how_to_get_them(settings):
     try:
         from braidbandit.service import run as _  # noqa: F401
