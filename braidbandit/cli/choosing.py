@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from braidbandit.cli.options import Config, Folder, Json, weights
+from braidbandit.cli.options import Config, Folder, Json, number, weights
 from braidbandit.cli.output import note, show
 from braidbandit.cli.output import table as table_of
 from braidbandit.cli.place import Place, place_of
@@ -32,25 +32,35 @@ _Kind = Annotated[
     str | None, typer.Option("--type", help="Such as code, medical or creative.")
 ]
 _Complexity = Annotated[
-    float | None, typer.Option(min=0, max=1, help="From 0, easy, to 1.")
+    float | None, typer.Option(callback=number(0, 1), help="From 0, easy, to 1.")
 ]
 _Capability = Annotated[
     list[str] | None, typer.Option(help="That is needed; may be given again.")
 ]
 _ComputeBudget = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="From 0, the cheapest arms only, to 1, all."),
+    typer.Option(
+        callback=number(0, 1), help="From 0, the cheapest arms only, to 1, all."
+    ),
 ]
 _LatencyMs = Annotated[
-    float | None, typer.Option(help="Longest time that an answer may take.")
+    float | None,
+    typer.Option(callback=number(0), help="Longest time that an answer may take."),
 ]
-_Memory = Annotated[float | None, typer.Option(help="Most bytes of weights.")]
+_Memory = Annotated[
+    float | None, typer.Option(callback=number(0), help="Most bytes of weights.")
+]
 _Prefer = Annotated[
     list[str] | None,
-    typer.Option(help="What counts, such as quality=1 latency=0.2; again for more."),
+    typer.Option(
+        metavar="NAME=WEIGHT",
+        help="What counts: quality, latency or compute, each in an option of its own, "
+        "such as --prefer quality=1 --prefer latency=0.2.",
+    ),
 ]
 _AccuracyTarget = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Quality that would do.")
+    float | None,
+    typer.Option(callback=number(0, 1), help="Quality that would do, from 0 to 1."),
 ]
 _Exclude = Annotated[
     list[str] | None,
@@ -155,7 +165,7 @@ def feedback(
         bool, typer.Option("--retract", help="Take back what was said before.")
     ] = False,
     latency_ms: Annotated[
-        float | None, typer.Option(min=0, help="What the answer took.")
+        float | None, typer.Option(callback=number(0), help="What the answer took.")
     ] = None,
     source: Annotated[str, typer.Option(help="Who says so.")] = "user",
     folder: Folder = None,

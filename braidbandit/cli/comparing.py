@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from braidbandit.cli.options import Config, Folder, Json
+from braidbandit.cli.options import Config, Folder, Json, number
 from braidbandit.cli.output import note, show
 from braidbandit.cli.output import table as table_of
 from braidbandit.cli.place import place_of
@@ -69,7 +69,9 @@ def compare(
     ] = None,
     under: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Also the saved policy within this budget."),
+        typer.Option(
+            callback=number(0, 1), help="Also the saved policy within this budget."
+        ),
     ] = None,
     after: Annotated[
         int, typer.Option(min=0, help="Only what the ledger has beyond this number.")
@@ -124,7 +126,9 @@ _Most = Annotated[
 ]
 _LeastGain = Annotated[
     float,
-    typer.Option(min=0, help="Stop when the next ten are expected to buy less."),
+    typer.Option(
+        callback=number(0), help="Stop when the next ten are expected to buy less."
+    ),
 ]
 _Singles = Annotated[
     bool, typer.Option("--singles", help="Score single models only, no braids.")

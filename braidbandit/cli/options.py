@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,15 +50,39 @@ def weights(given: list[str]) -> dict[str, float] | None:
     >>> weights(["quality=1", "latency=0.2"])
     {'quality': 1.0, 'latency': 0.2}
     """
+    from braidbandit.recommender.objectives import OBJECTIVES
+
     found: dict[str, Any] = {}
     for part in given:
-        name, equals, weight = part.partition("=")
+        name, _, weight = part.partition("=")
         try:
             found[name.strip()] = float(weight)
         except ValueError:
-            equals = ""
-        if not equals:
+            weight = "nan"
+        if name.strip() not in OBJECTIVES or not 0 <= float(weight) < math.inf:
             raise typer.BadParameter(
-                f"expected such as quality=1 or latency=0.2, received {part!r}"
+                f"expected one of {', '.join(OBJECTIVES)} and its weight from 0, such "
+                f"as quality=1 or latency=0.2, received {part!r}"
             )
     return found or None
+
+
+def number(least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """Return a callback for an option: its number is finite and in these bounds.
+
+    Typer's own ``min`` and ``max`` let NaN pass or tell it as too large, and do not say
+    what was received.
+
+    Examples
+    --------
+    >>> number(0, 1)(0.5)
+    0.5
+    """
+    expected = f"from {least:g}" + ("" if most == math.inf else f" to {most:g}")
+
+    def checked(value: float | None) -> float | None:
+        if value is None or (least <= value <= most and math.isfinite(value)):
+            return value
+        raise typer.BadParameter(f"expected a number {expected}, received {value!r}")
+
+    return checked

@@ -44,6 +44,28 @@ def test_preferences_and_exclusions(settings):
     assert again["arm"] != told["arm"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--complexity", "nan"),
+        ("--latency-ms", "nan"),
+        ("--memory", "nan"),
+        ("--compute-budget", "2.5"),
+        ("--prefer", "qualty=1"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_makes_no_sense_says_what_was_received(settings, wrong):
+    found = run("recommend", "x", *wrong, code=Exit.USAGE)
+    assert "expected" in found["error"]["message"]
+    assert f"received {wrong[1]}" in found["error"]["message"].replace("'", "")
+
+
+def test_a_preference_is_one_pair_an_option():
+    said = " ".join(invoke("recommend", "--help").stdout.replace("│", "").split())
+    assert "--prefer quality=1 --prefer latency=0.2" in said
+
+
 def test_text_for_people(folder):
     said = invoke("recommend", "Sort a list").stdout
     assert "because" in said
