@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -60,6 +61,8 @@ _TEXTS = ("text", "prompt", "messages")
 # A stated type says more than one embedding direction: its column is larger, which
 # is the same as a wider prior on its effect.
 _TYPE_SCALE = 2.0
+# Surrogates: what is left of bytes that are not UTF-8, or of an emoji that was cut.
+_HALF = re.compile("[\ud800-\udfff]")
 _MOST_EXAMPLES = 500
 _NEIGHBOURS = 10
 # What fit finds.
@@ -574,6 +577,13 @@ def _is_numeric(X: Any) -> bool:
 def _check_text(text: Any) -> None:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"the text of a task must not be empty, received {text!r}")
+    half = _HALF.search(text)
+    if half:
+        raise ValueError(
+            f"the text of a task has half a character (a surrogate, {half[0]!r}) at "
+            f"place {half.start()}, which no tokenizer can write. Read the text anew "
+            "from its bytes, in UTF-8 or whatever they are in"
+        )
 
 
 def _check_capabilities(names: Any) -> None:

@@ -26,6 +26,11 @@ def test_a_task_from_standard_input(settings):
     assert "empty" in found["error"]["message"]
 
 
+def test_bytes_that_are_no_text_are_refused(settings):
+    found = run("recommend", "a\udcff", code=Exit.REFUSED)
+    assert "half a character" in found["error"]["message"]
+
+
 def test_a_dry_run_records_nothing(settings):
     told = run("recommend", "Sort a list", "--dry-run")
     assert told["rows"]

@@ -89,6 +89,8 @@ def test_ready_made_embeddings(encoder):
         ({"messages": [{"role": "user", "content": " "}]}, ValueError, "no message"),
         ({"messages": [{"role": "me"}]}, ValueError, "a 'role' of"),
         ("  ", ValueError, "empty"),
+        ("a\udcff", ValueError, r"half a character .* at place 1"),
+        ({"prompt": "\ud83d"}, ValueError, "no tokenizer can write"),
         (3, TypeError, "int"),
     ],
 )
