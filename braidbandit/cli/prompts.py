@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +44,7 @@ class Prompt(NamedTuple):
         return str(self.task.get("text", self.task.get("prompt")))
 
 
-def read_prompts(file: Path) -> list[Prompt]:
+def read_prompts(file: Path, *, judged: bool = False) -> list[Prompt]:
     """Read prompts.
 
     Parameters
@@ -52,23 +54,34 @@ def read_prompts(file: Path) -> list[Prompt]:
         and one of "answer" (text or number), "contains" (text, or list of texts) and
         "tests" (Python code, or a list of such). Or plain text, one prompt a line, in a
         file that ends in ``.txt``.
+    judged : bool
+        Refuse a prompt without any of these three: nothing else judges answers to it.
 
     Raises
     ------
     FileNotFoundError
         When there is none.
     ValueError
-        When a line is damaged, has no prompt, or a key that is not known.
+        When a line is damaged, has no prompt, a key that is not known, or nothing that
+        can judge an answer; it is named.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no file of prompts {file}")
     if file.suffix == ".txt":
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [Prompt({"prompt": line}, {}) for line in lines if line.strip()]
-    prompts = [_prompt(row, number, file) for number, row in read_lines(file)]
-    if not prompts:
+        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        read = {n: Prompt({"prompt": line}, {}) for n, line in lines if line.strip()}
+    else:
+        read = {number: _prompt(row, number, file) for number, row in read_lines(file)}
+    if not read:
         raise ValueError(f"{file} has no prompt")
-    return prompts
+    for number, prompt in read.items():
+        if judged and not prompt.judged_by:
+            raise ValueError(
+                f"line {number} of {file}: nothing judges answers to "
+                f"{prompt.text[:60]!r}; give it an answer, contains or tests, or "
+                "--judge, or --ask to rate by hand"
+            )
+    return list(read.values())
 
 
 def judge_of(prompt: Prompt, command: str | None = None) -> Judge | None:
@@ -172,13 +185,39 @@ def _check_rule(rule: dict[str, Any], where: str) -> None:
     kinds = [key for key in ("answer", "contains", "tests") if key in rule]
     if "prefix" in rule and "tests" not in rule:
         raise ValueError(f"{where} has a prefix without tests")
-    if "answer" in rule and not isinstance(rule["answer"], str | int | float):
-        raise ValueError(f"{where}: answer is text or a number")
+    _check_answer(rule.get("answer", 0), where)
     for key in ("contains", "tests"):
         texts = _listed(rule.get(key, "x"))
         whole = isinstance(texts, list) and texts
-        if not (whole and all(isinstance(text, str) and text for text in texts)):
-            raise ValueError(f"{where}: {key} is a list of texts")
+        if not (whole and all(isinstance(t, str) and t.strip() for t in texts)):
+            raise ValueError(
+                f"{where}: {key} is a list of texts, received {rule[key]!r}"
+            )
+    for test in _listed(rule.get("tests", [])):
+        _check_python(test, where)
     # Packaged tasks of code and maths have both; tests say more.
     if len(kinds) > 1 and set(kinds) != {"tests", "answer"}:
         raise ValueError(f"{where} has {kinds}; one of them judges answers")
+
+
+def _check_answer(answer: Any, where: str) -> None:
+    if isinstance(answer, str):
+        fine = bool(answer.strip())
+    else:
+        fine = isinstance(answer, int | float) and -math.inf < answer < math.inf
+    if not fine:
+        raise ValueError(
+            f"{where}: answer is text or a number that is finite, received {answer!r}"
+        )
+
+
+def _check_python(code: str, where: str) -> None:
+    """Refuse tests that no answer could pass."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in strings
+            compile(code, "tests", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{where}: tests are Python code, received {code[:60]!r}: {error}"
+        ) from error

@@ -47,7 +47,11 @@ def test_prompts_with_what_judges_them(tmp_path):
         (3, "is no prompt"),
         ({"prompt": "a", "colour": 1}, "colour"),
         ({"prompt": "a", "answer": [1]}, "text or a number"),
+        ({"prompt": "a", "answer": " "}, "text or a number"),
+        ({"prompt": "a", "answer": float("nan")}, "finite, received nan"),
         ({"prompt": "a", "tests": 3}, "list of texts"),
+        ({"prompt": "a", "tests": "assert f(2) ="}, "received 'assert f"),
+        ({"prompt": "a", "tests": ["assert f()", "return"]}, "received 'return'"),
         ({"prompt": "a", "tests": []}, "list of texts"),
         ({"prompt": "a", "contains": [""]}, "list of texts"),
         ({"prompt": "a", "prefix": "def f():"}, "prefix without tests"),
@@ -58,6 +62,18 @@ def test_a_line_that_makes_no_sense_is_named(tmp_path, row, what):
     with pytest.raises(ValueError, match=what) as told:
         read_prompts(written(tmp_path, "fine", row))
     assert "line 2" in str(told.value)
+
+
+@pytest.mark.parametrize("row", ["b", {"prompt": "b", "answer": None}])
+def test_a_prompt_that_nothing_judges_is_named(tmp_path, row):
+    file = written(tmp_path, {"prompt": "a", "answer": 1}, row)
+    assert len(read_prompts(file)) == 2
+    with pytest.raises(ValueError, match="line 2 of .*: nothing judges answers to 'b'"):
+        read_prompts(file, judged=True)
+    plain = tmp_path / "prompts.txt"
+    plain.write_text("\nSort a list\n")
+    with pytest.raises(ValueError, match="line 2 of .*--ask"):
+        read_prompts(plain, judged=True)
 
 
 def test_missing_and_empty_files(tmp_path):
@@ -91,6 +107,11 @@ def test_answers_and_tests_are_judged_by_fusion():
     rule = {"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3"]}
     code = judge_of(Prompt({"prompt": "add"}, rule))
     assert code("def add(a, b):\n    return a + b\n") == 0.5
+
+
+def test_a_number_beyond_all_floats_is_an_answer(tmp_path):
+    (prompt,) = read_prompts(written(tmp_path, {"prompt": "a", "answer": 10**400}))
+    assert prompt.judged_by == {"answer": 10**400}
 
 
 def test_a_program_judges():
