@@ -166,20 +166,27 @@ def probe(
 
     The best thing to do first: some dozens of prompts like those that will come. Give
     all of them each time; those already scored cost nothing, so it can be stopped at
-    any moment and gone on with. The most informative scores come first. Stop a service
-    that has the folder open before, as it would save over what was learnt.
+    any moment and gone on with. The most informative scores come first. A braid is
+    calibrated when its first score comes up, which takes minutes to hours and is kept;
+    --singles goes without. Stop a service that has the folder open before, as it would
+    save over what was learnt.
     """
     from braidbandit.cli.probing import AHEAD, Prober, told
     from braidbandit.cli.prompts import judging_key, read_prompts
 
-    prompts, place = read_prompts(file.expanduser()), place_of(folder, config)
+    by_itself = judge is None and not ask
+    prompts = read_prompts(file.expanduser(), judged=by_itself)
+    place = place_of(folder, config)
     scores = place.folder / "probe" / f"scores-{judging_key(judge, tokens)}.jsonl"
     with waiting("opening the agent"):
         agent = place.open_agent()
     with agent:
-        prober = Prober(agent, prompts, scores, singles)
-        if not singles:
-            prober.build(lambda label: note(f"building {label}"))
+        prober = Prober(agent, prompts, scores, singles, note)
+        if any(braid.fusion_layers for braid in prober.plan.catalogue):
+            note(
+                "a braid is calibrated before its first score, which may take hours; "
+                "--singles goes without"
+            )
         done, buys = 0, prober.buys()
         while buys[0] and buys[1] >= least_gain and (most is None or done < most):
             note(told(*buys))

@@ -17,6 +17,7 @@ from braidbandit.cli.prompts import Prompt, judge_of
 
 if TYPE_CHECKING:
     from braidbandit.evaluation.probe_plan import ProbePlan
+    from braidbandit.tasks.encoder import TaskEncoder
 
 AHEAD = 10
 """Scores for which it is said what they are expected to buy."""
@@ -36,14 +37,19 @@ class Prober:
         Of the scores: whoever stops after any of them goes on from there.
     singles : bool
         Score single models only.
+    say : callable, optional
+        Told what takes long: which braid is calibrated, and that one is left out.
     """
 
     def __init__(
-        self, agent: MetaBraider, prompts: list[Prompt], file: Path, singles: bool
+        self,
+        agent: MetaBraider,
+        prompts: list[Prompt],
+        file: Path,
+        singles: bool,
+        say: Callable[[str], None] = lambda said: None,
     ) -> None:
-        from braidbandit.evaluation.probe_plan import plan_probe
-
-        self.agent = agent
+        self.agent, self.file, self.say = agent, file, say
         self.prompts = {prompt.text: prompt for prompt in prompts}
         if len(self.prompts) < len(prompts):
             raise ValueError("some prompts are the same; give each once")
@@ -51,29 +57,21 @@ class Prober:
         if singles:
             alone = [braid for braid in catalogue if braid.is_single]
             catalogue = Catalogue(catalogue.cards.values(), alone)
-        self.plan: ProbePlan = plan_probe(
-            catalogue,
-            [prompt.task for prompt in prompts],
-            encoder=agent.recommender.encoder_,
-            path=file,
-        )
+        self._calibrated: set[str] = set()
+        self.plan = self._planned(catalogue, agent.recommender.encoder_)
 
     @property
     def cells(self) -> int:
         """How many scores there can be."""
         return len(self.prompts) * int(self.plan.catalogue.mask().sum())
 
-    def build(self, progress: Callable[[str], None]) -> None:
-        """Build and calibrate every arm before the first answer; unfit ones are out."""
-        for braid in list(self.plan.catalogue):
-            if braid.fusion_layers and braid.id not in self.agent.catalogue.unfit:
-                progress(braid.label())
-                self.agent.calibrate(braid, progress=True)
-
     def score(
         self, most: int, tokens: int, command: str | None, ask: Ask | None
     ) -> int:
         """Score up to so many more cells, the most informative first; returns how many.
+
+        A braid is calibrated when its first cell comes up. One that is then unfit is
+        left out of the plan from there on.
 
         Parameters
         ----------
@@ -93,6 +91,10 @@ class Prober:
                 if cell is None:
                     break
                 task, braid = cell
+                if braid.fusion_layers and braid.id not in self._calibrated:
+                    shown.close()  # what calibration tells stands in its place
+                    self._calibrate(braid)
+                    continue  # the plan may have changed
                 quality = self._quality(task, braid, tokens, command, ask)
                 self.plan.record(task, braid, quality)
                 done += 1
@@ -134,6 +136,23 @@ class Prober:
                 arms=np.array([plan.catalogue[arm].label() for arm in plan.arm_ids]),
             )
         return len(tasks)
+
+    def _planned(self, catalogue: Catalogue, encoder: TaskEncoder) -> ProbePlan:
+        from braidbandit.evaluation.probe_plan import plan_probe
+
+        tasks = [prompt.task for prompt in self.prompts.values()]
+        return plan_probe(catalogue, tasks, encoder=encoder, path=self.file)
+
+    def _calibrate(self, braid: Braid) -> None:
+        """Calibrate a braid; where it turns out unfit, plan without it."""
+        self.say(f"building {braid.label()}")
+        self.agent.calibrate(braid, progress=True)
+        self._calibrated.add(braid.id)
+        reason = self.agent.catalogue.unfit.get(braid.id)
+        if reason is not None:
+            self.say(f"{braid.label()} is left out, it is unfit: {reason}")
+            without = self.plan.catalogue.with_unfit(braid.id, reason)
+            self.plan = self._planned(without, self.plan.encoder)
 
     def _quality(
         self,

@@ -1,11 +1,13 @@
 """Prompts scored on two real tiny models, stopped and gone on with."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from programs import invoke, run
 
+from braidbandit import MetaBraider
 from braidbandit.cli.exits import Exit
 from braidbandit.cli.place import place_of
 from braidbandit.cli.probing import told
@@ -69,10 +71,40 @@ def test_what_was_decided_before_is_not_lost(project):
         assert waiting["id"] in agent.recommender.pending_
 
 
+class _Answers:
+    def generate(self, *_, **__):
+        return "a"
+
+
+def test_a_braid_is_calibrated_when_its_first_score_comes_up(project, monkeypatch):
+    built = []
+
+    def calibrate(agent, braid, *, progress):
+        built.append(braid)
+        fit = not braid.is_control
+        agent._judge(braid, SimpleNamespace(fit=fit, bits_after=2.0, bits_before=1.0))
+
+    project.write_text("\n".join(project.read_text().splitlines()[:2]))
+    monkeypatch.setattr(MetaBraider, "calibrate", calibrate)
+    monkeypatch.setattr(MetaBraider, "create_braided_model", lambda *_: _Answers())
+    one = run("probe", project, "--most", "1")
+    assert one["added"] == 1
+    assert sum(bool(braid.donors) for braid in built) <= 1
+    done = invoke("probe", project)
+    assert "a braid is calibrated before its first score" in done.stderr
+    assert "fed its own states" in done.stderr
+    # Two models alone and two braids; both controls turned out unfit, and are out.
+    assert "7 scores added, 8 of 8 known" in done.stdout
+    assert "own states" not in done.stdout
+    assert sum(braid.is_control for braid in built) == 2
+
+
 def test_nothing_judges_and_nobody_is_asked(project):
     project.write_text("\n".join(json.dumps({"prompt": p}) for p in PROMPTS))
     found = run("probe", project, "--singles", code=Exit.REFUSED)
     assert "--ask" in found["error"]["message"]
+    assert "line 1 of" in found["error"]["message"]
+    assert not (project.parent / "braid").exists()
 
 
 def test_a_person_judges(project):
