@@ -71,32 +71,30 @@ def test_what_was_decided_before_is_not_lost(project):
         assert waiting["id"] in agent.recommender.pending_
 
 
-class _Answers:
-    def generate(self, *_, **__):
-        return "a"
-
-
 def test_a_braid_is_calibrated_when_its_first_score_comes_up(project, monkeypatch):
-    built = []
+    done = []
 
     def calibrate(agent, braid, *, progress):
-        built.append(braid)
+        done.append(braid)
         fit = not braid.is_control
         agent._judge(braid, SimpleNamespace(fit=fit, bits_after=2.0, bits_before=1.0))
 
+    def model(agent, braid):
+        done.append("answer")
+        return SimpleNamespace(generate=lambda *_, **__: "a")
+
     project.write_text("\n".join(project.read_text().splitlines()[:2]))
     monkeypatch.setattr(MetaBraider, "calibrate", calibrate)
-    monkeypatch.setattr(MetaBraider, "create_braided_model", lambda *_: _Answers())
-    one = run("probe", project, "--most", "1")
-    assert one["added"] == 1
-    assert sum(bool(braid.donors) for braid in built) <= 1
-    done = invoke("probe", project)
-    assert "a braid is calibrated before its first score" in done.stderr
-    assert "fed its own states" in done.stderr
+    monkeypatch.setattr(MetaBraider, "create_braided_model", model)
+    said = invoke("probe", project)
+    assert "a braid is calibrated before its first score" in said.stderr
     # Two models alone and two braids; both controls turned out unfit, and are out.
-    assert "7 scores added, 8 of 8 known" in done.stdout
-    assert "own states" not in done.stdout
-    assert sum(braid.is_control for braid in built) == 2
+    assert "8 scores added, 8 of 8 known" in said.stdout
+    assert "own states" not in said.stdout
+    assert said.stderr.count("own states") == 2 * len(("building", "left out"))
+    assert (len(done), len(set(done))) == (4 + 8, 4 + 1)
+    fit = [at for at, what in enumerate(done) if what != "answer" and what.donors]
+    assert [done[at + 1] for at in fit] == ["answer", "answer"]
 
 
 def test_nothing_judges_and_nobody_is_asked(project):
