@@ -7,11 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.catalogue.braid import Braid
 from braidbandit.service.arms import Arms
+from braidbandit.service.contexts import Contexts
 
 _LOG = logging.getLogger(__name__)
 # Seconds that the next calibration waits for answers to be written.
@@ -45,6 +46,8 @@ class Building:
     agent : MetaBraider
     arms : Arms
         Gets to know how far each is.
+    contexts : Contexts
+        Gets to know the models.
     calibrate : bool
         Braids too.
     is_busy : callable
@@ -55,11 +58,13 @@ class Building:
         self,
         agent: MetaBraider,
         arms: Arms,
+        contexts: Contexts,
         *,
         calibrate: bool,
         is_busy: Callable[[], bool],
     ) -> None:
         self._agent, self._arms, self._is_busy = agent, arms, is_busy
+        self._contexts = contexts
         local = [b for b in agent.catalogue if not arms.is_served(b)]
         singles = [b for b in local if b.is_single]
         braids = [b for b in local if not b.is_single and calibrate]
@@ -112,6 +117,9 @@ class Building:
         begun = time.monotonic()
         try:
             self._agent.calibrate(braid)
+            if braid.is_single:
+                model: Any = self._agent.create_braided_model(braid)
+                self._contexts.note(model.anchor)
         except Exception:
             if self._closing.is_set():
                 return

@@ -139,7 +139,7 @@ class Answering:
         Form
             With the model that answers.
         """
-        avoid: dict[str, str] = {}
+        avoid = await self._service.too_long(self._ask)
         told = ""
         for tries in range(1, _MOST_TRIES + 1):
             decision = await self._choose(avoid)

@@ -13,11 +13,12 @@ from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.catalogue.braid import Braid
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision
-from braidbandit.service.arms import Arms
+from braidbandit.service.arms import AUTO, Arms
 from braidbandit.service.asking import Ask
 from braidbandit.service.bodies import FeedbackBody
 from braidbandit.service.building import Building, Progress
 from braidbandit.service.choosing import Chooser, Chosen
+from braidbandit.service.contexts import Contexts
 from braidbandit.service.errors import ApiError
 from braidbandit.service.feedback import Feedback, Result
 from braidbandit.service.keys import Keys
@@ -60,6 +61,8 @@ class Service:
     signer : Signer
     memory : Memory
     keys : Keys
+    contexts : Contexts
+        How much the local models read.
     tasks : TasksAtHand
         Texts of the newest tasks, in memory only.
     """
@@ -70,6 +73,7 @@ class Service:
         self.live, self.arms, self.timing = Live(), Arms(agent), Timing()
         self.signer = Signer.of_folder(agent.folder)
         self.keys, self.tasks = Keys(settings.keys), TasksAtHand()
+        self.contexts = Contexts()
         self.memory = Memory(agent.folder / _MEMORY)
         self._worker = LocalWorker(agent.create_braided_model, server.batch)
         self._relay = Relay()
@@ -91,6 +95,7 @@ class Service:
         self._building = Building(
             agent,
             self.arms,
+            self.contexts,
             calibrate=server.calibrate,
             is_busy=lambda: self.live.in_flight > 0,
         )
@@ -178,6 +183,25 @@ class Service:
     def leave_place(self) -> None:
         """Give a place back."""
         self.live.note_place(taken=False)
+
+    async def too_long(self, ask: Ask) -> dict[str, str]:
+        """Return which arms "auto" leaves out as they cannot read a prompt, and why.
+
+        Raises
+        ------
+        ApiError
+            When no arm can read it.
+        """
+        is_fixed = ask.model != AUTO or ask.wishes.decision is not None
+        if is_fixed or ask.endpoints_only or not self.contexts.is_long(ask):
+            return {}
+        never = ("unfit", "failed")
+        arms = [b for b in self.agent.catalogue if self.arms.state(b) not in never]
+        found = await asyncio.to_thread(self.contexts.too_long, arms, ask)
+        if found and len(found) == len(arms):
+            longest = max(found.values(), key=lambda room: room.positions)
+            raise longest.error(ask, "no model here reads more: shorten it")
+        return {arm_id: str(room) for arm_id, room in found.items()}
 
     async def choose(
         self, ask: Ask, seconds_left: float, avoid: Mapping[str, str]

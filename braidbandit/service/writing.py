@@ -14,12 +14,10 @@ from typing import Any
 
 from braidbandit.catalogue.braid import Braid
 from braidbandit.service.asking import Ask
+from braidbandit.service.contexts import room
 from braidbandit.service.errors import ApiError
 from braidbandit.service.flow import Delta, Done, Failed, Flow
 from braidbandit.service.prompts import prompt_of
-
-# A donor may cut what the anchor writes into more tokens than it cut the prompt.
-_SPARE = 1.5
 
 
 @dataclass
@@ -328,26 +326,20 @@ def _room(model: Any, prompt: str, length: int, ask: Ask) -> int:
     ApiError
         When there is none left.
     """
-    room = _left(model.anchor.positions, length, 1.0)
-    for donor in model.donors:
-        if donor.positions is not None:
-            read = len(donor.tokens.read(prompt))
-            ratio = max(1.0, _SPARE * read / max(length, 1))
-            room = min(room, _left(donor.positions, read, ratio))
-    if length == 0 or room < 1:
+    if not length:
         raise ApiError(
             400,
-            f"the prompt has {length} tokens, more than this model reads"
-            if length
-            else "the prompt has no token",
-            code="context_length_exceeded",
+            "the prompt has no token; give some text",
             param="messages" if ask.is_chat else "prompt",
         )
-    return room
-
-
-def _left(positions: int | None, read: int, ratio: float) -> int:
-    return 2**31 if positions is None else int((positions - read) / ratio)
+    counts = [
+        0 if donor.positions is None else len(donor.tokens.read(prompt))
+        for donor in model.donors
+    ]
+    found = room([model.anchor, *model.donors], [length, *counts])
+    if found.left < 1:
+        raise found.error(ask, "shorten it, or ask for a model that reads more")
+    return found.left
 
 
 def _ends(model: Any) -> frozenset[int]:

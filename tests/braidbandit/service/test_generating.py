@@ -212,7 +212,53 @@ def test_a_prompt_that_is_too_long_is_refused(http):
         http, model="llama", messages=[{"role": "user", "content": "a " * 900}]
     )
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    error = answer.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "llama reads 512" in error["message"]
+    assert "ask for a model that reads more" in error["message"]
+
+
+@pytest.fixture(scope="module")
+def uneven(serve, make_agent, tmp_path_factory):
+    """A service of two models, of which one reads eight times as many tokens."""
+    import tiny
+
+    folder, local = tmp_path_factory.mktemp("uneven"), []
+    for family, name, positions in (("llama", "short", 512), ("gemma", "long", 4096)):
+        source = tiny.tiny_folder(family, folder / name)
+        config = json.loads((source / "config.json").read_text())
+        config["max_position_embeddings"] = positions
+        (source / "config.json").write_text(json.dumps(config))
+        local.append({"model_name": name, "source": str(source)})
+    return serve(make_agent(local=local))
+
+
+def test_auto_chooses_among_the_models_that_can_read_the_prompt(uneven):
+    with httpx2.Client(base_url=uneven.root, timeout=60) as http:
+        long = [{"role": "user", "content": "a " * 900}]
+        for number in range(8):
+            answer = ask(http, messages=long, max_tokens=1, user=str(number))
+            assert answer.status_code == 200, answer.text
+            told = answer.json()["x_braidbandit"]
+            decision = uneven.service.ledger.decision(told["decision"])
+            arms = zip(decision.arm_ids, decision.eligible, strict=True)
+            readable = [uneven.service.braid_of(i) for i, eligible in arms if eligible]
+            assert {braid.strands for braid in readable} == {("long",)}
+            assert told["arm"] in [braid.id for braid in readable]
+        names = {ask(http, user=f"u{n}").json()["model"] for n in range(20)}
+        assert "short" in names  # with a short prompt
+
+
+def test_a_prompt_that_no_model_can_read_is_refused_before_a_choice(uneven):
+    before = uneven.service.ledger.counts()
+    with httpx2.Client(base_url=uneven.root, timeout=60) as http:
+        answer = ask(http, messages=[{"role": "user", "content": "a " * 9000}])
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+    assert "long reads 4096" in error["message"]
+    assert "no model here reads more" in error["message"]
+    assert uneven.service.ledger.counts() == before
 
 
 def test_a_conversation_is_told_to_the_agent(server, http):
