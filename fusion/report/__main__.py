@@ -21,7 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = _tasks(options, store)
         print(json.dumps(found, indent=1) if options.json else tasks_table(found))
         return
-    texts = read_texts(options.texts) if options.texts else packaged_texts()
+    with _refusing():
+        texts = read_texts(options.texts) if options.texts else packaged_texts()
     calibration, held_out = (first_of_each(part, options.per_domain) for part in texts)
     native = False if "sparse" in options.places else options.native
     pool = Pool(dtype=dtype_of(options.dtype), native=native)
@@ -176,6 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw(rows, options.plot)
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What is wrong with a file that was given, as of any other option."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        parser().error(str(error))
+
+
 def _tasks(options: argparse.Namespace, store: Path) -> dict[str, Any]:
     """The report on the questions of a file."""
     plan = Plan(
@@ -192,12 +203,14 @@ def _tasks(options: argparse.Namespace, store: Path) -> dict[str, Any]:
         parser().error("--tasks compares what is fused at final and output")
     if options.seeds != 1:
         parser().error("--tasks calibrates once: leave --seeds out")
-    questions, refused = read_questions(options.tasks, options.leave_out)
+    with _refusing():
+        questions, refused = read_questions(options.tasks, options.leave_out)
     pool = Pool(dtype=dtype_of(options.dtype), native=options.native)
     strands = strands_of_plan(pool, plan)
     unwritten = unwritable(questions, list(strands.values()))
     if not options.leave_out:
-        refuse(options.tasks, unwritten)
+        with _refusing():
+            refuse(options.tasks, unwritten)
     for line, why in sorted({**refused, **unwritten}.items()):
         _LOG.warning("line %d is left out: %s", line, why)
     kept = first_of_each_set(

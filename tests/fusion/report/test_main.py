@@ -55,6 +55,29 @@ def test_bad_options_are_refused(option, capsys):
     assert f"{option} is 0; give at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--tasks", "--texts"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file"),
+        ("{oops\n", "line 1"),
+        ('["no object"]\n', "line 1"),
+        ("", "calibration"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, capsys, option, content, told):
+    file = tmp_path / "given.jsonl"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        main([option, str(file)])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "report: error: " in said
+    assert str(file) in said
+    assert told in said
+
+
 def test_help_is_of_the_command_that_was_typed(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
