@@ -61,9 +61,11 @@ def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
     calibration = [row for row in rows if row["split"] == "calibration"]
     held_out = [row for row in rows if row["split"] == "test"]
     if not calibration or not held_out:
+        others = sorted({row["split"] for row in rows} - {"calibration", "test"})
+        told = f". Passed over: other splits {others}" if others else ""
         raise ValueError(
             f"{path} has {len(calibration)} texts with the split 'calibration' and "
-            f"{len(held_out)} with 'test'; expected some of both"
+            f"{len(held_out)} with 'test'; expected some of both{told}"
         )
     return calibration, held_out
 

@@ -114,11 +114,13 @@ def read_questions(
     if not leave_out:
         refuse(path, refused)
     questions = [question for question in found if question.split in SPLITS]
+    others = sorted({question.split for question in found} - set(SPLITS))
+    told = f". Passed over: other splits {others}" if others else ""
     for split in SPLITS:
         if not any(question.split == split for question in questions):
             raise ValueError(
                 f"{path} has no question with the split {split!r}; expected some of "
-                f"both {SPLITS}: one part to choose by, one to judge by"
+                f"both {SPLITS}: one part to choose by, one to judge by{told}"
             )
     return questions, refused
 

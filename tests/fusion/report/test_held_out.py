@@ -94,3 +94,6 @@ def test_splits_of_another_name_are_passed_over(tmp_path):
     rows = [*tiny.SPLIT_TEXTS, {**tiny.SPLIT_TEXTS[0], "split": "validation"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert sum(map(len, held_out.read_texts(file))) == len(tiny.SPLIT_TEXTS)
+    file.write_text(json.dumps(rows[-1]) + "\n")
+    with pytest.raises(ValueError, match=r"other splits \['validation'\]"):
+        held_out.read_texts(file)

@@ -114,8 +114,16 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
 
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_both_splits_are_needed(tmp_path, split):
-    with pytest.raises(ValueError, match="no question with the split"):
+    with pytest.raises(ValueError, match="no question with the split") as refused:
         read_questions(written(tmp_path, {**GOOD, "split": split}))
+    assert "Passed over" not in str(refused.value)
+
+
+def test_splits_that_are_passed_over_are_named_where_one_is_missing(tmp_path):
+    misspelt = {**GOOD, "split": "tset"}
+    file = written(tmp_path, {**GOOD, "split": "calibration"}, misspelt)
+    with pytest.raises(ValueError, match=r"split 'test'.*other splits \['tset'\]"):
+        read_questions(file)
 
 
 def test_an_option_that_a_tokenizer_cannot_write(strands):
