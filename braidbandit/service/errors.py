@@ -34,6 +34,8 @@ _CODES = {
 _PATH = re.compile(
     r"(?<![\w/:.])(?:[A-Za-z]:)?[/\\](?:[^\s'\"`,;:()/\\]+[/\\])+[^\s'\",;:()]*"
 )
+# Addresses of this service are no secret.
+_OWN = re.compile(r"/v1/[\w/]+$")
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"]+")
 
 
@@ -92,4 +94,7 @@ class ApiError(Exception):
 
 
 def _harmless(message: str) -> str:
-    return _PATH.sub("[a path]", _URL.sub("[an address]", message))
+    return _PATH.sub(
+        lambda found: found[0] if _OWN.match(found[0]) else "[a path]",
+        _URL.sub("[an address]", message),
+    )

@@ -27,7 +27,9 @@ def test_the_form():
         ("'/home/me/x' is no folder", "'[a path]' is no folder"),
         (r"C:\Users\me\x is damaged", "[a path] is damaged"),
         ("http://10.0.0.7:11434/v1 is out", "[an address] is out"),
-        ("and/or, 3/4, /v1/models", "and/or, 3/4, [a path]"),
+        ("and/or, 3/4, /srv/models", "and/or, 3/4, [a path]"),
+        ("/v1/models lists them", "/v1/models lists them"),
+        ("/v1/feedback/../../etc/x", "[a path]"),
         ("give stars / 5", "give stars / 5"),
     ],
 )
