@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +24,8 @@ from braidbandit.service.openwebui import Poller
 from braidbandit.service.routes import router_of
 from braidbandit.service.service import Service
 from braidbandit.service.settings import ServiceSettings
+
+_MOST_SHOWN = 100  # characters of what was received
 
 
 def create_app(settings: ServiceSettings, agent: MetaBraider | None = None) -> FastAPI:
@@ -114,15 +117,63 @@ async def _tell_of_body(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    place = [
-        str(part) for part in first["loc"] if part not in ("body", "query", "path")
-    ]
-    param = ".".join(place) or None
-    what = str(first["msg"]).removeprefix("Value error, ")
-    message = f"{param or 'the body'}: {what}"
-    if first["loc"] == ("body",) and "dictionary" in what:
-        message = "the body is JSON, sent as Content-Type: application/json"
+    param = ".".join(_place(first, error.body)) or None
+    if first["loc"] == ("body",) and first["type"] != "value_error":
+        message = _said_of_whole(first)
+    else:
+        message = f"{param or 'the body'}: {_said(first)}"
     return await _tell(request, ApiError(400, message, param=param))
+
+
+def _place(found: Mapping[str, Any], body: Any) -> list[str]:
+    """Return the names of fields that lead to what is wrong.
+
+    Beside them pydantic names which of the types that a field may have it tried.
+    """
+    place: list[str] = []
+    inside = body
+    for part in found["loc"][1:]:
+        if isinstance(inside, dict | list):
+            is_key = isinstance(inside, dict) and part in inside
+            if is_key or (isinstance(inside, list) and isinstance(part, int)):
+                inside = inside[part]
+                place.append(str(part))
+                continue
+        if found["type"] == "missing" and part == found["loc"][-1]:
+            place.append(str(part))
+    return place
+
+
+def _said(found: Mapping[str, Any]) -> str:
+    what = str(found["msg"]).removeprefix("Value error, ")
+    if found["type"] in ("missing", "extra_forbidden", "value_error"):
+        return what
+    return f"{what}, received {_received(found['input'])}"
+
+
+def _said_of_whole(found: Mapping[str, Any]) -> str:
+    if found["type"] == "missing":
+        return "the body is empty; send a JSON object"
+    if isinstance(found["input"], bytes):
+        return "the body is JSON, sent as Content-Type: application/json"
+    return f"the body is a JSON object, received {_received(found['input'])}"
+
+
+def _received(value: Any) -> str:
+    """Tell a value of a body in few words.
+
+    Examples
+    --------
+    >>> [_received(value) for value in (-1, "5", None, [1, 2], {}, "a" * 500)]
+    ['-1', '"5"', 'null', 'a list of 2', 'an object', 'text of 500 characters']
+    """
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str) and len(value) > _MOST_SHOWN:
+        return f"text of {len(value)} characters"
+    return json.dumps(value)[: _MOST_SHOWN + 2]
 
 
 async def _tell_of_status(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
@@ -163,6 +163,16 @@ class CompletionBody(_Generation):
     """The body of ``/v1/completions``."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _check_prompt(cls, value: Any) -> Any:
+        if isinstance(value, list) and [type(text) for text in value] != [str]:
+            raise ValueError(
+                f"one prompt is taken, as text; received a list of {len(value)}: ask "
+                "once for each"
+            )
+        return value
 
     @property
     def most_tokens(self) -> int | None:

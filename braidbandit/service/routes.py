@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 from braidbandit.ledger.records import Decision
 from braidbandit.service.asking import ask_of_chat, ask_of_completion
@@ -70,11 +71,14 @@ class _StrictJson(Request):
 
     async def json(self) -> Any:
         """Return the body."""
+        body = await self.body()
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            return from_json(body, allow_inf_nan=False)
         except ValueError as error:
+            odd = b"NaN" in body or b"Infinity" in body
+            more = "; JSON has no NaN and no Infinity" if odd else ""
             raise ApiError(
-                400, f"the body is no JSON: {error}", code="invalid_json"
+                400, f"the body is no JSON: {error}{more}", code="invalid_json"
             ) from None
 
 
@@ -86,7 +90,13 @@ class _Route(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictJson(request.scope, request.receive))
+            try:
+                return await handle(_StrictJson(request.scope, request.receive))
+            except HTTPException as error:
+                # FastAPI says of a body that cannot be read only that it is so.
+                if isinstance(error.__cause__, ApiError):
+                    raise error.__cause__ from None
+                raise
 
         return strictly
 

@@ -29,7 +29,9 @@ def test_models_have_a_status(server, http):
         assert entry["status"].get("failed", False) == unfit
         assert http.get(f"/v1/models/{entry['id']}").json() == entry
     assert http.get("/v1/models/auto").json()["id"] == "auto"
-    assert http.get("/v1/models/nobody").status_code == 404
+    nobody = http.get("/v1/models/nobody")
+    assert nobody.status_code == 404
+    assert "/v1/models lists them" in nobody.json()["error"]["message"]
 
 
 def test_ready_and_health(http):
@@ -189,6 +191,52 @@ def test_json_is_read_strictly(http, body):
     headers = {"Content-Type": "application/json"}
     answer = http.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "told"),
+    [
+        ("feedback", '{"stars": NaN}', None, "line 1 column 11; JSON has no NaN"),
+        ("feedback", '{"stars": 3,}', None, "no JSON: trailing comma at line 1"),
+        ("feedback", "[]", None, "the body is a JSON object, received a list of 0"),
+        ("feedback", "null", None, "the body is a JSON object, received null"),
+        ("feedback", "", None, "the body is empty; send a JSON object"),
+        (
+            "feedback",
+            '{"decision": "d", "token": "t", "stars": 9}',
+            "stars",
+            "less than or equal to 5, received 9",
+        ),
+        ("feedback", '{"decision": "d", "stars": 5}', "token", "Field required"),
+        (
+            "chat/completions",
+            '{"messages": [{"role": "user", "content": "a"}], "max_tokens": -1}',
+            "max_tokens",
+            "greater than or equal to 1, received -1",
+        ),
+        (
+            "chat/completions",
+            '{"messages": [{"role": "user", "content": 5}]}',
+            "messages.0.content",
+            "messages.0.content: Input should be a valid string, received 5",
+        ),
+        (
+            "completions",
+            '{"prompt": ["a", "b"]}',
+            "prompt",
+            "prompt: one prompt is taken, as text; received a list of 2",
+        ),
+        ("completions", '{"prompt": 5}', "prompt", "valid string, received 5"),
+        ("recommend", '{"task": {}}', "task", "valid string, received an object"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(http, path, body, param, told):
+    headers = {"Content-Type": "application/json"}
+    answer = http.post(f"/v1/{path}", content=body.encode(), headers=headers)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert told in error["message"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "x", ""])
