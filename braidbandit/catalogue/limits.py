@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 
@@ -30,6 +31,8 @@ class Budget:
 
     Raises
     ------
+    TypeError
+        On a limit that is no number.
     ValueError
         On a limit that is not above 0.
 
@@ -47,6 +50,7 @@ class Budget:
         for key, value in dict(vars(self)).items():
             if value is None:
                 continue
+            _check_number(key, value)
             if not value > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
             # A decision records plain numbers in JSON, which has no infinity.
@@ -88,7 +92,8 @@ class Limits:
     ------
     TypeError
         On a ``budget`` that is a number, a ``compute_budget`` that is a
-        :class:`Budget`, or text in place of arm ids.
+        :class:`Budget`, text or a truth value in place of a number, or text in place
+        of arm ids.
     ValueError
         On a ``compute_budget`` or ``accuracy_target`` outside [0, 1].
 
@@ -126,6 +131,8 @@ class Limits:
         if isinstance(self.eligible, Set | Iterator):
             object.__setattr__(self, "eligible", tuple(self.eligible))
         target, prefers = self.accuracy_target, self.preference
+        if target is not None:
+            _check_number("accuracy_target", target)
         if target is not None and not 0.0 <= target <= 1.0:  # also refuses NaN
             raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
         if prefers is not None:
@@ -183,11 +190,26 @@ def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
             f"budget is a Budget, received {budget!r}; a share of the dearest arm is "
             "compute_budget"
         )
+    _check_number("compute_budget", compute_budget)
     if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
         raise ValueError(
             "compute_budget must lie between 0 (only the cheapest arms) and 1 (all "
             f"arms), received {compute_budget!r}"
         )
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Refuse what is no number, such as the text of one, or a truth value."""
+    try:
+        if isinstance(value, str | bytes | bool | np.bool_):
+            raise TypeError
+        float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} is a number, received {value!r} ({type(value).__name__})"
+        ) from None
+    except OverflowError:  # a whole number beyond all floats is one
+        return
 
 
 NO_LIMITS = Limits()
