@@ -114,11 +114,17 @@ def check_table(
     KeyError
         On an unknown arm.
     ValueError
-        On another shape, a score outside [0, 1], an arm that is named twice, or a row
-        or column without any score.
+        Without a task or an arm, on another shape, a score outside [0, 1], an arm that
+        is named twice, or a row or column without any score.
     """
+    if not len(X) or not len(arm_ids):
+        raise ValueError(
+            f"received {len(X)} tasks and {len(arm_ids)} arms; give at least one of "
+            "each, with a score of each task on each arm"
+        )
+    _check_lengths(table, len(arm_ids))
     scores = as_floats(in_columns(table, arm_ids, "table", X), "table")
-    if scores.shape != (len(X), len(arm_ids)) or scores.size == 0:
+    if scores.shape != (len(X), len(arm_ids)):
         raise ValueError(
             f"table has shape {scores.shape}, expected ({len(X)}, {len(arm_ids)}): one "
             "row per task, one column per arm"
@@ -133,3 +139,15 @@ def check_table(
     if len(set(rows)) != len(rows):
         raise ValueError("the arm ids of the table must differ")
     return rows, scores
+
+
+def _check_lengths(table: Any, n_arms: int) -> None:
+    """Refuse lists of several lengths, of which no array can be made."""
+    if not isinstance(table, list | tuple):
+        return
+    lengths = sorted({len(row) for row in table if isinstance(row, list | tuple)})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the rows of the table have {lengths} scores, expected {n_arms} in each: "
+            "one column per arm, NaN where an arm was not scored"
+        )

@@ -129,6 +129,12 @@ def test_a_table_has_a_row_per_task_and_a_column_per_arm(catalogue):
         assert scores.tolist() == table
 
 
+def test_a_table_of_no_tasks_is_refused(catalogue):
+    arms = list(catalogue.ids[:2])
+    with pytest.raises(ValueError, match="received 0 tasks and 2 arms"):
+        check_table([], arms, np.zeros((0, 2)), catalogue)
+
+
 def test_a_table_may_have_holes(catalogue):
     arms, nan = list(catalogue.ids[:2]), float("nan")
     for table in (
@@ -145,7 +151,8 @@ def test_a_table_may_have_holes(catalogue):
     [
         ([0, 1], np.ones((2, 2)), ValueError, r"shape \(2, 2\), expected \(3, 2\)"),
         ([0, 1], np.ones(3), ValueError, r"expected \(3, 2\)"),
-        ([], np.ones((3, 0)), ValueError, r"expected \(3, 0\)"),
+        ([], np.ones((3, 0)), ValueError, "received 3 tasks and 0 arms"),
+        ([0, 1], [[0.1], [0.1, 0.2], [0.3, 0.4]], ValueError, r"have \[1, 2\] scores"),
         ([0, 1], np.full((3, 2), 1.01), ValueError, r"lies in \[0, 1\]"),
         ([0, 1], np.full((3, 2), -0.01), ValueError, r"lies in \[0, 1\]"),
         ([0, 1], np.full((3, 2), np.nan), ValueError, "row 0 of the table is empty"),
