@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -87,9 +88,7 @@ class Catalogue:
         cards = tuple(cards)
         self.cards: dict[str, ModelCard] = {card.name: card for card in cards}
         self.braids: tuple[Braid, ...] = tuple(braids)
-        if len(self.cards) != len(cards):
-            names = [card.name for card in cards]
-            raise ValueError(f"model names must differ, received {names}")
+        _check_names(cards)
         if not self.braids:
             raise ValueError("a catalogue needs at least one braid, received none")
         self.ids: tuple[str, ...] = tuple(braid.id for braid in self.braids)
@@ -155,9 +154,9 @@ class Catalogue:
         Raises
         ------
         ValueError
-            On an empty pool, an unknown layer set or strategy, a setting that no
-            braid would follow, or "sparse" or "dense" for an anchor whose ``layers``
-            is None.
+            On an empty pool, two models of one name, an unknown layer set or strategy,
+            a setting that no braid would follow, or "sparse" or "dense" for an anchor
+            whose ``layers`` is None.
         KeyError
             When profiles are of other models than those of the pool that are loaded.
 
@@ -176,6 +175,7 @@ class Catalogue:
         cards = as_cards(pool)
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
+        _check_names(cards)
         if profiles is not None:
             cards = with_profiles(cards, profiles)
         braids = braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
@@ -620,6 +620,16 @@ def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
             "unit of compute, whatever its size, and neither price nor budgets tell "
             "them apart. Give ModelCard(parameters=)",
             stacklevel=3,
+        )
+
+
+def _check_names(cards: Sequence[ModelCard]) -> None:
+    counts = Counter(card.name for card in cards)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"model names must differ, received more than one {twice[0]!r}; give each "
+            "model once, or another name"
         )
 
 

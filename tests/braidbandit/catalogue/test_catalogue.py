@@ -345,6 +345,13 @@ def test_every_refusal_says_why_and_changes_nothing(catalogue, call, error, says
     assert state(catalogue) == before
 
 
+def test_a_pool_with_a_model_twice_is_refused_by_its_name():
+    for pool in (["a", "b", "a"], [ModelCard("a"), {"model_name": "a"}]):
+        for max_strands in (1, 3):
+            with pytest.raises(ValueError, match="received more than one 'a'; give"):
+                Catalogue.build(pool, max_strands)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
@@ -352,7 +359,7 @@ def test_every_refusal_says_why_and_changes_nothing(catalogue, call, error, says
         (
             ([ModelCard("a"), ModelCard("a", layers=2)], [Braid("a")]),
             ValueError,
-            r"model names must differ, received \['a', 'a'\]",
+            "model names must differ, received more than one 'a'; give",
         ),
         (([ModelCard("a")], [Braid("a")] * 2), ValueError, "two are equal"),
         (([ModelCard("a")], [Braid("a")], {"x": "no"}), KeyError, "unknown arm 'x'"),
