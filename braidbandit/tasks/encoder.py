@@ -467,6 +467,11 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
                     "embeddings must be a finite array of shape (n, d), received "
                     f"shape {embeddings.shape}; NaN and inf are refused"
                 )
+            if not embeddings.shape[1]:
+                raise ValueError(
+                    f"received embeddings without numbers, of shape {embeddings.shape}"
+                    f"; a task is text, a dict with {list(_KEYS)}, or an embedding"
+                )
             return [{} for _ in embeddings], embeddings
         tasks = [self._check_task(task) for task in X]
         if not tasks:

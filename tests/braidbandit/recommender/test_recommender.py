@@ -136,6 +136,13 @@ def test_a_list_is_no_task(agent, task):
         agent.recommend(task)
 
 
+@pytest.mark.parametrize("nothing", [[], (), np.zeros(0)])
+def test_an_empty_list_is_no_task_and_fixes_no_encoder(agent, nothing):
+    with pytest.raises(ValueError, match="a task is text"):
+        agent.recommend(nothing)
+    assert agent.recommend(TASKS[0])
+
+
 def test_probabilities_and_predictions(agent):
     teach(agent)
     p = agent.predict_proba(TASKS[:4])

@@ -104,6 +104,9 @@ def test_bad_batches(encoder):
         encoder.transform("one text")
     with pytest.raises(ValueError, match="no tasks"):
         encoder.transform([])
+    for empty in ([[]], np.ones((2, 0))):
+        with pytest.raises(ValueError, match="without numbers.* a task is text"):
+            encoder.transform(empty)
     with pytest.raises(ValueError, match="finite"):
         encoder.transform(np.array([[np.nan, 1.0]]))
     with pytest.raises(ValueError, match="shape"):
