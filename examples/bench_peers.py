@@ -6,6 +6,7 @@ environment, where this project is not installed, to play one library.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -385,5 +386,16 @@ def _kept(cache: Path, file: str, name: str) -> Path:
     return cache / "peers-runs" / f"{name}-{played.hexdigest()[:16]}.jsonl"
 
 
+def main() -> None:
+    """Play one library on shuffles, as :func:`run_peers` asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="shuffles, as run_peers writes them (.npz)")
+    parser.add_argument("library", choices=PEERS)
+    options = parser.parse_args()
+    play_library(options.file, options.library)
+
+
 if __name__ == "__main__":
-    play_library(sys.argv[1], sys.argv[2])
+    main()

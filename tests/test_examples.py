@@ -58,6 +58,7 @@ def test_comparisons_are_taken_back_exactly():
         ("bench_speed.py", "--long", "-1"),
         ("bench_conversations.py", "--seeds", "0"),
         ("bench_offpolicy.py", "--data", "nowhere"),
+        ("bench_peers.py", "shuffles.npz", "nobody"),
         ("bench_memory.py", "--tasks", "1000"),
         ("bench_comparisons.py", "--worlds", "0"),
         ("bench_service.py", "--requests", "1"),
