@@ -592,8 +592,7 @@ def _check_text(text: Any) -> None:
 
 
 def _check_capabilities(names: Any) -> None:
-    # A set is refused: its order, and so the text that is embedded in place of a task
-    # without one, differs from process to process.
+    # A set is refused: JSON, as which a task is sent and hashed, has none.
     if not isinstance(names, list | tuple) or not all(
         isinstance(name, str) for name in names
     ):
@@ -638,7 +637,7 @@ def canonical_task(task: Any) -> dict[str, Any]:
     if isinstance(task, str):
         return {"text": task}
     read = {key: value for key, value in task.items() if value is not None}
-    names = read.pop("capabilities", ())
+    names = sorted(set(read.pop("capabilities", ())))
     if "text" not in read:
         said = said_in(read) or _described(read.get("type"), names)
         read = {k: v for k, v in read.items() if k not in _TEXTS} | {"text": said}
@@ -646,7 +645,7 @@ def canonical_task(task: Any) -> dict[str, Any]:
         # Without the sign of a zero, which JSON by way of JavaScript drops.
         read["complexity"] = float(read["complexity"]) + 0.0
     if names:
-        read["capabilities"] = sorted(set(names))
+        read["capabilities"] = names
     if "features" in read:
         read["features"] = check_features(read["features"])
         if not read["features"]:
@@ -715,16 +714,25 @@ def task_hash(task: Any) -> str:
 
 def is_hash_of(found: str, task: Any) -> bool:
     """Whether a hash is of this task, also one of an earlier version."""
-    return found in (task_hash(task), hash_as_given(task), _hash_by_count(task))
+    return found in (task_hash(task), hash_as_given(task), *_former_hashes(task))
 
 
-def _hash_by_count(task: Any) -> str | None:
-    """Return the hash of versions that read only how many capabilities there are."""
+def _former_hashes(task: Any) -> list[str]:
+    """Return the hashes of versions that read the capabilities in another way.
+
+    They described a task without a text by their names as given, and before that read
+    only how many there are.
+    """
     if not isinstance(task, Mapping) or not task.get("capabilities"):
-        return None
-    read = canonical_task(task)
-    read["capabilities"] = min(len(task["capabilities"]), MOST_CAPABILITIES)
-    return content_hash({key: unboxed(value) for key, value in read.items()})
+        return []
+    read, names = canonical_task(task), task["capabilities"]
+    if read["text"] == _described(read.get("type"), read["capabilities"]):
+        read["text"] = _described(read.get("type"), names)
+    counted = {**read, "capabilities": min(len(names), MOST_CAPABILITIES)}
+    return [
+        content_hash({key: unboxed(value) for key, value in former.items()})
+        for former in (read, counted)
+    ]
 
 
 def hash_as_given(task: Any) -> str:

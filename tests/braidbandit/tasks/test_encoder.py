@@ -170,8 +170,9 @@ ALIKE = [
     [{"type": "code", "complexity": 0}, {"type": "code", "complexity": -0.0}],
     [{"text": "hi", "capabilities": ["a", "b"]},
      {"text": "hi", "capabilities": ("b", "a")}],
-    [{"type": "code", "capabilities": ["a", "b"]}],
-    [{"type": "code", "capabilities": ["b", "a"]}],
+    [{"type": "code", "capabilities": ["a", "b"]},
+     {"type": "code", "capabilities": ["b", "a"]},
+     {"type": "code", "capabilities": ["a", "b", "a"]}],
     ["caf\u00e9"],
     ["cafe\u0301"],
     [np.array([1.0, 0.0]), [1, 0], np.array([1, 0]), [1.0, -0.0]],
@@ -276,6 +277,10 @@ def test_a_task_is_the_same_however_it_is_written(task):
         ({"capabilities": ["tact"]}, "A general task that needs tact"),
         (
             {"type": "legal", "capabilities": ("tact", "wit")},
+            "A legal task that needs tact, wit",
+        ),
+        (
+            {"type": "legal", "capabilities": ["wit", "tact", "wit"]},
             "A legal task that needs tact, wit",
         ),
         ({"prompt": "hi", "type": "code"}, "hi"),
@@ -459,6 +464,11 @@ def test_the_very_same_task_has_one_hash_in_every_version():
     assert task_hash(named) == "a29a74eeb5ce9cf0"
     # Versions that only counted capabilities.
     assert is_hash_of("ce143c883f35c985", named)
+    assert task_hash({"type": "code", "capabilities": ["a", "b"]}) == "0cc3f65566687f52"
+    # Versions that described a task without a text by them in any order.
+    backwards = {"type": "code", "capabilities": ["b", "a"]}
+    assert is_hash_of("d729d10b18e6b32f", backwards)
+    assert is_hash_of("a41f1011b033222a", backwards)
 
 
 def test_capabilities_and_features_tell_tasks_apart(encoder):
