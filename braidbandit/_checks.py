@@ -105,7 +105,27 @@ def as_floats(values: Any, name: str) -> Array:
             f"{int(np.ma.getmaskarray(values).sum())} values of {name} are masked; "
             "leave these rows out"
         )
-    return np.asarray(values, dtype=np.float64)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except OverflowError:
+        raise ValueError(
+            f"{name}: received a whole number beyond all floats, expected numbers up "
+            "to 1.8e308; scale them first"
+        ) from None
+
+
+def as_float(value: Any) -> float:
+    """Return a number as a float; a whole number beyond all floats is infinite.
+
+    Examples
+    --------
+    >>> as_float(3), as_float(10**400), as_float(-(10**400))
+    (3.0, inf, -inf)
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_reward(value: Any) -> float:
@@ -119,14 +139,12 @@ def check_reward(value: Any) -> float:
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        reward = float(value)
+        reward = as_float(value)
     except (TypeError, ValueError):
         raise TypeError(
             f"a reward is a number in [0, 1], received {value!r} "
             f"({type(value).__name__})"
         ) from None
-    except OverflowError:  # a whole number beyond all floats
-        reward = math.inf
     if not 0.0 <= reward <= 1.0:  # also refuses NaN
         raise ValueError(
             f"a reward lies in [0, 1], received {value!r}; convert it first, for "
@@ -180,7 +198,7 @@ def check_weight(weight: float) -> float:
     """
     if isinstance(weight, str | bytes):
         raise TypeError(f"weight is a number, received {weight!r}")
-    return float(check_weights([float(weight)], 1, "weight", zero=False)[0])
+    return float(check_weights([as_float(weight)], 1, "weight", zero=False)[0])
 
 
 def check_strength(strength: Any) -> float:
@@ -194,14 +212,12 @@ def check_strength(strength: Any) -> float:
     try:
         if isinstance(strength, str | bytes | bool):
             raise TypeError
-        value = float(strength)
+        value = as_float(strength)
     except (TypeError, ValueError):
         raise TypeError(
             f"strength is a number above 0 and at most 1, received {strength!r} "
             f"({type(strength).__name__})"
         ) from None
-    except OverflowError:  # a whole number beyond all floats
-        value = math.inf
     if not LEAST_WEIGHT <= value <= 1.0:  # also refuses NaN
         raise ValueError(
             f"strength lies between {LEAST_WEIGHT:g} and 1, received {strength!r}: 1 "

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from braidbandit._checks import as_float
+
 OPENAI = "api.openai.com"
 _MILLION = 1_000_000
 # In capitals: a key that is given by mistake in place of its name is not one.
@@ -36,7 +38,7 @@ class Price:
     def __post_init__(self) -> None:
         for key, value in dict(vars(self)).items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= 0):
+            if not (number and 0 <= as_float(value) < math.inf):
                 raise ValueError(
                     f"a price is finite money per million tokens, at least 0; received "
                     f"{key}={value!r}"

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from braidbandit._checks import as_float
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -54,8 +56,8 @@ class Budget:
             if not value > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
             # A decision records plain numbers in JSON, which has no infinity.
-            limit = None if math.isinf(value) else float(value)
-            object.__setattr__(self, key, limit)
+            limit = as_float(value)
+            object.__setattr__(self, key, None if math.isinf(limit) else limit)
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the limits as JSON-able data."""
@@ -136,7 +138,7 @@ class Limits:
         if target is not None and not 0.0 <= target <= 1.0:  # also refuses NaN
             raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
         if prefers is not None:
-            prefers = {key: float(weight) for key, weight in prefers.items()}
+            prefers = {key: as_float(weight) for key, weight in prefers.items()}
         record = {
             "compute_budget": float(self.compute_budget),
             **(self.budget or _NO_BUDGET).to_dict(),

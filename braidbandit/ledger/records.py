@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from braidbandit._checks import check_reward, check_source, check_strength
+from braidbandit._checks import as_float, check_reward, check_source, check_strength
 from braidbandit._json import content_hash, known_fields, plain, unboxed
 from braidbandit._named import in_columns
 from braidbandit.catalogue.braid import Braid
@@ -207,7 +207,8 @@ class Outcome:
         object.__setattr__(self, "reward", check_reward(self.reward))
         for key in ("latency_ms", "compute"):
             value = unboxed(getattr(self, key))
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            fine = value is None or (math.isfinite(as_float(value)) and value >= 0)
+            if not fine:
                 raise ValueError(f"{key} must be at least 0 or None, received {value}")
             object.__setattr__(self, key, value)
 

@@ -124,7 +124,7 @@ def drawn_from(decision_id: str) -> float:
 
 def check_rate(rate: float) -> float:
     """Return a share of answers, or say what is wrong with it."""
-    if not (math.isfinite(rate) and 0.0 <= rate <= 1.0):
+    if not 0.0 <= rate <= 1.0:  # also refuses NaN
         raise ValueError(
             f"rate is the share of answers to ask about, in [0, 1]; received {rate!r}"
         )

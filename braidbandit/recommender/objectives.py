@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_reward
+from braidbandit._checks import as_float, check_reward
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 
@@ -78,7 +78,7 @@ class Preference:
         unknown = sorted(set(weights) - set(OBJECTIVES))
         if unknown:
             raise KeyError(f"unknown objectives {unknown}; known are {OBJECTIVES}")
-        values = {"quality": 1.0, **{k: float(v) for k, v in weights.items()}}
+        values = {"quality": 1.0, **{k: as_float(v) for k, v in weights.items()}}
         if not all(math.isfinite(v) and v >= 0 for v in values.values()):
             raise ValueError(
                 f"preference weights are finite and at least 0, received {weights}"
@@ -186,7 +186,7 @@ def check_measurement(name: str, value: Any) -> float | None:
     """Return a measurement as a float above 0, or None."""
     if value is None:
         return None
-    number = float(value)
+    number = as_float(value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} is finite and above 0, or None; received {value!r}")
     return number
@@ -282,7 +282,7 @@ def utility(quality: float, relative_cost: float, price: float) -> float:
 
 def check_price(price: float) -> float:
     """Return ``price`` if it is finite and at least 0."""
-    if not (math.isfinite(price) and price >= 0):
+    if not (math.isfinite(as_float(price)) and price >= 0):
         raise ValueError(
             f"price is the quality one gives up to go from the dearest arm to the "
             f"cheapest; expected a finite number from 0, received {price!r}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from braidbandit._checks import as_float
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.online_posterior import check_learning
 from braidbandit.bandit.policies import Policy, check_policy
@@ -57,7 +58,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
             f"mean_cost is a relative cost in [0, 1], received {mean_cost!r}"
         )
     cost = given["switching_cost"]
-    if cost is not None and not (math.isfinite(cost) and cost >= 0):
+    if cost is not None and not (math.isfinite(as_float(cost)) and cost >= 0):
         raise ValueError(
             f"switching_cost is a quality of at least 0, or None; received {cost!r}"
         )

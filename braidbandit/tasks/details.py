@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import as_float
+
 Array = NDArray[np.float64]
 
 # As large as the column of a type that a task states.
@@ -56,10 +58,11 @@ def check_features(features: Any) -> dict[str, str | float]:
         if isinstance(value, bool | np.bool_ | str):
             read[name] = str(value)
         elif isinstance(value, Real):
-            if not math.isfinite(value):
+            number = as_float(value)
+            if not math.isfinite(number):
                 raise ValueError(f"feature {name!r} must be finite, received {value!r}")
             # Without the sign of a zero.
-            read[name] = float(value) + 0.0
+            read[name] = number + 0.0
         else:
             raise TypeError(
                 f"feature {name!r} is a number, text or bool, received {value!r}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from braidbandit._checks import check_whole, same
+from braidbandit._checks import as_float, as_floats, check_whole, same
 from braidbandit._json import canonical_json, content_hash, unboxed
 from braidbandit._named import ordered
 from braidbandit.tasks.details import check_features, details_of
@@ -461,7 +461,7 @@ class TaskEncoder(TransformerMixin, BaseEstimator):
         if _is_numeric(X):
             if np.iscomplexobj(X):
                 raise ValueError("embeddings are real numbers, received complex ones")
-            embeddings = np.asarray(X, dtype=np.float64)
+            embeddings = as_floats(X, "embeddings")
             if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
                 raise ValueError(
                     "embeddings must be a finite array of shape (n, d), received "
@@ -643,7 +643,7 @@ def canonical_task(task: Any) -> dict[str, Any]:
         read = {k: v for k, v in read.items() if k not in _TEXTS} | {"text": said}
     if isinstance(read.get("complexity"), Real):
         # Without the sign of a zero, which JSON by way of JavaScript drops.
-        read["complexity"] = float(read["complexity"]) + 0.0
+        read["complexity"] = as_float(read["complexity"]) + 0.0
     if names:
         read["capabilities"] = names
     if "features" in read:
@@ -709,7 +709,7 @@ def task_hash(task: Any) -> str:
     """
     if isinstance(task, str | Mapping):
         return content_hash({k: unboxed(v) for k, v in canonical_task(task).items()})
-    return _hash_of_numbers(np.asarray(task, np.float64) + 0.0)
+    return _hash_of_numbers(as_floats(task, "a task") + 0.0)
 
 
 def is_hash_of(found: str, task: Any) -> bool:
@@ -741,7 +741,7 @@ def hash_as_given(task: Any) -> str:
         return content_hash({key: unboxed(value) for key, value in task.items()})
     if isinstance(task, str):
         return content_hash(task)
-    return _hash_of_numbers(np.asarray(task, np.float64))
+    return _hash_of_numbers(as_floats(task, "a task"))
 
 
 def _hash_of_numbers(values: np.ndarray) -> str:

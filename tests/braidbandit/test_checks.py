@@ -129,9 +129,13 @@ def test_one_reward(given):
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)])
-def test_a_whole_number_beyond_all_floats_is_no_reward(value):
+def test_a_whole_number_beyond_all_floats_is_refused(value):
     with pytest.raises(ValueError, match="a reward lies in"):
         check_reward(value)
+    with pytest.raises(ValueError, match="weight lies between"):
+        check_weight(value)
+    with pytest.raises(ValueError, match="reward: received a whole number beyond"):
+        check_rewards([0.5, value], 2)
 
 
 @given(st.floats())

@@ -75,8 +75,9 @@ def test_outcome_checks():
             Outcome("d", reward)
     with pytest.raises(TypeError, match="reward"):
         Outcome("d", "good")
-    with pytest.raises(ValueError, match="latency_ms"):
-        Outcome("d", 0.5, latency_ms=-1.0)
+    for latency_ms in (-1.0, 10**400):
+        with pytest.raises(ValueError, match="latency_ms"):
+            Outcome("d", 0.5, latency_ms=latency_ms)
     assert Outcome("d", 0.5).same_measurement(Outcome("d", 0.5, created_at="later"))
     assert not Outcome("d", 0.5).same_measurement(Outcome("d", 0.6))
 

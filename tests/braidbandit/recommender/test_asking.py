@@ -109,7 +109,7 @@ def test_asking_decides_nothing(agent, twin):
         twin.update(other, 0.5)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
+@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, 10**400])
 def test_a_bad_rate_is_refused(agent, rate):
     decision = agent.recommend(TASKS[0])
     before = fingerprint(agent)

@@ -55,6 +55,7 @@ def agent(request, learner, tmp_path):
 
 BAD = {
     "price": (float("nan"), "price"),
+    "switching_cost": (10**400, "switching_cost"),
     "mean_cost": (2.0, "mean_cost"),
     "policy": ("greedy", "policy"),
     "drift": (3, "drift"),

@@ -30,6 +30,12 @@ def test_a_giant_number_stays_small():
     assert np.abs(details_of([], {"bytes": 1e300}, 12)).max() < 1e3
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 10**400, -(10**400)])
+def test_what_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match=r"feature 'n' must be finite, received"):
+        check_features({"n": value})
+
+
 @pytest.mark.parametrize("value", [True, np.True_])
 def test_yes_and_no_are_categories(value):
     assert check_features({"a": value, "b": None}) == {"a": "True"}

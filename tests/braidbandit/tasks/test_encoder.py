@@ -236,6 +236,14 @@ def test_a_numeric_task_has_one_hash_as_list_and_array():
     assert task_hash([0.5, 1.0]) != task_hash([0.5, 2.0])
 
 
+def test_a_whole_number_beyond_all_floats_is_refused(encoder):
+    for read in (lambda task: encoder.transform([task]), task_hash):
+        with pytest.raises(ValueError, match="beyond all floats"):
+            read([0.5, 10**400])
+        with pytest.raises(ValueError, match=r"lies in \[0, 1\]|JSON"):
+            read({"text": "hi", "complexity": 10**400})
+
+
 def written_otherwise(task):
     """The same task, written in other ways."""
     yield dict(reversed(task.items()))
