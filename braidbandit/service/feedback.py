@@ -145,6 +145,8 @@ class Feedback:
                 409, "this id said something else before", param="id", code="id_used"
             )
         self._check_changes(better.id)
+        if {better.braid.id, other.braid.id} & self._agent.catalogue.unfit.keys():
+            return "ignored"  # its anchor may have answered in its place
         try:
             self._agent.prefer(
                 better, other, strength=body.strength, source=body.source

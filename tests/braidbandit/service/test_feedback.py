@@ -2,6 +2,9 @@
 
 import httpx2
 import pytest
+from toy_embedder import embed
+
+from braidbandit import MetaBraider, ModelCard, TaskEncoder
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 
@@ -186,3 +189,29 @@ def test_one_answer_is_preferred_over_another(http, about):
     else:  # of the same arm: there is nothing to compare
         assert about["decision"] != worse["decision"]
         assert answers[0].status_code == 409
+
+
+def test_what_is_said_of_an_unfit_arm_is_ignored(tmp_path):
+    """Its anchor may have answered in its place."""
+    from braidbandit.service.bodies import FeedbackBody
+    from braidbandit.service.feedback import Feedback
+    from braidbandit.service.live import Live
+    from braidbandit.service.memory import Memory
+
+    price = {"input": 1.0, "output": 2.0}
+    cards = [ModelCard(n, endpoint="http://host/v1", price=price) for n in "ab"]
+    encoder = TaskEncoder(embedder=embed, n_components=4)
+    with MetaBraider(cards, encoder=encoder, folder=tmp_path) as agent:
+        feedback = Feedback(agent, Memory(":memory:"), Live(), 1)
+        one, other = (agent.forward("x", eligible=[arm]) for arm in agent.catalogue.ids)
+        unfit = agent.catalogue.with_unfit(other.braid.id, "worse")
+        agent.recommender.set_params(catalogue=unfit).start()
+        about = {"decision": other.id, "token": "t"}
+        said = [
+            FeedbackBody(**about, reward=0.5),
+            FeedbackBody(**about, preferred_over={"decision": one.id, "token": "t"}),
+            FeedbackBody(decision=one.id, token="t", preferred_over=about),
+        ]
+        for body in said * 2:  # which is no change of what was said, either
+            assert feedback.take(body, "me") == "ignored"
+        assert agent.ledger.last_sequence() == 0
