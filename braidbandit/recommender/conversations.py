@@ -159,14 +159,15 @@ class Conversations:
     def note(self, decision: Decision) -> None:
         """Note the turn that a decision is; one that is noted already is ignored.
 
-        A person's choice takes the place of the turn it was made in.
+        A person's choice takes the place of the turn it was made in; in that of an
+        earlier one, it says nothing of who holds the conversation now.
         """
         if decision.conversation is None:
             return
         turn = decision.conversation
         talk = self.known.get(turn["id"])
         if talk is not None and turn["number"] <= talk.turns:
-            if decision.instead_of is not None:
+            if decision.instead_of is not None and turn["number"] == talk.turns:
                 self.known[turn["id"]] = replace(talk, arm_id=decision.braid.id)
             return
         mean = self.mean(turn["id"], np.array(decision.x))

@@ -220,6 +220,17 @@ def test_a_person_moves_a_conversation(agent):
     assert agent.override(fourth, third.braid).conversation["stayed"]
 
 
+def test_a_choice_in_place_of_an_earlier_turn_leaves_the_conversation_where_it_is(
+    agent,
+):
+    agent.set_params(policy=Greedy(), switching_cost=9.0)
+    first, _, last = (agent.recommend(task, conversation="c") for task in TASKS[:3])
+    agent.override(first, another(agent, last))
+    assert agent.recommend(TASKS[3], conversation="c").conversation["held"] == (
+        last.braid.id
+    )
+
+
 def test_off_policy_evaluation_leaves_a_persons_choice_out(agent):
     pairs = []
     for i, decision in enumerate(decide(agent, 10)):
