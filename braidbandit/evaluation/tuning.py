@@ -150,7 +150,8 @@ def tune(
     Raises
     ------
     ValueError
-        When the log is deterministic, or too short for any candidate to learn.
+        When the log is deterministic, or too short for any candidate to learn, or on
+        another policy than LinUCB and ThompsonSampling.
 
     References
     ----------
@@ -299,6 +300,7 @@ def _grid(
     forgetting: Sequence[float] | None,
 ) -> list[tuple[float, int, float]]:
     """Return every combination; what is not given stays as the agent has it."""
+    own = _alpha_of(agent.policy)
     width = sum(name.startswith("embedding:") for name in _names(agent))
     sizes = _numbers(n_components) or [width]
     for size in sizes:
@@ -309,7 +311,7 @@ def _grid(
             )
     return list(
         product(
-            _numbers(alpha) or [_alpha_of(agent.policy)],
+            _numbers(alpha) or [own],
             sizes,
             _numbers(forgetting) or [agent.forgetting],
         )

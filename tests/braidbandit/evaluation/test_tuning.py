@@ -10,6 +10,7 @@ from braidbandit import (
     Braid,
     BraidRecommender,
     Catalogue,
+    DeclineToDefault,
     Greedy,
     Ledger,
     LinUCB,
@@ -128,9 +129,14 @@ def test_directions_that_are_not_there(agent, ledger, n_components):
         tune(agent, ledger, n_components=n_components)
 
 
-def test_policies_without_a_knob(agent, ledger):
+@pytest.mark.parametrize("policy", [Greedy(), DeclineToDefault()])
+@pytest.mark.parametrize("alpha", [None, (0.1,)])
+def test_policies_without_a_knob(agent, ledger, policy, alpha):
+    agent.warm_start(np.eye(3), agent.catalogue.ids, np.eye(3)).set_params(
+        policy=policy
+    )
     with pytest.raises(ValueError, match="LinUCB and ThompsonSampling"):
-        tune(agent.set_params(policy=Greedy()), ledger)
+        tune(agent, ledger, alpha=alpha)
 
 
 def test_logs_that_cannot_say(agent, tmp_path):
