@@ -462,7 +462,8 @@ def _error_of(
     probability: float, by_floor: float, choice: Choice, policy: Policy
 ) -> float:
     """Return the standard error of a probability that several arms add up to."""
-    n = getattr(policy, "n_draws", None)
+    # A guard that lets another policy choose draws as that one does.
+    n = getattr(getattr(policy, "otherwise", policy), "n_draws", None)
     if not choice.propensity_se or n is None:
         return choice.propensity_se
     won = (probability - by_floor) / (1.0 - policy.floor)

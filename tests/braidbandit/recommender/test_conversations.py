@@ -14,6 +14,7 @@ from braidbandit import (
     Budget,
     Catalogue,
     ConservativePolicy,
+    DeclineToDefault,
     EpsilonGreedy,
     Greedy,
     Ledger,
@@ -25,6 +26,7 @@ from braidbandit import (
     Uniform,
 )
 from braidbandit.bandit.belief import Belief
+from braidbandit.bandit.guard import Savings
 from braidbandit.bandit.policies import Choice
 from braidbandit.recommender.conversations import (
     MOST_KNOWN,
@@ -116,6 +118,23 @@ def test_the_error_of_a_stay_is_that_of_all_the_draws_that_lead_to_it():
     assert (kept.arm, kept.propensity) == (0, 1.0)
     share = 101 / 102
     assert kept.propensity_se == pytest.approx(math.sqrt(share * (1 - share) / 100))
+
+
+def test_a_guard_that_lets_the_policy_choose_leaves_its_error():
+    belief = Belief(np.eye(3), np.array([0.5, 0.52, 0.51]), np.eye(3) * 0.1)
+    every, away = np.ones(3, bool), np.array([False, True, True])
+    inner, rich = ThompsonSampling(scale=1.0, floor=0.1), Savings("a", amount=99.0)
+    guard = DeclineToDefault(inner).at(0, rich, 0)
+    for seed in range(4):
+        one, other = (
+            stay(
+                policy.select(belief, np.zeros(3), every, np.random.default_rng(seed)),
+                0, away, every, policy, np.random.default_rng(seed),
+            )
+            for policy in (inner, guard)
+        )  # fmt: skip
+        assert (one.arm, one.propensity) == (other.arm, other.propensity)
+        assert one.propensity_se == other.propensity_se
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=by_name)
