@@ -1017,7 +1017,8 @@ class Posterior:
         self.own_load = np.ascontiguousarray(self.own_load @ turn)
         p, width = self.n_parameters, self.own_width
         self.factor = np.ascontiguousarray(upper.T[:p])
-        self.own_load[joined] = -upper.T[p:].reshape(-1, width, upper.shape[1])
+        load = -upper.T[p:].reshape(len(joined), width, upper.shape[1])
+        self.own_load[joined] = load
 
     def _joined_change(self) -> Array | None:
         """Return the prior variance beside the scales; None where there is none."""

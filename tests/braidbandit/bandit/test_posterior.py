@@ -1243,8 +1243,9 @@ def test_a_retrained_arm_that_was_compared_is_less_certain_by_as_much():
     assert again.scales != posterior.scales
 
 
-def test_compared_arms_come_and_go():
-    posterior, *_ = compared(3, pairs=((0, 1), (2, 0)))
+@pytest.mark.parametrize("own_width", [0, 1, 3])
+def test_compared_arms_come_and_go(own_width):
+    posterior, *_ = compared(own_width, pairs=((0, 1), (2, 0)))
     x, order = np.array([1.0, 0.3, -0.7]), [2, 1]
     mean, covariance = beliefs(posterior, x)
     other = posterior.take_arms([*order, -1])
@@ -1253,7 +1254,7 @@ def test_compared_arms_come_and_go():
     rows = Z[[*order, 0]]
     for one in (other, again):
         p = one.n_parameters
-        assert one.factor.shape == (p, p + 6)
+        assert one.factor.shape == (p, p + 2 * own_width)
         np.testing.assert_allclose(
             one.belief(rows, x).mean[:2], mean[order], atol=1e-10
         )
