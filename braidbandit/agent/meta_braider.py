@@ -43,6 +43,7 @@ from braidbandit.recommender.comparing import Answer, compared, key_of
 from braidbandit.recommender.explanation import Explanation
 from braidbandit.recommender.objectives import as_quality, check_price
 from braidbandit.recommender.recommender import BraidRecommender
+from braidbandit.recommender.rows import decision_id_of
 from braidbandit.recommender.saving import purged
 from braidbandit.tasks.encoder import TaskEncoder, is_hash_of, said_in
 from braidbandit.tasks.packaged import load_tasks, without_answer
@@ -308,6 +309,9 @@ class MetaBraider:
             Share of the answers that a person is asked about.
         """
         with self._lock:
+            if decision_id_of(decision) not in self.recommender.settled_:
+                # By another agent, it does not wait here; the ledger knows it.
+                decision = self._decision_of(decision)
             asked = self.recommender.propose_ask(decision, rate)
             if asked is None:
                 return False

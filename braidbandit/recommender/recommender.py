@@ -497,7 +497,8 @@ class BraidRecommender(BaseEstimator):
         Parameters
         ----------
         decision : Decision or str
-            One that waits for a reward, or its id.
+            One that waits for a reward, or its id. The arm may have been removed
+            meanwhile: its rating is worth least.
         rate : float in [0, 1]
             Share of the answers to ask about.
 
@@ -509,7 +510,7 @@ class BraidRecommender(BaseEstimator):
         Raises
         ------
         KeyError
-            On an id that is unknown, expired or overridden.
+            On an id that is unknown, or a decision that expired or was overridden.
         """
         asked = self.propose_ask(decision, rate)
         if asked is None:
@@ -528,22 +529,25 @@ class BraidRecommender(BaseEstimator):
         if decision_id in log.settled:
             return None
         log.refuse_overridden(decision_id)
-        found = log.pending.get(decision_id)
-        if found is None:
-            found = log.decision(decision_id) if isinstance(decision, str) else decision
+        found = decision
+        here = decision_id in log.pending or decision_id in log.expired
+        if here or isinstance(found, str):
+            found = log.decision(decision_id)
         if found.asked is not None:
             return found.asked
         check_encoder(found, self._in_use.hash)
-        x, row = np.array(found.x), self._catalogue().index(found.braid.id)
+        x, worth = np.array(found.x), 0.0
         model.require(len(x))
-        worth = worth_of_rating(model, x, row, self._cost_term(x))
+        if found.braid.id not in model.removed:
+            row = self._catalogue().index(found.braid.id)
+            worth = worth_of_rating(model, x, row, self._cost_term(x))
         return self.asking_.consider(decision_id, worth, rate)
 
     def commit_ask(self, decision: Decision | str, asked: Mapping[str, Any]) -> Self:
         """Note what :meth:`propose_ask` returned; twice counts once."""
         decision_id, log = decision_id_of(decision), self.arm_model_.log
-        waits = log.pending.get(decision_id)
-        if waits is None or waits.asked is None:
+        noted = log.pending.get(decision_id, decision)
+        if isinstance(noted, str) or noted.asked is None:
             self.asking_ = self.asking_.after(asked)
         log.note_asked(decision_id, dict(asked))
         return self

@@ -648,10 +648,20 @@ def test_who_was_asked_is_in_the_ledger(make, tmp_path):
     assert kept == said
     again = make(tmp_path)
     assert {name: again.ask(name, 1.0) for name in said} == said
-    with pytest.raises(KeyError, match="no pending decision"):
+    with pytest.raises(KeyError, match="unknown decision"):
         again.ask("unknown")
     agent.learn_from_feedback("task 0", next(iter(said)), 0.5)
     assert agent.ask(next(iter(said))) is False
+
+
+def test_another_agent_on_the_ledger_asks_about_a_decision(make):
+    agent = make()
+    other = make(ledger=agent.ledger)
+    one, two = (agent.forward(f"task {i}") for i in range(2))
+    for i, decision in enumerate((one, two.id)):
+        said = other.ask(decision, 0.5)
+        assert other.ask(decision, 1.0) == other.ask(decision, 0.0) == said
+        assert other.recommender.asking_.n == i + 1
 
 
 def test_a_callable_judges_the_output(make):

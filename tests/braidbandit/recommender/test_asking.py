@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from learnt import TASKS, decide, fingerprint
 
-from braidbandit import BraidRecommender, Ledger, Outcome
+from braidbandit import Braid, BraidRecommender, Ledger, Outcome
 from braidbandit.evaluation.log import Log
 from braidbandit.recommender.asking import AskingPace, drawn_from, worth_of_rating
 
@@ -124,12 +124,39 @@ def test_what_cannot_be_asked_about(agent):
     agent.override(first, next(a for a in agent.arm_ids_ if a != first.braid.id))
     with pytest.raises(KeyError, match="not served"):
         agent.ask(first)
-    with pytest.raises(KeyError, match="expired"):
-        agent.ask(gone.id)
+    for late in (gone, gone.id):
+        with pytest.raises(KeyError, match="expired"):
+            agent.ask(late)
+    assert agent.asking_ == AskingPace()
     with pytest.raises(KeyError, match="no pending decision"):
         agent.ask("unknown")
     with pytest.raises(TypeError, match="Decision or its id"):
         agent.ask(7)
+
+
+def test_what_the_ledger_says_was_asked_counts_once(agent, twin):
+    """A decision of another agent, which does not wait here."""
+    decision = agent.recommend(TASKS[0])
+    asked = twin.propose_ask(decision, 0.5)
+    twin.commit_ask(decision, asked)
+    noted = replace(decision, asked=asked)
+    for rate in (0.0, 1.0):
+        assert twin.ask(noted, rate) == asked["asked"]
+    assert twin.asking_.n == 1
+
+
+def test_an_answer_of_an_arm_that_was_removed_may_be_asked_about(agent):
+    """Its reward would be learnt; it changes nothing of what may be chosen."""
+    decision = agent.recommend(TASKS[0])
+    agent.remove_arms([decision.braid])
+    asked = agent.propose_ask(decision, 0.4)
+    assert (asked["worth"], asked["rate"]) == (0.0, 0.4)
+    assert agent.ask(decision.id, 0.4) == agent.ask(decision, 1.0) == asked["asked"]
+    assert agent.asking_.n == 1
+    agent.update(decision, 0.5)
+    stranger = replace(agent.recommend(TASKS[0]), id="other", braid=Braid("stranger"))
+    with pytest.raises(KeyError, match="unknown arm"):
+        agent.ask(stranger)
 
 
 def test_asking_is_saved_and_comes_back_from_the_ledger(agent, twin, tmp_path, encoder):
