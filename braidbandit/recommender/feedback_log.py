@@ -315,8 +315,12 @@ class FeedbackLog:
             )
         return self.pending[decision_id]
 
-    def to_override(self, decision_id: str) -> Decision:
-        """Return a decision that a person may override, or say why nobody can."""
+    def to_override(self, decision: Decision | str) -> Decision:
+        """Return a decision that a person may override, or say why nobody can.
+
+        One that is given whole need not wait here: another agent may have made it.
+        """
+        decision_id = decision if isinstance(decision, str) else decision.id
         if decision_id in self.settled:
             raise ValueError(
                 f"decision {decision_id!r} has a reward: its answer was given. To "
@@ -327,6 +331,8 @@ class FeedbackLog:
                 f"decision {decision_id!r} was overridden already, by decision "
                 f"{self.overridden[decision_id]!r}; override that one"
             )
+        if isinstance(decision, Decision) and decision_id not in self.expired:
+            return decision
         if decision_id not in self.pending:
             raise KeyError(
                 f"no pending decision {decision_id!r} to override: it is unknown, or "

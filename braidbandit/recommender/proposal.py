@@ -24,9 +24,12 @@ class Proposal:
         The one whose next numbers chose the braid.
     place : dict
         Where the generator will be once this is committed.
+    first : Decision, optional
+        The one in whose place a person made it.
     """
 
     decision: Decision
     after: int
     generator: np.random.Generator
     place: Mapping[str, Any]
+    first: Decision | None = None

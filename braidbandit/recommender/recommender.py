@@ -441,9 +441,9 @@ class BraidRecommender(BaseEstimator):
                 f"decision {proposal.decision.id!r} was proposed elsewhere, or with "
                 "random numbers that are no longer in use; propose again"
             )
-        decision, first = proposal.decision, None
-        if decision.instead_of is not None:
-            first = self.arm_model_.log.to_override(decision.instead_of)
+        decision, first = proposal.decision, proposal.first
+        if first is not None:
+            self.arm_model_.log.to_override(first)
             self.arm_model_.log.override(first.id, decision.id)
         self.n_decisions_ += 1
         self.draws_.advance_to(proposal.place)
@@ -464,7 +464,8 @@ class BraidRecommender(BaseEstimator):
         Parameters
         ----------
         decision : Decision or str
-            One that waits for a reward, or its id; a person's own too.
+            One that waits for a reward, or its id; a person's own too. One of another
+            recommender is given as a Decision.
         arm : Braid or str
             Any arm of the catalogue, or its id. It need not have been eligible: a
             person may go beyond a budget, and ``Decision.eligible`` still says so.
@@ -477,8 +478,8 @@ class BraidRecommender(BaseEstimator):
         Raises
         ------
         KeyError
-            On an arm that is not in the catalogue, or a decision that is not waited
-            for.
+            On an arm that is not in the catalogue, an id that is not waited for, or a
+            decision that expired.
         ValueError
             When the decision has this arm, has a reward, or was overridden already.
         """
@@ -555,9 +556,9 @@ class BraidRecommender(BaseEstimator):
     def propose_override(self, decision: Decision | str, arm: Braid | str) -> Proposal:
         """Return what :meth:`override` would note, without noting it."""
         self.start()
+        decision_id_of(decision)
         model = self.arm_model_
-        waits = model.log.to_override(decision_id_of(decision))
-        first = waits if isinstance(decision, str) else decision
+        first = model.log.to_override(decision)
         check_encoder(first, self._in_use.hash)
         row = self._catalogue().index(arm_ids_of([arm])[0])
         if first.braid.id == model.catalogue.ids[row]:
@@ -570,7 +571,7 @@ class BraidRecommender(BaseEstimator):
         second = chosen_by_person(model, first, row, scores)
         draws = self.draws_
         place = draws.ahead().bit_generator.state
-        return Proposal(second, self.n_decisions_, draws.generator, place)
+        return Proposal(second, self.n_decisions_, draws.generator, place, first)
 
     def explain(
         self,

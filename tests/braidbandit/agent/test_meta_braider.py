@@ -622,6 +622,26 @@ def test_a_person_overrides_a_decision(make, tmp_path):
         again.override(second, first.braid)
 
 
+def test_a_person_overrides_a_decision_of_another_agent_on_the_ledger(make):
+    agent = make()
+    other = make(ledger=agent.ledger)
+    for given in (lambda decision: decision, lambda decision: decision.id):
+        first = agent.forward("a task")
+        arm = next(a for a in agent.catalogue.ids if a != first.braid.id)
+        second = other.override(given(first), arm)
+        waiting = {decision.id for decision in agent.ledger.pending()}
+        assert (second.id in waiting, first.id in waiting) == (True, False)
+        with pytest.raises(KeyError, match="a person chose another arm"):
+            agent.learn_from_feedback(None, first, 0.5)
+        agent.learn_from_feedback(None, second, 0.5)
+    gone = agent.forward("a task")
+    agent.expire(gone)
+    before = state_of(other)
+    with pytest.raises(KeyError):
+        other.override(gone, next(a for a in other.catalogue.ids if a != gone.braid.id))
+    assert state_of(other) == before
+
+
 def test_an_override_that_is_not_recorded_leaves_no_trace(make, monkeypatch):
     agent = make()
     first = agent.forward(TASK)

@@ -137,6 +137,22 @@ def test_what_cannot_be_overridden(agent):
     assert list(agent.arm_model_.log.overridden) == [first.id, second.id]
 
 
+def test_a_decision_of_another_agent_is_overridden(agent, twin):
+    """By the Decision, as its reward would be learnt."""
+    first = agent.recommend(TASKS[0])
+    arm = another(agent, first)
+    with pytest.raises(KeyError, match="no pending decision"):
+        twin.override(first.id, arm)
+    second = twin.override(first, arm)
+    assert (second.instead_of, list(twin.pending_)) == (first.id, [second.id])
+    with pytest.raises(ValueError, match=f"overridden already.*{second.id}"):
+        twin.override(first, arm)
+    with pytest.raises(KeyError, match="not served"):
+        twin.update(first, 0.5)
+    agent.update(agent.override(first, arm), 0.9)
+    assert_same(agent, twin.update(second, 0.9))
+
+
 def test_a_reward_that_came_meanwhile_stands(agent):
     first = agent.recommend(TASKS[0])
     proposal = agent.propose_override(first, another(agent, first))
