@@ -465,10 +465,12 @@ class BraidRecommender(BaseEstimator):
         ----------
         decision : Decision or str
             One that waits for a reward, or its id; a person's own too. One of another
-            recommender is given as a Decision.
+            recommender is given as a Decision. What waits is kept without the other
+            arms, so by id ``scores`` and ``eligible`` are of now: all that are fit.
         arm : Braid or str
             Any arm of the catalogue, or its id. It need not have been eligible: a
-            person may go beyond a budget, and ``Decision.eligible`` still says so.
+            person may go beyond a budget, and ``Decision.eligible`` still says so where
+            the whole decision is given.
 
         Returns
         -------

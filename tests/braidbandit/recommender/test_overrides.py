@@ -70,12 +70,12 @@ def test_the_first_decision_is_settled_as_not_served(agent):
     assert fingerprint(agent) == before
 
 
-def test_an_override_by_id_has_every_arm(agent):
-    """What waits is kept without the scores of the other arms."""
-    first = agent.recommend(TASKS[0])
+def test_an_override_by_id_has_every_arm(agent, catalogue):
+    """What waits is kept without the other arms: they are as they are now."""
+    first = agent.recommend(TASKS[0], eligible=catalogue.ids[:2])
     second = agent.override(first.id, another(agent, first))
     assert second.arm_ids == agent.arm_ids_
-    assert len(second.scores) == len(second.eligible) == len(second.arm_ids)
+    assert second.eligible == (True,) * len(second.arm_ids)
     scores = agent.decision_function([TASKS[0]])[0]
     np.testing.assert_allclose(second.scores, scores)
 
