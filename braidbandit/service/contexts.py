@@ -13,9 +13,9 @@ from braidbandit.service.prompts import prompt_of
 
 # A donor may cut what the anchor writes into more tokens than it cut the prompt.
 _SPARE = 1.5
-# No token is shorter than a byte. What a chat template adds to a text, and tokens that
-# are put around it, fit into the rest.
-_BYTES = 0.25
+# No token is shorter than a byte: a text of fewer bytes than this share of what a model
+# reads is not counted. What a chat template adds to it fits into the rest.
+_UNCOUNTED = 0.75
 
 
 class Reader(NamedTuple):
@@ -90,7 +90,8 @@ class Contexts:
     def is_long(self, ask: Ask) -> bool:
         """Whether a prompt may be too long for a model; its tokens are not counted."""
         size = len(prompt_of(None, ask).encode())
-        return any(_is_long(reader, size) for reader in self._readers.values())
+        limits = [r.positions for r in self._readers.values() if r.positions]
+        return size > _UNCOUNTED * min(limits, default=2**31)
 
     def too_long(self, braids: Iterable[Braid], ask: Ask) -> dict[str, Room]:
         """Return by arm id which braids cannot read a prompt.
@@ -98,26 +99,21 @@ class Contexts:
         Those with a strand that is not loaded yet are left out.
         """
         readers = self._readers
-        size = len(prompt_of(None, ask).encode())
+        if not self.is_long(ask):
+            return {}
 
         @cache
-        def prompt(anchor: str) -> str:
-            return prompt_of(readers[anchor].tokenizer, ask)
-
-        @cache
-        def count(name: str, text: str) -> int:
+        def count(name: str) -> int:
+            # Of the prompt by its own template; as a donor it reads the anchor's, which
+            # is as long but for a few words.
             reader = readers[name]
-            return len(reader.tokens.read(text)) if _is_long(reader, size) else 0
+            return len(reader.tokens.read(prompt_of(reader.tokenizer, ask)))
 
         found: dict[str, Room] = {}
         for braid in braids:
             if readers.keys() >= set(braid.strands):
-                counts = [count(name, prompt(braid.anchor)) for name in braid.strands]
-                left = room([readers[name] for name in braid.strands], counts)
+                strands = [readers[name] for name in braid.strands]
+                left = room(strands, [count(name) for name in braid.strands])
                 if left.left < 1:
                     found[braid.id] = left
         return found
-
-
-def _is_long(reader: Reader, size: int) -> bool:
-    return reader.positions is not None and size > _BYTES * reader.positions

@@ -68,9 +68,18 @@ def test_braids_with_a_strand_that_is_too_short_are_too_short():
     found = contexts.too_long(arms, ask("word " * 120))
     assert list(found) == [Braid("short").id, pair("long", "short").id]
     assert all("120 tokens, and short reads 100" in str(one) for one in found.values())
-    # One prompt is counted once for a model, however many braids it is in, and not at
-    # all where its bytes are few.
+    # Counted once for a model, however many braids it is in; and not at all where the
+    # bytes are few.
     assert (short.tokens.asked, long.tokens.asked) == (1, 1)
     assert not contexts.is_long(ask("word"))
     assert contexts.too_long(arms, ask("word")) == {}
     assert (short.tokens.asked, long.tokens.asked) == (1, 1)
+
+
+@pytest.mark.parametrize("positions", [None, 10**6])
+def test_a_donor_that_can_read_the_prompt_is_not_too_short(positions):
+    contexts = Contexts()
+    contexts.note(strand("anchor", positions))
+    contexts.note(strand("donor", 100))
+    assert contexts.is_long(ask("word " * 80))
+    assert contexts.too_long([pair("anchor", "donor")], ask("word " * 80)) == {}
