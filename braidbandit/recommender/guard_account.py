@@ -141,11 +141,11 @@ class GuardAccount:
         if savings is None or not isinstance(policy, ConservativePolicy):
             return
         if _departs(savings.baseline, decision):
-            self.book(policy, decision, 0.0)
             expired = (*savings.expired, decision.id)[-_MOST_EXPIRED:]
             made, until = seconds(decision), savings.expired_until
+            self.booked_by = type(policy).__name__, policy.share
             self.savings = replace(
-                self.savings,
+                policy.book(savings, decision.braid.id, 0.0, decision.default_quality),
                 expired=expired,
                 forgotten=savings.forgotten + len(savings.expired) + 1 - len(expired),
                 expired_until=made if until is None else max(made, until),

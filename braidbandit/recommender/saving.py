@@ -406,12 +406,11 @@ def _account(manifest: Mapping[str, Any]) -> GuardAccount:
     baseline, data = _entry(manifest, "baseline", str | None), manifest["savings"]
     if data is None:
         return GuardAccount(baseline)
+    told: dict[str, Any] = {**data, "expired": tuple(data["expired"])}
+    by = told.pop("booked_by", None)
     # Former states do not say what is owed: 1 for each, as a ConservativePolicy books.
-    expired = tuple(data["expired"])
-    data = {"owed": -float(len(expired) + data.get("forgotten", 0)), **data}
-    by = data.pop("booked_by", None)
-    savings = Savings(**{**data, "expired": expired})
-    return GuardAccount(baseline, savings, None if by is None else tuple(by))
+    told.setdefault("owed", -float(len(told["expired"]) + told.get("forgotten", 0)))
+    return GuardAccount(baseline, Savings(**told), None if by is None else tuple(by))
 
 
 def _savings(account: GuardAccount) -> dict[str, Any] | None:
