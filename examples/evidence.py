@@ -305,13 +305,12 @@ CLAIMS = {
         "best on calibration questions beside calibrated strands, in points.",
         command="-m fusion.report --tasks {data}/choices.jsonl --leave-out --models "
         "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
-        "{out}/store --prompted-only --calibration-per-set 100 --test-per-set 200 "
-        "--json",
+        "{out}/store --prompted-only --test-per-set 200 --json",
         control="Each strand, each calibrated, the best of these for each set, the "
         "untrained output mixture and product of experts, shuffled donors.",
         spread="One seed; 95 % intervals over questions, paired.",
         read=_answers,
-        minutes=60,
+        minutes=90,
         needs=("choices.jsonl",),
     ),
     "pooling": Claim(
