@@ -153,8 +153,9 @@ def test_the_command(tmp_path, capsys):
     assert "2 test questions, by unprompted" in shown
     lines = file.read_text() + json.dumps({**next(rows()), "answer": 9}) + "\n"
     file.write_text(lines)
-    with pytest.raises(ValueError, match=r"line 45: the answer is 9"):
+    with pytest.raises(SystemExit, match="2"):
         main(options)
+    assert "line 45: the answer is 9" in capsys.readouterr().err
     main([*options, "--test-per-set", "1", "--leave-out", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["refused"] == {"45": "the answer is 9; give an index from 0 to 1"}
