@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from braidbandit._files import write_atomic
 from braidbandit._json import content_hash
 from braidbandit.agent.braid_builder import check_settings, source_of
-from braidbandit.catalogue.cards import ModelCard, as_cards
+from braidbandit.catalogue.cards import ModelCard, as_cards, check_names
 from braidbandit.catalogue.profile import Profile
 
 if TYPE_CHECKING:
@@ -90,11 +90,8 @@ def profile(
     """
     check_settings(None, dtype)
     cards = [card for card in as_cards(model_pool) if not card.is_served]
+    check_names(card.name for card in cards)
     sources = {card.name: source_of(card) for card in cards}
-    if len(sources) != len(cards):
-        raise ValueError(
-            f"model names must differ, received {[card.name for card in cards]}"
-        )
     if not cards:
         return Profiles()
     from tqdm import tqdm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
@@ -221,6 +222,16 @@ def as_cards(pool: Iterable[ModelCard | Mapping[str, Any] | str]) -> list[ModelC
             "it: [model]"
         )
     return [_as_card(entry) for entry in pool]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse models of which two have one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"model names must differ, received more than one {twice[0]!r}; give each "
+            "model once, or another name"
+        )
 
 
 def _as_card(entry: ModelCard | Mapping[str, Any] | str) -> ModelCard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from braidbandit._json import content_hash
 from braidbandit.catalogue.braid import Braid
-from braidbandit.catalogue.cards import ModelCard, as_cards
+from braidbandit.catalogue.cards import ModelCard, as_cards, check_names
 from braidbandit.catalogue.costs import (
     are_measured,
     costs_per_token,
@@ -88,7 +87,7 @@ class Catalogue:
         cards = tuple(cards)
         self.cards: dict[str, ModelCard] = {card.name: card for card in cards}
         self.braids: tuple[Braid, ...] = tuple(braids)
-        _check_names(cards)
+        check_names(card.name for card in cards)
         if not self.braids:
             raise ValueError("a catalogue needs at least one braid, received none")
         self.ids: tuple[str, ...] = tuple(braid.id for braid in self.braids)
@@ -175,7 +174,7 @@ class Catalogue:
         cards = as_cards(pool)
         if not cards:
             raise ValueError("the pool is empty; give at least one model")
-        _check_names(cards)
+        check_names(card.name for card in cards)
         if profiles is not None:
             cards = with_profiles(cards, profiles)
         braids = braids_of_pool(cards, max_strands, shares, layer_sets, strategies)
@@ -620,16 +619,6 @@ def _warn_of_unsized(cards: Sequence[ModelCard]) -> None:
             "unit of compute, whatever its size, and neither price nor budgets tell "
             "them apart. Give ModelCard(parameters=)",
             stacklevel=3,
-        )
-
-
-def _check_names(cards: Sequence[ModelCard]) -> None:
-    counts = Counter(card.name for card in cards)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"model names must differ, received more than one {twice[0]!r}; give each "
-            "model once, or another name"
         )
 
 

@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from braidbandit.catalogue.cards import ModelCard
+from braidbandit.catalogue.cards import ModelCard, check_names
 
 __all__ = [
     "KEY_VARIABLE",
@@ -279,8 +279,7 @@ class ServiceSettings(BaseSettings):
                 names.append(ModelCard.from_dict(card).name)
             except (KeyError, TypeError) as error:
                 raise ValueError(str(error.args[0])) from None
-        if len(set(names)) < len(names):
-            raise ValueError(f"model names must differ, received {names}")
+        check_names(names)
         return pool
 
     @model_validator(mode="after")

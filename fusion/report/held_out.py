@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._files import json_lines
 
 Text = Mapping[str, str]
+SPLITS = ("calibration", "test")
 _KEYS = ("domain", "prompt", "reference", "split")
 
 
@@ -61,13 +62,24 @@ def read_texts(path: Path) -> tuple[list[Text], list[Text]]:
     calibration = [row for row in rows if row["split"] == "calibration"]
     held_out = [row for row in rows if row["split"] == "test"]
     if not calibration or not held_out:
-        others = sorted({row["split"] for row in rows} - {"calibration", "test"})
-        told = f". Passed over: other splits {others}" if others else ""
         raise ValueError(
             f"{path} has {len(calibration)} texts with the split 'calibration' and "
-            f"{len(held_out)} with 'test'; expected some of both{told}"
+            f"{len(held_out)} with 'test'; expected some of both"
+            + passed_over(row["split"] for row in rows)
         )
     return calibration, held_out
+
+
+def passed_over(splits: Iterable[str]) -> str:
+    """The end of a message that names the splits which nothing is read of.
+
+    Examples
+    --------
+    >>> passed_over(["test", "tset"]), passed_over(["test"])
+    (". Passed over: other splits ['tset']", '')
+    """
+    others = sorted(set(splits) - set(SPLITS))
+    return f". Passed over: other splits {others}" if others else ""
 
 
 def _checked(where: str, row: Any) -> Text:

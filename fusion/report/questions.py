@@ -14,8 +14,8 @@ from ..judging.choices import NEUTRAL
 from ..judging.rewards import ExactMatch, UnitTests, last_number
 from ..judging.scoring import scored_bytes
 from ..strands.strand import Strand
+from .held_out import SPLITS, passed_over
 
-SPLITS = ("calibration", "test")
 _SHAPES = (
     '"choices" (a list of texts) and "answer" (the index of the right one)',
     '"reference" (the right answer), with "extract" ("all", "line" or "number") or not',
@@ -114,13 +114,12 @@ def read_questions(
     if not leave_out:
         refuse(path, refused)
     questions = [question for question in found if question.split in SPLITS]
-    others = sorted({question.split for question in found} - set(SPLITS))
-    told = f". Passed over: other splits {others}" if others else ""
     for split in SPLITS:
         if not any(question.split == split for question in questions):
             raise ValueError(
                 f"{path} has no question with the split {split!r}; expected some of "
-                f"both {SPLITS}: one part to choose by, one to judge by{told}"
+                f"both {SPLITS}: one part to choose by, one to judge by"
+                + passed_over(question.split for question in found)
             )
     return questions, refused
 
