@@ -205,13 +205,11 @@ def _check_number(name: str, value: Any) -> None:
     try:
         if isinstance(value, str | bytes | bool | np.bool_):
             raise TypeError
-        float(value)
+        as_float(value)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} is a number, received {value!r} ({type(value).__name__})"
         ) from None
-    except OverflowError:  # a whole number beyond all floats is one
-        return
 
 
 NO_LIMITS = Limits()

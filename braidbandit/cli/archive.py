@@ -118,25 +118,18 @@ def import_agent(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def import_records(file: Path, ledger_file: Path) -> int:
-    """Add the records of a file of :func:`export_ledger` to a ledger: all, or none.
+    """Add the records of a file to a ledger, as :func:`import_ledger`: all, or none.
 
     Parameters
     ----------
     file : Path
-        Ending in ``.jsonl`` or ``.parquet``.
     ledger_file : Path
         Of the ledger; it is made, with its folder, where there is none.
-
-    Returns
-    -------
-    int
-        Records that were not there already.
 
     Raises
     ------
     ValueError
-        When the file is damaged or of a newer format, or the ledger holds something
-        else under the same id; nothing was written.
+        As :func:`import_ledger`; nothing was written.
     """
     from braidbandit.ledger.ledger import Ledger
     from braidbandit.ledger.transfer import import_ledger
