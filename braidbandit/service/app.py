@@ -18,12 +18,12 @@ from braidbandit import __version__
 from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.service.dashboard.pages import dashboard_of
 from braidbandit.service.errors import ApiError
-from braidbandit.service.gate import Gate
 from braidbandit.service.opening import open_agent
-from braidbandit.service.openwebui import Poller
-from braidbandit.service.routes import router_of
 from braidbandit.service.service import Service
 from braidbandit.service.settings import ServiceSettings
+from braidbandit.service.web.gate import Gate
+from braidbandit.service.web.openwebui import Poller
+from braidbandit.service.web.routes import router_of
 
 _MOST_SHOWN = 100  # characters of what was received
 

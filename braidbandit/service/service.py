@@ -13,24 +13,24 @@ from braidbandit.agent.meta_braider import MetaBraider
 from braidbandit.catalogue.braid import Braid
 from braidbandit.ledger.ledger import Ledger
 from braidbandit.ledger.records import Decision
-from braidbandit.service.arms import AUTO, Arms
-from braidbandit.service.asking import Ask
-from braidbandit.service.bodies import FeedbackBody
-from braidbandit.service.building import Building, Progress
-from braidbandit.service.choosing import Chooser, Chosen
-from braidbandit.service.contexts import Contexts
+from braidbandit.service.choosing.arms import AUTO, Arms
+from braidbandit.service.choosing.chooser import Chooser, Chosen
+from braidbandit.service.choosing.timing import Timing
 from braidbandit.service.errors import ApiError
-from braidbandit.service.feedback import Feedback, Result
 from braidbandit.service.keys import Keys
 from braidbandit.service.live import Live
-from braidbandit.service.memory import Memory
-from braidbandit.service.relay import Relay
+from braidbandit.service.ratings.feedback import Feedback, Result
+from braidbandit.service.ratings.memory import Memory
+from braidbandit.service.ratings.signing import Signer
+from braidbandit.service.ratings.tasks_at_hand import TasksAtHand
 from braidbandit.service.settings import ServiceSettings
-from braidbandit.service.signing import Signer
-from braidbandit.service.tasks_at_hand import TasksAtHand
-from braidbandit.service.timing import Timing
-from braidbandit.service.worker import LocalWorker
-from braidbandit.service.writing import Job
+from braidbandit.service.wire.asking import Ask
+from braidbandit.service.wire.bodies import FeedbackBody
+from braidbandit.service.writing.batch import Job
+from braidbandit.service.writing.building import Building, Progress
+from braidbandit.service.writing.contexts import Contexts
+from braidbandit.service.writing.relay import Relay
+from braidbandit.service.writing.worker import LocalWorker
 
 _LOG = logging.getLogger(__name__)
 _MEMORY = "service.sqlite"

@@ -1,0 +1,1 @@
+"""What is remembered of answers, and what people say of them."""

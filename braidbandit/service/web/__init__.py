@@ -1,0 +1,1 @@
+"""The addresses: who gets in, and what is answered there."""

@@ -1,0 +1,1 @@
+"""What callers send and are sent: OpenAI's bodies, checked and told."""

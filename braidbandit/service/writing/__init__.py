@@ -1,0 +1,1 @@
+"""Text on its way: written by local models, or handed on from a URL."""
