@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from braidbandit import __version__
-from braidbandit.cli import choosing, comparing, keeping, setting_up
-from braidbandit.cli.group import Commands
+from braidbandit.cli.decisions import choosing
+from braidbandit.cli.machine import setting_up
+from braidbandit.cli.measuring import comparing
+from braidbandit.cli.shell.group import Commands
+from braidbandit.cli.state import keeping
 
 _HELP = """\
 Learns which of your language models to use, alone or braided, for each task.

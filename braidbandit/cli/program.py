@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from braidbandit.cli.exits import Exit
+from braidbandit.cli.shell.exits import Exit
 
 NAME = "braidbandit"
 

@@ -9,8 +9,8 @@ import pytest
 from programs import ROOT, process
 
 from braidbandit import Ledger, __version__
-from braidbandit.cli.exits import Exit
 from braidbandit.cli.program import main
+from braidbandit.cli.shell.exits import Exit
 
 # A finder that knows no such package, as where the extra is not installed.
 _HIDE = """

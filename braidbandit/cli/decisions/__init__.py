@@ -1,0 +1,1 @@
+"""Commands around one decision, and what people say of it."""

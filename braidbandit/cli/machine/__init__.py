@@ -1,0 +1,1 @@
+"""Setting up, and what is on this machine: models, servers, faults."""

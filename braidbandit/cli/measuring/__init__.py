@@ -1,0 +1,1 @@
+"""Commands that measure: a probe, a replay, policies beside each other."""

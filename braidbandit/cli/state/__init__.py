@@ -1,0 +1,1 @@
+"""Commands that copy, restore and look at what an agent knows."""
