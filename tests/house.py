@@ -232,7 +232,29 @@ def circles(root: Path = ROOT) -> list[str]:
         if "." in file.module:  # a package as a whole gathers its public names
             targets = {module for module, _ in imports(file, modules)}
             arrows[file.module] = (targets & modules) - {file.module}
-    reach = {module: _reachable(module, arrows) for module in arrows}
+    return _rings(arrows)
+
+
+def room_circles(root: Path = ROOT) -> list[str]:
+    """Rooms, which are folders of a folder, that import each other so."""
+    all_files = files(root)
+    modules = {file.module for file in all_files}
+    arrows: dict[str, set[str]] = {}
+    for file in all_files:
+        if room := _room_of(file.module):
+            targets = {_room_of(module) for module, _ in imports(file, modules)}
+            arrows.setdefault(room, set()).update(targets - {"", room})
+    return _rings(arrows)
+
+
+def _room_of(module: str) -> str:
+    """Package, folder and room; "" for what lies in no room."""
+    parts = module.split(".")
+    return ".".join(parts[:3]) if len(parts) > 3 else ""
+
+
+def _rings(arrows: dict[str, set[str]]) -> list[str]:
+    reach = {start: _reachable(start, arrows) for start in arrows}
     rings = {
         tuple(sorted(other for other in reach[m] if m in reach.get(other, ())))
         for m in arrows
@@ -524,6 +546,7 @@ def _counted(node: Function | ast.ClassDef, lines: list[str]) -> tuple[int, int]
 CHECKS: list[Callable[[Path], list[str]]] = [
     upward_imports,
     circles,
+    room_circles,
     private_imports,
     private_attributes,
     only_heirs,

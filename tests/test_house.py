@@ -117,6 +117,15 @@ PLANTED = [
             "braidbandit/bandit/z.py": "from .x import g",
         },
     ),
+    (
+        house.room_circles,
+        {
+            "braidbandit/cli/a/x.py": "from braidbandit.cli.b.x import f",
+            "braidbandit/cli/b/x.py": "",
+            "braidbandit/cli/b/y.py": "from braidbandit.cli.a.y import g",
+            "braidbandit/cli/a/y.py": "",
+        },
+    ),
     (house.private_imports, {LEDGER: "from braidbandit.bandit.prior import _scale"}),
     (house.private_imports, {LEDGER: "from ..bandit._sums import scale"}),
     (house.private_imports, {LEDGER: "from ..bandit import _sums"}),
@@ -159,6 +168,13 @@ PLANTED = [
 FINE = [
     (house.upward_imports, {LEDGER: "from ..bandit.prior import PriorScales"}),
     (house.upward_imports, {"braidbandit/agent/x.py": "def f():\n    import fusion"}),
+    (
+        house.room_circles,
+        {
+            "braidbandit/cli/a/x.py": "from braidbandit.cli.b.x import f",
+            "braidbandit/cli/b/x.py": "from braidbandit.cli.names import g",
+        },
+    ),
     (house.private_imports, {LEDGER: "from .._files import write_atomic"}),
     (house.private_imports, {LEDGER: "from .rows import _row"}),
     (

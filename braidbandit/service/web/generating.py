@@ -18,8 +18,8 @@ from braidbandit.ledger.records import Decision
 from braidbandit.service.errors import ApiError
 from braidbandit.service.live import Answered
 from braidbandit.service.service import Service
+from braidbandit.service.web.forms import Form
 from braidbandit.service.wire.asking import Ask
-from braidbandit.service.wire.forms import Form
 from braidbandit.service.writing.batch import Job
 from braidbandit.service.writing.flow import Delta, Done, Event, Failed, Flow
 

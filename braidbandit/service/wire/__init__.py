@@ -1,1 +1,1 @@
-"""What callers send and are sent: OpenAI's bodies, checked and told."""
+"""What callers send: OpenAI's bodies, checked, and as the rest takes them."""

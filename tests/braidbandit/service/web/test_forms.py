@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidbandit.service.wire.forms import Form, logprobs_of, message_of
+from braidbandit.service.web.forms import Form, logprobs_of, message_of
 from braidbandit.service.writing.flow import Delta, Done
 
 ABOUT = {"decision": "d", "token": "t", "arm": "a", "reason": "chosen – for\nné"}
