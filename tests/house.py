@@ -225,35 +225,31 @@ def floors(package: str, root: Path = ROOT) -> list[str]:
 
 def circles(root: Path = ROOT) -> list[str]:
     """Modules that import each other, directly or in a ring."""
-    all_files = files(root)
-    modules = {file.module for file in all_files}
-    arrows: dict[str, set[str]] = {}
-    for file in all_files:
-        if "." in file.module:  # a package as a whole gathers its public names
-            targets = {module for module, _ in imports(file, modules)}
-            arrows[file.module] = (targets & modules) - {file.module}
-    return _rings(arrows)
+    # A package as a whole gathers its public names.
+    return _rings(root, lambda module: module if "." in module else "")
 
 
 def room_circles(root: Path = ROOT) -> list[str]:
     """Rooms, which are folders of a folder, that import each other so."""
+    inside = [f.module.split(".")[:3] for f in files(root) if f.module.count(".") > 2]
+    rooms = {".".join(parts) for parts in inside}
+
+    def room_of(module: str) -> str:
+        room = ".".join(module.split(".")[:3])
+        return room if room in rooms else ""
+
+    return _rings(root, room_of)
+
+
+def _rings(root: Path, place: Callable[[str], str]) -> list[str]:
+    """Places of modules that import each other; "" is no place."""
     all_files = files(root)
     modules = {file.module for file in all_files}
     arrows: dict[str, set[str]] = {}
     for file in all_files:
-        if room := _room_of(file.module):
-            targets = {_room_of(module) for module, _ in imports(file, modules)}
-            arrows.setdefault(room, set()).update(targets - {"", room})
-    return _rings(arrows)
-
-
-def _room_of(module: str) -> str:
-    """Package, folder and room; "" for what lies in no room."""
-    parts = module.split(".")
-    return ".".join(parts[:3]) if len(parts) > 3 else ""
-
-
-def _rings(arrows: dict[str, set[str]]) -> list[str]:
+        if here := place(file.module):
+            targets = {place(module) for module, _ in imports(file, modules)}
+            arrows.setdefault(here, set()).update(targets - {"", here})
     reach = {start: _reachable(start, arrows) for start in arrows}
     rings = {
         tuple(sorted(other for other in reach[m] if m in reach.get(other, ())))

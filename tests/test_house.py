@@ -126,6 +126,15 @@ PLANTED = [
             "braidbandit/cli/a/y.py": "",
         },
     ),
+    (
+        house.room_circles,
+        {
+            "braidbandit/cli/a/__init__.py": "from braidbandit.cli.b import f",
+            "braidbandit/cli/a/x.py": "",
+            "braidbandit/cli/b/__init__.py": "",
+            "braidbandit/cli/b/x.py": "from braidbandit.cli.a import g",
+        },
+    ),
     (house.private_imports, {LEDGER: "from braidbandit.bandit.prior import _scale"}),
     (house.private_imports, {LEDGER: "from ..bandit._sums import scale"}),
     (house.private_imports, {LEDGER: "from ..bandit import _sums"}),
