@@ -140,6 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if value is not None and value < 1:
             option = f"--{name.replace('_', '-')}"
             parser().error(f"{option} is {value}; give at least 1")
+    for name in options.models:
+        if options.models.count(name) > 1:
+            parser().error(f"--models names {name!r} twice; give each model once")
+    if options.carrying and len(options.models) < 2:
+        parser().error(f"--carrying: received the models {options.models}; give two")
     draw = None
     if options.plot:  # where it cannot be drawn, say so before the work
         from .plot import plot as draw
@@ -157,12 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibration, held_out = (first_of_each(part, options.per_domain) for part in texts)
     native = False if "sparse" in options.places else options.native
     pool = Pool(dtype=dtype_of(options.dtype), native=native)
+    with _refusing():
+        depths = {name: pool.facts(name)["layers"] for name in options.models}
     if options.carrying:
         found = carrying(pool, options.models, held_out, not options.json)
         told = [{**asdict(row), "loss": row.loss} for row in found]
         print(json.dumps(told, indent=1) if options.json else carrying_table(found))
         return
-    depths = {name: pool.facts(name)["layers"] for name in options.models}
     rows = rows_for(
         pool,
         list(plans(depths, options.strategies or STRATEGIES, options.places)),
@@ -180,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What is wrong with a file that was given, as of any other option."""
+    """What is wrong with a file or a model that was given, as of any other option."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -206,7 +212,8 @@ def _tasks(options: argparse.Namespace, store: Path) -> dict[str, Any]:
     with _refusing():
         questions, refused = read_questions(options.tasks, options.leave_out)
     pool = Pool(dtype=dtype_of(options.dtype), native=options.native)
-    strands = strands_of_plan(pool, plan)
+    with _refusing():
+        strands = strands_of_plan(pool, plan)
     unwritten = unwritable(questions, list(strands.values()))
     if not options.leave_out:
         with _refusing():

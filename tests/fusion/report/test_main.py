@@ -55,6 +55,22 @@ def test_bad_options_are_refused(option, capsys):
     assert f"{option} is 0; give at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("models", "more", "told"),
+    [
+        (["nobody"], [], "unknown model source 'nobody'"),
+        (["nobody", "someone"], ["--carrying"], "unknown model source 'nobody'"),
+        (["a", "b", "a"], [], "names 'a' twice"),
+        (["a"], ["--carrying"], "the models ['a']; give two"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(given, capsys, models, more, told):
+    with pytest.raises(SystemExit) as ended:
+        main([*given[0], *more, "--models", *models])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--tasks", "--texts"])
 @pytest.mark.parametrize(
     ("content", "told"),

@@ -156,6 +156,9 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(options)
     assert "line 45: the answer is 9" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*options, "--leave-out", "--models", models[0], "nobody"])
+    assert "unknown model source 'nobody'" in capsys.readouterr().err
     main([*options, "--test-per-set", "1", "--leave-out", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["refused"] == {"45": "the answer is 9; give an index from 0 to 1"}
