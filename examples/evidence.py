@@ -87,7 +87,7 @@ def _demo(_: str, out: Path) -> Values:
         values[f"{short}-bits"] = f"{row['bits_per_byte']:.3f}"
         values[f"{short}-utility"] = f"{row['utility']:.3f}"
         if short != "policy":
-            values[f"{short}-gain"] = f"{row['policy_minus_this']:+.3f}"
+            values[f"{short}-gain"] = _told(row["policy_minus_this"], "+.3f")
             values[f"{short}-error"] = f"{row['policy_minus_this_error']:.3f}"
     return values
 
@@ -98,10 +98,9 @@ def _specialists(_: str, out: Path) -> Values:
     for choice in told["choices"]:
         short = choice["among"].replace(" ", "-")
         row = next(iter(choice["beside"].values()))
-        reach = 1.96 * row["standard_error"]
-        values[f"{short}-gain"] = f"{row['gain']:+.3f}"
-        values[f"{short}-low"] = f"{row['gain'] - reach:+.3f}"
-        values[f"{short}-high"] = f"{row['gain'] + reach:+.3f}"
+        gain, reach = row["gain"], 1.96 * row["standard_error"]
+        parts = {"gain": gain, "low": gain - reach, "high": gain + reach}
+        values |= {f"{short}-{k}": _told(v, "+.3f") for k, v in parts.items()}
     values["leading-arms"] = str(len(set(told["best of a kind"].values())))
     return values
 
@@ -149,10 +148,8 @@ def _bits(printed: str, _: Path) -> Values:
         if row["donors"]:
             gains = {d: 100 * (1 - bits[d] / bar[d]) for d in domains}
             gains["mean"] = 100 * (1 - row["mean"] * len(bar) / sum(bar.values()))
-            # A sum with 0 is never a negative zero.
             values |= {
-                f"{short}-{d}-gain": f"{round(gain, 1) + 0.0:.1f}"
-                for d, gain in gains.items()
+                f"{short}-{d}-gain": _told(gain, ".1f") for d, gain in gains.items()
             }
         if row["spread"] is not None:
             values[f"{short}-spread"] = f"{row['spread']:.4f}"
@@ -228,15 +225,21 @@ def _words(name: str) -> str:
 def _gain(short: str, gain: Any, times: float, form: str) -> Values:
     """A mean and its interval."""
     parts = {f"{short}-{part}": gain[part] for part in ("mean", "low", "high")}
-    return {name: format(times * value, form) for name, value in parts.items()}
+    return {name: _told(times * value, form) for name, value in parts.items()}
+
+
+def _told(value: float, form: str) -> str:
+    """A number in a form, never as a negative zero."""
+    told = format(value, form)
+    return told if float(told) else format(0.0, form)
 
 
 def _chooser(printed: str, _: Path) -> Values:
     told = json.loads(printed)
-    values = {"full-information": f"{told['full_information_points']:+.1f}"}
+    values = {"full-information": _told(told["full_information_points"], "+.1f")}
     for name, row in told["policies"].items():
         short = name.replace("braidbandit", "ours").replace(",", "").replace(" ", "-")
-        values[short] = f"{row['points']:+.2f}"
+        values[short] = _told(row["points"], "+.2f")
         values[f"{short}-error"] = f"{row['points_se']:.2f}"
     return values
 
@@ -310,12 +313,12 @@ CLAIMS = {
         "best on calibration questions beside calibrated strands, in points.",
         command="-m fusion.report --tasks {data}/choices.jsonl --leave-out --models "
         "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
-        "{out}/store --prompted-only --test-per-set 200 --json",
+        "{out}/store --prompted-only --json",
         control="Each strand, each calibrated, the best of these for each set, the "
         "untrained output mixture and product of experts, shuffled donors.",
         spread="One seed; 95 % intervals over questions, paired.",
         read=_answers,
-        minutes=90,
+        minutes=210,
         needs=("choices.jsonl",),
     ),
     "pooling": Claim(
@@ -325,7 +328,7 @@ CLAIMS = {
         "does add to the other.",
         command="examples/bench_pooling.py --tasks {data}/choices.jsonl --models "
         "gemma-3-270m SmolLM2-135M-Instruct --dtype float32 --no-native --store "
-        "{out}/store --per-set 400 --json",
+        "{out}/store --json",
         control="The better model alone under the same judge; the better model made "
         "worse by noise; the better model twice, with two draws of noise.",
         spread="95 % intervals over questions, paired; 8 draws of folds and noise.",

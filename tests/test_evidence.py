@@ -42,6 +42,12 @@ def test_another_number_is_seen():
     ]
 
 
+def test_nothing_is_no_negative_zero():
+    gain = {"mean": -0.0004, "low": -0.02, "high": 0.0}
+    told = {"a-mean": "+0.0", "a-low": "-2.0", "a-high": "+0.0"}
+    assert evidence._gain("a", gain, 100, "+.1f") == told
+
+
 def test_every_record_is_of_a_claim_as_it_is_now():
     for name, section in evidence.read_page().items():
         claim = evidence.CLAIMS[name]
