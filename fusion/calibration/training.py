@@ -40,6 +40,10 @@ def _mean_loss(
         return sum(float(loss(part)) * len(part) for part in parts) / len(items)
 
 
+def _cards(module: nn.Module) -> set[torch.device]:
+    return {p.device for p in module.parameters() if p.device.type == "cuda"}
+
+
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
@@ -97,7 +101,7 @@ def train(
             "by; give longer texts: one token alone predicts nothing"
         )
     parameters = [p for p in module.parameters() if p.requires_grad]
-    cards = {p.device for p in parameters if p.device.type == "cuda"}
+    cards = _cards(module)
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     steps = epochs * math.ceil(len(training) / group)
     # Large steps first, none at the end: with this little text it overfits otherwise.
@@ -136,6 +140,8 @@ def train_part(
 ) -> None:
     """Train a part of a braid as `train` does, with the seed of a store.
 
+    That is the seed of all that is drawn, too; the caller's generator stays as it is.
+
     Parameters
     ----------
     store : CalibrationStore
@@ -147,14 +153,17 @@ def train_part(
     epochs, group, label, learning_rate
         As in `train`.
     """
-    train(
-        part,
-        loss,
-        *items,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seed=store.seed,
-        group=group,
-        label=label,
-        progress=store.progress,
-    )
+    # What is drawn must not depend on which parts were in the store already.
+    with torch.random.fork_rng(devices=_cards(part)):
+        torch.manual_seed(store.seed)
+        train(
+            part,
+            loss,
+            *items,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            seed=store.seed,
+            group=group,
+            label=label,
+            progress=store.progress,
+        )

@@ -215,6 +215,19 @@ def test_a_store_is_shared_and_changes_nothing(braid, tmp_path, monkeypatch):
     assert all(p.suffix == ".safetensors" for p in tmp_path.iterdir())
 
 
+def test_a_part_does_not_depend_on_what_the_store_has_already(braid, tmp_path):
+    """As many numbers are drawn with a part from the store as without."""
+
+    def make(*layers):
+        return braid("llama", "gemma", layers=layers, strategy="router", std=0)
+
+    fit(make("final"), store=tmp_path)
+    one, other = make("final", "output"), make("final", "output")
+    assert set(fit(one, store=tmp_path).reused) == {"final"}
+    fit(other)
+    assert not differences(one, other.state_dict())
+
+
 def test_a_file_that_was_cut_off_is_made_again(braid, tmp_path):
     def run():
         # Strands that this process has not read the texts with.

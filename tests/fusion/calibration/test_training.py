@@ -79,6 +79,23 @@ def test_a_part_is_trained_with_the_seed_of_the_store(store):
     assert torch.equal(modules[0].number, modules[1].number)
 
 
+def test_what_a_part_draws_is_of_the_seed_alone(store):
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        module, mine = Mean(), []
+
+        def loss(group, module=module, mine=mine):
+            mine.append(float(torch.rand(())))
+            return module.loss(group)
+
+        before = torch.get_rng_state()
+        train_part(store, module, loss, ([1, 3], [2]), epochs=2, group=2, label="")
+        assert torch.equal(torch.get_rng_state(), before)
+        drawn.append(mine)
+    assert drawn[0] == drawn[1]
+
+
 def far_away(module):
     """A loss whose slope is always clipped to 1: each step of Adam is its rate."""
     return lambda group: (module.number - 1e3).pow(2)
