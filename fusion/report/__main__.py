@@ -81,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
         "--positions",
         type=int,
         default=1000,
-        help="scored for each braid and domain (default: %(default)s)",
+        help="scored for each braid and domain, drawn at random unless there are fewer "
+        "(default: %(default)s)",
     )
     add(
         "--dtype",

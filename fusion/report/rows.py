@@ -40,7 +40,8 @@ class Row(TypedDict):
     mean : float
         Over domains and seeds.
     spread : float or None
-        Standard deviation between seeds of the mean over domains.
+        Standard deviation between seeds of the mean over domains. Where not all
+        positions are scored, most of it may be their draw.
     tokens_per_s : float
         Of greedy decoding, by the braid of the first seed, as the next two.
     memory_mb : float
