@@ -128,6 +128,27 @@ def as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def check_number(name: str, value: Any) -> float:
+    """Return a setting as `as_float` does; text and truth values are no numbers.
+
+    Examples
+    --------
+    >>> check_number("alpha", 3)
+    3.0
+    >>> check_number("alpha", "3")
+    Traceback (most recent call last):
+    TypeError: alpha is a number, received '3' (str)
+    """
+    try:
+        if isinstance(value, str | bytes | bool | np.bool_):
+            raise TypeError
+        return as_float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} is a number, received {value!r} ({type(value).__name__})"
+        ) from None
+
+
 def check_reward(value: Any) -> float:
     """Return ``value`` as a float in [0, 1], or say what is wrong with it.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from braidbandit._checks import check_number
 from braidbandit.bandit.belief import Belief
 from braidbandit.bandit.policies import (
     Array,
@@ -127,7 +128,7 @@ class ConservativePolicy:
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.share < 1.0:
+        if not 0.0 < check_number("share", self.share) < 1.0:
             raise ValueError(f"share must lie in (0, 1), received {self.share!r}")
         check_policy(self.policy)
         if self.baseline is not None and not isinstance(self.baseline, str):
@@ -244,7 +245,7 @@ class DeclineToDefault(ConservativePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (np.isfinite(self.slack) and self.slack >= 0):
+        if not 0.0 <= check_number("slack", self.slack) < np.inf:
             raise ValueError(f"slack must be at least 0, received {self.slack!r}")
 
     def book(

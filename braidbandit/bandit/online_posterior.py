@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_whole
+from braidbandit._checks import check_number, check_whole
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import PriorScales, parameter_groups
 
@@ -362,7 +362,7 @@ def check_learning(forgetting: Any, prior: Any, max_parameters: Any) -> None:
         When ``forgetting`` is not in (0, 1], ``prior`` is no PriorScales, or
         ``max_parameters`` is no whole number from 0 up.
     """
-    if not 0.0 < forgetting <= 1.0:
+    if not 0.0 < check_number("forgetting", forgetting) <= 1.0:
         raise ValueError(f"forgetting lies in (0, 1], received {forgetting!r}")
     if prior is not None and not isinstance(prior, PriorScales):
         raise TypeError(f"prior is PriorScales(...) or None, received {prior!r}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit._checks import check_whole
+from braidbandit._checks import check_number, check_whole
 from braidbandit.bandit.belief import MANY_ARMS, Belief
 
 Array = NDArray[np.float64]
@@ -114,7 +114,7 @@ class Policy(Protocol):
 
 def check_share(name: str, value: float) -> None:
     """Refuse a share outside [0, 1]."""
-    if not 0.0 <= value <= 1.0:
+    if not 0.0 <= check_number(name, value) <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], received {value!r}")
 
 
@@ -225,7 +225,7 @@ class ThompsonSampling:
     def __post_init__(self) -> None:
         check_share("floor", self.floor)
         check_whole("n_draws", self.n_draws, 1)
-        if not (np.isfinite(self.scale) and self.scale >= 0):
+        if not 0.0 <= check_number("scale", self.scale) < np.inf:
             raise ValueError(f"scale must be at least 0, received {self.scale!r}")
 
     def select(
@@ -384,7 +384,7 @@ class LinUCB(_ByScore):
 
     def __post_init__(self) -> None:
         check_share("floor", self.floor)
-        if not (np.isfinite(self.alpha) and self.alpha >= 0):
+        if not 0.0 <= check_number("alpha", self.alpha) < np.inf:
             raise ValueError(f"alpha must be at least 0, received {self.alpha!r}")
 
     def bonus(self, belief: Belief) -> Array:
@@ -432,7 +432,7 @@ class SquareCB(_ByScore):
 
     def __post_init__(self) -> None:
         check_share("floor", self.floor)
-        if not (np.isfinite(self.gamma) and self.gamma > 0):
+        if not 0.0 < check_number("gamma", self.gamma) < np.inf:
             raise ValueError(f"gamma must be above 0, received {self.gamma!r}")
 
     def _shares(self, score: Array, eligible: Mask) -> Array:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_number
+
 # The arm's own parameters are in the last two, or where nothing says what an arm is
 # made of, in "braid" and "interaction".
 GROUPS = (
@@ -100,7 +102,8 @@ class PriorScales:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not np.isfinite(value) or (name != "mean" and value <= 0):
+            number = check_number(f"prior scale {name}", value)
+            if not np.isfinite(number) or (name != "mean" and number <= 0):
                 raise ValueError(
                     f"prior scale {name} must be finite and above 0, received {value!r}"
                 )

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from braidbandit._checks import as_float
+from braidbandit._checks import check_number
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,10 @@ class Budget:
         for key, value in dict(vars(self)).items():
             if value is None:
                 continue
-            _check_number(key, value)
-            if not value > 0:
+            limit = check_number(key, value)
+            if not limit > 0:
                 raise ValueError(f"{key} must be above 0 or None, received {value!r}")
             # A decision records plain numbers in JSON, which has no infinity.
-            limit = as_float(value)
             object.__setattr__(self, key, None if math.isinf(limit) else limit)
 
     def to_dict(self) -> dict[str, float | None]:
@@ -133,12 +131,16 @@ class Limits:
         if isinstance(self.eligible, Set | Iterator):
             object.__setattr__(self, "eligible", tuple(self.eligible))
         target, prefers = self.accuracy_target, self.preference
-        if target is not None:
-            _check_number("accuracy_target", target)
-        if target is not None and not 0.0 <= target <= 1.0:  # also refuses NaN
+        # Also refuses NaN.
+        if target is not None and not (
+            0.0 <= check_number("accuracy_target", target) <= 1.0
+        ):
             raise ValueError(f"accuracy_target lies in [0, 1], received {target!r}")
         if prefers is not None:
-            prefers = {key: as_float(weight) for key, weight in prefers.items()}
+            prefers = {
+                key: check_number(f"preference for {key}", weight)
+                for key, weight in prefers.items()
+            }
         record = {
             "compute_budget": float(self.compute_budget),
             **(self.budget or _NO_BUDGET).to_dict(),
@@ -192,24 +194,11 @@ def _check_budgets(compute_budget: float, budget: Budget | None) -> None:
             f"budget is a Budget, received {budget!r}; a share of the dearest arm is "
             "compute_budget"
         )
-    _check_number("compute_budget", compute_budget)
-    if not 0.0 <= compute_budget <= 1.0:  # also refuses NaN
+    if not 0.0 <= check_number("compute_budget", compute_budget) <= 1.0:
         raise ValueError(
             "compute_budget must lie between 0 (only the cheapest arms) and 1 (all "
             f"arms), received {compute_budget!r}"
         )
-
-
-def _check_number(name: str, value: Any) -> None:
-    """Refuse what is no number, such as the text of one, or a truth value."""
-    try:
-        if isinstance(value, str | bytes | bool | np.bool_):
-            raise TypeError
-        as_float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name} is a number, received {value!r} ({type(value).__name__})"
-        ) from None
 
 
 NO_LIMITS = Limits()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from braidbandit._checks import check_number
+
 ENGINES = ("llama.cpp", "transformers")
 
 
@@ -68,10 +70,7 @@ class Profile:
                 f"engine of a profile is one of {ENGINES}, received {self.engine!r}"
             )
         for key in _NUMBERS:
-            value = getattr(self, key)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number:
-                raise TypeError(f"{key} of a profile is a number, received {value!r}")
+            value = check_number(f"{key} of a profile", getattr(self, key))
             least = key in _FROM_ZERO
             if not (math.isfinite(value) and (value > 0 or (least and value == 0))):
                 raise ValueError(

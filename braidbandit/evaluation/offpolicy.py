@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_number
 from braidbandit.evaluation.comparison import Comparison, Estimate
 from braidbandit.evaluation.contexts import run_starts
 from braidbandit.evaluation.estimators import (
@@ -267,7 +268,7 @@ class _Settings:
         least_propensity: float | None,
         random_state: Seed,
     ) -> _Settings:
-        if not 0.0 < level < 1.0:
+        if not 0.0 < check_number("level", level) < 1.0:
             raise ValueError(f"level lies in (0, 1), received {level!r}")
         if n_resamples < _LEAST_RESAMPLES:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_number
 from braidbandit.recommender.arm_model import ArmModel
 
 Array = NDArray[np.float64]
@@ -124,7 +125,7 @@ def drawn_from(decision_id: str) -> float:
 
 def check_rate(rate: float) -> float:
     """Return a share of answers, or say what is wrong with it."""
-    if not 0.0 <= rate <= 1.0:  # also refuses NaN
+    if not 0.0 <= check_number("rate", rate) <= 1.0:  # also refuses NaN
         raise ValueError(
             f"rate is the share of answers to ask about, in [0, 1]; received {rate!r}"
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from braidbandit._checks import check_number
+
 Array = NDArray[np.float64]
 
 
@@ -53,7 +55,8 @@ class DriftMonitor:
     widen: float = 0.9
 
     def __post_init__(self) -> None:
-        if not (self.slack >= 0 and self.threshold > 0 and 0 <= self.widen < 1):
+        slack, threshold, widen = (check_number(*item) for item in vars(self).items())
+        if not (slack >= 0 and threshold > 0 and 0 <= widen < 1):
             raise ValueError(
                 "slack is at least 0, threshold above 0 and widen in [0, 1); received "
                 f"{self}"

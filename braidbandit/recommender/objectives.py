@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidbandit._checks import as_float, check_reward
+from braidbandit._checks import check_number, check_reward
 from braidbandit.bandit.posterior import Posterior
 from braidbandit.bandit.prior import GROUPS, PriorScales, parameter_groups
 
@@ -78,7 +78,8 @@ class Preference:
         unknown = sorted(set(weights) - set(OBJECTIVES))
         if unknown:
             raise KeyError(f"unknown objectives {unknown}; known are {OBJECTIVES}")
-        values = {"quality": 1.0, **{k: as_float(v) for k, v in weights.items()}}
+        given = {k: check_number(f"preference for {k}", v) for k, v in weights.items()}
+        values = {"quality": 1.0, **given}
         if not all(math.isfinite(v) and v >= 0 for v in values.values()):
             raise ValueError(
                 f"preference weights are finite and at least 0, received {weights}"
@@ -186,7 +187,7 @@ def check_measurement(name: str, value: Any) -> float | None:
     """Return a measurement as a float above 0, or None."""
     if value is None:
         return None
-    number = as_float(value)
+    number = check_number(name, value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} is finite and above 0, or None; received {value!r}")
     return number
@@ -282,7 +283,7 @@ def utility(quality: float, relative_cost: float, price: float) -> float:
 
 def check_price(price: float) -> float:
     """Return ``price`` if it is finite and at least 0."""
-    if not (math.isfinite(as_float(price)) and price >= 0):
+    if not 0 <= check_number("price", price) < math.inf:
         raise ValueError(
             f"price is the quality one gives up to go from the dearest arm to the "
             f"cheapest; expected a finite number from 0, received {price!r}"

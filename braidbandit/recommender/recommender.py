@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from braidbandit._checks import check_reward, check_weight, same
+from braidbandit._checks import check_number, check_reward, check_weight, same
 from braidbandit._named import in_rows, ordered
 from braidbandit._random import RandomSequence
 from braidbandit.bandit.guard import ConservativePolicy, Savings
@@ -1063,7 +1063,7 @@ class BraidRecommender(BaseEstimator):
             How far it may have moved, as a share of the variance with which models
             differ.
         """
-        if not 0.0 <= share < 1.0:
+        if not 0.0 <= check_number("share", share) < 1.0:
             raise ValueError(f"share must lie in [0, 1), received {share!r}")
         self.start()
         arm_id = arm.id if isinstance(arm, Braid) else arm

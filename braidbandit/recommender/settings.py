@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from braidbandit._checks import as_float
+import numpy as np
+
+from braidbandit._checks import check_number
 from braidbandit.bandit.guard import ConservativePolicy
 from braidbandit.bandit.online_posterior import check_learning
 from braidbandit.bandit.policies import Policy, check_policy
@@ -53,12 +54,12 @@ def check_settings(given: Mapping[str, Any]) -> None:
     if encoder is not None and not isinstance(encoder, TaskEncoder):
         raise TypeError(f"encoder is a TaskEncoder, received {encoder!r}")
     mean_cost = given["mean_cost"]
-    if mean_cost is not None and not 0.0 <= mean_cost <= 1.0:
+    if mean_cost is not None and not 0 <= check_number("mean_cost", mean_cost) <= 1:
         raise ValueError(
             f"mean_cost is a relative cost in [0, 1], received {mean_cost!r}"
         )
     cost = given["switching_cost"]
-    if cost is not None and not (math.isfinite(as_float(cost)) and cost >= 0):
+    if cost is not None and not 0 <= check_number("switching_cost", cost) < np.inf:
         raise ValueError(
             f"switching_cost is a quality of at least 0, or None; received {cost!r}"
         )

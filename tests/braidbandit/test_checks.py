@@ -19,6 +19,18 @@ from braidbandit._checks import (
     is_missing,
     same,
 )
+from braidbandit.bandit.guard import ConservativePolicy, DeclineToDefault
+from braidbandit.bandit.online_posterior import check_learning
+from braidbandit.bandit.policies import LinUCB, SquareCB, ThompsonSampling
+from braidbandit.bandit.prior import PriorScales
+from braidbandit.catalogue.limits import Budget, Limits
+from braidbandit.recommender.asking import check_rate
+from braidbandit.recommender.drift import DriftMonitor
+from braidbandit.recommender.objectives import (
+    Preference,
+    check_measurement,
+    check_price,
+)
 
 # One label of four is missing in each, two in the last.
 MISSING = {
@@ -205,3 +217,46 @@ def test_missing_labels(label):
 @pytest.mark.parametrize("label", [0, False, "0", "nano", -1.5, np.datetime64(1, "D")])
 def test_labels_that_are_not_missing(label):
     assert not is_missing(label)
+
+
+SETTINGS = {
+    "floor": lambda v: LinUCB(floor=v),
+    "alpha": lambda v: LinUCB(alpha=v),
+    "scale": lambda v: ThompsonSampling(scale=v),
+    "gamma": lambda v: SquareCB(gamma=v),
+    "share": lambda v: ConservativePolicy(share=v),
+    "slack": lambda v: DeclineToDefault(slack=v),
+    "prior scale noise": lambda v: PriorScales(noise=v),
+    "prior scale mean": lambda v: PriorScales(mean=v),
+    "threshold": lambda v: DriftMonitor(threshold=v),
+    "widen": lambda v: DriftMonitor(widen=v),
+    "forgetting": lambda v: check_learning(v, None, 0),
+    "price": check_price,
+    "rate": check_rate,
+    "preference for latency": lambda v: Preference.read({"latency": v}),
+    "latency_ms": lambda v: check_measurement("latency_ms", v),
+    "compute_budget": lambda v: Limits(compute_budget=v),
+    "accuracy_target": lambda v: Limits(accuracy_target=v),
+    "preference for compute": lambda v: Limits(preference={"compute": v}),
+    "flops": lambda v: Budget(flops=v),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "value", ["0.5", b"1", True, np.bool_(True), [0.5, 0.5], {}, 1j], ids=repr
+)
+def test_a_setting_that_is_no_number_is_refused_by_name(name, value):
+    with pytest.raises(TypeError, match=f"^{name} is a number, received") as caught:
+        SETTINGS[name](value)
+    assert repr(value) in str(caught.value)
+
+
+# A preference is checked where it is read; others may be infinite: there is no limit.
+ENDLESS = ("preference for compute", "flops", "threshold")
+
+
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in ENDLESS])
+def test_a_setting_beyond_all_floats_is_refused_by_value(name):
+    with pytest.raises(ValueError, match="received .*10000"):
+        SETTINGS[name](10**400)
