@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from braidbandit._checks import check_number
+from braidbandit._checks import as_float
 
 ENGINES = ("llama.cpp", "transformers")
 
@@ -70,9 +70,13 @@ class Profile:
                 f"engine of a profile is one of {ENGINES}, received {self.engine!r}"
             )
         for key in _NUMBERS:
-            value = check_number(f"{key} of a profile", getattr(self, key))
+            value = getattr(self, key)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number:
+                raise TypeError(f"{key} of a profile is a number, received {value!r}")
             least = key in _FROM_ZERO
-            if not (math.isfinite(value) and (value > 0 or (least and value == 0))):
+            finite = as_float(value) < math.inf
+            if not (finite and (value > 0 or (least and value == 0))):
                 raise ValueError(
                     f"{key} of a profile is {'at least' if least else 'above'} 0 and "
                     f"finite, received {value!r}"

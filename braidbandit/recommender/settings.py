@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from braidbandit._checks import check_number
 from braidbandit.bandit.guard import ConservativePolicy
@@ -59,7 +58,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
             f"mean_cost is a relative cost in [0, 1], received {mean_cost!r}"
         )
     cost = given["switching_cost"]
-    if cost is not None and not 0 <= check_number("switching_cost", cost) < np.inf:
+    if cost is not None and not 0 <= check_number("switching_cost", cost) < math.inf:
         raise ValueError(
             f"switching_cost is a quality of at least 0, or None; received {cost!r}"
         )

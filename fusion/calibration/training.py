@@ -40,10 +40,6 @@ def _mean_loss(
         return sum(float(loss(part)) * len(part) for part in parts) / len(items)
 
 
-def _cards(module: nn.Module) -> set[torch.device]:
-    return {p.device for p in module.parameters() if p.device.type == "cuda"}
-
-
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
@@ -77,7 +73,8 @@ def train(
     learning_rate : float
         Of the first step; it falls to 0 in a straight line.
     seed : int
-        Of the order, and of what the loss draws when the module is scored.
+        Of the order, and of all that the loss draws: it must not depend on what was
+        trained before. The caller's generator stays as it is.
     group : int
         Items of a step.
     label : str
@@ -101,7 +98,7 @@ def train(
             "by; give longer texts: one token alone predicts nothing"
         )
     parameters = [p for p in module.parameters() if p.requires_grad]
-    cards = _cards(module)
+    cards = {p.device for p in parameters if p.device.type == "cuda"}
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     steps = epochs * math.ceil(len(training) / group)
     # Large steps first, none at the end: with this little text it overfits otherwise.
@@ -109,20 +106,22 @@ def train(
     module.eval()
     best, kept = _mean_loss(loss, held_out, group, seed, cards), _copied(module)
     groups = _groups(training, group, epochs, seed)
-    for part, score in tqdm(
-        groups, desc=label, total=steps, disable=not progress, leave=False
-    ):
-        module.train()
-        optimiser.zero_grad()
-        loss(part).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-        if score:
-            module.eval()
-            now = _mean_loss(loss, held_out, group, seed, cards)
-            if now < best:
-                best, kept = now, _copied(module)
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed)
+        for part, score in tqdm(
+            groups, desc=label, total=steps, disable=not progress, leave=False
+        ):
+            module.train()
+            optimiser.zero_grad()
+            loss(part).backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            schedule.step()
+            if score:
+                module.eval()
+                now = _mean_loss(loss, held_out, group, seed, cards)
+                if now < best:
+                    best, kept = now, _copied(module)
     module.load_state_dict(kept)
     return best
 
@@ -140,8 +139,6 @@ def train_part(
 ) -> None:
     """Train a part of a braid as `train` does, with the seed of a store.
 
-    That is the seed of all that is drawn, too; the caller's generator stays as it is.
-
     Parameters
     ----------
     store : CalibrationStore
@@ -153,17 +150,14 @@ def train_part(
     epochs, group, label, learning_rate
         As in `train`.
     """
-    # What is drawn must not depend on which parts were in the store already.
-    with torch.random.fork_rng(devices=_cards(part)):
-        torch.manual_seed(store.seed)
-        train(
-            part,
-            loss,
-            *items,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            seed=store.seed,
-            group=group,
-            label=label,
-            progress=store.progress,
-        )
+    train(
+        part,
+        loss,
+        *items,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=store.seed,
+        group=group,
+        label=label,
+        progress=store.progress,
+    )

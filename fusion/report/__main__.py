@@ -210,9 +210,10 @@ def _tasks(options: argparse.Namespace, store: Path) -> dict[str, Any]:
         parser().error("--tasks compares what is fused at final and output")
     if options.seeds != 1:
         parser().error("--tasks calibrates once: leave --seeds out")
-    pool = Pool(dtype=dtype_of(options.dtype), native=options.native)
     with _refusing():
+        # First: which number type is the faster takes a while to measure.
         questions, refused = read_questions(options.tasks, options.leave_out)
+        pool = Pool(dtype=dtype_of(options.dtype), native=options.native)
         strands = strands_of_plan(pool, plan)
     unwritten = unwritable(questions, list(strands.values()))
     if not options.leave_out:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from braidbandit import BraidRecommender
 from braidbandit._checks import (
     check_labels,
     check_propensities,
@@ -31,6 +32,7 @@ from braidbandit.recommender.objectives import (
     check_measurement,
     check_price,
 )
+from braidbandit.recommender.settings import check_settings
 
 # One label of four is missing in each, two in the last.
 MISSING = {
@@ -219,6 +221,7 @@ def test_labels_that_are_not_missing(label):
     assert not is_missing(label)
 
 
+DEFAULTS = BraidRecommender().get_params()
 SETTINGS = {
     "floor": lambda v: LinUCB(floor=v),
     "alpha": lambda v: LinUCB(alpha=v),
@@ -233,6 +236,8 @@ SETTINGS = {
     "forgetting": lambda v: check_learning(v, None, 0),
     "price": check_price,
     "rate": check_rate,
+    "mean_cost": lambda v: check_settings({**DEFAULTS, "mean_cost": v}),
+    "switching_cost": lambda v: check_settings({**DEFAULTS, "switching_cost": v}),
     "preference for latency": lambda v: Preference.read({"latency": v}),
     "latency_ms": lambda v: check_measurement("latency_ms", v),
     "compute_budget": lambda v: Limits(compute_budget=v),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from braidbandit import ModelCard, Profile
@@ -35,6 +36,8 @@ def test_it_is_printed_for_people():
         ({"prompt_tokens_per_s": float("inf")}, ValueError, "finite"),
         ({"fusing_seconds": -1.0}, ValueError, "at least 0"),
         ({"memory": True}, TypeError, "received True"),
+        ({"memory": 10**400}, ValueError, "received 10000"),
+        ({"memory": np.float32(1)}, TypeError, "is a number, received"),
         ({"head_seconds": "fast"}, TypeError, "received 'fast'"),
         ({"layered": 3}, TypeError, "a Profile or a dict"),
     ],
